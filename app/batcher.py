@@ -1,0 +1,322 @@
+"""Collects images from many requests into batches for one engine. Knows no torch and no HTTP.
+
+Batch-when-free: an idle engine takes what is queued at once; while it runs, the queue grows and becomes the next
+batch. Images are counted, not requests: a large request is split over several batches, small ones share one.
+The queue is bounded; work that is expired or abandoned is dropped when a batch is formed, before it costs the
+engine anything. If the engine or the loop itself dies, everything waiting fails at once and `on_fatal` is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import ClientGone, DeadlinePassed, EngineFailed, QueueFull, ServiceError
+
+log = logging.getLogger(__name__)
+
+Images = NDArray[np.uint8]
+Probabilities = NDArray[np.float32]
+
+MAX_CONSECUTIVE_FAILURES = 3
+
+
+class EngineOutOfMemory(Exception):
+    """The batch did not fit; a smaller one may."""
+
+
+class EngineBroken(Exception):
+    """The engine will not work again in this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A request's probabilities, float32 (N, classes), and how long it waited and was computed, in seconds."""
+
+    probabilities: Probabilities
+    queue_s: float
+    inference_s: float
+
+
+class Ticket:
+    """A request's right to so many places in the queue; given back by `release`, or as images enter a batch."""
+
+    __slots__ = ("_batcher", "places")
+
+    def __init__(self, batcher: Batcher, places: int) -> None:
+        self._batcher = batcher
+        self.places = places
+
+    def give_back(self, places: int) -> None:
+        """Free some of the places."""
+        places = min(places, self.places)
+        self.places -= places
+        self._batcher.queued_images -= places
+
+    def release(self) -> None:
+        """Free all places that are still held. Safe to call again."""
+        self.give_back(self.places)
+
+
+class Job:
+    """One request's images on their way through the queue; await `wait()` for the outcome."""
+
+    __slots__ = (
+        "_answers",
+        "_finished",
+        "deadline",
+        "enqueued",
+        "future",
+        "images",
+        "inference_s",
+        "started",
+        "taken",
+        "ticket",
+    )
+
+    def __init__(self, images: Images, ticket: Ticket, deadline: float) -> None:
+        self.images = images
+        self.ticket = ticket
+        self.deadline = deadline
+        self.enqueued = time.monotonic()
+        self.started: float | None = None
+        self.taken = 0
+        self.inference_s = 0.0
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._answers: list[Probabilities] = []
+        self._finished = 0
+
+    async def wait(self) -> Outcome:
+        """Return the outcome. Raises DeadlinePassed at the deadline, ClientGone when abandoned, or what failed."""
+        left_s = max(0.0, self.deadline - time.monotonic())
+        timer = self.future.get_loop().call_later(left_s, self.fail, DeadlinePassed())
+        try:
+            return await self.future
+        finally:
+            timer.cancel()
+            self.ticket.release()
+
+    def fail(self, error: ServiceError) -> None:
+        """End the job with an error, unless it has ended already."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def abandon(self) -> None:
+        """End the job because nobody waits for its answer any more."""
+        self.fail(ClientGone())
+
+    def answer(self, probabilities: Probabilities, inference_s: float) -> None:
+        """Take the probabilities of the next images, in order; the last ones complete the outcome."""
+        self._answers.append(probabilities)
+        self._finished += len(probabilities)
+        self.inference_s += inference_s
+        if self._finished == len(self.images) and not self.future.done():
+            every = self._answers[0] if len(self._answers) == 1 else np.concatenate(self._answers)
+            queue_s = (self.started or self.enqueued) - self.enqueued
+            self.future.set_result(Outcome(every, queue_s, self.inference_s))
+
+
+Slice = tuple[Job, int, int]
+
+
+class Batcher:
+    """The queue and the task that empties it. Everything but the engine's work happens on the event loop.
+
+    `run` maps uint8 (N, 3, S, S) to float32 (N, classes), 1 <= N <= max_batch, and is called in one thread of its
+    own. `on_batch(images, seconds)` is told of each finished batch, `on_fatal(reason)` of the end of it all.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Images], Probabilities],
+        *,
+        max_batch: int,
+        max_queue_images: int,
+        max_wait_s: float = 0.0,
+        on_batch: Callable[[int, float], None] = lambda _images, _seconds: None,
+        on_fatal: Callable[[str], None] = lambda _reason: None,
+    ) -> None:
+        self._run = run
+        self.max_batch = max_batch
+        self.max_queue_images = max_queue_images
+        self.max_wait_s = max_wait_s
+        self._on_batch = on_batch
+        self._on_fatal = on_fatal
+        self.queued_images = 0
+        self._jobs: deque[Job] = deque()
+        self._running: list[Slice] = []
+        self._busy_since: float | None = None
+        self._images_per_s = 0.0
+        self._failures = 0
+        self._changed = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._task: asyncio.Task[None] | None = None
+        self._dead = False
+
+    # -- for requests
+
+    def admit(self, count: int) -> Ticket:
+        """Reserve places for `count` images. Raises QueueFull, saying when to come back, or EngineFailed."""
+        if self._dead:
+            raise EngineFailed
+        if self.queued_images + count > self.max_queue_images:
+            raise QueueFull(retry_after_s=self._estimate_wait_s())
+        self.queued_images += count
+        return Ticket(self, count)
+
+    def submit(self, ticket: Ticket, images: Images, deadline: float) -> Job:
+        """Queue uint8 (N, 3, S, S), N at least 1 and at most the ticket's places; `deadline` is in time.monotonic() seconds."""
+        if self._dead:
+            raise EngineFailed
+        ticket.give_back(ticket.places - len(images))
+        job = Job(images, ticket, deadline)
+        self._jobs.append(job)
+        self._changed.set()
+        return job
+
+    def _estimate_wait_s(self) -> int:
+        seconds = self.queued_images / self._images_per_s if self._images_per_s else 1.0
+        return min(60, max(1, math.ceil(seconds)))
+
+    # -- life
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop runs."""
+        return self._task is not None and not self._dead
+
+    def stalled_s(self) -> float:
+        """Return for how many seconds the engine has been busy with its present batch."""
+        return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+
+    def start(self) -> None:
+        """Start the loop."""
+        self._task = asyncio.get_running_loop().create_task(self._loop(), name="batcher")
+        self._task.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """Stop the loop; what still waits fails with EngineFailed."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        self._thread.shutdown(wait=False)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Fail everything that waits, whatever ended the loop, and report the end unless it was asked for."""
+        self._dead = True
+        for job in [*(job for job, _, _ in self._running), *self._jobs]:
+            job.fail(EngineFailed())
+        self._jobs.clear()
+        self._running = []
+        if not task.cancelled():
+            error = task.exception()
+            log.error("the batcher has ended", exc_info=error)
+            self._on_fatal(f"the engine or its batcher died: {type(error).__name__}")
+
+    # -- the loop
+
+    async def _loop(self) -> None:
+        while True:
+            while not self._jobs:
+                self._changed.clear()
+                await self._changed.wait()
+            if self.max_wait_s:
+                await self._let_it_fill()
+            self._running = self._form_batch()
+            if self._running:
+                await self._run_batch(self._running)
+                self._running = []
+
+    async def _let_it_fill(self) -> None:
+        """Wait until a batch is full or its oldest image has waited long enough."""
+        left_s = self._jobs[0].enqueued + self.max_wait_s - time.monotonic()
+        try:
+            async with asyncio.timeout(left_s):
+                while sum(len(job.images) - job.taken for job in self._jobs) < self.max_batch:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def _form_batch(self) -> list[Slice]:
+        """Take up to `max_batch` images off the queue, dropping what has expired or was abandoned."""
+        now = time.monotonic()
+        batch: list[Slice] = []
+        room = self.max_batch
+        while self._jobs and room:
+            job = self._jobs[0]
+            if job.future.done() or job.deadline <= now:
+                job.fail(DeadlinePassed())
+                job.ticket.release()
+                self._jobs.popleft()
+                continue
+            count = min(room, len(job.images) - job.taken)
+            batch.append((job, job.taken, job.taken + count))
+            job.started = job.started or now
+            job.taken += count
+            job.ticket.give_back(count)
+            room -= count
+            if job.taken == len(job.images):
+                self._jobs.popleft()
+        return batch
+
+    async def _run_batch(self, batch: list[Slice]) -> None:
+        """Compute a batch and hand out its answers. Raises EngineBroken if there is no point in going on."""
+        parts = [job.images[start:stop] for job, start, stop in batch]
+        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._busy_since = started = time.monotonic()
+        try:
+            probabilities = await self._compute(images)
+        except EngineOutOfMemory:
+            log.warning("out of memory for a batch of %d, also in halves", len(images))
+            self._fail_batch(batch, EngineFailed())
+            return
+        except EngineBroken:
+            raise
+        except Exception as error:
+            self._failures += 1
+            log.exception("a batch of %d failed", len(images))
+            self._fail_batch(batch, ServiceError())
+            if self._failures >= MAX_CONSECUTIVE_FAILURES:
+                raise EngineBroken(f"{self._failures} batches failed in a row") from error
+            return
+        finally:
+            self._busy_since = None
+        seconds = time.monotonic() - started
+        self._failures = 0
+        self._images_per_s = (
+            0.9 * self._images_per_s + 0.1 * len(images) / seconds if self._images_per_s else len(images) / seconds
+        )
+        self._on_batch(len(images), seconds)
+        at = 0
+        for job, start, stop in batch:
+            job.answer(probabilities[at : at + stop - start], seconds)
+            at += stop - start
+
+    async def _compute(self, images: Images, *, may_split: bool = True) -> Probabilities:
+        """Run the engine in its thread; out of memory, try two halves once."""
+        try:
+            probabilities = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, images)
+        except EngineOutOfMemory:
+            if not may_split or len(images) == 1:
+                raise
+            log.warning("out of memory for a batch of %d: trying two halves", len(images))
+            middle = len(images) // 2
+            halves = [await self._compute(half, may_split=False) for half in (images[:middle], images[middle:])]
+            return np.concatenate(halves)
+        if len(probabilities) != len(images) or not np.isfinite(probabilities).all():
+            raise RuntimeError("the engine returned the wrong number of answers, or values that are not finite")
+        return probabilities
+
+    def _fail_batch(self, batch: list[Slice], error: ServiceError) -> None:
+        for job, _, _ in batch:
+            job.fail(error)

@@ -1,0 +1,205 @@
+"""The body of a request -> the image files in it: reading within limits, and the three forms it can have."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from email.message import Message
+
+from pydantic_core import from_json
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from starlette.types import Receive
+
+from app.errors import (
+    BadBase64,
+    BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
+    MalformedRequest,
+    ServiceError,
+    TooManyImages,
+    UnsupportedMediaType,
+)
+
+IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
+FIELD = "file"
+MAX_OTHER_FIELDS = 16
+MAX_PART_HEADER_BYTES = 8192
+
+# A client that is still sending a refused body does not see the refusal before its last byte is read, or before
+# it meets a reset. So up to this much is read and thrown away first.
+DISCARD_BYTES = 64 << 20
+DISCARD_S = 5.0
+
+
+async def read_body(receive: Receive, content_length: str | None, *, max_bytes: int, timeout_s: float) -> bytes:
+    """Read a body of at most `max_bytes` within `timeout_s`.
+
+    Raises BodyTooLarge (before reading, if the length is announced), BodyTooSlow and ClientGone.
+    """
+    if content_length is not None and content_length.isdigit() and int(content_length) > max_bytes:
+        await _discard(receive)
+        raise BodyTooLarge(max_bytes)
+    chunks: list[bytes] = []
+    total = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                chunk = message.get("body", b"")
+                total += len(chunk)
+                if total > max_bytes:
+                    chunks.clear()
+                    break
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    except TimeoutError as error:
+        raise BodyTooSlow from error
+    await _discard(receive)
+    raise BodyTooLarge(max_bytes)
+
+
+async def _discard(receive: Receive) -> None:
+    """Read the rest of a refused body, within bounds, and forget it."""
+    left = DISCARD_BYTES
+    try:
+        async with asyncio.timeout(DISCARD_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
+def split_images(content_type: str | None, body: bytes, max_images: int) -> list[bytes | ServiceError]:
+    """Return the image files of a body, at least one; an entry that is no base64 is an error in its place.
+
+    Raises UnsupportedMediaType, MalformedRequest and TooManyImages.
+    """
+    header = Message()
+    header["content-type"] = content_type or ""
+    kind = header.get_content_type() if content_type else ""
+    if kind in IMAGE_TYPES:
+        if not body:
+            raise MalformedRequest("The body is empty: send an image file.")
+        return [body]
+    if kind == "multipart/form-data":
+        boundary = header.get_param("boundary")
+        return list(_split_multipart(str(boundary or ""), body, max_images))
+    if kind == "application/json":
+        return _split_json(body, max_images)
+    raise UnsupportedMediaType
+
+
+def _split_json(body: bytes, max_images: int) -> list[bytes | ServiceError]:
+    """Read {"images": ["<base64>", ...]}; a data: URL's prefix is allowed."""
+    try:
+        parsed = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise MalformedRequest("The body is not valid JSON.") from error
+    images = parsed.get("images") if isinstance(parsed, dict) else None
+    if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
+        raise MalformedRequest('The JSON body must be {"images": ["<base64>", ...]} with at least one image.')
+    if len(images) > max_images:
+        raise TooManyImages(max_images)
+    return [_decode_base64(image) for image in images]
+
+
+def _decode_base64(text: str) -> bytes | ServiceError:
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return BadBase64()
+
+
+class _Parts:
+    """Collects the contents of the parts named `file` while python-multipart walks through a body."""
+
+    def __init__(self, max_images: int) -> None:
+        self.max_images = max_images
+        self.files: list[bytes] = []
+        self.others = 0
+        self.complete = False
+        self._name = self._value = b""
+        self._headers_bytes = 0
+        self._wanted = False
+        self._chunks: list[bytes] = []
+
+    def callbacks(self) -> dict[str, object]:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._wanted = False
+        self._headers_bytes = 0
+        self._chunks = []
+        self._name = self._value = b""
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += self._bounded(data[start:end])
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += self._bounded(data[start:end])
+
+    def _bounded(self, piece: bytes) -> bytes:
+        self._headers_bytes += len(piece)
+        if self._headers_bytes > MAX_PART_HEADER_BYTES:
+            raise MalformedRequest("A part of the multipart body has too large a header.")
+        return piece
+
+    def _header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            header = Message()
+            header["content-disposition"] = self._value.decode("utf-8", "replace")
+            self._wanted = header.get_param("name", header="content-disposition") == FIELD
+        self._name = self._value = b""
+
+    def _headers_finished(self) -> None:
+        if self._wanted and len(self.files) >= self.max_images:
+            raise TooManyImages(self.max_images)
+        self.others += not self._wanted
+        if self.others > MAX_OTHER_FIELDS:
+            raise MalformedRequest(f"The multipart body has too many fields that are not named '{FIELD}'.")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._wanted:
+            self._chunks.append(data[start:end])
+
+    def _end(self) -> None:
+        if self._wanted:
+            self.files.append(self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks))
+
+    def _finish(self) -> None:
+        self.complete = True
+
+
+def _split_multipart(boundary: str, body: bytes, max_images: int) -> list[bytes]:
+    parts = _Parts(max_images)
+    try:
+        parser = MultipartParser(boundary.encode("latin-1"), parts.callbacks())  # type: ignore[arg-type]
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, UnicodeError, ValueError) as error:
+        raise MalformedRequest("The body is not valid multipart/form-data.") from error
+    if not parts.complete:
+        raise MalformedRequest("The multipart body is cut off.")
+    if not parts.files:
+        raise MalformedRequest(f"The multipart body holds no field named '{FIELD}'.")
+    return parts.files

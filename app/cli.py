@@ -1,0 +1,37 @@
+"""The `resnet` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from app.commands import evaluate, healthcheck, predict, serve, train
+
+COMMANDS = {
+    "serve": (serve, "serve a checkpoint over HTTP"),
+    "predict": (predict, "classify image files, without a server"),
+    "train": (train, "train a checkpoint"),
+    "evaluate": (evaluate, "measure accuracy and calibration of a checkpoint or of a running service"),
+    "healthcheck": (healthcheck, "exit 0 if a service is ready"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands."""
+    parser = argparse.ArgumentParser(prog="resnet", description="Train a ResNet and serve it.")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=module.__doc__)
+        module.add(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main() -> None:
+    """Run a subcommand and exit with its code."""
+    arguments = build_parser().parse_args()
+    sys.exit(arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""`resnet predict FILE...`: classify images without a server, with the very engine and decoder of the service."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from app.commands.settings_flags import add_settings, read_settings
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image files")
+    parser.add_argument("--top-k", type=int, default=3, help="classes to print for each image [%(default)s]")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    add_settings(parser, only={"weights", "device", "precision", "threads", "batch_sizes", "max_pixels"})
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the likeliest classes of each file; exit 1 if one could not be read."""
+    settings = read_settings(arguments)
+    from app.engine import load_engine
+    from app.errors import ServiceError
+    from app.imaging import decode
+
+    engine = load_engine(settings)
+    classes, size = engine.card["classes"], engine.card["input_size"]
+    failed = False
+    for file in arguments.files:
+        line: dict[str, Any] = {"file": str(file)}
+        try:
+            image = decode(file.read_bytes(), size, settings.max_pixels)
+            probabilities = engine.run(image[None])[0]
+            best = probabilities.argsort()[::-1][: max(1, arguments.top_k)]
+            line["probabilities"] = [
+                {"label": classes[i], "probability": round(float(probabilities[i]), 6)} for i in best
+            ]
+        except OSError as error:
+            line["error"] = error.strerror or "cannot be read"
+        except ServiceError as error:
+            line["error"] = error.detail
+        failed |= "error" in line
+        print(json.dumps(line) if arguments.json else _plain(line))
+    return int(failed)
+
+
+def _plain(line: dict[str, Any]) -> str:
+    words = line.get("error") or ", ".join(f"{one['label']} {one['probability']:.1%}" for one in line["probabilities"])
+    return f"{line['file']}: {words}"

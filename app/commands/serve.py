@@ -1,0 +1,41 @@
+"""`resnet serve`: the service."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+
+from app.commands.settings_flags import add_settings, read_settings
+from app.settings import Settings
+from app.telemetry import set_up_logging
+
+log = logging.getLogger(__name__)
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments: every setting."""
+    add_settings(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal or a failure ends it."""
+    settings = read_settings(arguments)
+    set_up_logging(settings.log_level, settings.log_format)
+    effective = " ".join(f"{name}={value}" for name, value in settings.model_dump(mode="json").items())
+    log.info("settings: %s", effective)
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith("RESNET_") and name.removeprefix("RESNET_").lower() not in Settings.model_fields
+    )
+    if unknown:
+        log.warning("no such settings, ignored: %s", ", ".join(unknown))
+    from app.main import create_app  # brings torch with it, which `--help` need not wait for
+    from app.server import serve
+
+    code = serve(create_app(settings), settings)
+    logging.shutdown()
+    if code:
+        os._exit(code)  # a broken engine's thread may never end, and an ordinary exit would wait for it
+    return code

@@ -1,0 +1,40 @@
+"""Every setting as a flag, made from the settings themselves so that the two cannot drift apart."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+
+from pydantic import ValidationError
+
+from app.settings import Settings
+
+
+def _default(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def add_settings(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
+    """Add a flag for each setting (or for those in `only`); one that is not given falls to the environment."""
+    for name, field in Settings.model_fields.items():
+        if only is None or name in only:
+            parser.add_argument(
+                "--" + name.replace("_", "-"),
+                default=argparse.SUPPRESS,
+                metavar=name.rpartition("_")[2].upper(),
+                help=f"{field.description} [RESNET_{name.upper()}, default {_default(field.default)}]".replace(
+                    "%", "%%"
+                ),
+            )
+
+
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """Combine flags and environment. Raises SystemExit with one line for each thing wrong."""
+    given = {name: value for name, value in vars(arguments).items() if name in Settings.model_fields}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors()]
+        raise SystemExit("resnet: error: " + "; ".join(lines)) from None

@@ -1,0 +1,87 @@
+"""`resnet train`: make a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app.telemetry import set_up_logging
+from model.recipe import PRESETS, Recipe, parse_phases
+
+
+def _preset_values(name: str) -> str:
+    return ", ".join(f"{preset} {getattr(recipe, name)}" for preset, recipe in PRESETS.items())
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments; what is not given comes from the preset."""
+    parser.add_argument("--data", choices=["cifar10"], default="cifar10", help="dataset [%(default)s]")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of cifar-10-batches-py [%(default)s]")
+    parser.add_argument("--download", action="store_true", help="fetch the dataset if it is not there")
+    parser.add_argument("--out", type=Path, default=Path("runs/resnet18"), help="folder of the run [%(default)s]")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [%(default)s]")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="recipe to start from [standard on CUDA, else cpu]")
+    parser.add_argument("--arch", help=f"network [{_preset_values('arch')}]")
+    parser.add_argument("--epochs", type=int, help="train so many epochs at full size instead of the preset's phases")
+    parser.add_argument("--phases", type=parse_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
+    parser.add_argument("--batch-size", type=int, help=f"images a step [{_preset_values('batch_size')}]")
+    parser.add_argument("--learning-rate", type=float, help=f"peak of the schedule [{_preset_values('learning_rate')}]")
+    parser.add_argument("--weight-decay", type=float, help=f"[{_preset_values('weight_decay')}]")
+    parser.add_argument("--label-smoothing", type=float, help=f"[{_preset_values('label_smoothing')}]")
+    parser.add_argument(
+        "--cutout", type=int, help=f"side of the blacked-out square, pixels [{_preset_values('cutout')}]"
+    )
+    parser.add_argument("--hold-out", type=int, help=f"images kept out of training [{_preset_values('hold_out')}]")
+    parser.add_argument("--temperature", type=float, help="use this one instead of fitting it on the held-out images")
+    parser.add_argument("--seed", type=int, help=f"[{_preset_values('seed')}]")
+
+
+def build_recipe(arguments: argparse.Namespace, default_preset: str) -> Recipe:
+    """Combine the preset with what was given on the command line."""
+    given: dict[str, Any] = {
+        name: value
+        for name, value in vars(arguments).items()
+        if value is not None and name in Recipe.__dataclass_fields__
+    }
+    if arguments.epochs is not None:
+        given["phases"] = ((32, arguments.epochs),)
+    return replace(PRESETS[arguments.preset or default_preset], **given)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, or go on with the run in --out, and print where the checkpoint is."""
+    set_up_logging("info", "text")
+    from tqdm import tqdm
+
+    from model.data import DataError, load_cifar10
+    from model.train import Trainer, TrainingError, pick_device
+
+    device = pick_device(arguments.device)
+    recipe = build_recipe(arguments, "standard" if device.type == "cuda" else "cpu")
+    try:
+        dataset = load_cifar10(arguments.root, train=True, download=arguments.download)
+        with tqdm(unit="step", disable=not sys.stderr.isatty()) as bar:
+
+            def show(step: int, steps: int, now: dict[str, float]) -> None:
+                bar.total = steps
+                bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()}, refresh=False)
+                bar.update(step - bar.n)
+
+            trainer = Trainer(
+                recipe, dataset, arguments.out, device=device, temperature=arguments.temperature, progress=show
+            )
+            path = trainer.run()
+    except (DataError, TrainingError, ValueError) as error:
+        print(f"resnet: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        logging.getLogger(__name__).warning(
+            "stopped; the same command goes on from the last whole epoch in %s", arguments.out
+        )
+        return 130
+    print(path)
+    return 0

@@ -1,0 +1,165 @@
+"""Everything that can go wrong for a client, each with its status: the one map from errors to HTTP.
+
+Texts are fixed: nothing of an exception, an address, a path or a stack ever reaches a client (RFC 9457 problems).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """A problem that a client is told of. `code` is stable and also the metrics' reason."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+    text: ClassVar[str] = "The service failed to answer. The request id helps its operators to find out why."
+
+    def __init__(self, text: str | None = None, *, retry_after_s: int | None = None) -> None:
+        super().__init__(self.code)
+        self.detail = text or self.text
+        self.retry_after_s = retry_after_s
+
+    def problem(self) -> dict[str, Any]:
+        """Return the RFC 9457 object."""
+        return {
+            "type": f"urn:resnet:problem:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+
+
+class MalformedRequest(ServiceError):
+    """The body is not what its content type says, or holds no image."""
+
+    status, code, title = 400, "malformed-request", "Malformed request"
+    text = "The body is empty or not what its Content-Type says."
+
+
+class Unauthorized(ServiceError):
+    """A key is needed and missing or wrong."""
+
+    status, code, title = 401, "unauthorized", "Missing or wrong key"
+    text = "Send the API key as 'Authorization: Bearer KEY'."
+
+
+class NotFound(ServiceError):
+    """No such path."""
+
+    status, code, title = 404, "not-found", "Not found"
+    text = "There is nothing at this path. GET /docs lists what there is."
+
+
+class MethodNotAllowed(ServiceError):
+    """The path exists, the method does not."""
+
+    status, code, title = 405, "method-not-allowed", "Method not allowed"
+    text = "This path does not answer to this method."
+
+
+class BodyTooSlow(ServiceError):
+    """The body did not arrive in time."""
+
+    status, code, title = 408, "body-too-slow", "Body arrived too slowly"
+    text = "The request's body did not arrive in time."
+
+
+class BodyTooLarge(ServiceError):
+    """Too many bytes."""
+
+    status, code, title = 413, "body-too-large", "Body too large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The body is larger than the limit of {limit_bytes} bytes.")
+
+
+class TooManyImages(ServiceError):
+    """Too many images in one request."""
+
+    status, code, title = 413, "too-many-images", "Too many images"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request holds more than the limit of {limit} images.")
+
+
+class UnsupportedMediaType(ServiceError):
+    """A content type that `/predict` does not read."""
+
+    status, code, title = 415, "unsupported-media-type", "Unsupported media type"
+    text = (
+        "Send an image as image/jpeg, image/png, image/webp, image/gif, image/bmp or application/octet-stream, "
+        "images as multipart/form-data in fields named 'file', or base64 in application/json, not compressed."
+    )
+
+
+class BadParameter(ServiceError):
+    """A query parameter or header that cannot be used."""
+
+    status, code, title = 422, "bad-parameter", "Bad parameter"
+    text = "A parameter has a value that cannot be used."
+
+
+class BadBase64(ServiceError):
+    """An entry of `images` is not base64."""
+
+    status, code, title = 422, "bad-base64", "Not base64"
+    text = "This entry of 'images' is not valid base64."
+
+
+class UndecodableImage(ServiceError):
+    """The bytes are no image of an accepted format, or a damaged one."""
+
+    status, code, title = 422, "undecodable-image", "Image cannot be decoded"
+    text = "The bytes are not an intact JPEG, PNG, WebP, GIF or BMP image."
+
+
+class TooManyPixels(ServiceError):
+    """The image's header announces more pixels than allowed."""
+
+    status, code, title = 422, "too-many-pixels", "Too many pixels"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The image has more than the limit of {limit} pixels.")
+
+
+class QueueFull(ServiceError):
+    """More images wait than the queue may hold."""
+
+    status, code, title = 429, "queue-full", "Queue full"
+    text = "The service has as much work as it can queue. Try again after the seconds in Retry-After."
+
+
+class ClientGone(ServiceError):
+    """The client left before its answer; nobody reads this response."""
+
+    status, code, title = 499, "client-gone", "Client closed the request"
+    text = "The client left before its answer was ready."
+
+
+class NotReady(ServiceError):
+    """The service is starting, draining or broken."""
+
+    status, code, title = 503, "not-ready", "Not ready"
+    text = "The service is not ready to predict. Try again after the seconds in Retry-After."
+
+    def __init__(self) -> None:
+        super().__init__(retry_after_s=5)
+
+
+class EngineFailed(ServiceError):
+    """The engine broke or ran out of memory; the request is worth another try, elsewhere or later."""
+
+    status, code, title = 503, "engine-failed", "Engine failed"
+    text = "The engine could not compute an answer. Try again after the seconds in Retry-After."
+
+    def __init__(self) -> None:
+        super().__init__(retry_after_s=5)
+
+
+class DeadlinePassed(ServiceError):
+    """The request's deadline passed before its answer."""
+
+    status, code, title = 504, "deadline-passed", "Deadline passed"
+    text = "The request's deadline passed before its answer was ready."

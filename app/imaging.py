@@ -1,0 +1,143 @@
+"""Bytes of an image file -> uint8 array (3, S, S). The only place that touches Pillow.
+
+Limits are checked on the header, before memory for pixels is spent. Whatever Pillow raises on hostile bytes ends
+here: its messages can hold addresses, so clients get fixed texts instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from app.errors import ServiceError, TooManyPixels, UndecodableImage
+from model.transforms import evaluation_transform
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+# A picture this small is decoded in less time than a hop to another thread takes.
+TINY_BYTES = 16 << 10
+TINY_PIXELS = 128 * 128
+
+Decoded = NDArray[np.uint8] | ServiceError
+
+
+def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode an image file to RGB and bring it to uint8 (3, size, size) by the evaluation transform.
+
+    Animations count by their first frame; EXIF orientation is obeyed; transparency is laid over white.
+    Raises TooManyPixels and UndecodableImage.
+    """
+    return _finish(_open(data, max_pixels), size)
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header; no pixel is decoded yet."""
+    # Pillow's WebP reader allocates its canvas when it opens the file, so its header is looked at first.
+    width, height = _webp_canvas(data)
+    if width * height > max_pixels:
+        raise TooManyPixels(max_pixels)
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(max_pixels) from error
+    except Exception as error:  # Pillow raises many kinds on damaged files: OSError, SyntaxError, struct.error, ...
+        raise UndecodableImage from error
+    if width * height > max_pixels:
+        raise TooManyPixels(max_pixels)
+    return image
+
+
+def _finish(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Decode the pixels and transform them."""
+    try:
+        image.load()
+        return evaluation_transform(_to_rgb(_upright(image)), size)
+    except Exception as error:  # as above
+        raise UndecodableImage from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn the picture as its EXIF orientation says; damaged EXIF data says nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the picture itself is fine
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode that the accepted formats produce to RGB, transparency laid over white."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16 bits of grey
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA", "La", "RGBa"}:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """Return width and height from an extended WebP header (the kind that can be animated), else (0, 0)."""
+    if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) >= 30:
+        width, height = struct.unpack("<I", data[24:27] + b"\0")[0], struct.unpack("<I", data[27:30] + b"\0")[0]
+        return width + 1, height + 1
+    return 0, 0
+
+
+class Decoder:
+    """Decodes the images of a request: a tiny one on the spot, all others in a bounded pool of threads."""
+
+    def __init__(self, size: int, max_pixels: int, threads: int = 0) -> None:
+        self.size = size
+        self.max_pixels = max_pixels
+        self.threads = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+
+    async def decode_all(self, files: Sequence[bytes | ServiceError]) -> list[Decoded]:
+        """Return, for each file in order, uint8 (3, size, size) or what is wrong with it."""
+        if len(files) == 1:
+            alone = self._try_inline(files[0])
+            if alone is not None:
+                return [alone]
+        loop = asyncio.get_running_loop()
+        share = -(-len(files) // self.threads)
+        parts = [files[i : i + share] for i in range(0, len(files), share)]
+        decoded = await asyncio.gather(*(loop.run_in_executor(self._pool, self._decode_some, p) for p in parts))
+        return [one for part in decoded for one in part]
+
+    def _try_inline(self, file: bytes | ServiceError) -> Decoded | None:
+        """Decode a tiny image right here; None if it is not tiny."""
+        if isinstance(file, ServiceError):
+            return file
+        if len(file) > TINY_BYTES:
+            return None
+        try:
+            image = _open(file, self.max_pixels)
+            if image.width * image.height > TINY_PIXELS:
+                return None
+            return _finish(image, self.size)
+        except ServiceError as error:
+            return error
+
+    def _decode_some(self, files: Sequence[bytes | ServiceError]) -> list[Decoded]:
+        done: list[Decoded] = []
+        for file in files:
+            try:
+                done.append(file if isinstance(file, ServiceError) else decode(file, self.size, self.max_pixels))
+            except ServiceError as error:
+                done.append(error)
+        return done
+
+    def close(self) -> None:
+        """End the pool's threads once they are idle."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,68 @@
+"""starting -> ready -> draining -> stopped, or failed from anywhere; and whether a prediction would succeed now."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+log = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """Where the service stands in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Lifecycle:
+    """The state, why it is what it is, and the exit code that follows from it."""
+
+    def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:
+        self.state = State.STARTING
+        self.reason: str | None = "the model is loading"
+        self.on_failure = on_failure
+        self._started = time.monotonic()
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the process began to start the service."""
+        return time.monotonic() - self._started
+
+    @property
+    def exit_code(self) -> int:
+        """What the process should exit with: 0 after a drain, 1 after a failure."""
+        return 1 if self.state is State.FAILED else 0
+
+    @property
+    def serving(self) -> bool:
+        """Whether requests are answered; draining ones still are."""
+        return self.state in {State.READY, State.DRAINING}
+
+    def mark_ready(self) -> None:
+        """The engine is warm and passed its self-test."""
+        if self.state is State.STARTING:
+            self.state, self.reason = State.READY, None
+            log.info("ready after %.1f s", self.uptime_s)
+
+    def drain(self) -> None:
+        """The end has been asked for."""
+        if self.state is not State.FAILED:
+            self.state, self.reason = State.DRAINING, "the service is shutting down"
+
+    def stop(self) -> None:
+        """Everything accepted has been answered."""
+        if self.state is not State.FAILED:
+            self.state, self.reason = State.STOPPED, "the service has stopped"
+
+    def fail(self, reason: str, public_reason: str) -> None:
+        """Something broke for good: log the reason in one line, turn unready, and ask for the exit."""
+        if self.state is not State.FAILED:
+            log.error("%s", " ".join(reason.split()))
+            self.state, self.reason = State.FAILED, public_reason
+            self.on_failure()

@@ -1,0 +1,60 @@
+"""The application factory and its lifespan, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.engine import load_engine
+from app.errors import BadParameter, ClientGone, MalformedRequest, MethodNotAllowed, NotFound, ServiceError
+from app.middleware import RequestContext, problem_response
+from app.routes import health, predict
+from app.routes.docs import mount_docs
+from app.service import EngineFactory, Service
+from app.settings import Settings
+
+
+def create_app(settings: Settings, engine_factory: EngineFactory = load_engine) -> FastAPI:
+    """Build the application; the engine is loaded when it starts, by `engine_factory`."""
+    service = Service(settings, engine_factory)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(title="ResNet image classification", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.include_router(predict.router)
+    app.include_router(health.router)
+    mount_docs(app)
+    app.add_middleware(RequestContext, service=service)
+    for kind in (ServiceError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, answer_with_problem)
+    return app
+
+
+async def answer_with_problem(request: Request, error: Exception) -> Response:
+    """Turn whatever was raised for a client into its problem; the one handler."""
+    problem = _as_service_error(error)
+    telemetry = request.app.state.service.telemetry
+    if not isinstance(problem, ClientGone):
+        telemetry.rejected.labels(problem.code).inc()
+    return problem_response(problem, request.state.request_id)
+
+
+def _as_service_error(error: Exception) -> ServiceError:
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, RequestValidationError):
+        names = sorted({str(one["loc"][-1]).replace("x_timeout_ms", "x-timeout-ms") for one in error.errors()})
+        return BadParameter(f"Not a usable value: {', '.join(names)}.")
+    status = getattr(error, "status_code", 500)
+    known = {400: MalformedRequest, 404: NotFound, 405: MethodNotAllowed}
+    return known.get(status, ServiceError)()

@@ -1,0 +1,79 @@
+"""Around every request: its id, its metrics, its line in the log, and the last net for bugs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import ServiceError
+from app.lifecycle import State
+from app.service import Service
+
+log = logging.getLogger(__name__)
+
+SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+def problem_response(error: ServiceError, request_id: str | None) -> Response:
+    """Turn an error into `application/problem+json`, with the headers that its status asks for."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    body = json.dumps(error.problem() | {"request_id": request_id})
+    return Response(body, status_code=error.status, headers=headers, media_type="application/problem+json")
+
+
+class RequestContext:
+    """Plain ASGI middleware; the route's template, not the raw path, labels the metrics."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and see to what surrounds it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["x-content-type-options"] = "nosniff"
+                if self.service.lifecycle.state is not State.READY:
+                    headers["connection"] = "close"  # clients move to another instance before the port closes
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if not status:
+                await problem_response(ServiceError(), request_id)(scope, receive, send_with_headers)
+        finally:
+            self._record(scope, request_id, status, time.perf_counter() - started)
+
+    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        telemetry = self.service.telemetry
+        telemetry.requests.labels(route, str(status or 499)).inc()
+        telemetry.request_seconds.labels(route).observe(seconds)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s %s %d %.1f ms id=%s", scope["method"], route, status, seconds * 1000, request_id)

@@ -1,0 +1,79 @@
+"""Probes, metrics and the model's card. No I/O, no key for probes, and never behind inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from app.routes.common import KeyDep, ServiceDep
+from app.routes.predict import PROBLEMS
+from app.schemas import Health, ModelCard
+from app.service import Service
+
+router = APIRouter(tags=["operations"])
+
+NOT_OK: dict[int | str, dict[str, Any]] = {503: {"description": "No; the body says why"}}
+
+
+@router.get("/livez", responses=NOT_OK, summary="Does the process make progress?")
+async def livez(service: ServiceDep) -> Response:
+    """200 unless the engine has been stuck in one batch for too long: then a restart helps."""
+    stalled = service.stalled()
+    return _probe(503 if stalled else 200, "the engine makes no progress" if stalled else "alive")
+
+
+@router.get("/readyz", responses=NOT_OK, summary="Would a prediction succeed now?")
+async def readyz(service: ServiceDep) -> Response:
+    """200 only when the engine is warm, has passed its self-test, and its batcher runs."""
+    reason = service.unready_reason()
+    return _probe(503 if reason else 200, reason or "ready")
+
+
+@router.get("/health", response_model=Health, responses={503: {"model": Health}}, summary="The state as JSON")
+async def health(service: ServiceDep) -> Response:
+    """The same status code as /readyz."""
+    body = describe(service)
+    return JSONResponse(body.model_dump(), 200 if body.ready else 503)
+
+
+@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+async def metrics(service: ServiceDep) -> Response:
+    """Prometheus' text format."""
+    return Response(service.telemetry.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get(
+    "/model",
+    response_model=ModelCard,
+    responses={code: PROBLEMS[code] for code in (401, 503)},
+    dependencies=[KeyDep],
+    summary="What is served",
+)
+async def model_card(service: ServiceDep) -> dict[str, Any]:
+    """Architecture, classes, transform, SHA-256, and the accuracy and calibration that were measured."""
+    return service.require_parts().card
+
+
+def describe(service: Service) -> Health:
+    """Gather the service's state."""
+    parts = service.loaded
+    reason = service.unready_reason()
+    return Health.model_validate(
+        {
+            "status": service.lifecycle.state,
+            "ready": reason is None,
+            "reason": reason,
+            "model": parts.model_name if parts else None,
+            "device": parts.card["device"] if parts else None,
+            "dtype": parts.card["dtype"] if parts else None,
+            "queue_images": parts.batcher.queued_images if parts else 0,
+            "uptime_s": round(service.lifecycle.uptime_s, 3),
+        }
+    )
+
+
+def _probe(status: int, text: str) -> Response:
+    return Response(text + "\n", status_code=status, media_type="text/plain", headers={"cache-control": "no-store"})

@@ -1,0 +1,97 @@
+"""What comes out of the service, for the OpenAPI document and for clients' generators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Problem(BaseModel):
+    """A problem as of RFC 9457."""
+
+    type: str = Field(examples=["urn:resnet:problem:undecodable-image"])
+    title: str
+    status: int
+    detail: str
+    request_id: str | None = Field(default=None, description="absent in entries of 'predictions'")
+
+
+class ModelName(BaseModel):
+    """Which model answered."""
+
+    name: str = Field(examples=["resnet18-cifar10"])
+    version: str = Field(description="first 12 hex digits of the checkpoint file's SHA-256", examples=["3f1c9a0b2d4e"])
+
+
+class ClassProbability(BaseModel):
+    """One class and its calibrated probability."""
+
+    label: str = Field(examples=["cat"])
+    index: int = Field(examples=[3])
+    probability: float = Field(ge=0, le=1, examples=[0.981])
+
+
+class Prediction(ClassProbability):
+    """The likeliest class, and `top_k` classes sorted by probability, highest first."""
+
+    probabilities: list[ClassProbability]
+
+
+class PredictionError(BaseModel):
+    """Stands in the place of an image that could not be read."""
+
+    error: Problem
+
+
+class PredictResponse(BaseModel):
+    """Answers in the order of the request's images."""
+
+    model: ModelName
+    predictions: list[Prediction | PredictionError]
+
+
+class Base64Images(BaseModel):
+    """The JSON form of a request."""
+
+    images: list[str] = Field(min_length=1, description="image files, each base64-encoded")
+
+
+class Health(BaseModel):
+    """The service's state."""
+
+    status: str = Field(description="starting, ready, draining, stopped or failed")
+    ready: bool
+    reason: str | None = Field(description="why it is not ready")
+    model: ModelName | None
+    device: str | None
+    dtype: str | None
+    queue_images: int
+    uptime_s: float
+
+
+class ModelCard(BaseModel):
+    """What the checkpoint says of itself."""
+
+    name: str
+    version: str
+    sha256: str
+    architecture: dict[str, Any]
+    classes: list[str]
+    input_size: int
+    mean: list[float]
+    std: list[float]
+    temperature: float
+    calibrated: bool = Field(description="whether the temperature was fitted on images kept out of training")
+    temperature_fitted_on: str
+    measured: list[dict[str, Any]] = Field(
+        description="accuracy and calibration, each with the split it was measured on"
+    )
+    dataset: dict[str, Any]
+    recipe: dict[str, Any]
+    epochs: int
+    seed: int
+    libraries: dict[str, str]
+    created: str
+    device: str
+    dtype: str

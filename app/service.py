@@ -1,0 +1,120 @@
+"""The parts of the running service and how they start and stop together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from app.batcher import Batcher
+from app.engine import Engine, SelfTestFailed, load_engine
+from app.errors import NotReady
+from app.imaging import Decoder
+from app.lifecycle import Lifecycle, State
+from app.settings import Settings
+from app.telemetry import Telemetry
+from model.checkpoint import CheckpointError
+
+log = logging.getLogger(__name__)
+
+EngineFactory = Callable[[Settings], Engine]
+
+
+class Parts:
+    """What exists only once the engine does."""
+
+    def __init__(self, engine: Engine, batcher: Batcher, decoder: Decoder) -> None:
+        self.engine = engine
+        self.batcher = batcher
+        self.decoder = decoder
+        self.card: dict[str, Any] = engine.card
+        self.classes: list[str] = engine.card["classes"]
+        self.model_name = {"name": self.card["name"], "version": self.card["version"]}
+
+
+class Service:
+    """Settings, telemetry and lifecycle from the start; engine, batcher and decoder once loaded."""
+
+    def __init__(self, settings: Settings, engine_factory: EngineFactory = load_engine) -> None:
+        self.settings = settings
+        self.telemetry = Telemetry()
+        self.lifecycle = Lifecycle()
+        self._engine_factory = engine_factory
+        self._parts: Parts | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self.telemetry.watch(self._queued_images, lambda: self.unready_reason() is None)
+
+    async def start(self) -> None:
+        """Begin to load the engine; the port opens meanwhile, and `/readyz` says what is awaited."""
+        self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
+
+    async def _load(self) -> None:
+        started = time.monotonic()
+        try:
+            engine = await asyncio.get_running_loop().run_in_executor(None, self._engine_factory, self.settings)
+        except (CheckpointError, SelfTestFailed) as error:
+            self.lifecycle.fail(f"cannot serve: {error}", "the checkpoint cannot be served; the log says why")
+            return
+        except Exception as error:
+            log.exception("the engine could not be started")
+            self.lifecycle.fail(f"cannot serve: {type(error).__name__}", "the engine could not be started")
+            return
+        batcher = Batcher(
+            engine.run,
+            max_batch=self.settings.max_batch,
+            max_queue_images=self.settings.max_queue_images,
+            max_wait_s=self.settings.max_wait_ms / 1000,
+            on_batch=self.telemetry.batch_done,
+            on_fatal=lambda reason: self.lifecycle.fail(reason, "the engine failed"),
+        )
+        decoder = Decoder(engine.card["input_size"], self.settings.max_pixels, self.settings.decode_threads)
+        self._parts = Parts(engine, batcher, decoder)
+        self.telemetry.describe_model(engine.card)
+        batcher.start()
+        card = engine.card
+        log.info(
+            "loaded %s version %s on %s in %s (%.1f s)",
+            *(card[key] for key in ("name", "version", "device", "dtype")),
+            time.monotonic() - started,
+        )
+        self.lifecycle.mark_ready()
+
+    async def stop(self) -> None:
+        """End the parts; to be called once HTTP is done, when nothing waits any more."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait({self._loading})
+        if self._parts is not None:
+            await self._parts.batcher.close()
+            self._parts.decoder.close()
+        self.lifecycle.stop()
+
+    @property
+    def loaded(self) -> Parts | None:
+        """The parts, if the engine has been loaded."""
+        return self._parts
+
+    def require_parts(self) -> Parts:
+        """Return the parts that predict. Raises NotReady while starting and after a failure."""
+        if self._parts is None or not self.lifecycle.serving:
+            raise NotReady
+        return self._parts
+
+    def stalled(self) -> bool:
+        """Whether the engine has made no progress on its present batch for too long."""
+        return self._parts is not None and self._parts.batcher.stalled_s() > self.settings.stall_timeout_s
+
+    def unready_reason(self) -> str | None:
+        """Return why a prediction would fail now, or None on positive evidence that it would succeed."""
+        if self.lifecycle.state is not State.READY:
+            return self.lifecycle.reason
+        if self._parts is None or not self._parts.batcher.alive:
+            return "the batcher is not running"
+        if self.stalled():
+            return "the engine makes no progress"
+        return None
+
+    def _queued_images(self) -> float:
+        return self._parts.batcher.queued_images if self._parts else 0

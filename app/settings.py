@@ -1,0 +1,80 @@
+"""Every setting of the service: typed, frozen, from RESNET_* environment variables or flags of the same name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic.functional_validators import BeforeValidator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "resnet18-cifar10.safetensors"
+
+
+def _integers(value: object) -> object:
+    return tuple(int(part) for part in value.split(",")) if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Names carry their units; each field is RESNET_<NAME> in the environment and --<name> as a flag."""
+
+    model_config = SettingsConfigDict(env_prefix="RESNET_", frozen=True, extra="ignore")
+
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    weights: Annotated[Path, Field(description="checkpoint to serve (safetensors)")] = SHIPPED_WEIGHTS
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")] = "auto"
+    precision: Annotated[
+        Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto is the faster one of the device")
+    ] = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads of the engine; 0 is one a core")] = 0
+    batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=4096)], ...],
+        NoDecode,
+        BeforeValidator(_integers),
+        Field(min_length=1, description="sizes that batches are padded to, comma-separated; the last is the largest"),
+    ] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+    max_wait_ms: Annotated[
+        float, Field(ge=0, le=1000, description="how long a batch may wait to fill up; 0 never waits")
+    ] = 0.0
+    max_queue_images: Annotated[int, Field(ge=1, description="images that may wait; more are refused with 429")] = 1024
+    timeout_ms: Annotated[int, Field(ge=1, description="deadline of a request; x-timeout-ms can only shorten it")] = (
+        10_000
+    )
+    max_body_bytes: Annotated[int, Field(ge=1024, description="largest request body")] = 16 << 20
+    max_images: Annotated[int, Field(ge=1, description="most images in one request")] = 256
+    max_pixels: Annotated[int, Field(ge=1024, description="most pixels in one image (width x height)")] = 4096 * 4096
+    body_timeout_s: Annotated[float, Field(gt=0, description="time for a request's body to arrive")] = 10.0
+    keep_alive_s: Annotated[int, Field(ge=1, description="idle time before a connection is closed")] = 75
+    decode_threads: Annotated[int, Field(ge=0, le=256, description="threads that decode images; 0 is one a core")] = 0
+    drain_delay_s: Annotated[
+        float, Field(ge=0, description="time between turning unready and closing the port on SIGTERM")
+    ] = 0.0
+    drain_timeout_s: Annotated[
+        float, Field(gt=0, description="time for accepted requests to finish once the port is closed")
+    ] = 20.0
+    stall_timeout_s: Annotated[
+        float, Field(gt=0, description="time without progress on a batch after which /livez fails")
+    ] = 60.0
+    api_key: Annotated[
+        SecretStr | None, Field(description="key that /predict and /model ask for; none asks for none")
+    ] = None
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
+    log_format: Annotated[Literal["text", "json"], Field(description="how log lines look")] = "text"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if list(self.batch_sizes) != sorted(set(self.batch_sizes)):
+            raise ValueError("batch_sizes must be increasing")
+        least = max(self.max_batch, self.max_images)
+        if self.max_queue_images < least:
+            raise ValueError(
+                f"max_queue_images must be at least {least}, the larger of max_images and the largest batch"
+            )
+        return self
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch, in images."""
+        return self.batch_sizes[-1]

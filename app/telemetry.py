@@ -1,0 +1,128 @@
+"""Metrics and logs. The metrics' names and labels are contract: dashboards and alerts are built on them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+
+class Telemetry:
+    """One registry for one service, so that two services in one process (tests) do not mix."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter("resnet_requests", "Requests answered", ["route", "status"], registry=registry)
+        self.request_seconds = Histogram(
+            "resnet_request_seconds", "From the first byte to the last", ["route"], buckets=SECONDS, registry=registry
+        )
+        self.images = Counter(
+            "resnet_images",
+            "Images by what became of them: ok, or the reason they were not",
+            ["outcome"],
+            registry=registry,
+        )
+        self.decode_seconds = Histogram(
+            "resnet_decode_seconds", "Decoding a request's images", buckets=SECONDS, registry=registry
+        )
+        self.queue_seconds = Histogram(
+            "resnet_queue_seconds", "Waiting for a batch, by request", buckets=SECONDS, registry=registry
+        )
+        self.inference_seconds = Histogram(
+            "resnet_inference_seconds", "Engine time of a batch", buckets=SECONDS, registry=registry
+        )
+        self.batch_images = Histogram("resnet_batch_images", "Images in a batch", buckets=BATCHES, registry=registry)
+        self.queue_images = Gauge("resnet_queue_images", "Images that wait or are being decoded", registry=registry)
+        self.rejected = Counter("resnet_rejected", "Requests refused, by reason", ["reason"], registry=registry)
+        self.predictions = Counter("resnet_predictions", "Images by predicted class", ["label"], registry=registry)
+        self.confidence = Histogram(
+            "resnet_confidence", "Probability of the predicted class", buckets=SHARES, registry=registry
+        )
+        self.model_info = Gauge(
+            "resnet_model_info",
+            "Always 1; the labels say what is served",
+            ["name", "version", "architecture", "device", "dtype"],
+            registry=registry,
+        )
+        self.ready = Gauge("resnet_ready", "1 when a prediction would succeed, else 0", registry=registry)
+
+    def watch(self, queued_images: Callable[[], float], ready: Callable[[], bool]) -> None:
+        """Read the queue's depth and readiness when metrics are asked for."""
+        self.queue_images.set_function(queued_images)
+        self.ready.set_function(lambda: float(ready()))
+
+    def describe_model(self, card: dict[str, Any]) -> None:
+        """Publish which model is served, and start every class's counter at zero."""
+        self.model_info.labels(
+            card["name"], card["version"], card["architecture"]["arch"], card["device"], card["dtype"]
+        ).set(1)
+        self._by_class = [self.predictions.labels(label) for label in card["classes"]]
+        self._ok = self.images.labels("ok")
+
+    def batch_done(self, images: int, seconds: float) -> None:
+        """Record a finished batch."""
+        self.batch_images.observe(images)
+        self.inference_seconds.observe(seconds)
+
+    def predicted(self, winners: NDArray[np.int64], confidences: NDArray[np.float32]) -> None:
+        """Record the answers of a request: class indices (N,) and their probabilities (N,)."""
+        self._ok.inc(len(winners))
+        for winner, confidence in zip(winners.tolist(), confidences.tolist(), strict=True):
+            self._by_class[winner].inc()
+            self.confidence.observe(confidence)
+
+    def render(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON: time, level, logger, message, and the trace of an exception."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def set_up_logging(level: str, log_format: str) -> None:
+    """Send every logger's lines to standard error in one form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter()
+        if log_format == "json"
+        else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("httpx", "httpcore", "PIL", "python_multipart", "asyncio"):
+        logging.getLogger(noisy).setLevel(max(logging.INFO, root.level) if noisy == "asyncio" else logging.WARNING)

@@ -1,0 +1,246 @@
+"""One file that holds all of a trained network: tensors, metadata, and a proof that it still works.
+
+The format is safetensors: a JSON header and raw numbers, so that loading one can never run code. The header's
+`resnet` entry is the metadata below as JSON; the tensors `self_test.images` and `self_test.probabilities` are
+inputs and the answers that training measured, which an engine must reproduce before it serves. A digest over
+metadata and tensors makes a changed byte show; the SHA-256 of the whole file is the checkpoint's version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor, nn
+
+from model.resnet import ARCHITECTURES, Architecture, ResNet
+
+FORMAT: Literal[1] = 1
+METADATA_KEY = "resnet"
+SELF_TEST_IMAGES = "self_test.images"
+SELF_TEST_PROBABILITIES = "self_test.probabilities"
+MAX_FILE_BYTES = 2 << 30
+STORED_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names the file and the reason in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # a damaged file's own names may hold line breaks
+
+
+Triple = tuple[float, float, float]
+
+
+class Metadata(BaseModel):
+    """What a checkpoint says of itself. Shares are fractions of one, `nll` is in nats."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    format: Literal[1] = FORMAT
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    architecture: dict[str, Any]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    input_size: Annotated[int, Field(ge=8, le=1024)]
+    mean: Triple
+    std: tuple[
+        Annotated[float, Field(gt=0)],
+        Annotated[float, Field(gt=0)],
+        Annotated[float, Field(gt=0)],
+    ]
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature_fitted_on: str = "not fitted"
+    measured: tuple[dict[str, Any], ...] = ()
+    dataset: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    epochs: int = 0
+    seed: int = 0
+    libraries: dict[str, str] = Field(default_factory=dict)
+    created: str = ""
+    self_test_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+
+    @model_validator(mode="after")
+    def _classes_match_the_head(self) -> Metadata:
+        classes = self.architecture.get("num_classes")
+        if classes != len(self.classes):
+            raise ValueError(f"{len(self.classes)} class names for a network of {classes} classes")
+        return self
+
+    def build(self) -> ResNet:
+        """Build the network that the tensors belong to. Raises ValueError for an unknown architecture or option."""
+        try:
+            return Architecture(**self.architecture).build()
+        except TypeError as error:
+            raise ValueError(f"unknown architecture options {sorted(self.architecture)}") from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint in memory.
+
+    `tensors` are the network's, on the CPU as stored; `self_test_images` uint8 (K, 3, S, S) and
+    `self_test_probabilities` float32 (K, classes) are what the engine must reproduce; `sha256` is the file's.
+    """
+
+    path: Path
+    sha256: str
+    metadata: Metadata
+    tensors: dict[str, Tensor]
+    self_test_images: Tensor
+    self_test_probabilities: Tensor
+
+    @property
+    def version(self) -> str:
+        """The first 12 hex digits of the file's SHA-256."""
+        return self.sha256[:12]
+
+    def network(self) -> ResNet:
+        """Build the network in float32 with the checkpoint's weights, in evaluation mode."""
+        network = self.metadata.build()
+        network.load_state_dict({k: v.float() for k, v in self.tensors.items()}, strict=False)
+        return network.eval()
+
+
+def stored_names(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the tensors that a checkpoint of `network` holds.
+
+    That is its state dict without batch norm's batch counters, which only training with momentum None would use.
+    """
+    return {k: tuple(v.shape) for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+
+
+def half_precision(network: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors to store: convolution and linear weights as float16, batch norm and biases as float32."""
+    state = network.state_dict()
+    return {
+        name: state[name].detach().cpu().to(torch.float16 if len(shape) > 1 else torch.float32).contiguous()
+        for name, shape in stored_names(network).items()
+    }
+
+
+def content_digest(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 (hex) over metadata and over every tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves either the old one or the new one: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save(
+    path: Path,
+    metadata: Metadata,
+    tensors: dict[str, Tensor],
+    self_test_images: Tensor,
+    self_test_probabilities: Tensor,
+) -> None:
+    """Write a checkpoint. `self_test_images` uint8 (K, 3, S, S), `self_test_probabilities` float32 (K, classes)."""
+    everything = {
+        **tensors,
+        SELF_TEST_IMAGES: self_test_images.contiguous(),
+        SELF_TEST_PROBABILITIES: self_test_probabilities.contiguous(),
+    }
+    fields = metadata.model_dump(mode="json")
+    header = {"digest": content_digest(fields, everything), "metadata": fields}
+    write_atomically(path, safetensors.torch.save(everything, {METADATA_KEY: json.dumps(header)}))
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint. Raises CheckpointError, whose message is one line, for anything amiss."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise CheckpointError(f"checkpoint {path}: larger than {MAX_FILE_BYTES} bytes")
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: cannot be read: {error.strerror}") from error
+    try:
+        tensors = safetensors.torch.load(data)
+        header_bytes = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + header_bytes])["__metadata__"][METADATA_KEY]
+        parsed = json.loads(header)
+        digest, fields = parsed["digest"], parsed["metadata"]
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"checkpoint {path}: not an intact safetensors file ({_looks_like(data)})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"checkpoint {path}: no readable metadata of ours in the safetensors header") from error
+    metadata = _parse_metadata(path, fields)
+    _check_tensors(path, metadata, tensors)
+    if content_digest(fields, tensors) != digest:
+        raise CheckpointError(f"checkpoint {path}: content does not match its SHA-256 digest: the file is corrupt")
+    images, probabilities = tensors.pop(SELF_TEST_IMAGES), tensors.pop(SELF_TEST_PROBABILITIES)
+    return Checkpoint(path, hashlib.sha256(data).hexdigest(), metadata, tensors, images, probabilities)
+
+
+def _looks_like(data: bytes) -> str:
+    """Guess what a file is instead, for the error message."""
+    if data.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        return "it looks like a pickle, which is never loaded"
+    if not data:
+        return "it is empty"
+    return "wrong or damaged header, or a truncated file"
+
+
+def _parse_metadata(path: Path, fields: object) -> Metadata:
+    """Validate the header's metadata; the first thing wrong is the reason given."""
+    try:
+        metadata = Metadata.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "metadata"
+        raise CheckpointError(f"checkpoint {path}: bad metadata: {where}: {first['msg']}") from error
+    name = metadata.architecture.get("arch")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise CheckpointError(f"checkpoint {path}: unknown architecture {str(name)[:60]!r} (known: {known})")
+    return metadata
+
+
+def _check_tensors(path: Path, metadata: Metadata, tensors: dict[str, Tensor]) -> None:
+    """Require exactly the tensors of the architecture and of the self-test, in their shapes."""
+    try:
+        with torch.device("meta"):
+            expected = stored_names(metadata.build())
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from error
+    size, classes = metadata.input_size, len(metadata.classes)
+    images = tensors.get(SELF_TEST_IMAGES)
+    count = len(images) if images is not None and images.ndim else 0
+    expected[SELF_TEST_IMAGES] = (max(count, 1), 3, size, size)
+    expected[SELF_TEST_PROBABILITIES] = (max(count, 1), classes)
+    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing:
+        raise CheckpointError(f"checkpoint {path}: {len(missing)} missing tensor(s): {', '.join(missing[:3])}")
+    if unknown:
+        raise CheckpointError(f"checkpoint {path}: {len(unknown)} unknown tensor(s): {', '.join(unknown[:3])}")
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise CheckpointError(
+                f"checkpoint {path}: tensor {name} has shape {tuple(tensors[name].shape)}, expected {shape}"
+            )
+        allowed = (torch.uint8,) if name == SELF_TEST_IMAGES else STORED_FLOATS
+        if tensors[name].dtype not in allowed:
+            raise CheckpointError(f"checkpoint {path}: tensor {name} has unexpected type {tensors[name].dtype}")
+        if not bool(torch.isfinite(tensors[name]).all()):
+            raise CheckpointError(f"checkpoint {path}: tensor {name} holds values that are not finite")

@@ -1,0 +1,108 @@
+"""How good a network is: accuracy, negative log-likelihood, calibration, and the temperature that mends it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.data import Dataset
+from model.transforms import normalise, resize_batch
+
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score` found. Shares are fractions of one; nll is in nats per image."""
+
+    split: str
+    images: int
+    top1: float
+    nll: float
+    ece: float
+    per_class: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON-ready dictionary."""
+        return asdict(self)
+
+
+@torch.inference_mode()
+def compute_logits(
+    network: nn.Module,
+    images: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    size: int | None = None,
+    batch_size: int = 500,
+    autocast: torch.dtype | None = None,
+) -> Tensor:
+    """Return float32 logits (N, classes) on the CPU of uint8 images (N, 3, S, S), in evaluation mode.
+
+    `size` resizes the batch first (progressive training); `autocast` computes in that dtype.
+    """
+    device = next(network.parameters()).device
+    channel_mean, channel_std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
+    was_training = network.training
+    network.eval()
+    parts = []
+    for start in range(0, len(images), batch_size):
+        batch = normalise(images[start : start + batch_size].to(device), channel_mean, channel_std)
+        batch = resize_batch(batch, size or batch.shape[-1]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+            parts.append(network(batch).float().cpu())
+    network.train(was_training)
+    return torch.cat(parts)
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
+    """Return the expected calibration error of float (N, classes) against int64 (N,): bins of equal width.
+
+    The mean over images of |accuracy - confidence| of the image's bin (Guo et al. 2017, arXiv:1706.04599).
+    """
+    confidence, predicted = probabilities.max(dim=1)
+    correct = (predicted == labels).double()
+    index = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, index, correct - confidence.double())
+    return float(gaps.abs().sum() / len(labels))
+
+
+def score(probabilities: Tensor, dataset: Dataset) -> Scores:
+    """Compare float32 probabilities (N, classes) with a dataset's N labels."""
+    labels = dataset.labels
+    correct = (probabilities.argmax(dim=1) == labels).double()
+    picked = probabilities[torch.arange(len(labels)), labels].double()
+    per_class = {name: float(correct[labels == i].mean()) for i, name in enumerate(dataset.classes)}
+    return Scores(
+        split=f"{dataset.name} {dataset.split}",
+        images=len(labels),
+        top1=float(correct.mean()),
+        nll=float(-picked.clamp_min(1e-12).log().mean()),
+        ece=expected_calibration_error(probabilities, labels),
+        per_class=per_class,
+    )
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the temperature that minimises the negative log-likelihood of softmax(logits / temperature).
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599. `logits` float (N, classes),
+    `labels` int64 (N,), both of images that the network was not trained on.
+    """
+    logits = logits.double()
+    log_temperature = torch.zeros((), dtype=torch.double, requires_grad=True)
+    optimiser = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = functional.cross_entropy(logits / log_temperature.exp(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    return float(log_temperature.detach().exp())

@@ -1,0 +1,73 @@
+"""The settings of a training run as one frozen object, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from model.transforms import Augmentation
+
+Phases = tuple[tuple[int, int], ...]
+
+
+def parse_phases(text: str) -> Phases:
+    """Parse "16:10,32:2" into ((16, 10), (32, 2)): ten epochs at 16x16, then two at 32x32. Raises ValueError."""
+    try:
+        phases = tuple((int(size), int(epochs)) for size, epochs in (part.split(":") for part in text.split(",")))
+    except ValueError:
+        phases = ()
+    if not phases or any(size < 8 or epochs < 1 for size, epochs in phases):
+        raise ValueError(f"phases {text!r}: expected SIZE:EPOCHS[,SIZE:EPOCHS...], such as 16:10,32:2")
+    return phases
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. `phases` are (image size in pixels, epochs); `warmup` is a share of all steps."""
+
+    arch: str = "resnet18"
+    phases: Phases = ((32, 100),)
+    batch_size: int = 512
+    learning_rate: float = 0.4
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.2
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.998
+    crop_padding: int = 4
+    flip: bool = True
+    cutout: int = 8
+    hold_out: int = 5000
+    seed: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs of all phases together."""
+        return sum(epochs for _, epochs in self.phases)
+
+    def size_of(self, epoch: int) -> int:
+        """Return the image size in pixels at an epoch, counted from 0."""
+        for size, epochs in self.phases:
+            if epoch < epochs:
+                return size
+            epoch -= epochs
+        return self.phases[-1][0]
+
+    def augmentation(self) -> Augmentation:
+        """Return the part of the recipe that changes training images."""
+        return Augmentation(self.crop_padding, self.flip, self.cutout)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON-ready dictionary."""
+        return {**asdict(self), "phases": [list(phase) for phase in self.phases]}
+
+
+PRESETS: dict[str, Recipe] = {
+    # For a GPU: long enough for the usual 95 %.
+    "standard": Recipe(),
+    # For a CPU without a GPU beside it: most epochs at a quarter of the cost, small batches, no cutout, which
+    # only pays over many epochs.
+    "cpu": replace(
+        Recipe(), phases=((16, 7), (24, 1), (32, 2)), batch_size=128, learning_rate=0.1, cutout=0, ema_decay=0.995
+    ),
+}
