@@ -174,7 +174,7 @@ class Batcher:
         return Ticket(self, count)
 
     def submit(self, ticket: Ticket, images: Images, deadline: float) -> Job:
-        """Queue uint8 (N, 3, S, S), N at least 1 and at most the ticket's places; `deadline` is in time.monotonic() seconds."""
+        """Queue uint8 (N, 3, S, S), 1 <= N <= the ticket's places; `deadline` is a time.monotonic()."""
         if self._dead:
             raise EngineFailed
         ticket.give_back(ticket.places - len(images))

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from app.batcher import Job, Outcome
 from app.bodies import IMAGE_TYPES, read_body, split_images
-from app.errors import BadParameter, ServiceError
+from app.errors import BadParameter, ServiceError, UnsupportedMediaType
 from app.imaging import Decoded
 from app.routes.common import KeyDep, ServiceDep
 from app.schemas import Base64Images, PredictResponse, Problem
@@ -76,26 +76,29 @@ async def predict(
     timeout_ms = min(x_timeout_ms or settings.timeout_ms, settings.timeout_ms)
     deadline = time.monotonic() + timeout_ms / 1000
     headers = request.headers
+    body = await read_body(
+        request.receive,
+        headers.get("content-length"),
+        max_bytes=settings.max_body_bytes,
+        timeout_s=settings.body_timeout_s,
+    )
     if headers.get("content-encoding", "identity").lower() != "identity":
-        body, content_type = b"", "content-encoding"
-    else:
-        body = await read_body(
-            request.receive,
-            headers.get("content-length"),
-            max_bytes=settings.max_body_bytes,
-            timeout_s=settings.body_timeout_s,
-        )
-        content_type = headers.get("content-type", "")
-    files = split_images(content_type, body, settings.max_images)
+        raise UnsupportedMediaType
+    files = split_images(headers.get("content-type"), body, settings.max_images)
     ticket = parts.batcher.admit(len(files))
     try:
         started = time.perf_counter()
         decoded = await parts.decoder.decode_all(files)
         decode_s = time.perf_counter() - started
         service.telemetry.decode_seconds.observe(decode_s)
-        images = _stack(decoded)
-        job = parts.batcher.submit(ticket, images, deadline)
-        outcome = await _outcome(request, job)
+        images = _readable(decoded)
+        if images:
+            outcome = await _outcome(request, parts.batcher.submit(ticket, np.stack(images), deadline))
+        else:
+            outcome = Outcome(np.empty((0, len(parts.classes)), np.float32), 0.0, 0.0)
+    except ServiceError as error:
+        service.telemetry.images.labels(error.code).inc(len(files))
+        raise
     finally:
         ticket.release()
     _count(service, decoded, outcome)
@@ -111,14 +114,11 @@ async def predict(
     )
 
 
-def _stack(decoded: list[Decoded]) -> NDArray[np.uint8]:
-    """Return the readable images as uint8 (N, 3, S, S). Raises the first one's error if none is readable."""
-    images = [one for one in decoded if not isinstance(one, ServiceError)]
-    if not images:
-        first = decoded[0]
-        if isinstance(first, ServiceError):
-            raise first
-    return np.stack(images)
+def _readable(decoded: list[Decoded]) -> list[NDArray[np.uint8]]:
+    """Return the images that could be read. Raises the error of one that is alone in its request."""
+    if len(decoded) == 1 and isinstance(decoded[0], ServiceError):
+        raise decoded[0]
+    return [one for one in decoded if not isinstance(one, ServiceError)]
 
 
 async def _outcome(request: Request, job: Job) -> Outcome:

@@ -1,0 +1,207 @@
+"""Every status code of the contract, reached on purpose."""
+
+import asyncio
+import threading
+
+import pytest
+
+from app.batcher import EngineBroken
+from tests.api.conftest import occupied, serving
+from tests.conftest import encode, noise
+from tests.fakes import FakeEngine
+from tests.unit.app.test_imaging import png_header
+
+pytestmark = pytest.mark.anyio
+
+PNG = {"content-type": "image/png"}
+PICTURE = encode(noise())
+FORM = {"content-type": "multipart/form-data; boundary=b"}
+
+
+def assert_problem(answer, status, code):
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["type"] == f"urn:resnet:problem:{code}"
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    for secret in ("Traceback", "0x", "/app", "Error:", "site-packages"):
+        assert secret not in answer.text
+
+
+def post(client, content=PICTURE, headers=PNG, path="/predict"):
+    return client.post(path, content=content, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        (b"", PNG),
+        (b"", FORM),
+        (b"junk", FORM),
+        (b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n--b--\r\n', FORM),
+        (b"", {"content-type": "application/json"}),
+        (b'{"images": ', {"content-type": "application/json"}),
+        (b'{"image": "x"}', {"content-type": "application/json"}),
+    ],
+)
+async def test_400(client, content, headers):
+    assert_problem(await post(client, content, headers), 400, "malformed-request")
+
+
+async def test_401_and_that_probes_need_no_key():
+    async with serving(api_key="right") as client:
+        for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic right"}):
+            answer = await post(client, headers=PNG | header)
+            assert_problem(answer, 401, "unauthorized")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert_problem(await client.get("/model"), 401, "unauthorized")
+        assert (await post(client, headers=PNG | {"authorization": "Bearer right"})).status_code == 200
+        for path in ("/livez", "/readyz", "/health", "/metrics", "/docs"):
+            assert (await client.get(path)).status_code == 200
+
+
+async def test_404(client):
+    assert_problem(await client.get("/nothing/here"), 404, "not-found")
+
+
+async def test_405(client):
+    assert_problem(await client.get("/predict"), 405, "method-not-allowed")
+
+
+async def test_408():
+    async def slow():
+        yield b"\x89PNG"
+        await asyncio.Event().wait()
+
+    async with serving(body_timeout_s=0.05) as client:
+        assert_problem(await post(client, slow()), 408, "body-too-slow")
+
+
+async def test_413_bytes_announced_or_not():
+    async def chunks():
+        for _ in range(3):
+            yield bytes(1000)
+
+    async with serving(max_body_bytes=2048) as client:
+        assert_problem(await post(client, bytes(2049)), 413, "body-too-large")
+        assert_problem(await post(client, chunks()), 413, "body-too-large")
+
+
+async def test_413_images(client):
+    answer = await client.post("/predict", files=[("file", PICTURE)] * 1000)
+    assert_problem(answer, 413, "too-many-images")
+
+
+@pytest.mark.parametrize(
+    "headers", [{"content-type": "text/plain"}, {"content-type": "image/tiff"}, PNG | {"content-encoding": "gzip"}]
+)
+async def test_415(client, headers):
+    assert_problem(await post(client, headers=headers), 415, "unsupported-media-type")
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"just text", "undecodable-image"),
+        (encode(noise(64, 64), "JPEG")[:600], "undecodable-image"),
+        (png_header(20_000, 20_000), "too-many-pixels"),
+    ],
+)
+async def test_422_image(client, content, code):
+    assert_problem(await post(client, content), 422, code)
+
+
+async def test_422_base64(client):
+    assert_problem(await client.post("/predict", json={"images": ["%%%"]}), 422, "bad-base64")
+
+
+@pytest.mark.parametrize("top_k", ["0", "11", "-1", "x", ""])
+async def test_422_top_k(client, top_k):
+    assert_problem(await post(client, path=f"/predict?top_k={top_k}"), 422, "bad-parameter")
+
+
+@pytest.mark.parametrize("timeout", ["0", "-5", "soon"])
+async def test_422_timeout(client, timeout):
+    assert_problem(await post(client, headers=PNG | {"x-timeout-ms": timeout}), 422, "bad-parameter")
+
+
+async def test_429_and_room_again_afterwards():
+    engine = FakeEngine()
+    settings = {"max_queue_images": 4, "max_images": 4, "batch_sizes": (1, 4)}
+    async with serving(engine, **settings) as client:
+        async with occupied(engine, client):
+            waiting = asyncio.ensure_future(client.post("/predict", files=[("file", PICTURE)] * 3))
+            while "resnet_queue_images 3.0" not in (await client.get("/metrics")).text:
+                await asyncio.sleep(0)
+            answer = await client.post("/predict", files=[("file", PICTURE)] * 2)
+            assert_problem(answer, 429, "queue-full")
+            assert int(answer.headers["retry-after"]) >= 1
+        assert (await waiting).status_code == 200
+        assert (await client.post("/predict", files=[("file", PICTURE)] * 4)).status_code == 200
+
+
+async def test_500_hides_the_bug_and_the_next_request_works(caplog):
+    engine = FakeEngine()
+    engine.errors = [RuntimeError("/secret/path at 0x7f00")]
+    async with serving(engine) as client:
+        assert_problem(await post(client), 500, "internal-error")
+        assert (await post(client)).status_code == 200
+    assert "/secret/path" in caplog.text
+
+
+async def test_500_from_the_http_side_carries_the_request_id_that_the_log_has(client, monkeypatch, caplog):
+    monkeypatch.setattr("app.routes.predict.split_images", lambda *_: 1 / 0)
+    answer = await post(client)
+    assert_problem(answer, 500, "internal-error")
+    assert answer.headers["x-request-id"] in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_503_while_starting():
+    release = threading.Event()
+
+    def factory(_settings):
+        release.wait(30)
+        return FakeEngine()
+
+    async with serving(factory=factory, wait=False) as client:
+        try:
+            answer = await post(client)
+            assert_problem(answer, 503, "not-ready")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert (await client.get("/readyz")).status_code == 503
+            assert (await client.get("/livez")).status_code == 200
+        finally:
+            release.set()
+
+
+async def test_503_when_the_engine_broke():
+    engine = FakeEngine()
+    engine.errors = [EngineBroken("device lost")]
+    async with serving(engine) as client:
+        assert_problem(await post(client), 503, "engine-failed")
+        ready = await client.get("/readyz")
+        assert ready.status_code == 503
+        assert "device lost" not in ready.text
+        answer = await post(client)
+        assert_problem(answer, 503, "not-ready")
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_504_at_the_callers_own_deadline():
+    engine = FakeEngine()
+    async with serving(engine) as client:
+        async with occupied(engine, client):
+            answer = await post(client, headers=PNG | {"x-timeout-ms": "20"})
+            assert_problem(answer, 504, "deadline-passed")
+        assert engine.batches == [1]
+
+
+async def test_504_at_the_servers_deadline_whatever_the_caller_asks():
+    engine = FakeEngine()
+    async with serving(engine, timeout_ms=20) as client:
+        engine.hold()
+        assert_problem(await post(client, headers=PNG | {"x-timeout-ms": "60000"}), 504, "deadline-passed")

@@ -1,0 +1,114 @@
+import pytest
+
+from app.lifecycle import State
+from tests.api.conftest import occupied, serving
+from tests.conftest import encode, noise
+from tests.fakes import FakeEngine
+
+pytestmark = pytest.mark.anyio
+
+PNG = {"content-type": "image/png"}
+
+NAMES = [
+    'resnet_requests_total{route="/predict",status="200"}',
+    'resnet_request_seconds_bucket{le="+Inf",route="/predict"}',
+    'resnet_images_total{outcome="ok"}',
+    "resnet_decode_seconds_count",
+    "resnet_queue_seconds_count",
+    "resnet_inference_seconds_count",
+    "resnet_batch_images_bucket",
+    "resnet_queue_images",
+    'resnet_rejected_total{reason="not-found"}',
+    'resnet_predictions_total{label="class0"}',
+    "resnet_confidence_bucket",
+    'resnet_model_info{architecture="fake",device="cpu",dtype="float32",name="fake",version="0123456789ab"} 1.0',
+    "resnet_ready 1.0",
+    "process_resident_memory_bytes",
+]
+
+
+async def test_metrics_have_the_names_of_the_contract(client):
+    await client.post("/predict", content=encode(noise()), headers=PNG)
+    await client.get("/nothing/1")
+    await client.get("/nothing/2")
+    text = (await client.get("/metrics")).text
+    for name in NAMES:
+        assert name in text
+    assert 'resnet_requests_total{route="unmatched",status="404"} 2.0' in text
+    assert "/nothing" not in text
+
+
+async def test_images_are_counted_by_what_became_of_them(client):
+    await client.post("/predict", files=[("file", encode(noise())), ("file", b"junk")])
+    await client.post("/predict", content=b"junk", headers=PNG)
+    text = (await client.get("/metrics")).text
+    assert 'resnet_images_total{outcome="ok"} 1.0' in text
+    assert 'resnet_images_total{outcome="undecodable-image"} 2.0' in text
+
+
+async def test_probes_and_metrics_answer_while_the_engine_is_busy():
+    engine = FakeEngine()
+    async with serving(engine) as client, occupied(engine, client):
+        for path in ("/livez", "/readyz", "/health", "/metrics", "/model"):
+            assert (await client.get(path)).status_code == 200
+
+
+async def test_health_shows_the_state(client):
+    body = (await client.get("/health")).json()
+    assert body["status"] == "ready"
+    assert body["ready"] is True
+    assert body["model"] == {"name": "fake", "version": "0123456789ab"}
+    assert body["device"] == "cpu"
+    assert body["queue_images"] == 0
+    assert body["uptime_s"] >= 0
+
+
+async def test_model_shows_the_checkpoint(client):
+    body = (await client.get("/model")).json()
+    for key in ("architecture", "classes", "input_size", "mean", "std", "sha256", "measured", "temperature"):
+        assert key in body
+
+
+async def test_draining_is_unready_but_still_serves():
+    async with serving() as client:
+        client._transport.app.state.service.lifecycle.drain()
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/health")).json()["status"] == State.DRAINING
+        answer = await client.post("/predict", content=encode(noise()), headers=PNG)
+        assert answer.status_code == 200
+        assert answer.headers["connection"] == "close"
+
+
+async def test_an_engine_that_makes_no_progress_fails_both_probes():
+    engine = FakeEngine()
+    async with serving(engine, stall_timeout_s=0.001) as client, occupied(engine, client):
+        while (await client.get("/livez")).status_code == 200:
+            pass
+        assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_a_failure_to_load_is_one_line_and_never_ready(caplog):
+    def factory(_settings):
+        raise OSError("no such device")
+
+    async with serving(factory=factory) as client:
+        assert (await client.get("/readyz")).status_code == 503
+        assert "no such device" not in (await client.get("/health")).text
+    assert "cannot serve" in caplog.text
+
+
+async def test_docs_work_without_internet(client):
+    page = (await client.get("/docs")).text
+    assert "http://" not in page
+    assert "https://" not in page
+    for path in ("/static/swagger-ui-bundle.js", "/static/swagger-ui.css", "/static/favicon-32x32.png"):
+        assert path in page
+        assert (await client.get(path)).status_code == 200
+
+
+async def test_openapi_describes_all_three_body_forms(client):
+    document = (await client.get("/openapi.json")).json()
+    content = document["paths"]["/predict"]["post"]["requestBody"]["content"]
+    assert {"multipart/form-data", "application/json", "image/png", "application/octet-stream"} <= content.keys()
+    responses = document["paths"]["/predict"]["post"]["responses"]
+    assert {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503", "504"} <= responses.keys()

@@ -1,0 +1,118 @@
+import asyncio
+import base64
+import re
+
+import numpy as np
+import pytest
+
+from tests.api.conftest import occupied, serving
+from tests.conftest import encode, noise
+from tests.fakes import CLASSES, FakeEngine, probabilities_of
+
+pytestmark = pytest.mark.anyio
+
+PNG = {"content-type": "image/png"}
+PICTURES = [encode(noise(seed=seed)) for seed in range(3)]
+
+
+def expected(seed):
+    return probabilities_of(np.asarray(noise(seed=seed)).transpose(2, 0, 1)[None])[0]
+
+
+def assert_prediction(prediction, seed, top_k=10):
+    probabilities = expected(seed)
+    order = np.argsort(-probabilities, kind="stable")
+    ranked = prediction["probabilities"]
+    assert len(ranked) == top_k
+    assert [one["index"] for one in ranked] == order[:top_k].tolist()
+    for one in ranked:
+        assert one["label"] == CLASSES[one["index"]]
+        assert one["probability"] == pytest.approx(probabilities[one["index"]], abs=1e-6)
+    assert {key: prediction[key] for key in ("label", "index", "probability")} == ranked[0]
+
+
+async def test_one_image_as_the_body(client):
+    answer = await client.post("/predict", content=PICTURES[0], headers=PNG)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert body["model"] == {"name": "fake", "version": "0123456789ab"}
+    assert len(body["predictions"]) == 1
+    assert_prediction(body["predictions"][0], 0)
+
+
+async def test_several_images_as_multipart(client):
+    answer = await client.post("/predict", files=[("file", picture) for picture in PICTURES])
+    assert answer.status_code == 200
+    for seed, prediction in enumerate(answer.json()["predictions"]):
+        assert_prediction(prediction, seed)
+
+
+async def test_several_images_as_json(client):
+    images = [base64.b64encode(picture).decode() for picture in PICTURES]
+    answer = await client.post("/predict", json={"images": images})
+    assert answer.status_code == 200
+    for seed, prediction in enumerate(answer.json()["predictions"]):
+        assert_prediction(prediction, seed)
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 10])
+async def test_top_k_limits_the_classes(client, top_k):
+    answer = await client.post(f"/predict?top_k={top_k}", content=PICTURES[1], headers=PNG)
+    assert_prediction(answer.json()["predictions"][0], 1, top_k)
+
+
+async def test_a_bad_image_does_not_spoil_the_others(client):
+    images = [base64.b64encode(PICTURES[0]).decode(), "%%%", base64.b64encode(b"text").decode()]
+    answer = await client.post("/predict", json={"images": images})
+    assert answer.status_code == 200
+    good, bad_base64, undecodable = answer.json()["predictions"]
+    assert_prediction(good, 0)
+    assert bad_base64["error"]["status"] == 422
+    assert bad_base64["error"]["type"].endswith("bad-base64")
+    assert undecodable["error"]["type"].endswith("undecodable-image")
+
+
+async def test_a_request_of_only_bad_images_says_so_of_each(client):
+    answer = await client.post("/predict", files=[("file", b"junk"), ("file", b"")])
+    assert answer.status_code == 200
+    assert [one["error"]["status"] for one in answer.json()["predictions"]] == [422, 422]
+
+
+async def test_a_large_request_is_answered_whole_and_in_order():
+    engine = FakeEngine()
+    async with serving(engine, batch_sizes=(1, 8)) as client:
+        answer = await client.post("/predict", files=[("file", PICTURES[n % 3]) for n in range(50)])
+    for n, prediction in enumerate(answer.json()["predictions"]):
+        assert_prediction(prediction, n % 3)
+    assert max(engine.batches) == 8
+    assert sum(engine.batches) == 50
+
+
+async def test_requests_at_once_share_batches():
+    engine = FakeEngine()
+    async with serving(engine) as client:
+        async with occupied(engine, client):
+            waiting = [
+                asyncio.ensure_future(client.post("/predict", content=PICTURES[n % 3], headers=PNG)) for n in range(12)
+            ]
+            while "resnet_queue_images 12.0" not in (await client.get("/metrics")).text:
+                await asyncio.sleep(0)
+        answers = await asyncio.gather(*waiting)
+    assert engine.batches == [1, 12]
+    for n, answer in enumerate(answers):
+        assert_prediction(answer.json()["predictions"][0], n % 3)
+
+
+async def test_the_time_spent_is_in_a_header(client):
+    answer = await client.post("/predict", content=PICTURES[0], headers=PNG)
+    pattern = r"decode;dur=[\d.]+, queue;dur=[\d.]+, inference;dur=[\d.]+"
+    assert re.fullmatch(pattern, answer.headers["server-timing"])
+
+
+async def test_a_sane_request_id_is_kept_and_another_replaced(client):
+    answer = await client.get("/livez", headers={"x-request-id": "abc-123"})
+    assert answer.headers["x-request-id"] == "abc-123"
+    for insane in ("a b", "x" * 200, '"><script>'):
+        answer = await client.get("/livez", headers={"x-request-id": insane})
+        assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])

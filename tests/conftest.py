@@ -1,0 +1,40 @@
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def examples():
+    return {path.stem: path.read_bytes() for path in sorted((ROOT / "examples").glob("*.png"))}
+
+
+@pytest.fixture(scope="session")
+def cifar10_root():
+    """The folder that holds cifar-10-batches-py; tests that need all of it skip where it is absent."""
+    candidates = [os.environ.get("CIFAR10_ROOT"), ROOT / "data", ROOT.parent / "shared" / "data"]
+    for folder in candidates:
+        if folder and (Path(folder) / "cifar-10-batches-py").is_dir():
+            return Path(folder)
+    pytest.skip("CIFAR-10 is not here: set CIFAR10_ROOT to the folder that holds cifar-10-batches-py")
+
+
+def encode(image, image_format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def noise(width=32, height=32, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)

@@ -1,0 +1,62 @@
+"""An engine for tests: answers from the mean colour, can be held, broken, or made to run out of memory."""
+
+import threading
+
+import numpy as np
+
+CLASSES = [f"class{i}" for i in range(10)]
+
+
+def probabilities_of(images):
+    """Map uint8 (N, 3, S, S) to a distribution over ten classes that only the image's own pixels decide."""
+    scores = np.stack([images[:, c].mean(axis=(1, 2)) * (k + 1) for c in range(3) for k in range(4)], axis=1)[:, :10]
+    scores = np.exp((scores - scores.max(axis=1, keepdims=True)) / 100)
+    return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+class FakeEngine:
+    """`hold()` keeps the next batch inside the engine until `release()`; `errors` are raised one a batch."""
+
+    def __init__(self, size=32):
+        self.batches = []
+        self.errors = []
+        self.entered = threading.Event()
+        self._open = threading.Event()
+        self._open.set()
+        self.card = {
+            "name": "fake",
+            "version": "0123456789ab",
+            "sha256": "0123456789ab" + "0" * 52,
+            "architecture": {"arch": "fake"},
+            "classes": CLASSES,
+            "input_size": size,
+            "mean": [0.5] * 3,
+            "std": [0.25] * 3,
+            "temperature": 1.0,
+            "calibrated": False,
+            "temperature_fitted_on": "not fitted",
+            "measured": [],
+            "dataset": {},
+            "recipe": {},
+            "epochs": 0,
+            "seed": 0,
+            "libraries": {},
+            "created": "",
+            "device": "cpu",
+            "dtype": "float32",
+        }
+
+    def hold(self):
+        self._open.clear()
+        self.entered.clear()
+
+    def release(self):
+        self._open.set()
+
+    def run(self, images):
+        self.batches.append(len(images))
+        self.entered.set()
+        assert self._open.wait(timeout=30), "the test forgot to release the engine"
+        if self.errors:
+            raise self.errors.pop(0)
+        return probabilities_of(images)

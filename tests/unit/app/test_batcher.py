@@ -1,0 +1,229 @@
+import asyncio
+import math
+import time
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from app.batcher import Batcher, EngineBroken, EngineOutOfMemory
+from app.errors import ClientGone, DeadlinePassed, EngineFailed, QueueFull, ServiceError
+from tests.fakes import FakeEngine, probabilities_of
+
+pytestmark = pytest.mark.anyio
+
+
+def pictures(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
+
+
+@asynccontextmanager
+async def running(engine, **options):
+    options = {"max_batch": 4, "max_queue_images": 64} | options
+    batcher = Batcher(engine.run, **options)
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        engine.release()
+        await batcher.close()
+
+
+def submit(batcher, images, seconds=30.0):
+    return asyncio.ensure_future(batcher.submit(batcher.admit(len(images)), images, time.monotonic() + seconds).wait())
+
+
+async def occupied(engine, batcher):
+    """Fill the engine with one image, so that what follows has to queue."""
+    engine.hold()
+    first = submit(batcher, pictures(1, seed=99))
+    assert await asyncio.to_thread(engine.entered.wait, 10)
+    engine.entered.clear()
+    return first
+
+
+async def test_an_idle_engine_takes_a_single_image_at_once():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        images = pictures(1)
+        outcome = await submit(batcher, images)
+    np.testing.assert_array_equal(outcome.probabilities, probabilities_of(images))
+    assert engine.batches == [1]
+    assert batcher.queued_images == 0
+
+
+async def test_what_queues_while_the_engine_is_busy_becomes_the_next_batch_and_answers_keep_their_owner():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        requests = [pictures(n, seed=n) for n in (1, 2, 1)]
+        waiting = [submit(batcher, images) for images in requests]
+        await asyncio.sleep(0)
+        assert batcher.queued_images == 4
+        engine.release()
+        outcomes = await asyncio.gather(*waiting)
+        await first
+    assert engine.batches == [1, 4]
+    for images, outcome in zip(requests, outcomes, strict=True):
+        np.testing.assert_array_equal(outcome.probabilities, probabilities_of(images))
+        assert outcome.queue_s > 0
+
+
+async def test_a_request_larger_than_a_batch_is_split():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        images = pictures(11)
+        outcome = await submit(batcher, images)
+    assert engine.batches == [4, 4, 3]
+    np.testing.assert_array_equal(outcome.probabilities, probabilities_of(images))
+
+
+async def test_a_full_queue_refuses_and_has_room_again_afterwards():
+    engine = FakeEngine()
+    async with running(engine, max_queue_images=4) as batcher:
+        first = await occupied(engine, batcher)
+        waiting = submit(batcher, pictures(3))
+        with pytest.raises(QueueFull) as refused:
+            batcher.admit(2)
+        assert 1 <= refused.value.retry_after_s <= 60
+        engine.release()
+        await asyncio.gather(first, waiting)
+        batcher.admit(4).release()
+    assert batcher.queued_images == 0
+
+
+async def test_an_expired_request_fails_at_its_deadline_and_never_costs_the_engine():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        with pytest.raises(DeadlinePassed):
+            await submit(batcher, pictures(3), seconds=0.01)
+        assert batcher.queued_images == 0
+        engine.release()
+        await first
+        await submit(batcher, pictures(2))
+    assert engine.batches == [1, 2]
+
+
+async def test_an_abandoned_request_never_costs_the_engine():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        job = batcher.submit(batcher.admit(3), pictures(3), time.monotonic() + 30)
+        waiting = asyncio.ensure_future(job.wait())
+        job.abandon()
+        with pytest.raises(ClientGone):
+            await waiting
+        engine.release()
+        await first
+        await submit(batcher, pictures(2))
+    assert engine.batches == [1, 2]
+
+
+async def test_the_rest_of_a_split_request_is_dropped_once_it_expires():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        engine.hold()
+        with pytest.raises(DeadlinePassed):
+            await submit(batcher, pictures(9), seconds=0.05)
+        engine.release()
+        await submit(batcher, pictures(2))
+    assert engine.batches == [4, 2]
+
+
+async def test_an_exception_fails_its_own_batch_only():
+    engine = FakeEngine()
+    engine.errors = [ValueError("secret detail")]
+    async with running(engine) as batcher:
+        with pytest.raises(ServiceError) as failed:
+            await submit(batcher, pictures(1))
+        assert failed.value.status == 500
+        assert "secret" not in str(failed.value.problem())
+        await submit(batcher, pictures(1))
+        assert batcher.alive
+
+
+async def test_a_batch_that_does_not_fit_is_halved_once():
+    engine = FakeEngine()
+    engine.errors = [EngineOutOfMemory()]
+    async with running(engine) as batcher:
+        images = pictures(4)
+        outcome = await submit(batcher, images)
+        np.testing.assert_array_equal(outcome.probabilities, probabilities_of(images))
+        assert engine.batches == [4, 2, 2]
+        engine.errors = [EngineOutOfMemory(), EngineOutOfMemory()]
+        with pytest.raises(EngineFailed):
+            await submit(batcher, images)
+        assert batcher.alive
+
+
+@pytest.mark.parametrize("answer", [np.zeros((1, 10), np.float32), np.full((2, 10), math.nan, np.float32)])
+async def test_answers_that_make_no_sense_are_an_error(answer):
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        batcher._run = lambda _images: answer
+        with pytest.raises(ServiceError) as failed:
+            await submit(batcher, pictures(2))
+        assert failed.value.status == 500
+
+
+async def test_a_broken_engine_fails_everything_that_waits_and_says_so():
+    engine = FakeEngine()
+    reasons = []
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        engine.errors = [EngineBroken("device lost")]
+        first = await occupied(engine, batcher)
+        waiting = submit(batcher, pictures(6))
+        await asyncio.sleep(0)
+        engine.release()
+        for request in (first, waiting):
+            with pytest.raises(EngineFailed):
+                await request
+        assert not batcher.alive
+        assert len(reasons) == 1
+        with pytest.raises(EngineFailed):
+            batcher.admit(1)
+    assert batcher.queued_images == 0
+
+
+async def test_three_failures_in_a_row_are_a_broken_engine():
+    engine = FakeEngine()
+    engine.errors = [ValueError()] * 3
+    reasons = []
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        for _ in range(3):
+            with pytest.raises(ServiceError):
+                await submit(batcher, pictures(1))
+        await asyncio.wait({batcher._task})
+        assert reasons
+
+
+async def test_a_dying_loop_fails_what_waits(monkeypatch):
+    engine = FakeEngine()
+    reasons = []
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        monkeypatch.setattr(batcher, "_form_batch", lambda: 1 / 0)
+        with pytest.raises(EngineFailed):
+            await submit(batcher, pictures(1))
+        assert reasons
+
+
+async def test_with_a_wait_a_full_batch_goes_at_once_and_a_partial_one_when_the_wait_is_over():
+    engine = FakeEngine()
+    async with running(engine, max_wait_s=0.05) as batcher:
+        await submit(batcher, pictures(2))
+        batcher.max_wait_s = 3600
+        await asyncio.gather(*(submit(batcher, pictures(1, seed=n)) for n in range(4)))
+    assert engine.batches == [2, 4]
+
+
+async def test_closing_fails_what_still_waits():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        waiting = submit(batcher, pictures(1))
+        await asyncio.sleep(0)
+        await batcher.close()
+        for request in (first, waiting):
+            with pytest.raises(EngineFailed):
+                await request

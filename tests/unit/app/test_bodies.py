@@ -1,0 +1,144 @@
+import asyncio
+import base64
+import json
+
+import httpx
+import pytest
+
+from app.bodies import read_body, split_images
+from app.errors import (
+    BadBase64,
+    BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
+    MalformedRequest,
+    TooManyImages,
+    UnsupportedMediaType,
+)
+
+JSON = "application/json"
+
+
+def receiver(*chunks, ending=None):
+    """An ASGI receive that gives these chunks of a body, then `ending`: more never comes, or the client leaves."""
+    messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    if ending is None:
+        messages[-1]["more_body"] = False
+    elif ending == "leave":
+        messages.append({"type": "http.disconnect"})
+    messages.reverse()
+
+    async def receive():
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    return receive
+
+
+def multipart(*parts):
+    request = httpx.Request("POST", "http://test", files=parts)
+    return request.headers["content-type"], request.read()
+
+
+@pytest.mark.anyio
+async def test_a_body_is_read_whole():
+    body = await read_body(receiver(b"ab", b"", b"cd"), None, max_bytes=4, timeout_s=5)
+    assert body == b"abcd"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("length", [None, "5", "junk"])
+async def test_too_many_bytes_are_refused_whether_announced_or_not(length):
+    with pytest.raises(BodyTooLarge):
+        await read_body(receiver(b"ab", b"cde"), length, max_bytes=4, timeout_s=5)
+
+
+@pytest.mark.anyio
+async def test_a_body_that_stops_coming_is_too_slow():
+    with pytest.raises(BodyTooSlow):
+        await read_body(receiver(b"ab", ending="never"), None, max_bytes=4, timeout_s=0.01)
+
+
+@pytest.mark.anyio
+async def test_a_client_that_leaves_is_gone():
+    with pytest.raises(ClientGone):
+        await read_body(receiver(b"ab", ending="leave"), None, max_bytes=4, timeout_s=5)
+
+
+@pytest.mark.parametrize(
+    "kind", ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream", "Image/PNG"]
+)
+def test_an_image_type_is_one_file(kind):
+    assert split_images(kind, b"data", 1) == [b"data"]
+
+
+@pytest.mark.parametrize("kind", [None, "", "text/plain", "image/tiff", "application/x-www-form-urlencoded", "junk"])
+def test_other_types_are_not_supported(kind):
+    with pytest.raises(UnsupportedMediaType):
+        split_images(kind, b"data", 1)
+
+
+def test_multipart_fields_named_file_are_the_files_in_order():
+    kind, body = multipart(
+        ("file", ("a.png", b"\r\none\r\n--x")), ("other", b"ignored"), ("file", b"two"), ("file", b"")
+    )
+    assert split_images(kind, body, 3) == [b"\r\none\r\n--x", b"two", b""]
+
+
+def test_multipart_that_is_not_what_it_says():
+    kind, body = multipart(("file", b"one"))
+    for broken in (b"", b"junk", body[:-30], body[:40]):
+        with pytest.raises(MalformedRequest):
+            split_images(kind, broken, 3)
+    with pytest.raises(MalformedRequest):
+        split_images("multipart/form-data", body, 3)
+    with pytest.raises(MalformedRequest):
+        split_images(*multipart(("picture", b"one")), 3)
+
+
+def test_multipart_with_too_many_of_anything():
+    with pytest.raises(TooManyImages):
+        split_images(*multipart(*[("file", b"x")] * 4), 3)
+    with pytest.raises(MalformedRequest):
+        split_images(*multipart(*[("other", b"x")] * 100), 3)
+    with pytest.raises(MalformedRequest):
+        split_images(*multipart(("file", ("n" * 20_000, b"x"))), 3)
+
+
+def test_json_holds_base64_and_a_bad_entry_is_an_error_in_its_place():
+    text = base64.b64encode(b"image").decode()
+    body = json.dumps({"images": [text, "%%%", f"data:image/png;base64,{text}", "YQ"]}).encode()
+    first, second, third, fourth = split_images(JSON + "; charset=utf-8", body, 4)
+    assert first == third == b"image"
+    assert isinstance(second, BadBase64)
+    assert isinstance(fourth, BadBase64)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"\xff",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"images": []}',
+        b'{"images": "x"}',
+        b'{"images": [1]}',
+        b'{"images": [NaN]}',
+    ],
+)
+def test_json_that_is_not_what_it_should_be(body):
+    with pytest.raises(MalformedRequest):
+        split_images(JSON, body, 4)
+
+
+def test_json_with_too_many_images():
+    with pytest.raises(TooManyImages):
+        split_images(JSON, json.dumps({"images": [""] * 5}).encode(), 4)
+
+
+def test_an_empty_image_body_is_malformed():
+    with pytest.raises(MalformedRequest):
+        split_images("image/png", b"", 1)

@@ -1,0 +1,184 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import BadBase64, TooManyPixels, UndecodableImage
+from app.imaging import Decoder, decode
+from tests.conftest import encode, noise
+
+LIMIT = 4096 * 4096
+
+
+def read(data, size=32):
+    return decode(data, size, LIMIT)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "BMP"])
+def test_lossless_formats_of_the_right_size_pass_untouched(image_format):
+    image = noise()
+    expected = np.asarray(image).transpose(2, 0, 1)
+    result = read(encode(image, image_format))
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_lossless_webp_passes_untouched():
+    image = noise()
+    np.testing.assert_array_equal(read(encode(image, "WEBP", lossless=True)), np.asarray(image).transpose(2, 0, 1))
+
+
+def test_jpeg_is_what_pillow_decodes():
+    data = encode(noise(), "JPEG")
+    np.testing.assert_array_equal(read(data), np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
+def test_an_animation_counts_by_its_first_frame(image_format):
+    red, blue = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
+    result = read(encode(red, image_format, save_all=True, append_images=[blue] * 3, duration=100))
+    np.testing.assert_allclose(result.mean(axis=(1, 2)), [255, 0, 0], atol=6)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_grey_and_palette_become_rgb(mode):
+    image = noise().convert("L").convert(mode)
+    np.testing.assert_array_equal(read(encode(image)), np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+
+
+def test_cmyk_jpeg_becomes_rgb():
+    data = encode(Image.new("RGB", (32, 32), (255, 0, 0)).convert("CMYK"), "JPEG", quality=95)
+    red, green, blue = read(data).mean(axis=(1, 2))
+    assert red > 240
+    assert max(green, blue) < 20
+
+
+def test_sixteen_bit_grey_keeps_its_upper_eight_bits():
+    values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    result = read(encode(Image.fromarray(values)))
+    for channel in result:
+        np.testing.assert_array_equal(channel, values >> 8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_turns_white(mode):
+    image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 16, 32))
+    result = read(encode(image.convert(mode)))
+    assert (result[:, :, :16] == 0).all()
+    assert (result[:, :, 16:] == 255).all()
+
+
+def test_a_transparent_palette_entry_turns_white():
+    image = Image.new("P", (32, 32), 1)
+    image.putpalette([0, 0, 0, 0, 128, 0])
+    assert (read(encode(image, transparency=1)) == 255).all()
+
+
+def test_a_transparent_colour_key_turns_white():
+    assert (read(encode(Image.new("RGB", (32, 32), (1, 2, 3)), transparency=(1, 2, 3))) == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_obeyed(orientation):
+    turned = Image.new("RGB", (32, 32), "black")
+    turned.paste("white", (0, 0, 16, 8))  # off centre both ways, so that each of the eight looks different
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    plain, tagged = read(encode(turned)), read(encode(turned, exif=exif))
+    undo = {
+        1: lambda a: a,
+        2: lambda a: a[:, :, ::-1],
+        3: lambda a: a[:, ::-1, ::-1],
+        4: lambda a: a[:, ::-1, :],
+        5: lambda a: a.transpose(0, 2, 1),
+        6: lambda a: np.rot90(a, -1, axes=(1, 2)),
+        7: lambda a: a.transpose(0, 2, 1)[:, ::-1, ::-1],
+        8: lambda a: np.rot90(a, 1, axes=(1, 2)),
+    }[orientation]
+    np.testing.assert_array_equal(tagged, undo(plain))
+
+
+def test_a_larger_picture_is_resized_by_its_shorter_side_and_cropped_to_the_centre():
+    image = Image.new("RGB", (400, 200), "black")
+    image.paste("white", (100, 0, 300, 200))
+    assert (read(encode(image))[:, :, 1:-1] == 255).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (3000, 1), (1, 3000), (33, 31)])
+def test_odd_shapes_work(width, height):
+    assert read(encode(noise(width, height))).shape == (3, 32, 32)
+
+
+def png_header(width, height):
+    ihdr = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + ihdr
+    rest = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b""))
+    )
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + rest
+
+
+def webp_header(width, height):
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + b"\x02\0\0\0"
+    body += struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_header(20_000, 20_000),
+        png_header(2**31 - 1, 2**31 - 1),
+        png_header(4097, 4096),
+        webp_header(16_384, 16_384),
+        b"GIF89a"
+        + struct.pack("<HH", 65_535, 65_535)
+        + b"\0\0\0,\0\0\0\0"
+        + struct.pack("<HH", 65_535, 65_535)
+        + b"\0\2\0;",
+        b"BM"
+        + struct.pack("<IHHI", 54, 0, 0, 54)
+        + struct.pack("<IiiHHIIiiII", 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0),
+    ],
+    ids=["png", "png-huge", "png-by-one-row", "webp", "gif", "bmp"],
+)
+def test_too_many_pixels_are_refused_from_the_header(data):
+    with pytest.raises(TooManyPixels):
+        read(data)
+
+
+def test_bytes_that_are_no_intact_image_are_refused():
+    jpeg, png = encode(noise(64, 64), "JPEG"), encode(noise(64, 64))
+    tiff = encode(noise(), "TIFF")
+    for data in (b"", b"hello", b"\x89PNG\r\n\x1a\n", jpeg[: len(jpeg) // 2], jpeg[:20], png[: len(png) // 2], tiff):
+        with pytest.raises(UndecodableImage) as refused:
+            read(data)
+        assert "0x" not in refused.value.detail
+
+
+def test_damaged_exif_does_not_spoil_the_picture():
+    data = encode(noise(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert read(data).shape == (3, 32, 32)
+
+
+@pytest.mark.anyio
+async def test_the_decoder_keeps_order_and_puts_errors_in_their_place():
+    decoder = Decoder(32, LIMIT, threads=2)
+    given = BadBase64()
+    tiny, large = encode(noise()), encode(noise(300, 200, seed=1))
+    try:
+        results = await decoder.decode_all([tiny, given, b"junk", large])
+        alone = [await decoder.decode_all([one]) for one in (tiny, given, b"junk", large)]
+    finally:
+        decoder.close()
+    for one, (single,) in zip(results, alone, strict=True):
+        assert type(one) is type(single)
+    np.testing.assert_array_equal(results[0], read(tiny))
+    assert results[1] is given
+    assert isinstance(results[2], UndecodableImage)
+    np.testing.assert_array_equal(results[3], read(large))

@@ -1,0 +1,69 @@
+import argparse
+
+import pytest
+from pydantic import ValidationError
+
+from app.cli import build_parser
+from app.commands.settings_flags import add_settings, read_settings
+from app.settings import Settings
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    add_settings(parser)
+    return read_settings(parser.parse_args(arguments))
+
+
+def test_defaults_are_local_and_keyless():
+    settings = Settings()
+    assert settings.host == "127.0.0.1"
+    assert settings.port == 8000
+    assert settings.api_key is None
+    assert settings.max_wait_ms == 0
+
+
+def test_environment_sets_and_flags_win(monkeypatch):
+    monkeypatch.setenv("RESNET_PORT", "9000")
+    monkeypatch.setenv("RESNET_BATCH_SIZES", "1,8")
+    assert parse().port == 9000
+    assert parse().batch_sizes == (1, 8)
+    assert parse("--port", "9001").port == 9001
+
+
+def test_every_setting_is_a_flag_with_its_default_in_the_help():
+    parser = build_parser()
+    serve = parser._subparsers._group_actions[0].choices["serve"].format_help()
+    words = " ".join(serve.split())
+    for name, field in Settings.model_fields.items():
+        assert "--" + name.replace("_", "-") in words
+        assert f"RESNET_{name.upper()}" in words
+        assert field.description
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--port", "99999"),
+        ("--device", "tpu"),
+        ("--precision", "int4"),
+        ("--batch-sizes", "8,4"),
+        ("--batch-sizes", "x"),
+        ("--max-queue-images", "8"),
+        ("--timeout-ms", "0"),
+    ],
+)
+def test_a_bad_value_is_one_line(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        parse(*arguments)
+    assert "\n" not in str(stopped.value)
+    assert str(stopped.value).startswith("resnet: error: ")
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError):
+        Settings().port = 1
+
+
+def test_the_key_does_not_show():
+    settings = Settings(api_key="hunter2")
+    assert "hunter2" not in str(settings.model_dump(mode="json"))
