@@ -28,6 +28,7 @@ from model.checkpoint import Metadata
 from model.data import Dataset, hold_out
 from model.evaluate import compute_logits, fit_temperature, score
 from model.optim import MovingAverage, one_cycle, parameter_groups
+from model.precision import has_fast_bfloat16
 from model.recipe import Recipe
 from model.resnet import Architecture, ResNet
 from model.transforms import CIFAR10_MEAN, CIFAR10_STD, augment, normalise, resize_batch
@@ -48,16 +49,6 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there: Ampere or newer GPUs, CPUs with matrix tiles (AMX).
-
-    AVX512-BF16 without AMX is left out: its products were slower than float32 ones when measured.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    return bool(torch.cpu._is_amx_tile_supported())
 
 
 class Trainer:
@@ -86,7 +77,7 @@ class Trainer:
         self.device = device
         self.fixed_temperature = temperature
         self.progress = progress
-        self.autocast = torch.bfloat16 if has_fast_bf16(device) else None
+        self.autocast = torch.bfloat16 if has_fast_bfloat16(device) else None
         self.training, self.held = hold_out(dataset, recipe.hold_out)
         if len(self.training) < recipe.batch_size:
             raise TrainingError(f"{len(self.training)} training images are fewer than one batch of {recipe.batch_size}")

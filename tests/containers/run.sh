@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Builds the image, brings the CPU variant up with Docker Compose, predicts, looks at how it is locked up, takes it down.
+# Needs a Docker engine, or a command that runs another beside a throw-away engine: WITH_DOCKER=COMMAND.
+# Also from the environment: EXPECT_LABEL (of examples/cat.png), PIP_ARGS, BASE_IMAGE, BUILD_ARGS (more for `docker build`).
+# Removes its container and network; the image resnet-service:test stays, so that the next build need not install torch.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+
+if ! docker info >/dev/null 2>&1; then
+  helper=${WITH_DOCKER:-../shared/rig/with-docker}
+  if [ -n "${IN_HELPER:-}" ] || ! helper=$(command -v "$helper"); then
+    echo "no Docker engine answers, and there is no helper that starts one (WITH_DOCKER=COMMAND)" >&2
+    exit 1
+  fi
+  echo "no Docker engine answers: running beside the one of $helper"
+  IN_HELPER=1 exec "$helper" "$PWD/tests/containers/run.sh"
+fi
+
+image=resnet-service:test
+project=resnet-test-$$
+work=$(mktemp -d)
+export PUBLISH=127.0.0.1:0 # a free port
+unset "${!RESNET_@}"
+printf 'services: {resnet: {image: "%s"}}\n' "$image" >"$work/image.yml"
+files=(-f docker-compose.yml -f docker-compose.cpu.yml -f "$work/image.yml")
+failures=0
+
+compose() { docker compose --project-name "$project" --project-directory . "${files[@]}" "$@"; }
+inside() { docker exec "$container" "$@"; }
+finish() {
+  code=$?
+  compose down --timeout 5 --volumes >/dev/null 2>&1
+  rm -rf "$work"
+  exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+# check NAME COMMAND...: PASS if the command succeeds, else FAIL and what it said.
+report() {
+  echo "$1 $2"
+  [ "$1" = PASS ] || failures=$((failures + 1))
+}
+check() { if "${@:2}" >"$work/out" 2>&1; then report PASS "$1"; else report FAIL "$1"; tail -n 20 "$work/out"; fi; }
+
+# --- the files, as Compose reads them ---
+devices() {
+  docker compose -f docker-compose.yml "$@" config --format json |
+    python3 -c 'import json, sys
+service = json.load(sys.stdin)["services"]["resnet"]
+devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+print(service["environment"]["RESNET_DEVICE"], [(d["driver"], d["capabilities"]) for d in devices])'
+}
+gpu=$(devices) cpu=$(devices -f docker-compose.cpu.yml)
+check "docker-compose.yml reserves a GPU: $gpu" test "$gpu" = "cuda [('nvidia', ['gpu'])]"
+check "docker-compose.cpu.yml reserves none: $cpu" test "$cpu" = "cpu []"
+
+# --- build ---
+start=$SECONDS
+# shellcheck disable=SC2086
+docker build --tag "$image" --build-arg "PIP_ARGS=${PIP_ARGS:-}" \
+  ${BASE_IMAGE:+--build-arg "BASE_IMAGE=$BASE_IMAGE"} ${BUILD_ARGS:-} . >"$work/build" 2>&1 || {
+  tail -n 30 "$work/build"
+  report FAIL "the image builds"
+  exit 1
+}
+size=$(docker image inspect --format '{{.Size}}' "$image")
+report PASS "the image builds ($((SECONDS - start)) s, $((size / 1000000)) MB)"
+
+# --- up ---
+start=$SECONDS
+compose up --detach --no-build >"$work/up" 2>&1 || {
+  cat "$work/up"
+  compose logs --tail 30
+  report FAIL "compose up"
+  exit 1
+}
+container=$(compose ps --all --quiet resnet)
+health=
+while [ $((SECONDS - start)) -lt 120 ] && [ "$health" != healthy ] && [ "$health" != unhealthy ]; do
+  sleep 1
+  health=$(docker inspect --format '{{.State.Health.Status}}' "$container")
+done
+check "healthy after $((SECONDS - start)) s" test "$health" = healthy
+[ "$health" = healthy ] || { docker logs --tail 30 "$container"; exit 1; }
+
+# --- the service ---
+url=http://$(compose port resnet 8000)
+get() { python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10).read().decode())' "$url$1"; }
+has() { get "$1" | grep -q "$2"; }
+predict() {
+  python3 - "$url/predict" examples/cat.png "${EXPECT_LABEL:-cat}" <<'PYTHON'
+import json, sys, urllib.request
+url, image, label = sys.argv[1:]
+request = urllib.request.Request(url, open(image, "rb").read(), {"content-type": "image/png"})
+with urllib.request.urlopen(request, timeout=30) as answer:
+    status, body = answer.status, answer.read().decode()
+print(status, body)
+(prediction,) = json.loads(body)["predictions"]
+probabilities = [entry["probability"] for entry in prediction["probabilities"]]
+assert status == 200 and len(probabilities) == 10 and abs(sum(probabilities) - 1) < 1e-3, body
+assert prediction["label"] == label, f"{prediction['label']}, not {label}"
+PYTHON
+}
+check "POST examples/cat.png to /predict: 200, 10 probabilities, ${EXPECT_LABEL:-cat}" predict
+cat "$work/out"
+check "/readyz answers" has /readyz ready
+check "/metrics answers" has /metrics '^resnet_ready 1'
+
+# --- how it is locked up ---
+status() { inside cat /proc/1/status | grep -E "^$1:\s+$2\$"; }
+read_only() { grep 'Read-only file system' <<<"$(docker exec --user 0 "$container" touch "$1" 2>&1)"; }
+no_compiler() {
+  inside sh -c 'for name in cc gcc g++ c++ clang make ld as; do command -v $name && exit 1; done; echo none found' | tee "$work/seen"
+  grep -qx 'none found' "$work/seen"
+}
+check "process 1 is user and group 10001" eval "status Uid '(10001\s*){4}' && status Gid '(10001\s*){4}'"
+check "no capabilities" eval "status CapEff 0+ && status CapPrm 0+ && status CapBnd 0+"
+check "no new privileges" status NoNewPrivs 1
+check "/ is read-only, for root too" eval "read_only /probe && read_only /srv/resnet/app/probe"
+check "/tmp can be written" inside touch /tmp/probe
+check "no compiler" no_compiler
+check "memory is limited" test "$(docker inspect --format '{{.HostConfig.Memory}}' "$container")" -gt 0
+check "published on the loopback only: $url" test "${url#http://127.0.0.1:}" != "$url"
+
+# --- down ---
+start=$SECONDS
+compose stop >/dev/null 2>&1
+check "SIGTERM: exit code 0 after $((SECONDS - start)) s" test "$(docker inspect --format '{{.State.ExitCode}}' "$container")" = 0
+docker logs --tail 5 "$container" >"$work/log" 2>&1
+check "the last log lines show the drain" grep -q draining "$work/log"
+cat "$work/log"
+check "compose down" compose down
+
+echo "$failures failed"
+[ "$failures" -eq 0 ]

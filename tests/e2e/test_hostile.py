@@ -1,0 +1,101 @@
+"""Bad input against the real process: its status, a fixed text, flat memory, and the next good request works."""
+
+import asyncio
+import json
+import socket
+import time
+
+import httpx
+import pytest
+
+from tests.conftest import encode, noise
+from tests.unit.app.test_imaging import png_header
+
+pytestmark = pytest.mark.e2e
+
+PNG = {"content-type": "image/png"}
+JSON = {"content-type": "application/json"}
+JPEG = encode(noise(200, 200), "JPEG")
+
+BAD = {
+    "wrong file": (b"%PDF-1.7 not an image", PNG, 422, "undecodable-image"),
+    "empty body": (b"", PNG, 400, "malformed-request"),
+    "truncated jpeg": (JPEG[: len(JPEG) // 2], {"content-type": "image/jpeg"}, 422, "undecodable-image"),
+    "text named png": (b"hello, I am a cat\n", PNG, 422, "undecodable-image"),
+    "20000 x 20000 png": (png_header(20_000, 20_000), PNG, 422, "too-many-pixels"),
+    "broken json": (b'{"images": [', JSON, 400, "malformed-request"),
+    "bad base64": (json.dumps({"images": ["%%%"]}).encode(), JSON, 422, "bad-base64"),
+    "deep json": (b'{"images":' + b"[" * 1_000_000, JSON, 400, "malformed-request"),
+    "too many bytes": (bytes(17 << 20), PNG, 413, "body-too-large"),
+}
+
+
+def test_bad_input_gets_its_status_and_costs_nothing(service, examples):
+    good = {"content": examples["cat"], "headers": PNG}
+    many = [("file", examples["cat"])] * 1000
+    with httpx.Client(base_url=service.url, timeout=30) as http:
+        for _ in range(20):
+            assert http.post("/predict", **good).status_code == 200
+        before = service.resident_bytes
+        for _ in range(5):
+            for name, (content, headers, status, code) in BAD.items():
+                answer = http.post("/predict", content=content, headers=headers)
+                assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (status, code), name
+                assert http.post("/predict", **good).status_code == 200, name
+            answer = http.post("/predict", files=many)
+            assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (413, "too-many-images")
+            assert http.post("/predict", **good).status_code == 200
+        assert service.resident_bytes - before < 50 << 20
+    assert "Traceback" not in service.log
+
+
+def test_a_body_that_stops_coming_gets_408(start):
+    service = start(body_timeout_s=0.2)
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as client:
+        client.sendall(
+            b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 1000\r\n\r\nabc"
+        )
+        assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_work_of_a_client_that_left_is_dropped_from_the_queue(start, examples):
+    service = start(batch_sizes="1,2")
+    images = [("file", examples["cat"])] * 200
+    request = httpx.Request("POST", f"{service.url}/predict", files=images)
+    body = request.read()
+    head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: {request.headers['content-type']}\r\n"
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        while not service.metric("resnet_batch_images_count"):
+            time.sleep(0.01)
+    while not service.metric('resnet_images_total{outcome="client-gone"}'):
+        time.sleep(0.01)
+    answer = httpx.post(f"{service.url}/predict", content=examples["cat"], headers=PNG, timeout=30)
+    assert answer.status_code == 200
+    assert service.metric("resnet_batch_images_sum") < 200
+    assert service.metric("resnet_queue_images") == 0
+    assert service.stop() == 0
+    assert "Traceback" not in service.log
+
+
+def test_overload_gets_only_200_and_429_and_the_queue_stays_bounded(start, examples):
+    service = start(max_queue_images=32, max_images=32, timeout_ms=60_000)
+
+    async def flood():
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(base_url=service.url, limits=limits, timeout=60) as http:
+            return await asyncio.gather(
+                *(http.post("/predict", content=examples["cat"], headers=PNG) for _ in range(400))
+            )
+
+    answers = asyncio.run(flood())
+    statuses = {answer.status_code for answer in answers}
+    assert statuses == {200, 429}
+    for answer in answers:
+        if answer.status_code == 429:
+            assert int(answer.headers["retry-after"]) >= 1
+    ok = sum(answer.status_code == 200 for answer in answers)
+    assert service.metric('resnet_images_total{outcome="ok"}') == ok
+    assert service.metric("resnet_queue_images") == 0
+    answer = httpx.post(f"{service.url}/predict", content=examples["cat"], headers=PNG, timeout=30)
+    assert answer.status_code == 200

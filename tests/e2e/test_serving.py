@@ -1,0 +1,116 @@
+"""The shipped checkpoint in the real process: right classes, one answer however it is asked, many at once."""
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.e2e
+
+PNG = {"content-type": "image/png"}
+
+
+def probabilities_of(prediction):
+    by_index = sorted(prediction["probabilities"], key=lambda one: one["index"])
+    return np.array([one["probability"] for one in by_index])
+
+
+def ask(service, picture):
+    answer = httpx.post(f"{service.url}/predict", content=picture, headers=PNG, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["predictions"][0]
+
+
+def test_the_examples_get_their_class(service, examples):
+    found = {name: ask(service, picture)["label"] for name, picture in examples.items()}
+    assert found == {name: name for name in examples}
+
+
+def test_the_three_body_forms_agree(service, examples):
+    pictures = list(examples.values())
+    single = [ask(service, picture) for picture in pictures]
+    multipart = httpx.post(f"{service.url}/predict", files=[("file", one) for one in pictures], timeout=60)
+    images = [base64.b64encode(one).decode() for one in pictures]
+    as_json = httpx.post(f"{service.url}/predict", json={"images": images}, timeout=60)
+    for answer in (multipart, as_json):
+        for one, other in zip(single, answer.json()["predictions"], strict=True):
+            assert one["label"] == other["label"]
+            assert np.abs(probabilities_of(one) - probabilities_of(other)).max() <= 1e-3
+
+
+def test_64_clients_at_once_are_batched_and_get_the_answers_of_one_alone(service, examples):
+    pictures = list(examples.values())
+    single = [probabilities_of(ask(service, picture)) for picture in pictures]
+    batches_before = service.metric("resnet_batch_images_count")
+    images_before = service.metric("resnet_batch_images_sum")
+
+    async def client_of(http, number):
+        answers = []
+        for turn in range(3):
+            which = (number + turn) % len(pictures)
+            answer = await http.post("/predict", content=pictures[which], headers=PNG)
+            assert answer.status_code == 200
+            answers.append((which, probabilities_of(answer.json()["predictions"][0])))
+        return answers
+
+    async def everyone():
+        limits = httpx.Limits(max_connections=64)
+        async with httpx.AsyncClient(base_url=service.url, limits=limits, timeout=60) as http:
+            return await asyncio.gather(*(client_of(http, number) for number in range(64)))
+
+    for answers in asyncio.run(everyone()):
+        for which, probabilities in answers:
+            assert np.abs(probabilities - single[which]).max() <= 1e-3
+            assert probabilities.argmax() == single[which].argmax()
+    images = service.metric("resnet_batch_images_sum") - images_before
+    batches = service.metric("resnet_batch_images_count") - batches_before
+    assert images == 192
+    assert batches < images / 2
+    assert service.metric("resnet_queue_seconds_count") >= 192
+
+
+def test_the_model_says_what_it_is(service):
+    body = httpx.get(f"{service.url}/model").json()
+    assert body["name"] == "resnet18-cifar10"
+    assert body["calibrated"] is True
+    by_split = {one["split"]: one for one in body["measured"]}
+    assert by_split["cifar10 test"]["images"] == 10_000
+    assert by_split["cifar10 test"]["top1"] >= 0.90
+    assert body["sha256"].startswith(body["version"])
+
+
+def test_commands_agree_with_the_service(service, examples):
+    files = [str(ROOT / "examples" / f"{name}.png") for name in ("cat", "ship")]
+    command = [sys.executable, "-m", "app.cli", "predict", "--json", "--top-k", "10", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    for line, name in zip(done.stdout.splitlines(), ("cat", "ship"), strict=True):
+        served = {one["label"]: one["probability"] for one in ask(service, examples[name])["probabilities"]}
+        for one in json.loads(line)["probabilities"]:
+            assert one["probability"] == pytest.approx(served[one["label"]], abs=1e-3)
+
+
+def test_healthcheck_follows_readiness(service):
+    command = [sys.executable, "-m", "app.cli", "healthcheck", "--url"]
+    assert subprocess.run([*command, service.url], cwd=ROOT, check=False).returncode == 0
+    assert subprocess.run([*command, "http://127.0.0.1:9"], cwd=ROOT, check=False).returncode == 1
+
+
+@pytest.mark.data
+def test_the_service_scores_as_the_checkpoint_does(service, cifar10_root, tmp_path):
+    def evaluate(*more):
+        result = tmp_path / "result.json"
+        command = [sys.executable, "-m", "app.cli", "evaluate", "--root", str(cifar10_root), "--limit", "500"]
+        subprocess.run([*command, "--json", str(result), *more], cwd=ROOT, check=True, capture_output=True)
+        return json.loads(result.read_text())
+
+    served, offline = evaluate("--url", service.url), evaluate()
+    assert served["version"] == offline["version"]
+    assert served["top1"] == pytest.approx(offline["top1"], abs=0.0005)
+    assert served["nll"] == pytest.approx(offline["nll"], abs=0.01)

@@ -1,0 +1,277 @@
+import hashlib
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from model import checkpoint
+from model.checkpoint import SELF_TEST_IMAGES, SELF_TEST_PROBABILITIES, Checkpoint, CheckpointError, Metadata
+from model.resnet import Architecture
+
+METADATA = Metadata(
+    name="toy",
+    architecture=Architecture("resnet18", 3).to_dict(),
+    classes=("cat", "dog", "fish"),
+    input_size=8,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.25, 0.3),
+    temperature=1.5,
+    measured=({"split": "held-out", "top1": 0.5},),
+)
+
+
+@pytest.fixture(scope="module")
+def tensors(narrow_stages: None) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return checkpoint.half_precision(METADATA.build())
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def probabilities() -> Tensor:
+    return torch.softmax(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+
+
+@pytest.fixture(scope="module")
+def intact(
+    tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "intact.safetensors"
+    checkpoint.save(path, METADATA, tensors, images, probabilities)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.safetensors"
+
+
+def refusal(path: Path) -> str:
+    """Load a file that must be refused; return the reason after checking that it is one line naming the file."""
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load(path)
+    message = str(caught.value)
+    start = f"checkpoint {path}: "
+    assert message.startswith(start)
+    assert len(message.splitlines()) == 1
+    return message.removeprefix(start)
+
+
+def test_round_trip_keeps_everything(
+    intact: Path, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+) -> None:
+    loaded = checkpoint.load(intact)
+    assert loaded.path == intact
+    assert loaded.metadata == METADATA
+    assert loaded.tensors.keys() == tensors.keys()
+    assert all(torch.equal(loaded.tensors[name], tensors[name]) for name in tensors)
+    assert all(loaded.tensors[name].dtype == tensors[name].dtype for name in tensors)
+    assert torch.equal(loaded.self_test_images, images)
+    assert torch.equal(loaded.self_test_probabilities, probabilities)
+
+
+def test_loaded_network_computes_in_float32_what_the_tensors_say(intact: Path, tensors: dict[str, Tensor]) -> None:
+    network = checkpoint.load(intact).network()
+    assert not network.training
+    assert {value.dtype for value in network.parameters()} == {torch.float32}
+    state = network.state_dict()
+    assert all(torch.equal(state[name], value.float()) for name, value in tensors.items())
+
+
+def test_weights_are_stored_in_half_precision_and_the_rest_in_full(tensors: dict[str, Tensor]) -> None:
+    assert tensors["stem.conv.weight"].dtype == tensors["head.weight"].dtype == torch.float16
+    assert tensors["stem.norm.running_var"].dtype == tensors["head.bias"].dtype == torch.float32
+    assert not any(name.endswith("num_batches_tracked") for name in tensors)
+
+
+def test_version_is_the_start_of_the_files_sha256(intact: Path) -> None:
+    loaded = checkpoint.load(intact)
+    assert loaded.sha256 == hashlib.sha256(intact.read_bytes()).hexdigest()
+    assert loaded.version == loaded.sha256[:12]
+
+
+def test_saving_replaces_the_file_and_leaves_nothing_else(
+    path: Path, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+) -> None:
+    path.write_bytes(b"an older file")
+    checkpoint.save(path, METADATA, tensors, images, probabilities)
+    assert checkpoint.load(path).metadata == METADATA
+    assert list(path.parent.iterdir()) == [path]
+
+
+def header_end(data: bytes) -> int:
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+def tensor_start(data: bytes, name: str) -> int:
+    header = json.loads(data[8 : header_end(data)])
+    return header_end(data) + header[name]["data_offsets"][0]
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        pytest.param(lambda data: 0, id="header length"),
+        pytest.param(lambda data: 8, id="header start"),
+        pytest.param(lambda data: data.index(b'"F16"') + 2, id="dtype"),
+        pytest.param(lambda data: data.index(b'"shape":[') + 9, id="shape"),
+        pytest.param(lambda data: data.index(b"stem.conv.weight"), id="tensor name"),
+        pytest.param(lambda data: data.index(b"__metadata__"), id="metadata key"),
+        pytest.param(lambda data: data.index(b"digest") + 13, id="digest"),
+        pytest.param(lambda data: data.index(b"temperature"), id="metadata field"),
+        pytest.param(lambda data: data.index(b"cat"), id="class name"),
+        pytest.param(lambda data: data.index(b"0.25"), id="std"),
+        pytest.param(header_end, id="first data byte"),
+        pytest.param(lambda data: tensor_start(data, "stem.conv.weight"), id="convolution"),
+        pytest.param(lambda data: tensor_start(data, "head.bias"), id="bias"),
+        pytest.param(lambda data: tensor_start(data, SELF_TEST_IMAGES), id="self-test images"),
+        pytest.param(lambda data: tensor_start(data, SELF_TEST_PROBABILITIES), id="self-test probabilities"),
+        pytest.param(lambda data: len(data) // 2, id="middle"),
+        pytest.param(lambda data: len(data) - 1, id="last byte"),
+    ],
+)
+def test_one_flipped_bit_is_refused(intact: Path, path: Path, position: Callable[[bytes], int]) -> None:
+    data = bytearray(intact.read_bytes())
+    data[position(bytes(data))] ^= 1
+    path.write_bytes(data)
+    assert refusal(path)
+
+
+def test_flipped_weight_is_told_by_the_digest(intact: Path, path: Path) -> None:
+    data = bytearray(intact.read_bytes())
+    data[tensor_start(bytes(data), "head.weight")] ^= 1
+    path.write_bytes(data)
+    assert "SHA-256" in refusal(path)
+
+
+def test_inconsistent_tensors_are_refused(
+    path: Path, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+) -> None:
+    def reason(changed: dict[str, Tensor], images: Tensor = images, probabilities: Tensor = probabilities) -> str:
+        checkpoint.save(path, METADATA, changed, images, probabilities)
+        return refusal(path)
+
+    without_bias = {name: value for name, value in tensors.items() if name != "head.bias"}
+    not_a_number = tensors["head.bias"].clone()
+    not_a_number[1] = float("nan")
+    infinite = tensors["stem.conv.weight"].clone()
+    infinite[0, 0, 0, 0] = float("inf")
+    assert reason(without_bias) == "1 missing tensor(s): head.bias"
+    assert reason(tensors | {"head.extra": torch.zeros(1)}) == "1 unknown tensor(s): head.extra"
+    assert "unknown tensor" in reason(tensors | {"two\nlines": torch.zeros(1)})
+    assert "head.bias has shape (4,), expected (3,)" in reason(tensors | {"head.bias": torch.zeros(4)})
+    assert "head.bias holds values that are not finite" in reason(tensors | {"head.bias": not_a_number})
+    assert "stem.conv.weight holds values that are not" in reason(tensors | {"stem.conv.weight": infinite})
+    assert "head.bias has unexpected type" in reason(tensors | {"head.bias": torch.zeros(3, dtype=torch.int64)})
+    assert f"{SELF_TEST_IMAGES} has unexpected type" in reason(tensors, images=images.long())
+    assert f"{SELF_TEST_IMAGES} has shape" in reason(tensors, images=images[..., :4])
+    assert f"{SELF_TEST_IMAGES} has shape" in reason(tensors, images=images[:0], probabilities=probabilities[:0])
+    assert f"{SELF_TEST_IMAGES} has shape" in reason(tensors, images=torch.tensor(0, dtype=torch.uint8))
+    assert f"{SELF_TEST_PROBABILITIES} has shape" in reason(tensors, probabilities=probabilities[:2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"architecture": {"arch": "vgg16", "num_classes": 3}}, "unknown architecture 'vgg16' (known: resnet18"),
+        ({"architecture": {"arch": ["resnet18"], "num_classes": 3}}, "unknown architecture"),
+        ({"architecture": {"num_classes": 3}}, "unknown architecture"),
+        ({"architecture": {"arch": "resnet18", "num_classes": 3, "depth": 9}}, "unknown architecture options"),
+        ({"architecture": {"arch": "resnet18", "num_classes": 3, "stem": "tiny"}}, "unknown stem 'tiny'"),
+        ({"architecture": {"arch": "resnet34", "num_classes": 3}}, "missing tensor(s)"),
+        ({"classes": ("cat", "dog")}, "2 class names for a network of 3 classes"),
+        ({"classes": ()}, "bad metadata: classes"),
+        ({"input_size": 16}, f"tensor {SELF_TEST_IMAGES} has shape"),
+        ({"std": (0.2, 0.0, 0.2)}, "bad metadata: std.1"),
+        ({"temperature": 0.0}, "bad metadata: temperature"),
+        ({"format": 2}, "bad metadata: format"),
+        ({"name": "../toy"}, "bad metadata: name"),
+    ],
+)
+def test_wrong_metadata_is_refused(
+    path: Path,
+    tensors: dict[str, Tensor],
+    images: Tensor,
+    probabilities: Tensor,
+    changes: dict[str, object],
+    expected: str,
+) -> None:
+    checkpoint.save(path, METADATA.model_copy(update=changes), tensors, images, probabilities)
+    assert expected in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        {"resnet": "not JSON"},
+        {"resnet": "[]"},
+        {"resnet": '{"digest": "0"}'},
+        {"resnet": "[" * 100_000},
+        {"other": "{}"},
+    ],
+    ids=["none", "not JSON", "a list", "half of it", "deeply nested", "another key"],
+)
+def test_safetensors_without_our_metadata_is_refused(
+    path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None
+) -> None:
+    safetensors.torch.save_file(tensors, path, header)
+    assert "no readable metadata of ours" in refusal(path)
+
+
+def test_metadata_that_is_no_object_is_refused(path: Path, tensors: dict[str, Tensor]) -> None:
+    safetensors.torch.save_file(tensors, path, {"resnet": '{"digest": "0", "metadata": 7}'})
+    assert "bad metadata" in refusal(path)
+
+
+def test_pickles_are_refused_unread(path: Path, tensors: dict[str, Tensor]) -> None:
+    torch.save(tensors, path)
+    assert "looks like a pickle, which is never loaded" in refusal(path)
+    for protocol in (2, 3, 4, 5):
+        path.write_bytes(pickle.dumps({"weights": [0.0] * 1000}, protocol))
+        assert "looks like a pickle, which is never loaded" in refusal(path)
+
+
+@pytest.mark.parametrize("length", [1, 8, 100, 5_000, -1])
+def test_truncated_file_is_refused(intact: Path, path: Path, length: int) -> None:
+    path.write_bytes(intact.read_bytes()[:length])
+    assert "truncated" in refusal(path)
+
+
+def test_appended_bytes_are_refused(intact: Path, path: Path) -> None:
+    path.write_bytes(intact.read_bytes() + b"\0")
+    assert "not an intact safetensors file" in refusal(path)
+
+
+def test_empty_file_is_refused(path: Path) -> None:
+    path.touch()
+    assert "it is empty" in refusal(path)
+
+
+def test_missing_file_is_refused(path: Path) -> None:
+    assert refusal(path) == "cannot be read: No such file or directory"
+
+
+def test_directory_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == "cannot be read: Is a directory"
+
+
+def test_oversized_file_is_refused_unread(intact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read a file that is too large"))
+    assert refusal(intact) == "larger than 1000 bytes"
+
+
+def test_loading_the_same_file_twice_gives_the_same_version(intact: Path, path: Path) -> None:
+    path.write_bytes(intact.read_bytes())
+    copies: list[Checkpoint] = [checkpoint.load(intact), checkpoint.load(path)]
+    assert copies[0].version == copies[1].version

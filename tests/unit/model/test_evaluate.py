@@ -1,0 +1,73 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.data import Dataset
+from model.evaluate import compute_logits, expected_calibration_error, fit_temperature, score
+from model.transforms import CIFAR10_MEAN, CIFAR10_STD, normalise
+
+
+def dataset_of(labels: list[int]) -> Dataset:
+    images = torch.zeros(len(labels), 3, 8, 8, dtype=torch.uint8)
+    return Dataset("toy", "test", images, torch.tensor(labels), ("cat", "dog"))
+
+
+def overconfident(scale: float) -> tuple[Tensor, Tensor]:
+    """Draw labels from softmax(z) and return scale * z with them: the right temperature is `scale`."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 10, generator=generator)
+    labels = torch.multinomial(torch.softmax(logits, dim=1), 1, generator=generator)[:, 0]
+    return scale * logits, labels
+
+
+def test_calibration_error_equals_a_hand_computed_one() -> None:
+    # Two bins. [0.5, 1]: confidences 0.9, 0.7 and 0.8, two of three right. [0, 0.5): confidence 0.4, wrong.
+    probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
+    labels = torch.tensor([0, 0, 2, 1])
+    expected = 3 / 4 * abs(2 / 3 - 0.8) + 1 / 4 * abs(0 - 0.4)
+    assert expected_calibration_error(probabilities, labels, bins=2) == pytest.approx(expected, abs=1e-6)
+
+
+def test_gaps_of_opposite_sign_do_not_cancel_between_bins() -> None:
+    probabilities = torch.tensor([[0.6, 0.4], [0.9, 0.1]])
+    labels = torch.tensor([0, 1])  # too modest, then too sure
+    assert expected_calibration_error(probabilities, labels, bins=10) == pytest.approx((0.4 + 0.9) / 2, abs=1e-6)
+    assert expected_calibration_error(probabilities, labels, bins=1) == pytest.approx(0.25, abs=1e-6)
+
+
+def test_certain_and_right_is_perfectly_calibrated() -> None:
+    assert expected_calibration_error(torch.eye(3), torch.arange(3)) == 0
+
+
+def test_score_of_a_toy() -> None:
+    probabilities = torch.tensor([[0.8, 0.2], [0.4, 0.6], [0.5, 0.5], [0.1, 0.9]])
+    scores = score(probabilities, dataset_of([0, 0, 0, 1]))
+    assert (scores.split, scores.images) == ("toy test", 4)
+    assert scores.top1 == 0.75
+    assert scores.nll == pytest.approx(-torch.tensor([0.8, 0.4, 0.5, 0.9]).log().mean().item(), abs=1e-6)
+    assert scores.per_class == {"cat": pytest.approx(2 / 3), "dog": 1.0}
+
+
+def test_score_of_an_impossible_label_is_finite() -> None:
+    assert score(torch.tensor([[1.0, 0.0]]), dataset_of([1])).nll == pytest.approx(27.6, abs=0.1)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_known_temperature_is_recovered(temperature: float) -> None:
+    assert fit_temperature(*overconfident(temperature)) == pytest.approx(temperature, rel=0.03)
+
+
+def test_temperature_mends_calibration_and_keeps_the_answers() -> None:
+    logits, labels = overconfident(2.5)
+    before = torch.softmax(logits, dim=1)
+    after = torch.softmax(logits / fit_temperature(logits, labels), dim=1)
+    assert torch.equal(before.argmax(dim=1), after.argmax(dim=1))
+    assert expected_calibration_error(after, labels) < 0.02 < expected_calibration_error(before, labels)
+
+
+def test_compute_logits_normalises_and_keeps_the_order_over_batches() -> None:
+    images = torch.randint(0, 256, (7, 3, 4, 4), dtype=torch.uint8)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    expected = network(normalise(images, torch.tensor(CIFAR10_MEAN), torch.tensor(CIFAR10_STD)))
+    logits = compute_logits(network, images, CIFAR10_MEAN, CIFAR10_STD, batch_size=3)
+    torch.testing.assert_close(logits, expected.detach())

@@ -1,0 +1,318 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import checkpoint, train
+from model.checkpoint import Checkpoint
+from model.data import Dataset, hold_out
+from model.evaluate import compute_logits, score
+from model.recipe import Recipe
+from model.train import Trainer, TrainingError, pick_device
+from model.transforms import augment
+
+RECIPE = replace(
+    Recipe(),
+    phases=((8, 2), (16, 1)),
+    batch_size=16,
+    learning_rate=0.1,
+    ema_decay=0.9,
+    crop_padding=2,
+    cutout=4,
+    hold_out=16,
+)
+
+
+def toy_dataset(size: int = 16) -> Dataset:
+    """Make 64 pictures of noise with a class each: nothing to understand, all to be learnt by heart."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (64, 3, size, size), generator=generator, dtype=torch.uint8)
+    return Dataset("toy", "train", images, torch.arange(64) % 4, ("ant", "bee", "cat", "dog"))
+
+
+def trainer(out: Path, recipe: Recipe = RECIPE, **options: Any) -> Trainer:
+    return Trainer(recipe, toy_dataset(), out, device=torch.device("cpu"), **options)
+
+
+def everything_stored(loaded: Checkpoint) -> dict[str, Tensor]:
+    return {
+        **loaded.tensors,
+        "images": loaded.self_test_images,
+        "probabilities": loaded.self_test_probabilities,
+        "temperature": torch.tensor(loaded.metadata.temperature, dtype=torch.double),
+    }
+
+
+def epochs_in(out: Path) -> list[int]:
+    return [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+pytestmark = pytest.mark.usefixtures("narrow_stages")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, narrow_stages: None, one_thread: None) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    trainer(out).run()
+    return out
+
+
+class Interrupted(RuntimeError):
+    pass
+
+
+def interrupt_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make trainers do the work of epoch `number` and fail before they have saved it."""
+    complete = Trainer._train_epoch
+
+    def interrupted(self: Trainer) -> dict[str, Any]:
+        line = complete(self)
+        if self.epoch == number:
+            raise Interrupted
+        return line
+
+    monkeypatch.setattr(Trainer, "_train_epoch", interrupted)
+
+
+def test_sixty_four_images_are_learnt_by_heart(tmp_path: Path) -> None:
+    dataset = toy_dataset(size=8)
+    recipe = replace(
+        Recipe(),
+        phases=((8, 25),),
+        batch_size=16,
+        learning_rate=0.1,
+        ema_decay=0.9,
+        label_smoothing=0.0,
+        crop_padding=0,
+        flip=False,
+        cutout=0,
+        hold_out=0,
+    )
+    path = Trainer(recipe, dataset, tmp_path, device=torch.device("cpu"), temperature=1.0).run()
+    loaded = checkpoint.load(path)
+    logits = compute_logits(loaded.network(), dataset.images, loaded.metadata.mean, loaded.metadata.std)
+    assert torch.equal(logits.argmax(dim=1), dataset.labels)
+
+
+def test_resumed_run_equals_an_undisturbed_one(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(2, patch)
+        with pytest.raises(Interrupted):
+            trainer(tmp_path).run()
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    resumed = trainer(tmp_path)
+    torch.manual_seed(1234)  # random numbers come from (seed, epoch) alone
+    resumed.run()
+    expected = everything_stored(checkpoint.load(undisturbed / "checkpoint.safetensors"))
+    actual = everything_stored(checkpoint.load(tmp_path / "checkpoint.safetensors"))
+    assert actual.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
+def test_another_seed_gives_another_network(tmp_path: Path, undisturbed: Path) -> None:
+    other = checkpoint.load(trainer(tmp_path, replace(RECIPE, seed=1)).run())
+    first = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    assert not torch.equal(other.tensors["head.weight"], first.tensors["head.weight"])
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_crash_between_metrics_and_state_leaves_one_line_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    save_state = Trainer._save_state
+
+    def crash(self: Trainer) -> None:
+        if self.epoch == epoch:
+            with (self.out / "metrics.jsonl").open("a") as file:
+                file.write('{"epoch": 9, "lo')  # a line that was being written
+            raise Interrupted
+        save_state(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save_state", crash)
+        with pytest.raises(Interrupted):
+            trainer(tmp_path).run()
+    trainer(tmp_path).run()
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
+def test_finished_run_can_be_run_again_to_the_same_end(tmp_path: Path, undisturbed: Path) -> None:
+    for name in ("state.pt", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((undisturbed / name).read_bytes())
+    again = everything_stored(checkpoint.load(trainer(tmp_path).run()))
+    expected = everything_stored(checkpoint.load(undisturbed / "checkpoint.safetensors"))
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
+def test_folder_of_another_recipe_is_refused(undisturbed: Path) -> None:
+    before = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
+    with pytest.raises(TrainingError, match="another recipe"):
+        trainer(undisturbed, replace(RECIPE, learning_rate=0.2)).run()
+    assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == before
+
+
+def test_loss_that_is_not_a_number_stops_and_keeps_the_last_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = Trainer._train_epoch
+
+    def poisoned(self: Trainer) -> dict[str, Any]:
+        if self.epoch == 1:
+            self.network.head.bias.data.fill_(float("nan"))
+        return complete(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_epoch", poisoned)
+        with pytest.raises(TrainingError, match="the loss is nan in epoch 2: the state after epoch 1 is kept"):
+            trainer(tmp_path).run()
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["epoch"] == 1
+    assert all(value.isfinite().all() for value in state["network"].values())
+    assert all(value.isfinite().all() for value in state["average"].values())
+    trainer(tmp_path).run()
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
+def test_metrics_have_one_line_an_epoch(undisturbed: Path) -> None:
+    lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["epochs"], line["size"]) for line in lines] == [(1, 3, 8), (2, 3, 8), (3, 3, 16)]
+    for line in lines:
+        assert list(line) == [
+            "epoch",
+            "epochs",
+            "size",
+            "learning_rate",
+            "loss",
+            "accuracy",
+            "images_per_s",
+            "seconds",
+            "held_out_accuracy",
+            "held_out_nll",
+        ]
+    assert lines[0]["seconds"] < lines[1]["seconds"] < lines[2]["seconds"]
+
+
+def test_settings_are_left_in_the_folder(undisturbed: Path) -> None:
+    settings = json.loads((undisturbed / "settings.json").read_text())
+    assert settings["recipe"] == RECIPE.to_dict()
+    assert settings["device"] == "cpu"
+
+
+def served_probabilities(loaded: Checkpoint, images: Tensor) -> Tensor:
+    metadata = loaded.metadata
+    logits = compute_logits(loaded.network(), images, metadata.mean, metadata.std)
+    return torch.softmax(logits / metadata.temperature, dim=1)
+
+
+@pytest.mark.parametrize("fast_bf16", [False, True])
+def test_checkpoint_reproduces_its_own_self_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_bf16: bool
+) -> None:
+    monkeypatch.setattr(train, "has_fast_bf16", lambda _: fast_bf16)
+    # Fitted on noise the temperature would be huge, and every answer the same.
+    loaded = checkpoint.load(trainer(tmp_path, temperature=0.5).run())
+    probabilities = served_probabilities(loaded, loaded.self_test_images)
+    torch.testing.assert_close(probabilities, loaded.self_test_probabilities, rtol=0, atol=1e-4)
+
+
+def test_measured_figures_are_those_of_the_served_probabilities(undisturbed: Path) -> None:
+    loaded = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    _, held = hold_out(toy_dataset(), 16)
+    expected = score(served_probabilities(loaded, held.images), held).to_dict()
+    (measured,) = loaded.metadata.measured
+    assert measured["split"] == expected["split"] == "toy held-out"
+    assert measured["top1"] == expected["top1"]
+    assert measured["nll"] == pytest.approx(expected["nll"], abs=1e-4)
+
+
+def test_checkpoint_says_what_it_is(undisturbed: Path) -> None:
+    metadata = checkpoint.load(undisturbed / "checkpoint.safetensors").metadata
+    assert metadata.name == "resnet18-toy"
+    assert metadata.classes == ("ant", "bee", "cat", "dog")
+    assert (metadata.input_size, metadata.epochs, metadata.seed) == (16, 3, 0)
+    assert metadata.temperature_fitted_on == "16 held-out training images"
+    assert metadata.measured[0]["images"] == 16
+    assert metadata.dataset == {
+        "name": "toy",
+        "fingerprint": toy_dataset().fingerprint(),
+        "training_images": 48,
+        "held_out_images": 16,
+    }
+    assert RECIPE.to_dict().items() <= metadata.recipe.items()
+
+
+def test_held_out_images_are_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[bytes] = set()
+
+    def watched(images: Tensor, *rest: Any) -> Tensor:
+        seen.update(image.numpy().tobytes() for image in images)
+        return augment(images, *rest)
+
+    monkeypatch.setattr(train, "augment", watched)
+    trainer(tmp_path, replace(RECIPE, phases=((8, 1),))).run()
+    rest, held = ({image.numpy().tobytes() for image in part.images} for part in hold_out(toy_dataset(), 16))
+    assert len(held) == 16
+    assert not seen & held
+    assert seen == rest
+
+
+def test_every_epoch_has_its_own_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[Tensor] = []
+
+    def watched(images: Tensor, *rest: Any) -> Tensor:
+        batches.append(images)
+        return augment(images, *rest)
+
+    monkeypatch.setattr(train, "augment", watched)
+    trainer(tmp_path, replace(RECIPE, phases=((8, 2),), batch_size=48)).run()
+    first, second = batches
+    assert not torch.equal(first, second)
+
+
+def test_given_temperature_is_kept(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, phases=((8, 1),), hold_out=0)
+    metadata = checkpoint.load(trainer(tmp_path, recipe, temperature=1.25).run()).metadata
+    assert (metadata.temperature, metadata.temperature_fitted_on) == (1.25, "given")
+    assert metadata.measured == ()
+    assert metadata.dataset["training_images"] == 64
+
+
+def test_nothing_to_fit_a_temperature_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="nothing is held out"):
+        trainer(tmp_path, replace(RECIPE, hold_out=0))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_impossible_temperature_is_refused(tmp_path: Path, temperature: float) -> None:
+    with pytest.raises(TrainingError, match="temperature must be above 0"):
+        trainer(tmp_path, temperature=temperature)
+
+
+def test_batch_larger_than_the_training_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="48 training images are fewer than one batch of 49"):
+        trainer(tmp_path, replace(RECIPE, batch_size=49))
+
+
+def test_progress_is_told_every_ten_steps(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    trainer(
+        tmp_path,
+        replace(RECIPE, phases=((8, 2),), batch_size=2),
+        progress=lambda step, steps, now: told.append((step, steps)),
+    ).run()
+    assert told == [(10, 48), (20, 48), (34, 48), (44, 48)]
+
+
+def test_device_auto_is_one_that_exists() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert pick_device("auto").type == expected
+    assert pick_device("cpu").type == "cpu"
