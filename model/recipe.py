@@ -1,11 +1,22 @@
-"""The settings of a training run as one frozen object, and the presets."""
+"""The settings of a training run as one frozen object, and the presets.
+
+Without torch, so that the command line can show the presets without waiting for it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from model.transforms import Augmentation
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The random changes of a training batch. Lengths are in pixels at the data's own resolution."""
+
+    crop_padding: int = 4
+    flip: bool = True
+    cutout: int = 0
+
 
 Phases = tuple[tuple[int, int], ...]
 

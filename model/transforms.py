@@ -7,14 +7,14 @@ Images travel as uint8 (3, S, S), RGB, until they are on the device; `normalise`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+
+from model.recipe import Augmentation
 
 # The true per-channel figures of CIFAR-10's 50,000 training images, as fractions of 255. The often-seen std
 # (0.2023, 0.1994, 0.2010) is the mean of the per-image stds. A checkpoint carries the ones it was trained with.
@@ -48,15 +48,6 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     scale = (1 / (255 * std)).view(1, 3, 1, 1)
     offset = (mean / std).view(1, 3, 1, 1)
     return images.to(torch.float32) * scale - offset
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """The random changes of a training batch. Lengths are in pixels at the data's own resolution."""
-
-    crop_padding: int = 4
-    flip: bool = True
-    cutout: int = 0
 
 
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,7 @@
 # Also from the environment: EXPECT_LABEL (of examples/cat.png), PIP_ARGS, BASE_IMAGE, BUILD_ARGS (more for `docker build`).
 # Removes its container and network; the image resnet-service:test stays, so that the next build need not install torch.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit 1
 
 if ! docker info >/dev/null 2>&1; then
   helper=${WITH_DOCKER:-../shared/rig/with-docker}
@@ -25,7 +25,7 @@ printf 'services: {resnet: {image: "%s"}}\n' "$image" >"$work/image.yml"
 files=(-f docker-compose.yml -f docker-compose.cpu.yml -f "$work/image.yml")
 failures=0
 
-compose() { docker compose --project-name "$project" --project-directory . "${files[@]}" "$@"; }
+compose() { docker compose --env-file /dev/null --project-name "$project" --project-directory . "${files[@]}" "$@"; }
 inside() { docker exec "$container" "$@"; }
 finish() {
   code=$?
@@ -45,7 +45,7 @@ check() { if "${@:2}" >"$work/out" 2>&1; then report PASS "$1"; else report FAIL
 
 # --- the files, as Compose reads them ---
 devices() {
-  docker compose -f docker-compose.yml "$@" config --format json |
+  docker compose --env-file /dev/null -f docker-compose.yml "$@" config --format json |
     python3 -c 'import json, sys
 service = json.load(sys.stdin)["services"]["resnet"]
 devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
@@ -87,7 +87,7 @@ check "healthy after $((SECONDS - start)) s" test "$health" = healthy
 # --- the service ---
 url=http://$(compose port resnet 8000)
 get() { python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10).read().decode())' "$url$1"; }
-has() { get "$1" | grep -q "$2"; }
+has() { grep -q "$2" <<<"$(get "$1")"; }
 predict() {
   python3 - "$url/predict" examples/cat.png "${EXPECT_LABEL:-cat}" <<'PYTHON'
 import json, sys, urllib.request
@@ -128,7 +128,7 @@ start=$SECONDS
 compose stop >/dev/null 2>&1
 check "SIGTERM: exit code 0 after $((SECONDS - start)) s" test "$(docker inspect --format '{{.State.ExitCode}}' "$container")" = 0
 docker logs --tail 5 "$container" >"$work/log" 2>&1
-check "the last log lines show the drain" grep -q draining "$work/log"
+check "the last log lines show the drain, from SIGTERM to its end" sh -c "grep -q draining '$work/log' && grep -q 'Finished server' '$work/log'"
 cat "$work/log"
 check "compose down" compose down
 

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from model import checkpoint
-from tests.e2e.conftest import WEIGHTS
+from tests.process import WEIGHTS
 
 pytestmark = pytest.mark.e2e
 

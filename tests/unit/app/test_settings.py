@@ -1,4 +1,6 @@
 import argparse
+import subprocess
+import sys
 
 import pytest
 from pydantic import ValidationError
@@ -6,6 +8,7 @@ from pydantic import ValidationError
 from app.cli import build_parser
 from app.commands.settings_flags import add_settings, read_settings
 from app.settings import Settings
+from tests.conftest import ROOT
 
 
 def parse(*arguments):
@@ -67,3 +70,8 @@ def test_settings_are_frozen():
 def test_the_key_does_not_show():
     settings = Settings(api_key="hunter2")
     assert "hunter2" not in str(settings.model_dump(mode="json"))
+
+
+def test_the_command_line_and_the_health_check_do_not_wait_for_torch():
+    code = "import sys, app.cli; app.cli.build_parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

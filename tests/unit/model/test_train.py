@@ -217,7 +217,7 @@ def served_probabilities(loaded: Checkpoint, images: Tensor) -> Tensor:
 def test_checkpoint_reproduces_its_own_self_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_bf16: bool
 ) -> None:
-    monkeypatch.setattr(train, "has_fast_bf16", lambda _: fast_bf16)
+    monkeypatch.setattr(train, "has_fast_bfloat16", lambda _: fast_bf16)
     # Fitted on noise the temperature would be huge, and every answer the same.
     loaded = checkpoint.load(trainer(tmp_path, temperature=0.5).run())
     probabilities = served_probabilities(loaded, loaded.self_test_images)

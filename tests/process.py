@@ -1,0 +1,80 @@
+"""The real process: `resnet serve` with the shipped checkpoint, on a free port."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import ROOT
+
+WEIGHTS = ROOT / "weights" / "resnet18-cifar10.safetensors"
+START_LIMIT_S = 120  # only so that a hanging process cannot hang the suite
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class ServiceProcess:
+    def __init__(self, log_path, **settings):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_path = Path(log_path)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RESNET_")}
+        environment |= {f"RESNET_{name.upper()}": str(value) for name, value in settings.items()}
+        environment["RESNET_PORT"] = str(self.port)
+        with self.log_path.open("wb") as log:
+            command = [sys.executable, "-m", "app.cli", "serve"]
+            self.process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
+
+    def wait_ready(self):
+        until = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < until:
+            assert self.process.poll() is None, self.log
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return self
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"not ready in {START_LIMIT_S} s:\n{self.log}")
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+    @property
+    def log(self):
+        return self.log_path.read_text()
+
+    @property
+    def resident_bytes(self):
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+
+    def metric(self, name):
+        """The value of one line of /metrics, 0 if it is not there yet."""
+        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+            if line.startswith(name + " "):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+
+@contextmanager
+def service_process(log_path, **settings):
+    service = ServiceProcess(log_path, **settings)
+    try:
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.process.kill()
+        service.process.wait()

@@ -1,0 +1,46 @@
+"""The README says what is so: its settings are the settings, its files and targets exist."""
+
+import re
+
+from app.errors import ServiceError
+from app.settings import Settings
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def default_of(field):
+    if isinstance(field.default, tuple):
+        return ",".join(map(str, field.default))
+    if field.default is None:
+        return "none"
+    return str(field.default).removeprefix(f"{ROOT}/")
+
+
+def settings_table():
+    rows = ["| environment variable | default | what it is |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        rows.append(f"| `RESNET_{name.upper()}` | `{default_of(field)}` | {field.description} |")
+    return "\n".join(rows)
+
+
+def test_the_settings_table_is_complete_and_right():
+    assert settings_table() in README
+
+
+def test_every_error_code_is_in_the_table():
+    for kind in ServiceError.__subclasses__():
+        if kind.status not in {404, 405, 499}:
+            assert f"`{kind.code}`" in README
+            assert f"| {kind.status} |" in README
+
+
+def test_files_and_targets_that_are_named_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"\bmake ([a-z-]+)", README):
+        if target not in {"themselves"}:
+            assert f"\n{target}:" in makefile, target
+    for path in re.findall(r"\]\(([^):#]+)\)", README) + re.findall(
+        r"`((?:benchmarks|app|model|docs)/[\w./]+)`", README
+    ):
+        assert (ROOT / path).exists(), path
