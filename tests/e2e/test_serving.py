@@ -23,7 +23,7 @@ def probabilities_of(prediction):
 
 
 def ask(service, picture):
-    answer = httpx.post(f"{service.url}/predict", content=picture, headers=PNG, timeout=30)
+    answer = httpx.post(f"{service.url}/predict", content=picture, headers=PNG, timeout=120)
     assert answer.status_code == 200, answer.text
     return answer.json()["predictions"][0]
 
@@ -36,9 +36,9 @@ def test_the_examples_get_their_class(service, examples):
 def test_the_three_body_forms_agree(service, examples):
     pictures = list(examples.values())
     single = [ask(service, picture) for picture in pictures]
-    multipart = httpx.post(f"{service.url}/predict", files=[("file", one) for one in pictures], timeout=60)
+    multipart = httpx.post(f"{service.url}/predict", files=[("file", one) for one in pictures], timeout=120)
     images = [base64.b64encode(one).decode() for one in pictures]
-    as_json = httpx.post(f"{service.url}/predict", json={"images": images}, timeout=60)
+    as_json = httpx.post(f"{service.url}/predict", json={"images": images}, timeout=120)
     for answer in (multipart, as_json):
         for one, other in zip(single, answer.json()["predictions"], strict=True):
             assert one["label"] == other["label"]
@@ -62,7 +62,7 @@ def test_64_clients_at_once_are_batched_and_get_the_answers_of_one_alone(service
 
     async def everyone():
         limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(base_url=service.url, limits=limits, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=service.url, limits=limits, timeout=120) as http:
             return await asyncio.gather(*(client_of(http, number) for number in range(64)))
 
     for answers in asyncio.run(everyone()):

@@ -1,0 +1,49 @@
+# The service and the shipped weights, nothing else: no compiler, no build tools, no root.
+#   docker build -t resnet-service .
+# torch brings its CUDA libraries (about 5 GB). For a CPU-only image name an index that has CPU builds of torch:
+#   docker build -t resnet-service --build-arg PIP_ARGS="--extra-index-url URL" .
+
+ARG BASE_IMAGE=python:3.12-slim-bookworm
+
+# Only the list of dependencies, so that another change of pyproject.toml does not install torch again.
+FROM ${BASE_IMAGE} AS requirements
+COPY pyproject.toml /build/
+RUN python3 -c 'import tomllib; print(*tomllib.load(open("/build/pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+    >/build/requirements.txt
+
+FROM ${BASE_IMAGE} AS dependencies
+ARG PIP_ARGS=""
+RUN python3 -m venv /opt/venv
+COPY constraints.txt /build/
+COPY --from=requirements /build/requirements.txt /build/
+RUN /opt/venv/bin/pip install --no-cache-dir --constraint /build/constraints.txt --requirement /build/requirements.txt ${PIP_ARGS}
+
+# app/, model/ and bin/resnet land in /srv/resnet, compiled to bytecode; weights/ goes beside them, where app/ looks for it.
+FROM dependencies AS project
+ARG PIP_ARGS=""
+WORKDIR /build/project
+COPY . ./
+RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --target /srv/resnet . ${PIP_ARGS}
+
+FROM ${BASE_IMAGE}
+RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin resnet
+COPY --from=dependencies /opt/venv /opt/venv
+COPY weights /srv/resnet/weights
+COPY --from=project /srv/resnet /srv/resnet
+ENV PATH=/srv/resnet/bin:/opt/venv/bin:$PATH \
+    PYTHONPATH=/srv/resnet \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    RESNET_HOST=0.0.0.0 \
+    RESNET_DRAIN_DELAY_S=3 \
+    RESNET_LOG_FORMAT=json
+WORKDIR /srv/resnet
+# A number, so that an orchestrator can see that it is not root.
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60s --retries=3 CMD ["resnet", "healthcheck"]
+ENTRYPOINT ["resnet"]
+CMD ["serve"]
