@@ -41,6 +41,7 @@ train: $(VENV)/.installed ## train the shipped recipe on CIFAR-10 (DATA=folder o
 
 evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoint on the test set
 	$(BIN)/resnet evaluate --data cifar10 --root $(DATA) --json benchmarks/evaluate_checkpoint.json
+	$(BIN)/python -m benchmarks.model_card
 
 bench: $(VENV)/.installed ## make the figures under benchmarks/ again
 	$(BIN)/python -m benchmarks.precision_cpu

@@ -15,17 +15,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from app.errors import ClientGone, DeadlinePassed, EngineFailed, QueueFull, ServiceError
+from app.errors import DeadlinePassed, EngineFailed, QueueFull, ServiceError
+from app.jobs import Images, Job, Probabilities, Ticket
 
 log = logging.getLogger(__name__)
-
-Images = NDArray[np.uint8]
-Probabilities = NDArray[np.float32]
 
 MAX_CONSECUTIVE_FAILURES = 3
 
@@ -36,93 +32,6 @@ class EngineOutOfMemory(Exception):
 
 class EngineBroken(Exception):
     """The engine will not work again in this process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A request's probabilities, float32 (N, classes), and how long it waited and was computed, in seconds."""
-
-    probabilities: Probabilities
-    queue_s: float
-    inference_s: float
-
-
-class Ticket:
-    """A request's right to so many places in the queue; given back by `release`, or as images enter a batch."""
-
-    __slots__ = ("_batcher", "places")
-
-    def __init__(self, batcher: Batcher, places: int) -> None:
-        self._batcher = batcher
-        self.places = places
-
-    def give_back(self, places: int) -> None:
-        """Free some of the places."""
-        places = min(places, self.places)
-        self.places -= places
-        self._batcher.queued_images -= places
-
-    def release(self) -> None:
-        """Free all places that are still held. Safe to call again."""
-        self.give_back(self.places)
-
-
-class Job:
-    """One request's images on their way through the queue; await `wait()` for the outcome."""
-
-    __slots__ = (
-        "_answers",
-        "_finished",
-        "deadline",
-        "enqueued",
-        "future",
-        "images",
-        "inference_s",
-        "started",
-        "taken",
-        "ticket",
-    )
-
-    def __init__(self, images: Images, ticket: Ticket, deadline: float) -> None:
-        self.images = images
-        self.ticket = ticket
-        self.deadline = deadline
-        self.enqueued = time.monotonic()
-        self.started: float | None = None
-        self.taken = 0
-        self.inference_s = 0.0
-        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._answers: list[Probabilities] = []
-        self._finished = 0
-
-    async def wait(self) -> Outcome:
-        """Return the outcome. Raises DeadlinePassed at the deadline, ClientGone when abandoned, or what failed."""
-        left_s = max(0.0, self.deadline - time.monotonic())
-        timer = self.future.get_loop().call_later(left_s, self.fail, DeadlinePassed())
-        try:
-            return await self.future
-        finally:
-            timer.cancel()
-            self.ticket.release()
-
-    def fail(self, error: ServiceError) -> None:
-        """End the job with an error, unless it has ended already."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def abandon(self) -> None:
-        """End the job because nobody waits for its answer any more."""
-        self.fail(ClientGone())
-
-    def answer(self, probabilities: Probabilities, inference_s: float) -> None:
-        """Take the probabilities of the next images, in order; the last ones complete the outcome."""
-        self._answers.append(probabilities)
-        self._finished += len(probabilities)
-        self.inference_s += inference_s
-        if self._finished == len(self.images) and not self.future.done():
-            every = self._answers[0] if len(self._answers) == 1 else np.concatenate(self._answers)
-            queue_s = (self.started or self.enqueued) - self.enqueued
-            self.future.set_result(Outcome(every, queue_s, self.inference_s))
 
 
 Slice = tuple[Job, int, int]
@@ -171,7 +80,7 @@ class Batcher:
         if self.queued_images + count > self.max_queue_images:
             raise QueueFull(retry_after_s=self._estimate_wait_s())
         self.queued_images += count
-        return Ticket(self, count)
+        return Ticket(self._free_places, count)
 
     def submit(self, ticket: Ticket, images: Images, deadline: float) -> Job:
         """Queue uint8 (N, 3, S, S), 1 <= N <= the ticket's places; `deadline` is a time.monotonic()."""
@@ -182,6 +91,9 @@ class Batcher:
         self._jobs.append(job)
         self._changed.set()
         return job
+
+    def _free_places(self, count: int) -> None:
+        self.queued_images -= count
 
     def _estimate_wait_s(self) -> int:
         seconds = self.queued_images / self._images_per_s if self._images_per_s else 1.0

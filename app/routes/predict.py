@@ -11,10 +11,10 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from app.batcher import Job, Outcome
 from app.bodies import IMAGE_TYPES, read_body, split_images
 from app.errors import BadParameter, ServiceError, UnsupportedMediaType
 from app.imaging import Decoded
+from app.jobs import Job, Outcome
 from app.routes.common import KeyDep, ServiceDep
 from app.schemas import Base64Images, PredictResponse, Problem
 from app.service import Service

@@ -1,0 +1,103 @@
+"""What a request holds on its way through the batcher: its places in the queue, its images, its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import ClientGone, DeadlinePassed, ServiceError
+
+Images = NDArray[np.uint8]
+Probabilities = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A request's probabilities, float32 (N, classes), and how long it waited and was computed, in seconds."""
+
+    probabilities: Probabilities
+    queue_s: float
+    inference_s: float
+
+
+class Ticket:
+    """A request's right to so many places in the queue; given back by `release`, or as images enter a batch."""
+
+    __slots__ = ("_free", "places")
+
+    def __init__(self, free: Callable[[int], None], places: int) -> None:
+        self._free = free
+        self.places = places
+
+    def give_back(self, places: int) -> None:
+        """Free some of the places."""
+        places = min(places, self.places)
+        self.places -= places
+        self._free(places)
+
+    def release(self) -> None:
+        """Free all places that are still held. Safe to call again."""
+        self.give_back(self.places)
+
+
+class Job:
+    """One request's images on their way through the queue; await `wait()` for the outcome."""
+
+    __slots__ = (
+        "_answers",
+        "_finished",
+        "deadline",
+        "enqueued",
+        "future",
+        "images",
+        "inference_s",
+        "started",
+        "taken",
+        "ticket",
+    )
+
+    def __init__(self, images: Images, ticket: Ticket, deadline: float) -> None:
+        self.images = images
+        self.ticket = ticket
+        self.deadline = deadline
+        self.enqueued = time.monotonic()
+        self.started: float | None = None
+        self.taken = 0
+        self.inference_s = 0.0
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._answers: list[Probabilities] = []
+        self._finished = 0
+
+    async def wait(self) -> Outcome:
+        """Return the outcome. Raises DeadlinePassed at the deadline, ClientGone when abandoned, or what failed."""
+        left_s = max(0.0, self.deadline - time.monotonic())
+        timer = self.future.get_loop().call_later(left_s, self.fail, DeadlinePassed())
+        try:
+            return await self.future
+        finally:
+            timer.cancel()
+            self.ticket.release()
+
+    def fail(self, error: ServiceError) -> None:
+        """End the job with an error, unless it has ended already."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def abandon(self) -> None:
+        """End the job because nobody waits for its answer any more."""
+        self.fail(ClientGone())
+
+    def answer(self, probabilities: Probabilities, inference_s: float) -> None:
+        """Take the probabilities of the next images, in order; the last ones complete the outcome."""
+        self._answers.append(probabilities)
+        self._finished += len(probabilities)
+        self.inference_s += inference_s
+        if self._finished == len(self.images) and not self.future.done():
+            every = self._answers[0] if len(self._answers) == 1 else np.concatenate(self._answers)
+            queue_s = (self.started or self.enqueued) - self.enqueued
+            self.future.set_result(Outcome(every, queue_s, self.inference_s))

@@ -1,0 +1,123 @@
+"""Writes weights/README.md, the model card, from what the shipped checkpoint says of itself.
+
+python -m benchmarks.model_card
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from app.settings import SHIPPED_WEIGHTS
+from model import checkpoint
+from model.checkpoint import Checkpoint
+from model.evaluate import compute_logits
+from model.resnet import count_macs, count_parameters
+
+STRANGE_IMAGES = 1000
+
+
+def strange_images() -> dict[str, torch.Tensor]:
+    """Return pictures of none of the ten classes, uint8 (N, 3, 32, 32): noise, blobs of colour, single colours."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(size: int) -> torch.Tensor:
+        return torch.rand(STRANGE_IMAGES, 3, size, size, generator=generator)
+
+    blobs = functional.interpolate(uniform(4), size=(32, 32), mode="bicubic").clamp(0, 1)
+    pictures = {
+        "pixel noise": uniform(32),
+        "soft blobs of colour": blobs,
+        "one flat colour": uniform(1).repeat(1, 1, 32, 32),
+    }
+    return {name: (images * 255).to(torch.uint8) for name, images in pictures.items()}
+
+
+def confidence_rows(source: Checkpoint) -> list[str]:
+    """Return a table row for each kind of strange picture: how sure the network is of what cannot be right."""
+    metadata = source.metadata
+    network = source.network()
+    rows = []
+    for name, images in strange_images().items():
+        logits = compute_logits(network, images, metadata.mean, metadata.std)
+        top, winner = torch.softmax(logits / metadata.temperature, dim=1).max(dim=1)
+        usual = metadata.classes[int(winner.mode().values)]
+        rows.append(f"| {name} | {float(top.mean()):.2f} | {float((top > 0.9).double().mean()):.1%} | {usual} |")
+    return rows
+
+
+def scores_row(scores: dict[str, Any]) -> str:
+    """Return a table row of one measurement."""
+    return f"| {scores['split']} | {scores['images']:,} | {scores['top1']:.2%} | {scores['nll']:.4f} | {scores['ece']:.2%} |"
+
+
+def render(source: Checkpoint) -> str:
+    """Return the card."""
+    metadata = source.metadata
+    network = source.network()
+    recipe = metadata.recipe
+    phases = ", then ".join(f"{epochs} at {size} x {size}" for size, epochs in recipe["phases"])
+    test = next(one for one in metadata.measured if one["split"] == "cifar10 test")
+    per_class = "\n".join(f"| {name} | {share:.1%} |" for name, share in test["per_class"].items())
+    size = metadata.input_size
+    return f"""# {metadata.name}, version {source.version}
+
+`{source.path.name}`: a ResNet-18 with the CIFAR stem (3x3 convolution, stride 1, no pooling), trained on CIFAR-10 by
+`resnet train` of this repository. {count_parameters(network) / 1e6:.2f} M parameters, {count_macs(network, size) / 1e9:.2f} GMAC an image; convolution and linear weights in
+float16, the rest in float32. SHA-256 `{source.sha256}`.
+
+This file is written by `python -m benchmarks.model_card` from the checkpoint's own metadata (`make evaluate` measures
+it again; `GET /model` shows it too).
+
+## How good it is
+
+| images | number | top-1 | negative log-likelihood (nats) | calibration error (15 bins) |
+|---|---|---|---|---|
+{chr(10).join(scores_row(one) for one in metadata.measured)}
+
+No test-time augmentation. The weights are the moving average at the end of the last epoch; no test image chose
+anything: the test set was looked at once, after training. Probabilities are softmax(logits / T) with
+T = {metadata.temperature:.4f}, fitted on {metadata.temperature_fitted_on}.
+
+| class | right on the test set |
+|---|---|
+{per_class}
+
+## How it was made
+
+| | |
+|---|---|
+| data | {metadata.dataset["training_images"]:,} CIFAR-10 training images; {metadata.dataset["held_out_images"]:,} more, stratified, held out for the temperature (fingerprint of all `{metadata.dataset["fingerprint"][:16]}...`) |
+| epochs | {metadata.epochs}: {phases} pixels |
+| optimiser | SGD, Nesterov momentum {recipe["momentum"]}, batch {recipe["batch_size"]}, one-cycle to {recipe["learning_rate"]}, weight decay {recipe["weight_decay"]} (not on biases and batch norm) |
+| regularisation | crop after {recipe["crop_padding"]} reflected pixels, flip, label smoothing {recipe["label_smoothing"]}, weight average {recipe["ema_decay"]} |
+| seed | {metadata.seed} |
+| device | {recipe["device"]}, {recipe["training_seconds"] / 60:.0f} minutes |
+| libraries | {", ".join(f"{name} {version}" for name, version in metadata.libraries.items())} |
+| finished | {metadata.created} |
+
+`make train` does it again.
+
+## What it is not for
+
+It knows ten classes ({", ".join(metadata.classes)}) and pictures of {size} x {size} pixels, one object in the middle of each.
+There is no "none of these": a picture of something else still gets one of the ten, at times with confidence. Larger photos are
+resized to {size} pixels on the shorter side and cropped to the centre, which is not how CIFAR-10's pictures were made; expect
+less than the figures above. Calibration holds for pictures like CIFAR-10's only. How sure it is of what cannot be right,
+{STRANGE_IMAGES:,} pictures each:
+
+| pictures of nothing | mean top probability | above 0.9 | most often called |
+|---|---|---|---|
+{chr(10).join(confidence_rows(source))}
+"""
+
+
+def main() -> None:
+    """Write the card beside the checkpoint."""
+    (SHIPPED_WEIGHTS.parent / "README.md").write_text(render(checkpoint.load(SHIPPED_WEIGHTS)))
+
+
+if __name__ == "__main__":
+    main()

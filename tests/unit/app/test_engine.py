@@ -1,0 +1,124 @@
+"""The shipped checkpoint in the engine: the same answers in every batch and precision, and failures told apart."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.batcher import EngineBroken, EngineOutOfMemory
+from app.engine import SelfTestFailed, TorchEngine, load_engine
+from app.settings import SHIPPED_WEIGHTS, Settings
+from model import checkpoint
+from model.evaluate import compute_logits
+from model.fuse import fold_batch_norm
+
+
+@pytest.fixture(scope="module")
+def source():
+    return checkpoint.load(SHIPPED_WEIGHTS)
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def engine(request, source):
+    return make(source, precision=request.param)
+
+
+@pytest.fixture(scope="module")
+def pictures(examples):
+    images = [np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1) for data in examples.values()]
+    return np.ascontiguousarray(np.stack(images))
+
+
+def make(source, precision="float32", batch_sizes=(1, 2, 4, 16)):
+    return TorchEngine(source, device="cpu", precision=precision, batch_sizes=batch_sizes, threads=0)
+
+
+def test_it_passes_its_self_test(engine):
+    engine.self_test()
+
+
+def test_answers_are_distributions(engine, pictures):
+    probabilities = engine.run(pictures)
+    assert probabilities.dtype == np.float32
+    assert probabilities.shape == (10, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_alone_padded_or_in_a_batch_an_image_gets_the_same_answer(engine, pictures):
+    alone = np.concatenate([engine.run(pictures[i : i + 1]) for i in range(10)])
+    padded = np.concatenate([engine.run(pictures[i : i + 3]) for i in range(0, 10, 3)])
+    together = engine.run(pictures)
+    for other in (padded, together):
+        assert np.abs(alone - other).max() <= 1e-3
+        np.testing.assert_array_equal(alone.argmax(axis=1), other.argmax(axis=1))
+
+
+def test_float32_is_what_evaluation_computes(source, pictures):
+    metadata = source.metadata
+    logits = compute_logits(source.network(), torch.from_numpy(pictures), metadata.mean, metadata.std)
+    expected = torch.softmax(logits / metadata.temperature, dim=1).numpy()
+    np.testing.assert_allclose(make(source).run(pictures), expected, atol=1e-5)
+
+
+def test_folding_batch_norm_changes_nothing_but_rounding(source):
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = source.network()(images)
+        folded = fold_batch_norm(source.network())
+        torch.testing.assert_close(folded(images), expected, atol=1e-4, rtol=1e-4)
+    assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+def test_another_transform_fails_the_self_test(source):
+    wrong = make(source)
+    wrong.mean = torch.zeros(3)
+    with pytest.raises(SelfTestFailed, match="differ by"):
+        wrong.self_test()
+
+
+def test_a_broken_kernel_fails_the_self_test(source):
+    broken = make(source)
+    broken.network.register_forward_hook(lambda _module, _inputs, logits: logits * float("nan"))
+    with pytest.raises(SelfTestFailed):
+        broken.self_test()
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), EngineOutOfMemory),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), EngineOutOfMemory),
+        (RuntimeError("CUDA error: device-side assert triggered"), EngineBroken),
+        (RuntimeError("shapes do not match"), RuntimeError),
+    ],
+)
+def test_failures_are_told_apart(source, pictures, raised, seen):
+    engine = make(source)
+    engine.device = torch.device("cuda")  # only a name here: a sticky error is one of a CUDA device
+
+    def fail(_images):
+        raise raised
+
+    engine._forward = fail
+    with pytest.raises(seen) as caught:
+        engine.run(pictures)
+    assert type(caught.value) is seen
+
+
+def test_the_card_says_what_is_served(source):
+    engine = load_engine(Settings(device="cpu", batch_sizes=(1, 2)))
+    assert engine.card["name"] == "resnet18-cifar10"
+    assert engine.card["sha256"] == source.sha256
+    assert engine.card["version"] == source.sha256[:12]
+    assert engine.card["device"] == "cpu"
+    assert engine.card["calibrated"] is True
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_gpu_gives_the_answers_of_the_cpu(source, pictures):
+    gpu = TorchEngine(source, device="cuda", precision="float32", batch_sizes=(1, 16), threads=0)
+    gpu.self_test()
+    np.testing.assert_allclose(gpu.run(pictures), make(source).run(pictures), atol=5e-3)

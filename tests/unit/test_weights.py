@@ -1,0 +1,26 @@
+"""The shipped checkpoint is what its card says."""
+
+from app.settings import SHIPPED_WEIGHTS
+from model import checkpoint
+
+CARD = SHIPPED_WEIGHTS.parent / "README.md"
+
+
+def test_the_card_belongs_to_the_checkpoint():
+    source = checkpoint.load(SHIPPED_WEIGHTS)
+    card = CARD.read_text()
+    assert source.sha256 in card
+    for scores in source.metadata.measured:
+        assert f"{scores['top1']:.2%}" in card
+        assert f"{scores['ece']:.2%}" in card
+
+
+def test_the_checkpoint_is_half_precision_and_says_how_it_was_made():
+    source = checkpoint.load(SHIPPED_WEIGHTS)
+    metadata = source.metadata
+    assert SHIPPED_WEIGHTS.stat().st_size < 23 << 20
+    assert metadata.recipe["arch"] == "resnet18"
+    assert metadata.dataset["name"] == "cifar10"
+    assert metadata.epochs == sum(epochs for _, epochs in metadata.recipe["phases"])
+    assert metadata.created
+    assert metadata.libraries["torch"]
