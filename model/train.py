@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model import checkpoint
-from model.checkpoint import Metadata
+from model.checkpoint import Checkpoint, Metadata
 from model.data import Dataset, hold_out
 from model.evaluate import compute_logits, fit_temperature, score
 from model.optim import MovingAverage, one_cycle, parameter_groups
@@ -54,7 +54,8 @@ def pick_device(name: str) -> torch.device:
 class Trainer:
     """One run: network, optimiser, average, data on the device, and the folder where it leaves its traces.
 
-    With `temperature` given, nothing is fitted and the recipe may hold out no images.
+    With `temperature` given, nothing is fitted and the recipe may hold out no images. `init_from` is a checkpoint to
+    go on from, with a recipe of its own, instead of fresh weights.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Trainer:
         *,
         device: torch.device,
         temperature: float | None = None,
+        init_from: Checkpoint | None = None,
         progress: Progress | None = None,
     ) -> None:
         if recipe.hold_out == 0 and temperature is None:
@@ -84,6 +86,9 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.architecture = Architecture(recipe.arch, len(dataset.classes), "cifar")
         self.network: ResNet = self.architecture.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.init_from = init_from
+        if init_from is not None:
+            self._take_weights(init_from)
         self.average = MovingAverage(self.network, recipe.ema_decay)
         self.optimiser = torch.optim.SGD(
             parameter_groups(self.network, recipe.weight_decay),
@@ -99,6 +104,13 @@ class Trainer:
         self.steps_per_epoch = len(self.training) // recipe.batch_size
         self.epoch = 0
         self.seconds = 0.0
+
+    def _take_weights(self, source: Checkpoint) -> None:
+        """Start from a checkpoint's weights. Raises TrainingError if it is of another network or other classes."""
+        metadata = source.metadata
+        if metadata.architecture != self.architecture.to_dict() or metadata.classes != self.full.classes:
+            raise TrainingError(f"{source.path} is of another architecture or has other classes")
+        self.network.load_state_dict(source.network().state_dict())
 
     def run(self) -> Path:
         """Train from the last saved state to the end and return the checkpoint's path. Raises TrainingError."""
@@ -255,7 +267,7 @@ class Trainer:
                 "training_images": len(self.training),
                 "held_out_images": len(self.held),
             },
-            recipe=self.recipe.to_dict() | {"training_seconds": round(self.seconds), "device": self._device_name()},
+            recipe=self._recipe_done(),
             epochs=self.recipe.epochs,
             seed=self.recipe.seed,
             libraries={
@@ -268,6 +280,13 @@ class Trainer:
         path = self.out / "checkpoint.safetensors"
         checkpoint.save(path, metadata, tensors, images, probabilities)
         return path
+
+    def _recipe_done(self) -> dict[str, Any]:
+        """Return the recipe with what the run took, and the run that it started from, if any."""
+        done = self.recipe.to_dict() | {"training_seconds": round(self.seconds), "device": self._device_name()}
+        if self.init_from is not None:
+            done["init_from"] = {"version": self.init_from.version, "recipe": self.init_from.metadata.recipe}
+        return done
 
     def _device_name(self) -> str:
         if self.device.type == "cuda":

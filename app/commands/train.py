@@ -37,6 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--hold-out", type=int, help=f"images kept out of training [{_preset_values('hold_out')}]")
     parser.add_argument("--temperature", type=float, help="use this one instead of fitting it on the held-out images")
+    parser.add_argument("--init-from", type=Path, help="checkpoint to start from, instead of fresh weights")
     parser.add_argument("--seed", type=int, help=f"[{_preset_values('seed')}]")
 
 
@@ -57,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     set_up_logging("info", "text")
     from tqdm import tqdm
 
+    from model import checkpoint
     from model.data import DataError, load_cifar10
     from model.train import Trainer, TrainingError, pick_device
 
@@ -72,7 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
                 bar.update(step - bar.n)
 
             trainer = Trainer(
-                recipe, dataset, arguments.out, device=device, temperature=arguments.temperature, progress=show
+                recipe,
+                dataset,
+                arguments.out,
+                device=device,
+                temperature=arguments.temperature,
+                init_from=checkpoint.load(arguments.init_from) if arguments.init_from else None,
+                progress=show,
             )
             path = trainer.run()
     except (DataError, TrainingError, ValueError) as error:

@@ -316,3 +316,19 @@ def test_device_auto_is_one_that_exists() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert pick_device("auto").type == expected
     assert pick_device("cpu").type == "cpu"
+
+
+def test_run_can_go_on_from_a_checkpoint_with_a_recipe_of_its_own(tmp_path: Path, undisturbed: Path) -> None:
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    standing_still = replace(RECIPE, phases=((16, 1),), learning_rate=1e-12)
+    loaded = checkpoint.load(trainer(tmp_path, standing_still, init_from=source).run())
+    assert loaded.metadata.recipe["init_from"] == {"version": source.version, "recipe": source.metadata.recipe}
+    for name, tensor in source.tensors.items():
+        if not name.endswith(("running_mean", "running_var")):  # batch norm still sees new pictures
+            torch.testing.assert_close(loaded.tensors[name], tensor, rtol=1e-3, atol=1e-6)
+
+
+def test_checkpoint_of_another_network_is_no_start(tmp_path: Path, undisturbed: Path) -> None:
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    with pytest.raises(TrainingError, match="another architecture"):
+        trainer(tmp_path, replace(RECIPE, arch="resnet34"), init_from=source)
