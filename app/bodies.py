@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.message import Message
 
 from pydantic_core import from_json
@@ -18,29 +20,52 @@ from app.errors import (
     BodyTooSlow,
     ClientGone,
     MalformedRequest,
+    QueueFull,
     ServiceError,
     TooManyImages,
     UnsupportedMediaType,
 )
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
+JSON_FORM = 'The JSON body must be {"images": ["<base64>", ...]} with at least one image.'
 FIELD = "file"
 MAX_OTHER_FIELDS = 16
 MAX_PART_HEADER_BYTES = 8192
 
-# A client that is still sending a refused body does not see the refusal before its last byte is read, or before
-# it meets a reset. So up to this much is read and thrown away first.
-DISCARD_BYTES = 64 << 20
-DISCARD_S = 5.0
+
+class BodyBudget:
+    """The bytes of bodies that all requests together may hold; what one holds is given back when it is done with."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes bytes from the budget. It raises QueueFull when there are not so many left."""
+        mine = 0
+
+        def take(count: int) -> None:
+            nonlocal mine
+            if self.held_bytes + count > self.max_bytes:
+                raise QueueFull(retry_after_s=1)
+            self.held_bytes += count
+            mine += count
+
+        try:
+            yield take
+        finally:
+            self.held_bytes -= mine
 
 
-async def read_body(receive: Receive, content_length: str | None, *, max_bytes: int, timeout_s: float) -> bytes:
-    """Read a body of at most `max_bytes` within `timeout_s`.
+async def read_body(
+    receive: Receive, content_length: str | None, take: Callable[[int], None], *, max_bytes: int, timeout_s: float
+) -> bytes:
+    """Read a body of at most `max_bytes` within `timeout_s`, taking each chunk's bytes from the budget.
 
-    Raises BodyTooLarge (before reading, if the length is announced), BodyTooSlow and ClientGone.
+    Raises BodyTooLarge (before reading, if the length is announced), BodyTooSlow, QueueFull and ClientGone.
     """
     if content_length is not None and content_length.isdigit() and int(content_length) > max_bytes:
-        await _discard(receive)
         raise BodyTooLarge(max_bytes)
     chunks: list[bytes] = []
     total = 0
@@ -53,29 +78,13 @@ async def read_body(receive: Receive, content_length: str | None, *, max_bytes: 
                 chunk = message.get("body", b"")
                 total += len(chunk)
                 if total > max_bytes:
-                    chunks.clear()
-                    break
+                    raise BodyTooLarge(max_bytes)
+                take(len(chunk))
                 chunks.append(chunk)
                 if not message.get("more_body", False):
                     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
     except TimeoutError as error:
         raise BodyTooSlow from error
-    await _discard(receive)
-    raise BodyTooLarge(max_bytes)
-
-
-async def _discard(receive: Receive) -> None:
-    """Read the rest of a refused body, within bounds, and forget it."""
-    left = DISCARD_BYTES
-    try:
-        async with asyncio.timeout(DISCARD_S):
-            while left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        return
 
 
 def split_images(content_type: str | None, body: bytes, max_images: int) -> list[bytes | ServiceError]:
@@ -83,30 +92,44 @@ def split_images(content_type: str | None, body: bytes, max_images: int) -> list
 
     Raises UnsupportedMediaType, MalformedRequest and TooManyImages.
     """
-    header = Message()
-    header["content-type"] = content_type or ""
-    kind = header.get_content_type() if content_type else ""
+    kind = (content_type or "").partition(";")[0].strip().lower()
     if kind in IMAGE_TYPES:
         if not body:
             raise MalformedRequest("The body is empty: send an image file.")
         return [body]
     if kind == "multipart/form-data":
-        boundary = header.get_param("boundary")
-        return list(_split_multipart(str(boundary or ""), body, max_images))
+        boundary = _parameter("content-type", content_type or "", "boundary")
+        return list(_split_multipart(boundary, body, max_images))
     if kind == "application/json":
         return _split_json(body, max_images)
     raise UnsupportedMediaType
 
 
+def _parameter(header: str, value: str, name: str) -> str:
+    """Return a parameter of a header, such as a boundary, or "" if it has none."""
+    message = Message()
+    try:
+        message[header] = value
+        found = message.get_param(name, header=header)
+    except Exception as error:  # the email package raises many kinds on hostile parameters
+        raise MalformedRequest(f"The {header} header cannot be read.") from error
+    return found if isinstance(found, str) else ""
+
+
 def _split_json(body: bytes, max_images: int) -> list[bytes | ServiceError]:
     """Read {"images": ["<base64>", ...]}; a data: URL's prefix is allowed."""
+    # What a right body never has is refused before objects are made of it: nesting, or more items than base64 strings.
+    if body.count(b"[") > 1 or body.count(b"{") > 1:
+        raise MalformedRequest(JSON_FORM)
+    if body.count(b",") > 2 * max_images + 16:
+        raise TooManyImages(max_images)
     try:
         parsed = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise MalformedRequest("The body is not valid JSON.") from error
     images = parsed.get("images") if isinstance(parsed, dict) else None
     if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
-        raise MalformedRequest('The JSON body must be {"images": ["<base64>", ...]} with at least one image.')
+        raise MalformedRequest(JSON_FORM)
     if len(images) > max_images:
         raise TooManyImages(max_images)
     return [_decode_base64(image) for image in images]
@@ -166,9 +189,8 @@ class _Parts:
 
     def _header_end(self) -> None:
         if self._name.lower() == b"content-disposition":
-            header = Message()
-            header["content-disposition"] = self._value.decode("utf-8", "replace")
-            self._wanted = header.get_param("name", header="content-disposition") == FIELD
+            value = self._value.decode("latin-1")
+            self._wanted = _parameter("content-disposition", value, "name") == FIELD
         self._name = self._value = b""
 
     def _headers_finished(self) -> None:
@@ -191,6 +213,8 @@ class _Parts:
 
 
 def _split_multipart(boundary: str, body: bytes, max_images: int) -> list[bytes]:
+    if not boundary:
+        raise MalformedRequest("The multipart body's Content-Type names no boundary.")
     parts = _Parts(max_images)
     try:
         parser = MultipartParser(boundary.encode("latin-1"), parts.callbacks())  # type: ignore[arg-type]

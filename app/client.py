@@ -16,7 +16,9 @@ from model.data import Dataset
 MAX_TRIES = 10
 
 
-async def classify_dataset(url: str, dataset: Dataset, concurrency: int) -> tuple[dict[str, str], Tensor]:
+async def classify_dataset(
+    url: str, dataset: Dataset, concurrency: int, api_key: str | None = None
+) -> tuple[dict[str, str], Tensor]:
     """Send every image as one PNG and return (the model's name and version, float32 probabilities (N, classes)).
 
     Raises ConnectionError if the service does not answer, or refuses an image.
@@ -32,10 +34,15 @@ async def classify_dataset(url: str, dataset: Dataset, concurrency: int) -> tupl
             for one in answer["predictions"][0]["probabilities"]:
                 probabilities[index, dataset.classes.index(one["label"])] = one["probability"]
 
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     limits = httpx.Limits(max_connections=concurrency)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60.0) as client, asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(work(client))
+    try:
+        client = httpx.AsyncClient(base_url=url, limits=limits, headers=headers, timeout=60.0)
+        async with client, asyncio.TaskGroup() as group:
+            for _ in range(concurrency):
+                group.create_task(work(client))
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     return model, probabilities
 
 

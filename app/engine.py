@@ -7,7 +7,6 @@ padded to a few fixed sizes, which are all run once before the engine counts as 
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from app.batcher import EngineBroken, EngineOutOfMemory
+from app.cores import available_cores
 from app.settings import Settings
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -52,7 +52,7 @@ class TorchEngine:
             precision = "bfloat16" if has_fast_bfloat16(self.device) else "float32"
         self.dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
         self.batch_sizes = batch_sizes
-        torch.set_num_threads(threads or _cpu_count())
+        torch.set_num_threads(threads or available_cores())
         self.card = _card(source, str(self.device), precision)
         metadata = source.metadata
         network = fold_batch_norm(source.network())
@@ -123,17 +123,12 @@ def load_engine(settings: Settings) -> TorchEngine:
     return engine
 
 
-def _cpu_count() -> int:
-    """Return the cores this process may use, which in a container can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _card(source: Checkpoint, device: str, dtype: str) -> dict[str, Any]:
     fields = source.metadata.model_dump(mode="json", exclude={"format", "self_test_tolerance"})
     return fields | {
         "version": source.version,
         "sha256": source.sha256,
-        "calibrated": source.metadata.temperature_fitted_on != "not fitted",
+        "calibrated": source.metadata.temperature_fitted_on not in {"not fitted", "given"},
         "device": device,
         "dtype": dtype,
     }

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import struct
-from collections.abc import Sequence
+import time
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from app.errors import ServiceError, TooManyPixels, UndecodableImage
+from app.cores import available_cores
+from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from model.transforms import evaluation_transform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -26,7 +29,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 TINY_BYTES = 16 << 10
 TINY_PIXELS = 128 * 128
 
+# Entropy-coded data never holds this marker, and progressive files have about ten; thousands are a bomb for the CPU.
+JPEG_SCAN_MARKER = b"\xff\xda"
+MAX_JPEG_SCANS = 100
+
+MAX_THREADS = 8
+
 Decoded = NDArray[np.uint8] | ServiceError
+Result = TypeVar("Result")
 
 
 def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
@@ -47,12 +57,14 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(max_pixels) from error
     except Exception as error:  # Pillow raises many kinds on damaged files: OSError, SyntaxError, struct.error, ...
         raise UndecodableImage from error
     if width * height > max_pixels:
         raise TooManyPixels(max_pixels)
+    if image.format == "JPEG" and data.count(JPEG_SCAN_MARKER) > MAX_JPEG_SCANS:
+        raise UndecodableImage
     return image
 
 
@@ -78,8 +90,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16 bits of grey
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image)
+        if grey.dtype != np.uint16:
+            grey = grey.clip(0, 65535)
+        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA", "La", "RGBa"}:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -100,11 +114,20 @@ class Decoder:
     def __init__(self, size: int, max_pixels: int, threads: int = 0) -> None:
         self.size = size
         self.max_pixels = max_pixels
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or min(MAX_THREADS, available_cores())
+        # Pillow would print its warning; the pixels are refused either way.
+        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
 
-    async def decode_all(self, files: Sequence[bytes | ServiceError]) -> list[Decoded]:
-        """Return, for each file in order, uint8 (3, size, size) or what is wrong with it."""
+    async def run(self, function: Callable[[], Result]) -> Result:
+        """Run other work on a body in the pool."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+    async def decode_all(self, files: Sequence[bytes | ServiceError], deadline: float) -> list[Decoded]:
+        """Return, for each file in order, uint8 (3, size, size) or what is wrong with it.
+
+        Raises DeadlinePassed at `deadline`, a time.monotonic(); files that are not begun by then never are.
+        """
         if len(files) == 1:
             alone = self._try_inline(files[0])
             if alone is not None:
@@ -112,7 +135,12 @@ class Decoder:
         loop = asyncio.get_running_loop()
         share = -(-len(files) // self.threads)
         parts = [files[i : i + share] for i in range(0, len(files), share)]
-        decoded = await asyncio.gather(*(loop.run_in_executor(self._pool, self._decode_some, p) for p in parts))
+        work = [loop.run_in_executor(self._pool, self._decode_some, part, deadline) for part in parts]
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                decoded = await asyncio.gather(*work)
+        except TimeoutError as error:
+            raise DeadlinePassed from error
         return [one for part in decoded for one in part]
 
     def _try_inline(self, file: bytes | ServiceError) -> Decoded | None:
@@ -129,9 +157,11 @@ class Decoder:
         except ServiceError as error:
             return error
 
-    def _decode_some(self, files: Sequence[bytes | ServiceError]) -> list[Decoded]:
+    def _decode_some(self, files: Sequence[bytes | ServiceError], deadline: float) -> list[Decoded]:
         done: list[Decoded] = []
         for file in files:
+            if time.monotonic() >= deadline:
+                raise DeadlinePassed
             try:
                 done.append(file if isinstance(file, ServiceError) else decode(file, self.size, self.max_pixels))
             except ServiceError as error:

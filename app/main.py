@@ -46,7 +46,7 @@ async def answer_with_problem(request: Request, error: Exception) -> Response:
     telemetry = request.app.state.service.telemetry
     if not isinstance(problem, ClientGone):
         telemetry.rejected.labels(problem.code).inc()
-    return problem_response(problem, request.state.request_id)
+    return problem_response(problem, request.state.request_id, getattr(error, "headers", None))
 
 
 def _as_service_error(error: Exception) -> ServiceError:

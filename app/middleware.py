@@ -2,34 +2,75 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import ServiceError
+from app.errors import BodyTooSlow, NotReady, ServiceError
 from app.lifecycle import State
 from app.service import Service
 
 log = logging.getLogger(__name__)
 
+DISCARD_BYTES = 64 << 20
+DISCARD_S = 5.0
+
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
-def problem_response(error: ServiceError, request_id: str | None) -> Response:
+def problem_response(
+    error: ServiceError, request_id: str | None, more_headers: Mapping[str, str] | None = None
+) -> Response:
     """Turn an error into `application/problem+json`, with the headers that its status asks for."""
-    headers = {}
+    headers = dict(more_headers or {})
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     body = json.dumps(error.problem() | {"request_id": request_id})
     return Response(body, status_code=error.status, headers=headers, media_type="application/problem+json")
+
+
+class BodyWatch:
+    """Knows whether a request's body has been read to its end, and reads what is left of a refused one.
+
+    A client that is still sending does not see an answer before its last byte is taken, or before it meets a reset.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        headers = Headers(scope=scope)
+        self._receive = receive
+        self._begun = False
+        self._waits_for_continue = "expect" in headers
+        self.complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+
+    async def receive(self) -> Message:
+        """Receive the next message for the application."""
+        message = await self._receive()
+        self._begun = True
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self.complete = True
+        return message
+
+    async def discard_rest(self, status: int) -> None:
+        """Read on to the end, within bounds, unless the client was too slow already or has not begun to send."""
+        if self.complete or status == BodyTooSlow.status or (self._waits_for_continue and not self._begun):
+            return
+        left_bytes = DISCARD_BYTES
+        try:
+            async with asyncio.timeout(DISCARD_S):
+                while not self.complete and left_bytes > 0:
+                    left_bytes -= len((await self.receive()).get("body", b""))
+        except TimeoutError:
+            return
 
 
 class RequestContext:
@@ -49,20 +90,27 @@ class RequestContext:
         request_id = given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
+        body = BodyWatch(scope, receive)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                await body.discard_rest(status)
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["x-content-type-options"] = "nosniff"
-                if self.service.lifecycle.state is not State.READY:
-                    headers["connection"] = "close"  # clients move to another instance before the port closes
+                if self.service.lifecycle.state is not State.READY or not body.complete:
+                    # Not ready: clients move to another instance before the port closes. Incomplete body: uvicorn
+                    # would go on reading it, without limit of time or size.
+                    headers["connection"] = "close"
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_headers)
+            await self.app(scope, body.receive, send_with_headers)
+        except asyncio.CancelledError:  # the drain's time is over
+            if not status:
+                await problem_response(NotReady(), request_id)(scope, receive, send_with_headers)
         except Exception:
             log.exception("request %s failed", request_id)
             if not status:

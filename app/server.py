@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def serve(app: FastAPI, settings: Settings) -> int:
         access_log=False,
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=int(settings.drain_timeout_s),
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         backlog=2048,
     )
     service: Service = app.state.service

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from app.batcher import Batcher
+from app.bodies import BodyBudget
 from app.engine import Engine, SelfTestFailed, load_engine
 from app.errors import NotReady
 from app.imaging import Decoder
@@ -40,6 +41,7 @@ class Service:
     def __init__(self, settings: Settings, engine_factory: EngineFactory = load_engine) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
+        self.body_budget = BodyBudget(settings.max_buffered_bytes)
         self.lifecycle = Lifecycle()
         self._engine_factory = engine_factory
         self._parts: Parts | None = None

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
         10_000
     )
     max_body_bytes: Annotated[int, Field(ge=1024, description="largest request body")] = 16 << 20
+    max_buffered_bytes: Annotated[
+        int, Field(ge=1024, description="bytes of all bodies held at once; a request beyond that is refused with 429")
+    ] = 256 << 20
     max_images: Annotated[int, Field(ge=1, description="most images in one request")] = 256
     max_pixels: Annotated[int, Field(ge=1024, description="most pixels in one image (width x height)")] = 4096 * 4096
     body_timeout_s: Annotated[float, Field(gt=0, description="time for a request's body to arrive")] = 10.0
@@ -58,7 +61,7 @@ class Settings(BaseSettings):
         float, Field(gt=0, description="time without progress on a batch after which /livez fails")
     ] = 60.0
     api_key: Annotated[
-        SecretStr | None, Field(description="key that /predict and /model ask for; none asks for none")
+        SecretStr | None, Field(min_length=1, description="key that /predict and /model ask for; none asks for none")
     ] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
     log_format: Annotated[Literal["text", "json"], Field(description="how log lines look")] = "text"
@@ -72,6 +75,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_queue_images must be at least {least}, the larger of max_images and the largest batch"
             )
+        if self.max_buffered_bytes < self.max_body_bytes:
+            raise ValueError("max_buffered_bytes must be at least max_body_bytes")
         return self
 
     @property

@@ -198,9 +198,14 @@ class Trainer:
             self.average.network, images, CIFAR10_MEAN, CIFAR10_STD, size=size, autocast=self.autocast
         )
 
+    def _identity(self) -> str:
+        """Return what must be the same for a saved state to be gone on from."""
+        start = self.init_from.version if self.init_from else None
+        return json.dumps({**self.recipe.to_dict(), "init_from": start}, sort_keys=True)
+
     def _save_state(self) -> None:
         state = {
-            "recipe": json.dumps(self.recipe.to_dict()),
+            "recipe": self._identity(),
             "epoch": self.epoch,
             "seconds": self.seconds,
             "updates": self.average.updates,
@@ -219,7 +224,7 @@ class Trainer:
             self._forget_later_metrics()
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if json.loads(state["recipe"]) != json.loads(json.dumps(self.recipe.to_dict())):
+        if state["recipe"] != self._identity():
             raise TrainingError(f"{self.out} holds a run with another recipe: give another --out, or remove it")
         self.network.load_state_dict(state["network"])
         self.average.network.load_state_dict(state["average"])

@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-accuracy", type=float, default=0.0, help="exit 1 below this share [%(default)s]")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--record", action="store_true", help="write the scores into the checkpoint's metadata")
-    add_settings(parser, only={"weights"})
+    add_settings(parser, only={"weights", "api_key"})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -81,7 +81,9 @@ def _ask_service(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, A
     from app.client import classify_dataset
     from model.evaluate import score
 
-    model, probabilities = asyncio.run(classify_dataset(arguments.url, dataset, arguments.concurrency))
+    key = read_settings(arguments).api_key
+    work = classify_dataset(arguments.url, dataset, arguments.concurrency, key.get_secret_value() if key else None)
+    model, probabilities = asyncio.run(work)
     return _result(model["name"], model["version"], "service", score(probabilities, dataset))
 
 

@@ -21,11 +21,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the likeliest classes of each file; exit 1 if one could not be read."""
     settings = read_settings(arguments)
-    from app.engine import load_engine
+    from app.engine import SelfTestFailed, load_engine
     from app.errors import ServiceError
     from app.imaging import decode
+    from model.checkpoint import CheckpointError
 
-    engine = load_engine(settings)
+    try:
+        engine = load_engine(settings)
+    except (CheckpointError, SelfTestFailed) as error:
+        raise SystemExit(f"resnet: error: {error}") from None
     classes, size = engine.card["classes"], engine.card["input_size"]
     failed = False
     for file in arguments.files:

@@ -36,6 +36,4 @@ def run(arguments: argparse.Namespace) -> int:
 
     code = serve(create_app(settings), settings)
     logging.shutdown()
-    if code:
-        os._exit(code)  # a broken engine's thread may never end, and an ordinary exit would wait for it
-    return code
+    os._exit(code)  # an engine's thread may be stuck in its device, and an ordinary exit would wait for it

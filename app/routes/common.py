@@ -11,7 +11,7 @@ from app.errors import Unauthorized
 from app.service import Service
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:
     """Return the service that the application factory put into the application's state."""
     service: Service = request.app.state.service
     return service
@@ -20,7 +20,7 @@ def get_service(request: Request) -> Service:
 ServiceDep = Annotated[Service, Depends(get_service)]
 
 
-def require_key(request: Request, service: ServiceDep) -> None:
+async def require_key(request: Request, service: ServiceDep) -> None:
     """Let a request pass that carries the key, if the service asks for one. Raises Unauthorized."""
     key = service.settings.api_key
     if key is None:

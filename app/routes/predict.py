@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,7 +19,10 @@ from app.imaging import Decoded
 from app.jobs import Job, Outcome
 from app.routes.common import KeyDep, ServiceDep
 from app.schemas import Base64Images, PredictResponse, Problem
-from app.service import Service
+from app.service import Parts, Service
+
+# Larger bodies are taken apart in a thread: a hostile one can take seconds.
+SMALL_BODY_BYTES = 64 << 10
 
 router = APIRouter(tags=["predict"])
 
@@ -76,24 +81,42 @@ async def predict(
     timeout_ms = min(x_timeout_ms or settings.timeout_ms, settings.timeout_ms)
     deadline = time.monotonic() + timeout_ms / 1000
     headers = request.headers
-    body = await read_body(
-        request.receive,
-        headers.get("content-length"),
-        max_bytes=settings.max_body_bytes,
-        timeout_s=settings.body_timeout_s,
-    )
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType
-    files = split_images(headers.get("content-type"), body, settings.max_images)
+    with service.body_budget.hold() as take:
+        body = await read_body(
+            request.receive,
+            headers.get("content-length"),
+            take,
+            max_bytes=settings.max_body_bytes,
+            timeout_s=settings.body_timeout_s,
+        )
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaType
+        split = partial(split_images, headers.get("content-type"), body, settings.max_images)
+        files = split() if len(body) <= SMALL_BODY_BYTES else await parts.decoder.run(split)
+        return await _classify(request, service, parts, files, Wish(deadline, top_k or len(parts.classes)))
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request asks for besides its images."""
+
+    deadline: float
+    top_k: int
+
+
+async def _classify(
+    request: Request, service: Service, parts: Parts, files: list[bytes | ServiceError], wish: Wish
+) -> Response:
+    """Decode, wait for a batch, and answer."""
     ticket = parts.batcher.admit(len(files))
     try:
         started = time.perf_counter()
-        decoded = await parts.decoder.decode_all(files)
+        decoded = await parts.decoder.decode_all(files, wish.deadline)
         decode_s = time.perf_counter() - started
         service.telemetry.decode_seconds.observe(decode_s)
         images = _readable(decoded)
         if images:
-            outcome = await _outcome(request, parts.batcher.submit(ticket, np.stack(images), deadline))
+            outcome = await _outcome(request, parts.batcher.submit(ticket, np.stack(images), wish.deadline))
         else:
             outcome = Outcome(np.empty((0, len(parts.classes)), np.float32), 0.0, 0.0)
     except ServiceError as error:
@@ -102,7 +125,7 @@ async def predict(
     finally:
         ticket.release()
     _count(service, decoded, outcome)
-    predictions = _predictions(parts.classes, decoded, outcome, top_k or len(parts.classes))
+    predictions = _predictions(parts.classes, decoded, outcome, wish.top_k)
     timing = (
         f"decode;dur={decode_s * 1e3:.2f}, queue;dur={outcome.queue_s * 1e3:.2f}, "
         f"inference;dur={outcome.inference_s * 1e3:.2f}"

@@ -205,3 +205,44 @@ async def test_504_at_the_servers_deadline_whatever_the_caller_asks():
     async with serving(engine, timeout_ms=20) as client:
         engine.hold()
         assert_problem(await post(client, headers=PNG | {"x-timeout-ms": "60000"}), 504, "deadline-passed")
+
+
+async def test_an_error_before_the_body_was_read_closes_the_connection_unless_the_rest_could_be_taken():
+    async def endless():
+        yield b"x"
+        await asyncio.Event().wait()
+
+    async with serving(api_key="right", body_timeout_s=0.05) as client:
+        assert "connection" not in (await post(client)).headers  # 401, and the whole body was taken
+        slow = await post(client, endless(), headers=PNG | {"authorization": "Bearer right"})
+        assert_problem(slow, 408, "body-too-slow")
+        assert slow.headers["connection"] == "close"
+
+
+async def test_429_when_bodies_take_too_much_memory_at_once():
+    go_on = asyncio.Event()
+
+    async def slow():
+        yield bytes(2000)
+        await go_on.wait()
+        yield b"x"
+
+    async with serving(max_body_bytes=2048, max_buffered_bytes=2048) as client:
+        budget = client._transport.app.state.service.body_budget
+        first = asyncio.ensure_future(post(client, slow()))
+        while budget.held_bytes < 2000:
+            await asyncio.sleep(0)
+        assert_problem(await post(client, bytes(2000)), 429, "queue-full")
+        go_on.set()
+        assert_problem(await first, 422, "undecodable-image")
+        assert budget.held_bytes == 0
+
+
+async def test_405_says_what_is_allowed(client):
+    assert "POST" in (await client.get("/predict")).headers["allow"]
+
+
+async def test_an_empty_key_is_no_key():
+    with pytest.raises(ValueError, match="at least 1"):
+        async with serving(api_key=""):
+            pass

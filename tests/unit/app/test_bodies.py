@@ -5,13 +5,14 @@ import json
 import httpx
 import pytest
 
-from app.bodies import read_body, split_images
+from app.bodies import BodyBudget, read_body, split_images
 from app.errors import (
     BadBase64,
     BodyTooLarge,
     BodyTooSlow,
     ClientGone,
     MalformedRequest,
+    QueueFull,
     TooManyImages,
     UnsupportedMediaType,
 )
@@ -39,9 +40,13 @@ def multipart(*parts):
     return request.headers["content-type"], request.read()
 
 
+def no_limit(_count):
+    pass
+
+
 @pytest.mark.anyio
 async def test_a_body_is_read_whole():
-    body = await read_body(receiver(b"ab", b"", b"cd"), None, max_bytes=4, timeout_s=5)
+    body = await read_body(receiver(b"ab", b"", b"cd"), None, no_limit, max_bytes=4, timeout_s=5)
     assert body == b"abcd"
 
 
@@ -49,19 +54,19 @@ async def test_a_body_is_read_whole():
 @pytest.mark.parametrize("length", [None, "5", "junk"])
 async def test_too_many_bytes_are_refused_whether_announced_or_not(length):
     with pytest.raises(BodyTooLarge):
-        await read_body(receiver(b"ab", b"cde"), length, max_bytes=4, timeout_s=5)
+        await read_body(receiver(b"ab", b"cde"), length, no_limit, max_bytes=4, timeout_s=5)
 
 
 @pytest.mark.anyio
 async def test_a_body_that_stops_coming_is_too_slow():
     with pytest.raises(BodyTooSlow):
-        await read_body(receiver(b"ab", ending="never"), None, max_bytes=4, timeout_s=0.01)
+        await read_body(receiver(b"ab", ending="never"), None, no_limit, max_bytes=4, timeout_s=0.01)
 
 
 @pytest.mark.anyio
 async def test_a_client_that_leaves_is_gone():
     with pytest.raises(ClientGone):
-        await read_body(receiver(b"ab", ending="leave"), None, max_bytes=4, timeout_s=5)
+        await read_body(receiver(b"ab", ending="leave"), None, no_limit, max_bytes=4, timeout_s=5)
 
 
 @pytest.mark.parametrize(
@@ -142,3 +147,47 @@ def test_json_with_too_many_images():
 def test_an_empty_image_body_is_malformed():
     with pytest.raises(MalformedRequest):
         split_images("image/png", b"", 1)
+
+
+@pytest.mark.anyio
+async def test_all_bodies_together_have_a_budget_that_comes_back():
+    budget = BodyBudget(10)
+    with budget.hold() as take:
+        assert await read_body(receiver(b"sixsix"), None, take, max_bytes=10, timeout_s=5) == b"sixsix"
+        with pytest.raises(QueueFull), budget.hold() as other:
+            await read_body(receiver(b"four", b"five5"), None, other, max_bytes=10, timeout_s=5)
+        assert budget.held_bytes == 6
+    assert budget.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/form-data; boundary*=a; boundary*0=b",
+        "multipart/form-data; boundary*" + "0" * 5000 + "=x",
+    ],
+)
+def test_hostile_boundaries_are_malformed(kind):
+    with pytest.raises(MalformedRequest):
+        split_images(kind, b"--b\r\n", 3)
+
+
+def test_hostile_part_headers_are_malformed():
+    body = b"--b\r\nContent-Disposition: form-data; name*=a; name*0=b\r\n\r\nx\r\n--b--\r\n"
+    with pytest.raises(MalformedRequest):
+        split_images("multipart/form-data; boundary=b", body, 3)
+
+
+@pytest.mark.parametrize("body", [b'{"images": [' + b"[]," * 10_000 + b"[]]}", b'{"images": [{}]}'])
+def test_json_with_nesting_is_refused_before_it_is_parsed(body, monkeypatch):
+    monkeypatch.setattr("app.bodies.from_json", lambda *_, **__: pytest.fail("parsed"))
+    with pytest.raises(MalformedRequest):
+        split_images(JSON, body, 4)
+
+
+def test_json_with_far_too_many_items_is_refused_before_it_is_parsed(monkeypatch):
+    monkeypatch.setattr("app.bodies.from_json", lambda *_, **__: pytest.fail("parsed"))
+    with pytest.raises(TooManyImages):
+        split_images(JSON, b'{"images": [' + b"1," * 10_000 + b"1]}", 4)

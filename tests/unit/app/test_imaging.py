@@ -1,12 +1,13 @@
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import BadBase64, TooManyPixels, UndecodableImage
+from app.errors import BadBase64, DeadlinePassed, TooManyPixels, UndecodableImage
 from app.imaging import Decoder, decode
 from tests.conftest import encode, noise
 
@@ -172,8 +173,8 @@ async def test_the_decoder_keeps_order_and_puts_errors_in_their_place():
     given = BadBase64()
     tiny, large = encode(noise()), encode(noise(300, 200, seed=1))
     try:
-        results = await decoder.decode_all([tiny, given, b"junk", large])
-        alone = [await decoder.decode_all([one]) for one in (tiny, given, b"junk", large)]
+        results = await decoder.decode_all([tiny, given, b"junk", large], time.monotonic() + 60)
+        alone = [await decoder.decode_all([one], time.monotonic() + 60) for one in (tiny, given, b"junk", large)]
     finally:
         decoder.close()
     for one, (single,) in zip(results, alone, strict=True):
@@ -182,3 +183,22 @@ async def test_the_decoder_keeps_order_and_puts_errors_in_their_place():
     assert results[1] is given
     assert isinstance(results[2], UndecodableImage)
     np.testing.assert_array_equal(results[3], read(large))
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(monkeypatch):
+    data = encode(noise(64, 64), "JPEG", progressive=True)
+    assert read(data).shape == (3, 32, 32)
+    scan = data.index(b"\xff\xda")
+    monkeypatch.setattr("app.imaging._finish", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(UndecodableImage):
+        read(data[:scan] + data[scan:-2] * 20 + data[-2:])
+
+
+@pytest.mark.anyio
+async def test_decoding_ends_at_the_deadline():
+    decoder = Decoder(32, LIMIT, threads=1)
+    try:
+        with pytest.raises(DeadlinePassed):
+            await decoder.decode_all([encode(noise())] * 3, time.monotonic() - 1)
+    finally:
+        decoder.close()
