@@ -53,12 +53,28 @@ def scores_row(scores: dict[str, Any]) -> str:
     return f"| {scores['split']} | {scores['images']:,} | {scores['top1']:.2%} | {scores['nll']:.4f} | {scores['ece']:.2%} |"
 
 
+def runs_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the recipes of the runs that made a checkpoint, the first one first."""
+    start = recipe.get("init_from")
+    return [*(runs_of(start["recipe"]) if start else []), recipe]
+
+
+def run_row(number: int, recipe: dict[str, Any]) -> str:
+    """Return a table row of one run."""
+    phases = ", then ".join(f"{epochs} at {size} x {size}" for size, epochs in recipe["phases"])
+    return (
+        f"| run {number} | epochs: {phases} pixels; one-cycle to {recipe['learning_rate']} with {recipe['warmup']:.0%} warm-up; "
+        f"crop after {recipe['crop_padding']} reflected pixels, flip, cutout {recipe['cutout']}; "
+        f"{recipe['device']}, {recipe['training_seconds'] / 60:.0f} minutes |"
+    )
+
+
 def render(source: Checkpoint) -> str:
     """Return the card."""
     metadata = source.metadata
     network = source.network()
     recipe = metadata.recipe
-    phases = ", then ".join(f"{epochs} at {size} x {size}" for size, epochs in recipe["phases"])
+    runs = chr(10).join(run_row(number, one) for number, one in enumerate(runs_of(recipe), 1))
     test = next(one for one in metadata.measured if one["split"] == "cifar10 test")
     per_class = "\n".join(f"| {name} | {share:.1%} |" for name, share in test["per_class"].items())
     size = metadata.input_size
@@ -90,15 +106,13 @@ T = {metadata.temperature:.4f}, fitted on {metadata.temperature_fitted_on}.
 | | |
 |---|---|
 | data | {metadata.dataset["training_images"]:,} CIFAR-10 training images; {metadata.dataset["held_out_images"]:,} more, stratified, held out for the temperature (fingerprint of all `{metadata.dataset["fingerprint"][:16]}...`) |
-| epochs | {metadata.epochs}: {phases} pixels |
-| optimiser | SGD, Nesterov momentum {recipe["momentum"]}, batch {recipe["batch_size"]}, one-cycle to {recipe["learning_rate"]}, weight decay {recipe["weight_decay"]} (not on biases and batch norm) |
-| regularisation | crop after {recipe["crop_padding"]} reflected pixels, flip, label smoothing {recipe["label_smoothing"]}, weight average {recipe["ema_decay"]} |
+{runs}
+| every run | SGD, Nesterov momentum {recipe["momentum"]}, batch {recipe["batch_size"]}, weight decay {recipe["weight_decay"]} (not on biases and batch norm), label smoothing {recipe["label_smoothing"]}, weight average {recipe["ema_decay"]} |
 | seed | {metadata.seed} |
-| device | {recipe["device"]}, {recipe["training_seconds"] / 60:.0f} minutes |
 | libraries | {", ".join(f"{name} {version}" for name, version in metadata.libraries.items())} |
 | finished | {metadata.created} |
 
-`make train` does it again.
+`make train` runs it again, each run going on from the one before. Other programs used the same two cores at times.
 
 ## What it is not for
 

@@ -81,4 +81,15 @@ PRESETS: dict[str, Recipe] = {
     "cpu": replace(
         Recipe(), phases=((16, 7), (24, 1), (32, 2)), batch_size=128, learning_rate=0.1, cutout=0, ema_decay=0.995
     ),
+    # A second, lower cycle for a network of the first (--init-from), with milder crops: it is still underfitted.
+    "cpu-finish": replace(
+        Recipe(),
+        phases=((24, 1), (32, 1)),
+        batch_size=128,
+        learning_rate=0.04,
+        warmup=0.15,
+        crop_padding=2,
+        cutout=0,
+        ema_decay=0.995,
+    ),
 }
