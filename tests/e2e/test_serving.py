@@ -113,3 +113,24 @@ def test_the_service_scores_as_the_checkpoint_does(service, cifar10_root, tmp_pa
     assert served["version"] == offline["version"]
     assert served["top1"] == pytest.approx(offline["top1"], abs=0.0005)
     assert served["nll"] == pytest.approx(offline["nll"], abs=0.01)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("least", "code"), [("0.0", 0), ("1.01", 1)])
+def test_evaluate_prints_its_scores_and_fails_below_the_least_accuracy(cifar10_root, least, code):
+    command = [sys.executable, "-m", "app.cli", "evaluate", "--root", str(cifar10_root), "--limit", "50"]
+    done = subprocess.run([*command, "--min-accuracy", least], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    for word in ("top-1", "nll", "ece", "(15 bins)", "airplane"):
+        assert word in done.stdout
+
+
+@pytest.mark.data
+def test_evaluate_of_a_service_that_is_not_there_is_one_line(cifar10_root):
+    command = [sys.executable, "-m", "app.cli", "evaluate", "--root", str(cifar10_root), "--limit", "2"]
+    done = subprocess.run(
+        [*command, "--url", "http://127.0.0.1:9"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "no answer from" in done.stderr
