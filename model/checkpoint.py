@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, nn
 
 from model.resnet import ARCHITECTURES, Architecture, ResNet
+from model.transforms import Triple
 
 FORMAT: Literal[1] = 1
 METADATA_KEY = "resnet"
@@ -36,9 +37,6 @@ class CheckpointError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))  # a damaged file's own names may hold line breaks
-
-
-Triple = tuple[float, float, float]
 
 
 class Metadata(BaseModel):

@@ -6,11 +6,13 @@ CIFAR-10 is 154 MB as uint8: small enough to live on the device, so batches are 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from model.transforms import CIFAR10_MEAN, CIFAR10_STD, Triple
 
 
 class DataError(ValueError):
@@ -19,13 +21,18 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images uint8 (N, 3, S, S), labels int64 (N,), the class names, and what they are called."""
+    """Images uint8 (N, 3, S, S), labels int64 (N,), class names, and the channels' mean and std (fractions of 255).
+
+    Mean and std are those of the training split, for every split of a dataset.
+    """
 
     name: str
     split: str
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    mean: Triple = CIFAR10_MEAN
+    std: Triple = CIFAR10_STD
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -33,7 +40,7 @@ class Dataset:
 
     def select(self, index: Tensor, split: str) -> Dataset:
         """Return the part of the dataset that `index`, int64 (M,), names, in that order."""
-        return Dataset(self.name, split, self.images[index], self.labels[index], self.classes)
+        return replace(self, split=split, images=self.images[index], labels=self.labels[index])
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of pixels, labels and class names."""

@@ -11,11 +11,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random changes of a training batch. Lengths are in pixels at the data's own resolution."""
+    """The random changes of training images: lengths in pixels at the data's own resolution, shares of one."""
 
     crop_padding: int = 4
     flip: bool = True
+    alternating_flip: bool = False
     cutout: int = 0
+    cutmix: float = 0.0
 
 
 Phases = tuple[tuple[int, int], ...]
@@ -47,7 +49,9 @@ class Recipe:
     ema_decay: float = 0.998
     crop_padding: int = 4
     flip: bool = True
+    alternating_flip: bool = False
     cutout: int = 8
+    cutmix: float = 0.0
     hold_out: int = 5000
     seed: int = 0
 
@@ -66,7 +70,7 @@ class Recipe:
 
     def augmentation(self) -> Augmentation:
         """Return the part of the recipe that changes training images."""
-        return Augmentation(self.crop_padding, self.flip, self.cutout)
+        return Augmentation(self.crop_padding, self.flip, self.alternating_flip, self.cutout, self.cutmix)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary."""

@@ -1,8 +1,7 @@
-"""What happens to an image before the network: one evaluation transform, and the training augmentation.
+"""What happens to an image before the network, in training, evaluation and service alike.
 
 Images travel as uint8 (3, S, S), RGB, until they are on the device; `normalise` makes floats of them there.
-`evaluation_transform` is used by the evaluation of training and by the service alike and holds no randomness.
-`augment` is for training batches only and works on whole batches on whatever device they are on.
+Nothing here is random; the training augmentation is in `augment.py`.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from model.recipe import Augmentation
-
 # The true per-channel figures of CIFAR-10's 50,000 training images, as fractions of 255. The often-seen std
 # (0.2023, 0.1994, 0.2010) is the mean of the per-image stds. A checkpoint carries the ones it was trained with.
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+Triple = tuple[float, float, float]
+
+CIFAR10_MEAN: Triple = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD: Triple = (0.2470, 0.2435, 0.2616)
 
 
 def evaluation_transform(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -48,41 +47,6 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     scale = (1 / (255 * std)).view(1, 3, 1, 1)
     offset = (mean / std).view(1, 3, 1, 1)
     return images.to(torch.float32) * scale - offset
-
-
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Return a randomly changed copy of a training batch, uint8 (N, 3, S, S) to uint8 (N, 3, S, S).
-
-    Each image is shifted by up to `crop_padding` pixels either way (reflecting at the border), flipped left to
-    right with probability 1/2, and has a `cutout`-pixel square blacked out (DeVries and Taylor 2017,
-    arXiv:1708.04552). Random numbers come from `generator`, a CPU one, so that every device sees the same ones.
-    """
-    count, _, size, _ = images.shape
-    device = images.device
-    padding = augmentation.crop_padding
-
-    def integers(high: int) -> Tensor:
-        return torch.randint(0, high, (count, 1), generator=generator).to(device)
-
-    index = torch.arange(size, device=device)
-    columns = index.expand(count, size)
-    if augmentation.flip:
-        columns = torch.where(integers(2) == 1, columns.flip(1), columns)
-    rows = index.expand(count, size)
-    if padding:
-        images = functional.pad(images.float(), (padding,) * 4, mode="reflect").to(torch.uint8)
-        rows = rows + integers(2 * padding + 1)
-        columns = columns + integers(2 * padding + 1)
-    batch = torch.arange(count, device=device)
-    changed = images.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
-    changed = changed.permute(0, 3, 1, 2)
-    if augmentation.cutout:
-        offset_y = index - integers(size) + augmentation.cutout // 2
-        offset_x = index - integers(size) + augmentation.cutout // 2
-        kept_y = (offset_y < 0) | (offset_y >= augmentation.cutout)
-        kept_x = (offset_x < 0) | (offset_x >= augmentation.cutout)
-        changed = changed * (kept_y[:, None, :, None] | kept_x[:, None, None, :])
-    return changed
 
 
 def resize_batch(images: Tensor, size: int) -> Tensor:

@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from model import checkpoint
     from model.data import DataError, load_cifar10
-    from model.train import Trainer, TrainingError, pick_device
+    from model.learner import TrainingError
+    from model.train import Trainer, pick_device
 
     device = pick_device(arguments.device)
     recipe = build_recipe(arguments, "standard" if device.type == "cuda" else "cpu")

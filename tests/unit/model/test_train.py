@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import checkpoint, train
+from model import checkpoint, learner
+from model.augment import apply
 from model.checkpoint import Checkpoint
 from model.data import Dataset, hold_out
 from model.evaluate import compute_logits, score
+from model.learner import TrainingError
 from model.recipe import Recipe
-from model.train import Trainer, TrainingError, pick_device
-from model.transforms import augment
+from model.train import Stopped, Trainer, pick_device
 
 RECIPE = replace(
     Recipe(),
@@ -122,6 +123,39 @@ def test_another_seed_gives_another_network(tmp_path: Path, undisturbed: Path) -
     assert not torch.equal(other.tensors["head.weight"], first.tensors["head.weight"])
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_run_that_was_asked_to_stop_goes_on_in_the_middle_of_an_epoch(
+    tmp_path: Path, undisturbed: Path, step: int
+) -> None:
+    def stop(done: int, *_: object) -> None:
+        if done == step:
+            stopped.request_stop()
+
+    stopped = trainer(tmp_path, progress=stop, progress_every_s=0.0)
+    with pytest.raises(Stopped, match="the same command goes on"):
+        stopped.run()
+    trainer(tmp_path).run()
+    expected = everything_stored(checkpoint.load(undisturbed / "checkpoint.safetensors"))
+    actual = everything_stored(checkpoint.load(tmp_path / "checkpoint.safetensors"))
+    assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
+    lines, undisturbed_lines = (
+        [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        for out in (tmp_path, undisturbed)
+    )
+    for timing in ("seconds", "images_per_s"):
+        for line in lines + undisturbed_lines:
+            del line[timing]
+    assert lines == undisturbed_lines
+
+
+def test_state_is_saved_while_an_epoch_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_in_epoch(1, monkeypatch)
+    with pytest.raises(Interrupted):
+        trainer(tmp_path, save_every_s=0.0).run()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert (state["epoch"], state["tally"]["steps"]) == (0, 3)
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_crash_between_metrics_and_state_leaves_one_line_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
@@ -130,7 +164,7 @@ def test_crash_between_metrics_and_state_leaves_one_line_an_epoch(
 
     def crash(self: Trainer) -> None:
         if self.epoch == epoch:
-            with (self.out / "metrics.jsonl").open("a") as file:
+            with self.folder.metrics.open("a") as file:
                 file.write('{"epoch": 9, "lo')  # a line that was being written
             raise Interrupted
         save_state(self)
@@ -166,12 +200,12 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_last_state(
 
     def poisoned(self: Trainer) -> dict[str, Any]:
         if self.epoch == 1:
-            self.network.head.bias.data.fill_(float("nan"))
+            self.learner.network.head.bias.data.fill_(float("nan"))
         return complete(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_train_epoch", poisoned)
-        with pytest.raises(TrainingError, match="the loss is nan in epoch 2: the state after epoch 1 is kept"):
+        with pytest.raises(TrainingError, match="the loss is nan in epoch 2: the last good state is kept"):
             trainer(tmp_path).run()
     assert not (tmp_path / "checkpoint.safetensors").exists()
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -204,7 +238,7 @@ def test_metrics_have_one_line_an_epoch(undisturbed: Path) -> None:
 def test_settings_are_left_in_the_folder(undisturbed: Path) -> None:
     settings = json.loads((undisturbed / "settings.json").read_text())
     assert settings["recipe"] == RECIPE.to_dict()
-    assert settings["device"] == "cpu"
+    assert settings["device"] == "1 CPU threads"
 
 
 def served_probabilities(loaded: Checkpoint, images: Tensor) -> Tensor:
@@ -217,7 +251,7 @@ def served_probabilities(loaded: Checkpoint, images: Tensor) -> Tensor:
 def test_checkpoint_reproduces_its_own_self_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_bf16: bool
 ) -> None:
-    monkeypatch.setattr(train, "has_fast_bfloat16", lambda _: fast_bf16)
+    monkeypatch.setattr(learner, "has_fast_bfloat16", lambda _: fast_bf16)
     # Fitted on noise the temperature would be huge, and every answer the same.
     loaded = checkpoint.load(trainer(tmp_path, temperature=0.5).run())
     probabilities = served_probabilities(loaded, loaded.self_test_images)
@@ -250,32 +284,35 @@ def test_checkpoint_says_what_it_is(undisturbed: Path) -> None:
     assert RECIPE.to_dict().items() <= metadata.recipe.items()
 
 
-def test_held_out_images_are_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: set[bytes] = set()
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+    """Keep what every step was made of: all training images, and the index of the batch."""
+    seen: list[tuple[Tensor, Tensor]] = []
 
-    def watched(images: Tensor, *rest: Any) -> Tensor:
-        seen.update(image.numpy().tobytes() for image in images)
-        return augment(images, *rest)
+    def watched(images: Tensor, index: Tensor, *rest: Any) -> Tensor:
+        seen.append((images, index))
+        return apply(images, index, *rest)
 
-    monkeypatch.setattr(train, "augment", watched)
-    trainer(tmp_path, replace(RECIPE, phases=((8, 1),))).run()
+    monkeypatch.setattr(learner, "apply", watched)
+    return seen
+
+
+def test_held_out_images_are_never_trained_on(tmp_path: Path, batches: list[tuple[Tensor, Tensor]]) -> None:
+    trainer(tmp_path, replace(RECIPE, phases=((8, 1),), cutmix=1.0)).run()
+    seen = {image.numpy().tobytes() for images, _ in batches for image in images}
+    indices = torch.cat([index for _, index in batches])
     rest, held = ({image.numpy().tobytes() for image in part.images} for part in hold_out(toy_dataset(), 16))
     assert len(held) == 16
     assert not seen & held
     assert seen == rest
+    assert sorted(indices.tolist()) == list(range(48))
 
 
-def test_every_epoch_has_its_own_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches: list[Tensor] = []
-
-    def watched(images: Tensor, *rest: Any) -> Tensor:
-        batches.append(images)
-        return augment(images, *rest)
-
-    monkeypatch.setattr(train, "augment", watched)
+def test_every_epoch_has_its_own_order(tmp_path: Path, batches: list[tuple[Tensor, Tensor]]) -> None:
     trainer(tmp_path, replace(RECIPE, phases=((8, 2),), batch_size=48)).run()
-    first, second = batches
+    (_, first), (_, second) = batches
     assert not torch.equal(first, second)
+    assert sorted(first.tolist()) == sorted(second.tolist())
 
 
 def test_given_temperature_is_kept(tmp_path: Path) -> None:
@@ -302,14 +339,17 @@ def test_batch_larger_than_the_training_set_is_refused(tmp_path: Path) -> None:
         trainer(tmp_path, replace(RECIPE, batch_size=49))
 
 
-def test_progress_is_told_every_ten_steps(tmp_path: Path) -> None:
+def test_progress_is_told_of_every_step_if_asked_often(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    trainer(
-        tmp_path,
-        replace(RECIPE, phases=((8, 2),), batch_size=2),
-        progress=lambda step, steps, now: told.append((step, steps)),
-    ).run()
-    assert told == [(10, 48), (20, 48), (34, 48), (44, 48)]
+    recipe = replace(RECIPE, phases=((8, 2),))
+    trainer(tmp_path, recipe, progress=lambda *now: told.append(now[:2]), progress_every_s=0.0).run()
+    assert told == [(step, 6) for step in range(1, 7)]
+
+
+def test_each_epochs_metrics_are_told(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    trainer(tmp_path, on_epoch=told.append).run()
+    assert told == [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_device_auto_is_one_that_exists() -> None:
@@ -332,3 +372,14 @@ def test_checkpoint_of_another_network_is_no_start(tmp_path: Path, undisturbed: 
     source = checkpoint.load(undisturbed / "checkpoint.safetensors")
     with pytest.raises(TrainingError, match="another architecture"):
         trainer(tmp_path, replace(RECIPE, arch="resnet34"), init_from=source)
+
+
+def test_other_classes_get_a_fresh_head_on_trained_weights(tmp_path: Path, undisturbed: Path) -> None:
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    other = replace(toy_dataset(), classes=("ant", "bee", "cow", "dog", "elk"))
+    recipe = replace(RECIPE, hold_out=0)
+    tuned = Trainer(recipe, other, tmp_path, device=torch.device("cpu"), temperature=1.0, init_from=source)
+    weights = tuned.learner.network.state_dict()
+    assert weights["head.weight"].shape[0] == 5
+    stored = {name: value.float() for name, value in source.tensors.items() if not name.startswith("head.")}
+    assert all(torch.equal(weights[name], value) for name, value in stored.items())

@@ -11,8 +11,6 @@ from model.evaluate import compute_logits
 from model.transforms import (
     CIFAR10_MEAN,
     CIFAR10_STD,
-    Augmentation,
-    augment,
     evaluation_transform,
     normalise,
     resize_batch,
@@ -30,19 +28,6 @@ def full_resize_then_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
-
-
-def coordinate_images(count: int, size: int) -> Tensor:
-    """Make images whose every pixel says (row, column, number of the image)."""
-    index = torch.arange(size)
-    rows = index[None, :, None].expand(count, size, size)
-    columns = index[None, None, :].expand(count, size, size)
-    numbers = torch.arange(count)[:, None, None].expand(count, size, size)
-    return torch.stack([rows, columns, numbers], dim=1).to(torch.uint8)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_picture_of_the_right_size_passes_untouched() -> None:
@@ -76,70 +61,6 @@ def test_normalise_equals_torchvisions() -> None:
     images = torch.from_numpy(evaluation_transform(picture, 32))[None]
     result = normalise(images, torch.tensor(CIFAR10_MEAN), torch.tensor(CIFAR10_STD))
     torch.testing.assert_close(result[0], expected, rtol=0, atol=1e-6)
-
-
-def test_shifted_pixels_are_the_images_own_and_move_together() -> None:
-    images = coordinate_images(count=50, size=16)
-    changed = augment(images, Augmentation(crop_padding=4, flip=True), seeded()).long()
-    padded = nn.functional.pad(torch.arange(16.0)[None, None], (4, 4), mode="reflect")[0, 0].long()
-    windows = {tuple(padded[start : start + 16].tolist()) for start in range(9)}
-    rows, columns, numbers = changed.unbind(dim=1)
-    assert torch.equal(numbers, torch.arange(50)[:, None, None].expand(50, 16, 16))
-    assert torch.equal(rows, rows[:, :, :1].expand_as(rows))
-    assert torch.equal(columns, columns[:, :1, :].expand_as(columns))
-    assert {tuple(row) for row in rows[:, :, 0].tolist()} == windows
-    left_to_right = {tuple(column) for column in columns[:, 0, :].tolist()}
-    assert left_to_right <= windows | {window[::-1] for window in windows}
-
-
-def test_same_seed_gives_the_same_batch_and_another_seed_another() -> None:
-    images = coordinate_images(count=8, size=16)
-    everything = Augmentation(crop_padding=4, flip=True, cutout=4)
-    first = augment(images, everything, seeded(1))
-    assert torch.equal(first, augment(images, everything, seeded(1)))
-    assert not torch.equal(first, augment(images, everything, seeded(2)))
-
-
-@pytest.mark.parametrize(
-    "augmentation", [Augmentation(4, flip=False), Augmentation(0, flip=True), Augmentation(0, flip=False, cutout=4)]
-)
-def test_images_of_a_batch_change_differently(augmentation: Augmentation) -> None:
-    images = coordinate_images(count=1, size=16).expand(32, 3, 16, 16) + 1
-    changed = augment(images, augmentation, seeded())
-    assert len({image.numpy().tobytes() for image in changed}) > 1
-
-
-def test_input_batch_is_not_written_to() -> None:
-    images = coordinate_images(count=8, size=16)
-    augment(images, Augmentation(4, flip=True, cutout=8), seeded())
-    assert torch.equal(images, coordinate_images(count=8, size=16))
-
-
-def test_nothing_enabled_changes_nothing() -> None:
-    images = coordinate_images(count=32, size=8)
-    assert torch.equal(augment(images, Augmentation(0, flip=False, cutout=0), seeded()), images)
-
-
-def test_flip_mirrors_about_half_of_the_images() -> None:
-    images = coordinate_images(count=100, size=8)
-    changed = augment(images, Augmentation(0, flip=True), seeded())
-    kept = (changed == images).flatten(1).all(dim=1)
-    mirrored = (changed == images.flip(3)).flatten(1).all(dim=1)
-    assert bool((kept ^ mirrored).all())
-    assert 30 < int(mirrored.sum()) < 70
-
-
-@pytest.mark.parametrize("cutout", [1, 3, 7, 8])
-def test_cutout_blacks_out_one_square(cutout: int) -> None:
-    images = torch.full((100, 3, 16, 16), 255, dtype=torch.uint8)
-    black = augment(images, Augmentation(0, flip=False, cutout=cutout), seeded()) == 0
-    assert torch.equal(black.any(dim=1), black.all(dim=1))
-    black = black[:, 0]
-    assert int(black.sum(dim=(1, 2)).max()) == cutout**2
-    heights, widths = black.any(dim=2).sum(dim=1), black.any(dim=1).sum(dim=1)
-    assert int(heights.min()) >= 1
-    assert int(heights.max()) == int(widths.max()) == cutout
-    assert torch.equal(black.sum(dim=(1, 2)), heights * widths)
 
 
 def test_evaluation_draws_no_random_numbers() -> None:

@@ -1,0 +1,129 @@
+"""Several processes that train one network: who this one is, and what it shares with the others.
+
+`torchrun` starts the processes and tells each its rank in environment variables; without it there is one process and
+everything here does nothing. NCCL carries the data between GPUs, gloo between CPUs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's rank among `size` processes; rank 0 writes files."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, batch: Tensor) -> Tensor:
+        """Return this process's part of a global batch, which `size` must divide."""
+        part = len(batch) // self.size
+        return batch[self.rank * part : (self.rank + 1) * part]
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Return whether the flag is set in any process."""
+        return bool(self.sum(torch.tensor(float(flag), device=device)) > 0) if self.size > 1 else flag
+
+    def gather(self, part: Tensor) -> Tensor:
+        """Return the parts of all processes, which may differ in length, joined in the order of ranks."""
+        if self.size == 1:
+            return part
+        parts: list[Tensor | None] = [None] * self.size
+        dist.all_gather_object(parts, part.cpu())
+        return torch.cat([one for one in parts if one is not None])
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """Return a module that runs `network`, averages gradients and shares batch statistics over all processes."""
+        if self.size == 1:
+            return network
+        share_batch_statistics(network, device)
+        ids = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+
+
+@contextmanager
+def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
+    """Join the processes that torchrun started; yield this one's place and its own device.
+
+    Raises ValueError if there are more processes on this machine than it has GPUs.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(), device
+        return
+    if device.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise ValueError(f"process {local} on this machine has no GPU: there are {torch.cuda.device_count()}")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size()), device
+    finally:
+        dist.destroy_process_group()
+
+
+def share_batch_statistics(network: nn.Module, device: torch.device) -> None:
+    """Make every batch norm of `network` normalise by the mean and variance of the global batch, in place."""
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return
+    for module in network.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.BatchNorm2d:
+                shared = SharedBatchNorm2d(child.num_features)
+                shared.load_state_dict(child.state_dict())
+                setattr(module, name, shared)
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over equally long batches of all processes on CPUs; torch's own SyncBatchNorm needs GPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape; updates the running statistics as one process would."""
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        values = x.float()
+        world = dist.get_world_size()
+        local = torch.stack([values.mean(dim=(0, 2, 3)), values.square().mean(dim=(0, 2, 3))])
+        mean, mean_square = all_reduce(local) / world  # type: ignore[no-untyped-call]  # differentiable: gradients flow through the statistics
+        variance = (mean_square - mean.square()).clamp_min(0)
+        with torch.no_grad():
+            count = world * x.numel() // x.shape[1]
+            momentum = self.momentum or 0.0
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * count / (count - 1), momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        normalised: Tensor = (values - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return normalised.to(x.dtype)

@@ -1,0 +1,88 @@
+"""The end of a run: from the averaged network to a checkpoint that is calibrated, measured and can test itself."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from model import checkpoint
+from model.checkpoint import Metadata
+from model.data import Dataset
+from model.evaluate import compute_logits, fit_temperature, score
+from model.resnet import Architecture
+
+SELF_TEST_COUNT = 16
+
+
+def write_checkpoint(
+    path: Path,
+    network: nn.Module,
+    *,
+    architecture: Architecture,
+    dataset: Dataset,
+    training: Dataset,
+    held: Dataset,
+    temperature: float | None,
+    recipe: dict[str, Any],
+) -> None:
+    """Fit the temperature on the held-out images, measure on them, and write the checkpoint.
+
+    `dataset` is the whole training set, `training` and `held` its two parts. With `temperature` given, nothing is
+    fitted, and `held` may be empty. `network` is rounded to half precision in place: what is measured is what ships.
+    """
+    tensors = checkpoint.half_precision(network)
+    network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+    fitted_on = "given"
+    measured: tuple[dict[str, Any], ...] = ()
+    if len(held):
+        logits = compute_logits(network, held.images, dataset.mean, dataset.std)
+        if temperature is None:
+            temperature = fit_temperature(logits, held.labels)
+            fitted_on = f"{len(held)} held-out training images"
+        measured = (score(torch.softmax(logits / temperature, dim=1), held).to_dict(),)
+    assert temperature is not None, "nothing to fit it on"
+    images, probabilities = _self_test(network, held if len(held) else training, temperature)
+    metadata = Metadata(
+        name=f"{architecture.arch}-{dataset.name}",
+        architecture=architecture.to_dict(),
+        classes=dataset.classes,
+        input_size=dataset.images.shape[-1],
+        mean=dataset.mean,
+        std=dataset.std,
+        temperature=temperature,
+        temperature_fitted_on=fitted_on,
+        measured=measured,
+        dataset={
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint(),
+            "training_images": len(training),
+            "held_out_images": len(held),
+        },
+        recipe=recipe,
+        epochs=sum(epochs for _, epochs in recipe["phases"]),
+        seed=recipe["seed"],
+        libraries={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+        },
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+    checkpoint.save(path, metadata, tensors, images, probabilities)
+
+
+def _self_test(network: nn.Module, pool: Dataset, temperature: float) -> tuple[Tensor, Tensor]:
+    """Choose images whose answers would move if anything were wrong: half at random, half the least certain."""
+    candidates = pool.images[: 50 * SELF_TEST_COUNT]
+    logits = compute_logits(network, candidates, pool.mean, pool.std)
+    probabilities = torch.softmax(logits / temperature, dim=1)
+    least = probabilities.amax(dim=1).argsort()[: SELF_TEST_COUNT // 2]
+    rest = torch.arange(len(candidates))[:: max(1, len(candidates) // (SELF_TEST_COUNT // 2))]
+    chosen = torch.cat([least, rest[: SELF_TEST_COUNT // 2]])
+    return candidates[chosen], probabilities[chosen]
