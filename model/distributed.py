@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -103,6 +102,22 @@ def share_batch_statistics(network: nn.Module, device: torch.device) -> None:
                 setattr(module, name, shared)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes; every process's loss depends on every process's part."""
+
+    @staticmethod
+    def forward(_context: object, value: Tensor) -> Tensor:
+        """Return the sum."""
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: object, *gradients: Tensor) -> Tensor:
+        """Return the sum of the gradients."""
+        return _Sum.forward(_context, gradients[0])
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over equally long batches of all processes on CPUs; torch's own SyncBatchNorm needs GPUs."""
 
@@ -116,7 +131,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         values = x.float()
         world = dist.get_world_size()
         local = torch.stack([values.mean(dim=(0, 2, 3)), values.square().mean(dim=(0, 2, 3))])
-        mean, mean_square = all_reduce(local) / world  # type: ignore[no-untyped-call]  # differentiable: gradients flow through the statistics
+        mean, mean_square = _Sum.apply(local) / world
         variance = (mean_square - mean.square()).clamp_min(0)
         with torch.no_grad():
             count = world * x.numel() // x.shape[1]

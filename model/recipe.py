@@ -78,8 +78,12 @@ class Recipe:
 
 
 PRESETS: dict[str, Recipe] = {
-    # For a GPU: long enough for the usual 95 %.
-    "standard": Recipe(),
+    # For a GPU, from the shortest to the best; meant for 94, 96 and 96.5 %.
+    "fast": replace(
+        Recipe(), phases=((24, 6), (32, 10)), alternating_flip=True, crop_padding=2, cutout=0, ema_decay=0.995
+    ),
+    "standard": replace(Recipe(), phases=((32, 80),), alternating_flip=True, cutout=12),
+    "best": replace(Recipe(), phases=((32, 200),), alternating_flip=True, cutout=0, cutmix=0.5, label_smoothing=0.05),
     # For a CPU without a GPU beside it: most epochs at a quarter of the cost, small batches, no cutout, which
     # only pays over many epochs.
     "cpu": replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,10 +37,15 @@ class Stopped(TrainingError):
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is CUDA if there is one, else the CPU."""
+    """Return the device of that name; "auto" is CUDA if there is one, else the CPU. Raises ValueError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"there is no device {name}: this machine has {torch.cuda.device_count()} usable GPUs")
+    return device
 
 
 @dataclass

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import signal
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.telemetry import set_up_logging
 from model.recipe import PRESETS, Recipe, parse_phases
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.distributed import World
+    from model.train import Trainer
 
 
 def _preset_values(name: str) -> str:
@@ -24,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="fetch the dataset if it is not there")
     parser.add_argument("--out", type=Path, default=Path("runs/resnet18"), help="folder of the run [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [%(default)s]")
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="recipe to start from [standard on CUDA, else cpu]")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="recipe to start from [best on CUDA, else cpu]")
     parser.add_argument("--arch", help=f"network [{_preset_values('arch')}]")
     parser.add_argument("--epochs", type=int, help="train so many epochs at full size instead of the preset's phases")
     parser.add_argument("--phases", type=parse_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
@@ -35,9 +44,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cutout", type=int, help=f"side of the blacked-out square, pixels [{_preset_values('cutout')}]"
     )
+    parser.add_argument(
+        "--cutmix", type=float, help=f"share of images with a patch of another [{_preset_values('cutmix')}]"
+    )
     parser.add_argument("--hold-out", type=int, help=f"images kept out of training [{_preset_values('hold_out')}]")
     parser.add_argument("--temperature", type=float, help="use this one instead of fitting it on the held-out images")
     parser.add_argument("--init-from", type=Path, help="checkpoint to start from, instead of fresh weights")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="run the network through torch.compile [on CUDA]"
+    )
     parser.add_argument("--seed", type=int, help=f"[{_preset_values('seed')}]")
 
 
@@ -54,43 +69,85 @@ def build_recipe(arguments: argparse.Namespace, default_preset: str) -> Recipe:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, or go on with the run in --out, and print where the checkpoint is."""
-    set_up_logging("info", "text")
+    """Train, or go on with the run in --out, and print where the checkpoint is; exit 128 + signal if stopped by one."""
+    from model.data import DataError
+    from model.distributed import join_world
+    from model.learner import TrainingError
+    from model.train import Stopped, pick_device
+
+    signals: list[int] = []
+    try:
+        with join_world(pick_device(arguments.device)) as (world, device):
+            set_up_logging("info" if world.leads else "warning", "text")
+            path = _train(arguments, device, world, signals)
+            if world.leads:
+                print(path)
+    except Stopped as stopped:
+        print(f"resnet: {stopped}", file=sys.stderr)
+        return 128 + signals[0]
+    except (DataError, TrainingError, ValueError, OSError) as error:
+        print(f"resnet: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(arguments: argparse.Namespace, device: torch.device, world: World, signals: list[int]) -> Path:
+    """Do the training proper; signals that ask to stop are appended to `signals`."""
     from tqdm import tqdm
 
     from model import checkpoint
-    from model.data import DataError, load_cifar10
-    from model.learner import TrainingError
-    from model.train import Trainer, pick_device
+    from model.data import load_cifar10
+    from model.train import Trainer
 
-    device = pick_device(arguments.device)
-    recipe = build_recipe(arguments, "standard" if device.type == "cuda" else "cpu")
-    try:
-        dataset = load_cifar10(arguments.root, train=True, download=arguments.download)
-        with tqdm(unit="step", disable=not sys.stderr.isatty()) as bar:
+    began = time.monotonic()
+    recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu")
+    dataset = load_cifar10(arguments.root, train=True, download=arguments.download)
+    data_loading_s = time.monotonic() - began
+    with tqdm(unit="step", disable=not (world.leads and sys.stderr.isatty())) as bar:
 
-            def show(step: int, steps: int, now: dict[str, float]) -> None:
-                bar.total = steps
-                bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()}, refresh=False)
-                bar.update(step - bar.n)
+        def show(step: int, steps: int, now: dict[str, float]) -> None:
+            bar.total = steps
+            bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()}, refresh=False)
+            bar.update(step - bar.n)
 
-            trainer = Trainer(
-                recipe,
-                dataset,
-                arguments.out,
-                device=device,
-                temperature=arguments.temperature,
-                init_from=checkpoint.load(arguments.init_from) if arguments.init_from else None,
-                progress=show,
-            )
-            path = trainer.run()
-    except (DataError, TrainingError, ValueError) as error:
-        print(f"resnet: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        logging.getLogger(__name__).warning(
-            "stopped; the same command goes on from the last whole epoch in %s", arguments.out
+        trainer = Trainer(
+            recipe,
+            dataset,
+            arguments.out,
+            device=device,
+            temperature=arguments.temperature,
+            init_from=checkpoint.load(arguments.init_from) if arguments.init_from else None,
+            world=world,
+            compiled=arguments.compile if arguments.compile is not None else device.type == "cuda",
+            progress=show,
         )
-        return 130
-    print(path)
-    return 0
+        with _stopping_gently(trainer, signals):
+            path = trainer.run()
+    if world.leads:
+        seconds = {
+            "data_loading": data_loading_s,
+            "compile": trainer.compile_seconds,
+            "training": trainer.seconds,  # of all attempts; the total is of this process alone
+            "total": time.monotonic() - began,
+        }
+        trainer.folder.write_json("timing.json", {name: round(value, 2) for name, value in seconds.items()})
+    return path
+
+
+@contextmanager
+def _stopping_gently(trainer: Trainer, signals: list[int]) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM end the run with its state saved; a second one ends it at once."""
+
+    def stop(number: int, _frame: object) -> None:
+        signals.append(number)
+        print("resnet: saving the state after this step; once more stops at once", file=sys.stderr)
+        trainer.request_stop()
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
