@@ -108,7 +108,7 @@ class Trainer:
     def _take_weights(self, source: Checkpoint) -> None:
         """Start from a checkpoint's weights. Raises TrainingError if it is of another network or other classes."""
         metadata = source.metadata
-        if metadata.architecture != self.architecture.to_dict() or metadata.classes != self.full.classes:
+        if Architecture.from_dict(metadata.architecture) != self.architecture or metadata.classes != self.full.classes:
             raise TrainingError(f"{source.path} is of another architecture or has other classes")
         self.network.load_state_dict(source.network().state_dict())
 
