@@ -84,7 +84,7 @@ class Trainer:
         if len(self.training) < recipe.batch_size:
             raise TrainingError(f"{len(self.training)} training images are fewer than one batch of {recipe.batch_size}")
         torch.manual_seed(recipe.seed)
-        self.architecture = Architecture(recipe.arch, len(dataset.classes), "cifar")
+        self.architecture = recipe.architecture(len(dataset.classes), dataset.images.shape[-1])
         self.network: ResNet = self.architecture.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.init_from = init_from
         if init_from is not None:
