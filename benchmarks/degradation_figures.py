@@ -74,7 +74,7 @@ def draw_gradients(records: list[Record], path: Path) -> None:
     epochs = records[0]["settings"]["epochs"]
     moments = {0: "before the first step", 1: "end of epoch 1", epochs: f"end of epoch {epochs}"}
     figure = Figure(figsize=(3.6 * len(moments), 3 * len(depths) + 0.5), layout="constrained")
-    grid = figure.subplots(len(depths), len(moments), sharey="row", squeeze=False)
+    grid = figure.subplots(len(depths), len(moments), sharey=True, squeeze=False)
     for record in records:
         row = depths.index(record["arch"])
         names = record["convolutions"]
