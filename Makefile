@@ -10,10 +10,10 @@ export CIFAR10_ROOT ?= $(abspath $(DATA))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train evaluate bench test-containers clean
+.PHONY: help serve test check format train evaluate bench experiment-degradation test-containers clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -48,6 +48,9 @@ evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoi
 bench: $(VENV)/.installed ## make the figures under benchmarks/ again
 	$(BIN)/python -m benchmarks.precision_cpu
 	$(BIN)/python -m benchmarks.service --data $(DATA)
+
+experiment-degradation: $(VENV)/.installed ## plain against residual networks: docs/degradation.md (EXPERIMENT=flags, such as '--epochs 10')
+	$(BIN)/python -m benchmarks.degradation --root $(DATA) $(EXPERIMENT)
 
 test-containers: ## build the image, bring the CPU variant up, predict, take it down (needs Docker)
 	tests/containers/run.sh

@@ -75,10 +75,7 @@ class Metadata(BaseModel):
 
     def build(self) -> ResNet:
         """Build the network that the tensors belong to. Raises ValueError for an unknown architecture or option."""
-        try:
-            return Architecture(**self.architecture).build()
-        except TypeError as error:
-            raise ValueError(f"unknown architecture options {sorted(self.architecture)}") from error
+        return Architecture.from_dict(self.architecture).build()
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Learner:
         self.device = device
         self.autocast = torch.bfloat16 if has_fast_bfloat16(device) else None
         torch.manual_seed(recipe.seed)
-        self.architecture = Architecture(recipe.arch, len(training.classes), "cifar")
+        self.architecture = recipe.architecture(len(training.classes), training.images.shape[-1])
         self.network: ResNet = self.architecture.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if init_from is not None:
             self._take_weights(init_from)
@@ -137,7 +137,7 @@ class Learner:
 
     def _take_weights(self, source: Checkpoint) -> None:
         """Start from a checkpoint's weights; with other classes, all but the head. Raises TrainingError."""
-        theirs = Architecture(**source.metadata.architecture)
+        theirs = Architecture.from_dict(source.metadata.architecture)
         if replace(theirs, num_classes=self.architecture.num_classes) != self.architecture:
             raise TrainingError(f"{source.path} is of another architecture: {theirs} is not {self.architecture}")
         weights = source.network().state_dict()

@@ -6,7 +6,12 @@ Without torch, so that the command line can show the presets without waiting for
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from model.resnet import Architecture, Shortcut, Stem
+
+LARGEST_CIFAR_STEM_PIXELS = 64
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,16 @@ def parse_phases(text: str) -> Phases:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. `phases` are (image size in pixels, epochs); `warmup` is a share of all steps."""
+    """How to train what. `phases` are (image size in pixels, epochs); `warmup` is a share of all steps.
+
+    `arch` to `shortcut` are the network's, see model.resnet.Architecture; `stem` "auto" is chosen by the image size.
+    """
 
     arch: str = "resnet18"
+    stem: Stem | Literal["auto"] = "auto"
+    groups: int = 1
+    width_per_group: int = 64
+    shortcut: Shortcut = "identity"
     phases: Phases = ((32, 100),)
     batch_size: int = 512
     learning_rate: float = 0.4
@@ -67,6 +79,14 @@ class Recipe:
                 return size
             epoch -= epochs
         return self.phases[-1][0]
+
+    def architecture(self, num_classes: int, size: int) -> Architecture:
+        """Return the network to train on images of `size` pixels: the "auto" stem keeps small ones' resolution."""
+        from model.resnet import Architecture  # it imports torch, which takes a second
+
+        small = size <= LARGEST_CIFAR_STEM_PIXELS
+        stem: Stem = ("cifar" if small else "imagenet") if self.stem == "auto" else self.stem
+        return Architecture(self.arch, num_classes, stem, self.groups, self.width_per_group, self.shortcut)
 
     def augmentation(self) -> Augmentation:
         """Return the part of the recipe that changes training images."""

@@ -34,7 +34,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/resnet18"), help="folder of the run [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [%(default)s]")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="recipe to start from [best on CUDA, else cpu]")
-    parser.add_argument("--arch", help=f"network [{_preset_values('arch')}]")
+    parser.add_argument("--arch", help=f"network, resnet18 to resnet152, resnet20, resnet56 [{_preset_values('arch')}]")
+    parser.add_argument(
+        "--stem", choices=["auto", "cifar", "imagenet"], help="first layers; auto is cifar up to 64 pixels [auto]"
+    )
+    parser.add_argument("--groups", type=int, help="groups of a bottleneck's 3x3 convolution; ResNeXt has 32 [1]")
+    parser.add_argument("--width-per-group", type=int, help="channels a group in the first stage [64]")
+    parser.add_argument(
+        "--shortcut", choices=["identity", "none"], help="none trains the plain network of the same depth [identity]"
+    )
     parser.add_argument("--epochs", type=int, help="train so many epochs at full size instead of the preset's phases")
     parser.add_argument("--phases", type=parse_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
     parser.add_argument("--batch-size", type=int, help=f"images a step [{_preset_values('batch_size')}]")

@@ -87,6 +87,16 @@ def test_loaded_network_computes_in_float32_what_the_tensors_say(intact: Path, t
     assert all(torch.equal(state[name], value.float()) for name, value in tensors.items())
 
 
+def test_checkpoint_from_before_groups_and_plain_networks_still_loads(
+    path: Path, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+) -> None:
+    older = {"arch": "resnet18", "num_classes": 3, "stem": "cifar"}
+    checkpoint.save(path, METADATA.model_copy(update={"architecture": older}), tensors, images, probabilities)
+    loaded = checkpoint.load(path)
+    assert loaded.metadata.architecture == older
+    assert torch.equal(loaded.network().head.bias, tensors["head.bias"])
+
+
 def test_weights_are_stored_in_half_precision_and_the_rest_in_full(tensors: dict[str, Tensor]) -> None:
     assert tensors["stem.conv.weight"].dtype == tensors["head.weight"].dtype == torch.float16
     assert tensors["stem.norm.running_var"].dtype == tensors["head.bias"].dtype == torch.float32
@@ -188,6 +198,12 @@ def test_inconsistent_tensors_are_refused(
         ({"architecture": {"arch": "resnet18", "num_classes": 3, "depth": 9}}, "unknown architecture options"),
         ({"architecture": {"arch": "resnet18", "num_classes": 3, "stem": "tiny"}}, "unknown stem 'tiny'"),
         ({"architecture": {"arch": "resnet34", "num_classes": 3}}, "missing tensor(s)"),
+        ({"architecture": {"arch": "resnet18", "num_classes": 3, "shortcut": None}}, "unknown shortcut None"),
+        ({"architecture": {"arch": "resnet18", "num_classes": 3, "shortcut": "none"}}, "unknown tensor(s)"),
+        ({"architecture": {"arch": "resnet18", "num_classes": 3, "groups": 4}}, "for bottleneck blocks"),
+        ({"architecture": {"arch": "resnet50", "num_classes": 3, "groups": 10**12}}, "product at most"),
+        ({"architecture": {"arch": "resnet50", "num_classes": 3, "width_per_group": 1e9}}, "must be integers"),
+        ({"architecture": {"arch": "resnet152", "num_classes": 3, "width_per_group": 2048}}, "missing tensor(s)"),
         ({"classes": ("cat", "dog")}, "2 class names for a network of 3 classes"),
         ({"classes": ()}, "bad metadata: classes"),
         ({"input_size": 16}, f"tensor {SELF_TEST_IMAGES} has shape"),
