@@ -11,11 +11,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random changes of a training batch. Lengths are in pixels at the data's own resolution."""
+    """The random changes of a training batch. Lengths are in pixels at the data's own resolution.
+
+    `jpeg` and `greyscale` are shares of the images: those saved as JPEG at a random quality, those without colours.
+    """
 
     crop_padding: int = 4
     flip: bool = True
     cutout: int = 0
+    jpeg: float = 0.0
+    greyscale: float = 0.0
 
 
 Phases = tuple[tuple[int, int], ...]
@@ -48,6 +53,8 @@ class Recipe:
     crop_padding: int = 4
     flip: bool = True
     cutout: int = 8
+    jpeg: float = 0.0
+    greyscale: float = 0.0
     hold_out: int = 5000
     seed: int = 0
 
@@ -66,11 +73,16 @@ class Recipe:
 
     def augmentation(self) -> Augmentation:
         """Return the part of the recipe that changes training images."""
-        return Augmentation(self.crop_padding, self.flip, self.cutout)
+        return Augmentation(self.crop_padding, self.flip, self.cutout, self.jpeg, self.greyscale)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a JSON-ready dictionary."""
-        return {**asdict(self), "phases": [list(phase) for phase in self.phases]}
+        """Return the fields as a JSON-ready dictionary.
+
+        `jpeg` and `greyscale` are left out while they are 0: a saved run is gone on from only with an equal dictionary,
+        and there are runs from before the two existed.
+        """
+        fields = {**asdict(self), "phases": [list(phase) for phase in self.phases]}
+        return {name: value for name, value in fields.items() if value or name not in {"jpeg", "greyscale"}}
 
 
 PRESETS: dict[str, Recipe] = {
