@@ -5,19 +5,24 @@ Without torch, so that the command line can show the presets without waiting for
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random changes of training images: lengths in pixels at the data's own resolution, shares of one."""
+    """The random changes of training images: lengths in pixels at the data's own resolution, shares of one.
+
+    `jpeg` is the share saved as JPEG at a random quality, `greyscale` the share without colours.
+    """
 
     crop_padding: int = 4
     flip: bool = True
     alternating_flip: bool = False
     cutout: int = 0
     cutmix: float = 0.0
+    jpeg: float = 0.0
+    greyscale: float = 0.0
 
 
 Phases = tuple[tuple[int, int], ...]
@@ -52,6 +57,8 @@ class Recipe:
     alternating_flip: bool = False
     cutout: int = 8
     cutmix: float = 0.0
+    jpeg: float = 0.0
+    greyscale: float = 0.0
     hold_out: int = 5000
     seed: int = 0
 
@@ -70,11 +77,16 @@ class Recipe:
 
     def augmentation(self) -> Augmentation:
         """Return the part of the recipe that changes training images."""
-        return Augmentation(self.crop_padding, self.flip, self.alternating_flip, self.cutout, self.cutmix)
+        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a JSON-ready dictionary."""
-        return {**asdict(self), "phases": [list(phase) for phase in self.phases]}
+        """Return the fields as a JSON-ready dictionary.
+
+        `jpeg` and `greyscale` are left out while they are 0: a saved run is gone on from only with an equal dictionary,
+        and there are runs from before the two existed.
+        """
+        everything = {**asdict(self), "phases": [list(phase) for phase in self.phases]}
+        return {name: value for name, value in everything.items() if value or name not in {"jpeg", "greyscale"}}
 
 
 PRESETS: dict[str, Recipe] = {
