@@ -13,7 +13,8 @@ from typing import Any
 class Augmentation:
     """The random changes of a training batch. Lengths are in pixels at the data's own resolution.
 
-    `jpeg` and `greyscale` are shares of the images: those saved as JPEG at a random quality, those without colours.
+    `jpeg`, `greyscale` and `rescale` are shares of the images: those saved as JPEG at a random quality, those without
+    colours, those enlarged and brought back.
     """
 
     crop_padding: int = 4
@@ -21,6 +22,7 @@ class Augmentation:
     cutout: int = 0
     jpeg: float = 0.0
     greyscale: float = 0.0
+    rescale: float = 0.0
 
 
 Phases = tuple[tuple[int, int], ...]
@@ -55,6 +57,7 @@ class Recipe:
     cutout: int = 8
     jpeg: float = 0.0
     greyscale: float = 0.0
+    rescale: float = 0.0
     hold_out: int = 5000
     seed: int = 0
 
@@ -73,16 +76,17 @@ class Recipe:
 
     def augmentation(self) -> Augmentation:
         """Return the part of the recipe that changes training images."""
-        return Augmentation(self.crop_padding, self.flip, self.cutout, self.jpeg, self.greyscale)
+        return Augmentation(self.crop_padding, self.flip, self.cutout, self.jpeg, self.greyscale, self.rescale)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary.
 
-        `jpeg` and `greyscale` are left out while they are 0: a saved run is gone on from only with an equal dictionary,
-        and there are runs from before the two existed.
+        `jpeg`, `greyscale` and `rescale` are left out while they are 0: a saved run is gone on from only with an equal
+        dictionary, and there are runs from before the three existed.
         """
         fields = {**asdict(self), "phases": [list(phase) for phase in self.phases]}
-        return {name: value for name, value in fields.items() if value or name not in {"jpeg", "greyscale"}}
+        later = {"jpeg", "greyscale", "rescale"}
+        return {name: value for name, value in fields.items() if value or name not in later}
 
 
 PRESETS: dict[str, Recipe] = {

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from model.jpeg import as_sent, draw_as_sent
 from model.recipe import Augmentation
+from model.sent import as_sent, draw_as_sent
 
 # The true per-channel figures of CIFAR-10's 50,000 training images, as fractions of 255. The often-seen std
 # (0.2023, 0.1994, 0.2010) is the mean of the per-image stds. A checkpoint carries the ones it was trained with.
@@ -54,9 +54,10 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     """Return a randomly changed copy of a training batch, uint8 (N, 3, S, S) to uint8 (N, 3, S, S).
 
-    Each image is shifted by up to `crop_padding` pixels either way (reflecting at the border), flipped left to
-    right with probability 1/2, turned to grey with probability `greyscale`, saved as JPEG at a quality from 40 to 95
-    with probability `jpeg`, and has a `cutout`-pixel square blacked out (DeVries and Taylor 2017, arXiv:1708.04552).
+    Each image is shifted by up to `crop_padding` pixels either way (reflecting at the border) and flipped left to right
+    with probability 1/2. With the probabilities of the same names, it loses its colours (`greyscale`), is blurred by
+    scaling (`rescale`), and is saved as JPEG at a quality from 40 to 95 (`jpeg`). Then it has a `cutout`-pixel square
+    blacked out (DeVries and Taylor 2017, arXiv:1708.04552).
     Random numbers come from `generator`, a CPU one, so that every device sees the same ones; what is off draws none.
     """
     count, _, size, _ = images.shape
@@ -79,9 +80,9 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
     changed = images.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
     changed = changed.permute(0, 3, 1, 2)
     # After the crop: at serving, too, JPEG's blocks begin at the corner of the picture.
-    if augmentation.greyscale or augmentation.jpeg:
-        grey, quality = draw_as_sent(count, augmentation, generator)
-        changed = as_sent(changed, grey.to(device), quality.to(device))
+    if augmentation.greyscale or augmentation.rescale or augmentation.jpeg:
+        choices = draw_as_sent(count, augmentation, generator)
+        changed = as_sent(changed, *(choice.to(device) for choice in choices))
     if augmentation.cutout:
         offset_y = index - integers(size) + augmentation.cutout // 2
         offset_x = index - integers(size) + augmentation.cutout // 2
