@@ -82,7 +82,7 @@ def runs_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
 
 def run_row(number: int, recipe: dict[str, Any]) -> str:
     """Return a table row of one run."""
-    sent = "".join(f", {recipe[name]:.0%} {name}" for name in ("jpeg", "greyscale") if recipe.get(name))
+    sent = "".join(f", {recipe[name]:.0%} {name}" for name in ("jpeg", "greyscale", "rescale") if recipe.get(name))
     phases = ", then ".join(f"{epochs} at {size} x {size}" for size, epochs in recipe["phases"])
     return (
         f"| run {number} | epochs: {phases} pixels; one-cycle to {recipe['learning_rate']} with {recipe['warmup']:.0%} warm-up; "

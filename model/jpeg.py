@@ -1,10 +1,10 @@
-"""What pictures lose on their way here, for whole batches of training images on any device: colours, and JPEG's loss.
+"""What JPEG takes away from a picture, for whole batches on any device: the lossy steps of a baseline codec.
 
-`recompress` does the lossy steps of a baseline JPEG codec: colours to YCbCr, chroma at half the resolution, a cosine
-transform of 8 x 8 blocks, quantisation, and all the way back. The entropy coding in between loses nothing, so it is
-left out. ITU-T T.81 (1992): the transform is A.3.3, the quantisation tables are Annex K.1. The colours are those of
-JFIF, ITU-T T.871 (2011). The scaling of the tables to a quality from 1 to 100, 4:2:0 subsampling by averages, and the
-triangle filter that brings chroma back up are libjpeg's defaults, and so Pillow's.
+Colours to YCbCr, chroma at half the resolution, a cosine transform of 8 x 8 blocks, quantisation, and all the way back.
+The entropy coding in between loses nothing, so it is left out. ITU-T T.81 (1992): the transform is A.3.3, the
+quantisation tables are Annex K.1. The colours are those of JFIF, ITU-T T.871 (2011). The scaling of the tables to a
+quality from 1 to 100, 4:2:0 subsampling by averages, and the triangle filter that brings chroma back up are libjpeg's
+defaults, and so Pillow's.
 """
 
 from __future__ import annotations
@@ -14,11 +14,6 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from model.recipe import Augmentation
-
-# Qualities that training draws from: most programs save at 75 or more, some at less.
-LEAST_QUALITY, MOST_QUALITY = 40, 95
 
 BLOCK = 8
 MCU = 2 * BLOCK  # with chroma at half the resolution, pictures are coded in units of 16 x 16 pixels
@@ -51,26 +46,10 @@ CHROMINANCE = (
 LUMA_SHARES = (0.299, 0.587, 0.114)
 
 
-def draw_as_sent(count: int, augmentation: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw for `count` images, on the CPU, which lose their colours (bool) and the JPEG quality of each (int64).
-
-    Quality 0 means that the image is not saved as JPEG.
-    """
-    grey = torch.rand(count, generator=generator) < augmentation.greyscale
-    saved = torch.rand(count, generator=generator) < augmentation.jpeg
-    return grey, torch.randint(LEAST_QUALITY, MOST_QUALITY + 1, (count,), generator=generator) * saved
-
-
-def as_sent(images: Tensor, grey: Tensor, quality: Tensor) -> Tensor:
-    """Return uint8 (N, 3, H, W) with the choices of `draw_as_sent`, on the images' device, carried out."""
-    # Every image goes through both, chosen or not: a GPU need not wait to know which, and a CPU does 5,000 a second.
-    images = torch.where(grey.view(-1, 1, 1, 1), greyscale(images), images)
-    return torch.where(quality.view(-1, 1, 1, 1) > 0, recompress(images, quality.clamp_min(1)), images)
-
-
-def greyscale(images: Tensor) -> Tensor:
-    """Return a batch without its colours: uint8 (N, 3, H, W), RGB, to the same, all channels the luma."""
-    return _luma(images).round().to(torch.uint8).expand_as(images)
+def luma(images: Tensor) -> Tensor:
+    """Return the luma, float32 (N, 1, H, W) from 0 to 255 and not rounded, of uint8 (N, 3, H, W), RGB."""
+    shares = torch.tensor(LUMA_SHARES, device=images.device).view(1, 3, 1, 1)
+    return (images.float() * shares).sum(dim=1, keepdim=True)
 
 
 def quantisation_tables(quality: Tensor) -> Tensor:
@@ -98,15 +77,9 @@ def recompress(images: Tensor, quality: Tensor) -> Tensor:
     return _to_rgb(y, chroma[..., :height, :width])
 
 
-def _luma(images: Tensor) -> Tensor:
-    """Return float32 (N, 1, H, W), not rounded, of uint8 (N, 3, H, W)."""
-    shares = torch.tensor(LUMA_SHARES, device=images.device).view(1, 3, 1, 1)
-    return (images.float() * shares).sum(dim=1, keepdim=True)
-
-
 def _to_ycbcr(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return three planes, float32 (N, 1, H, W) of whole numbers; chroma is around 128."""
-    y = _luma(images)
+    y = luma(images)
     red, blue = images[:, :1].float(), images[:, 2:].float()
     return y.round(), ((blue - y) / 1.772 + 128).round(), ((red - y) / 1.402 + 128).round()
 

@@ -13,7 +13,8 @@ from typing import Any
 class Augmentation:
     """The random changes of training images: lengths in pixels at the data's own resolution, shares of one.
 
-    `jpeg` is the share saved as JPEG at a random quality, `greyscale` the share without colours.
+    `jpeg` is the share saved as JPEG at a random quality, `greyscale` the share without colours, `rescale` the share
+    enlarged and brought back.
     """
 
     crop_padding: int = 4
@@ -23,6 +24,7 @@ class Augmentation:
     cutmix: float = 0.0
     jpeg: float = 0.0
     greyscale: float = 0.0
+    rescale: float = 0.0
 
 
 Phases = tuple[tuple[int, int], ...]
@@ -59,6 +61,7 @@ class Recipe:
     cutmix: float = 0.0
     jpeg: float = 0.0
     greyscale: float = 0.0
+    rescale: float = 0.0
     hold_out: int = 5000
     seed: int = 0
 
@@ -82,11 +85,12 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary.
 
-        `jpeg` and `greyscale` are left out while they are 0: a saved run is gone on from only with an equal dictionary,
-        and there are runs from before the two existed.
+        `jpeg`, `greyscale` and `rescale` are left out while they are 0: a saved run is gone on from only with an equal
+        dictionary, and there are runs from before the three existed.
         """
         everything = {**asdict(self), "phases": [list(phase) for phase in self.phases]}
-        return {name: value for name, value in everything.items() if value or name not in {"jpeg", "greyscale"}}
+        later = {"jpeg", "greyscale", "rescale"}
+        return {name: value for name, value in everything.items() if value or name not in later}
 
 
 PRESETS: dict[str, Recipe] = {

@@ -48,6 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jpeg", type=_share, help=f"share of images saved as JPEG, 0 to 1 [{_preset_values('jpeg')}]")
     parser.add_argument("--greyscale", type=_share, help=f"share of images made grey [{_preset_values('greyscale')}]")
+    parser.add_argument("--rescale", type=_share, help=f"share enlarged and brought back [{_preset_values('rescale')}]")
     parser.add_argument("--hold-out", type=int, help=f"images kept out of training [{_preset_values('hold_out')}]")
     parser.add_argument("--temperature", type=float, help="use this one instead of fitting it on the held-out images")
     parser.add_argument("--init-from", type=Path, help="checkpoint to start from, instead of fresh weights")

@@ -95,8 +95,8 @@ def test_what_needs_a_checkpoint_refuses_a_url(monkeypatch, flag):
 
 
 def test_shares_of_training_images_are_flags():
-    arguments = build_parser().parse_args(["train", "--jpeg", "0.25", "--greyscale", "1"])
-    assert (arguments.jpeg, arguments.greyscale) == (0.25, 1.0)
+    arguments = build_parser().parse_args(["train", "--jpeg", "0.25", "--greyscale", "1", "--rescale", "0"])
+    assert (arguments.jpeg, arguments.greyscale, arguments.rescale) == (0.25, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("share", ["-0.1", "1.5", "nan", "many"])

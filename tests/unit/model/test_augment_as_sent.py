@@ -1,13 +1,13 @@
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
 from model.augment import Draws, apply, draw
-from model.jpeg import as_sent
 from model.recipe import PRESETS, Augmentation, Recipe
+from model.sent import as_sent
 
 GREY = torch.tensor([100, 110, 120], dtype=torch.uint8)
 EVERYTHING_ELSE = Augmentation(crop_padding=4, flip=True, cutout=6, cutmix=0.5)
@@ -23,32 +23,32 @@ def augment(batch: Tensor, draws: Draws, augmentation: Augmentation) -> Tensor:
     return apply(batch, torch.arange(len(batch)), draws, augmentation, GREY)
 
 
-def test_without_the_two_a_batch_is_what_it_was() -> None:
+def test_without_the_three_a_batch_is_what_it_was() -> None:
     batch = augment(images(), draw(EVERYTHING_ELSE, 6, 16, seed=5, epoch=1), EVERYTHING_ELSE)
-    # Taken before `jpeg` and `greyscale` existed.
+    # Taken before `jpeg`, `greyscale` and `rescale` existed.
     assert hashlib.sha256(batch.contiguous().numpy().tobytes()).hexdigest().startswith("6892b0116f2e7a94")
 
 
 def test_all_other_choices_are_the_same_with_them() -> None:
     without = draw(EVERYTHING_ELSE, 100, 16, seed=5, epoch=1)
-    sent = Augmentation(crop_padding=4, flip=True, cutout=6, cutmix=0.5, jpeg=0.5, greyscale=0.5)
+    sent = Augmentation(crop_padding=4, flip=True, cutout=6, cutmix=0.5, jpeg=0.5, greyscale=0.5, rescale=0.5)
     drawn = draw(sent, 100, 16, seed=5, epoch=1)
     same = {
         field.name for field in fields(Draws) if torch.equal(getattr(without, field.name), getattr(drawn, field.name))
     }
-    assert {field.name for field in fields(Draws)} - same == {"grey", "quality"}
+    assert {field.name for field in fields(Draws)} - same == {"grey", "rescaled", "quality"}
 
 
 def test_the_batch_is_changed_after_the_crop_and_before_the_cutout() -> None:
-    sent = Augmentation(crop_padding=4, flip=True, jpeg=0.5, greyscale=0.5)
+    sent = Augmentation(crop_padding=4, flip=True, jpeg=0.5, greyscale=0.5, rescale=0.5)
     draws = draw(sent, 40, 16, seed=5, epoch=1)
     cropped = augment(images(40), draws, Augmentation(crop_padding=4, flip=True))
-    expected = as_sent(cropped, draws.grey, draws.quality)
+    expected = as_sent(cropped, draws.grey, draws.rescaled, draws.quality)
     changed = augment(images(40), draws, sent)
     assert torch.equal(changed, expected)
     assert not torch.equal(cropped, expected)
     assert changed.is_contiguous(memory_format=torch.channels_last)
-    covered = augment(images(40), draws, Augmentation(crop_padding=4, flip=True, cutout=6, jpeg=0.5, greyscale=0.5))
+    covered = augment(images(40), draws, replace(sent, cutout=6))
     hole = (covered != expected).any(dim=1)
     assert torch.equal(covered.permute(0, 2, 3, 1)[hole], GREY.expand(int(hole.sum()), 3))
 
@@ -56,8 +56,8 @@ def test_the_batch_is_changed_after_the_crop_and_before_the_cutout() -> None:
 def test_recipes_without_the_new_changes_are_written_as_before() -> None:
     # A saved run is gone on from only with an equal recipe.
     for recipe in PRESETS.values():
-        assert not {"jpeg", "greyscale"} & recipe.to_dict().keys()
-    changed = Recipe(jpeg=0.25, greyscale=0.1)
+        assert not {"jpeg", "greyscale", "rescale"} & recipe.to_dict().keys()
+    changed = Recipe(jpeg=0.25, greyscale=0.1, rescale=0.2)
     fields = json.loads(json.dumps(changed.to_dict()))
-    assert (fields["jpeg"], fields["greyscale"]) == (0.25, 0.1)
-    assert changed.augmentation() == Augmentation(4, flip=True, cutout=8, jpeg=0.25, greyscale=0.1)
+    assert (fields["jpeg"], fields["greyscale"], fields["rescale"]) == (0.25, 0.1, 0.2)
+    assert changed.augmentation() == Augmentation(4, flip=True, cutout=8, jpeg=0.25, greyscale=0.1, rescale=0.2)

@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.jpeg import as_sent, draw_as_sent, greyscale, quantisation_tables, recompress
-from model.recipe import Augmentation
+from model.jpeg import quantisation_tables, recompress
 from tests.conftest import ROOT
 
 
@@ -68,36 +67,3 @@ def test_flat_colours_of_any_size_survive(height_width: tuple[int, int]) -> None
     result = recompress(flat, torch.tensor([95]))
     assert result.shape == flat.shape
     assert int((result.int() - flat.int()).abs().max()) <= 3
-
-
-def test_greyscale_is_pillows(photos: Tensor) -> None:
-    real = torch.stack([pixels_of(picture.convert("L")) for picture in pictures_of(photos)])
-    grey = greyscale(photos)
-    assert grey.dtype == torch.uint8
-    assert int((grey.int() - real.int()).abs().max()) <= 1
-    assert distance(grey, real) < 0.01
-
-
-def test_shares_and_qualities_are_as_asked() -> None:
-    generator = torch.Generator().manual_seed(0)
-    grey, quality = draw_as_sent(10_000, Augmentation(jpeg=0.25, greyscale=0.1), generator)
-    assert float(grey.double().mean()) == pytest.approx(0.1, abs=0.02)
-    assert float((quality > 0).double().mean()) == pytest.approx(0.25, abs=0.02)
-    assert quality[quality > 0].unique().tolist() == list(range(40, 96))
-
-
-@pytest.mark.parametrize(("jpeg", "grey"), [(0.0, 1.0), (1.0, 0.0)])
-def test_shares_of_none_and_all(jpeg: float, grey: float) -> None:
-    chosen, quality = draw_as_sent(1000, Augmentation(jpeg=jpeg, greyscale=grey), torch.Generator().manual_seed(0))
-    assert bool((chosen == bool(grey)).all())
-    assert bool(((quality > 0) == bool(jpeg)).all())
-
-
-def test_only_the_chosen_images_change(photos: Tensor) -> None:
-    grey = torch.tensor([False, True, False, True])
-    quality = torch.tensor([0, 0, 60, 60])
-    result = as_sent(photos[:4], grey, quality)
-    assert torch.equal(result[0], photos[0])
-    assert torch.equal(result[1:2], greyscale(photos[1:2]))
-    assert torch.equal(result[2:3], recompress(photos[2:3], quality[2:3]))
-    assert torch.equal(result[3:4], recompress(greyscale(photos[3:4]), quality[3:4]))
