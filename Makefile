@@ -41,8 +41,9 @@ train: $(VENV)/.installed ## train the shipped recipe on CIFAR-10 (DATA=folder o
 	$(BIN)/resnet train --data cifar10 --root $(DATA) --device cpu --preset cpu-finish --out runs/finish \
 		--init-from runs/first/checkpoint.safetensors
 
-evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoint on the test set
-	$(BIN)/resnet evaluate --data cifar10 --root $(DATA) --json benchmarks/evaluate_checkpoint.json
+evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoint on the test set, also as JPEG, grey, ...
+	$(BIN)/resnet evaluate --data cifar10 --root $(DATA) --robustness \
+		--json benchmarks/evaluate_checkpoint.json
 	$(BIN)/python -m benchmarks.model_card
 
 bench: $(VENV)/.installed ## make the figures under benchmarks/ again

@@ -53,6 +53,27 @@ def scores_row(scores: dict[str, Any]) -> str:
     return f"| {scores['split']} | {scores['images']:,} | {scores['top1']:.2%} | {scores['nll']:.4f} | {scores['ece']:.2%} |"
 
 
+def robustness_section(scores: dict[str, Any]) -> str:
+    """Return the section on pictures as they are sent, or nothing where it was not measured."""
+    table = scores.get("robustness")
+    if not table:
+        return ""
+    rows = "\n".join(
+        f"| {name} | {row['top1']:.2%} | {100 * row['top1_change']:+.2f} | {row['nll']:.4f} | {row['ece']:.2%} |"
+        for name, row in table.items()
+    )
+    return f"""
+## On what people send
+
+The same {scores["images"]:,} images, changed by Pillow: saved as JPEG (chroma at half the resolution) or WebP at a quality, made grey, or
+enlarged four times (bicubic) and brought back by the service's own resize.
+
+| sent as | top-1 | change, points | negative log-likelihood (nats) | calibration error (15 bins) |
+|---|---|---|---|---|
+{rows}
+"""
+
+
 def runs_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the recipes of the runs that made a checkpoint, the first one first."""
     start = recipe.get("init_from")
@@ -61,10 +82,11 @@ def runs_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
 
 def run_row(number: int, recipe: dict[str, Any]) -> str:
     """Return a table row of one run."""
+    sent = "".join(f", {recipe[name]:.0%} {name}" for name in ("jpeg", "greyscale", "rescale") if recipe.get(name))
     phases = ", then ".join(f"{epochs} at {size} x {size}" for size, epochs in recipe["phases"])
     return (
         f"| run {number} | epochs: {phases} pixels; one-cycle to {recipe['learning_rate']} with {recipe['warmup']:.0%} warm-up; "
-        f"crop after {recipe['crop_padding']} reflected pixels, flip, cutout {recipe['cutout']}; "
+        f"crop after {recipe['crop_padding']} reflected pixels, flip, cutout {recipe['cutout']}{sent}; "
         f"{recipe['device']}, {recipe['training_seconds'] / 60:.0f} minutes |"
     )
 
@@ -100,7 +122,7 @@ T = {metadata.temperature:.4f}, fitted on {metadata.temperature_fitted_on}.
 | class | right on the test set |
 |---|---|
 {per_class}
-
+{robustness_section(test)}
 ## How it was made
 
 | | |

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from model.recipe import Augmentation
+from model.sent import as_sent, draw_as_sent
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The choices for N training images, each a tensor (N,) indexed by image; int64, or bool for `flip`.
+    """The choices for N training images, each a tensor (N,) indexed by image; int64, or bool where it is a yes or no.
 
     Shifts, corners and sides are in pixels. `partner` is the image that a CutMix patch comes from; where there is no
-    patch, its sides are 0.
+    patch, its sides are 0. `quality` is that of JPEG, 0 where an image is not saved as one.
     """
 
     flip: Tensor
@@ -34,6 +35,9 @@ class Draws:
     patch_x: Tensor
     patch_height: Tensor
     patch_width: Tensor
+    grey: Tensor
+    rescaled: Tensor
+    quality: Tensor
 
     def select(self, index: Tensor) -> Draws:
         """Return the choices for the images that `index`, int64 (B,), names."""
@@ -61,7 +65,8 @@ def draw(augmentation: Augmentation, count: int, size: int, *, seed: int, epoch:
     of `cutout` pixels a side covered (DeVries and Taylor 2017, arXiv:1708.04552). A share `cutmix` gets a patch of
     another image (Yun et al. 2019, arXiv:1905.04899), its area uniform between nothing and everything. With
     `alternating_flip`, an image's first flip is random and every later epoch shows the other side (Jordan 2024,
-    arXiv:2404.00498).
+    arXiv:2404.00498). A share `greyscale` loses its colours, a share `rescale` is blurred by scaling, and a share
+    `jpeg` is saved at a quality from 40 to 95.
     """
     generator = random_stream("augmentation", seed, epoch)
 
@@ -85,6 +90,8 @@ def draw(augmentation: Augmentation, count: int, size: int, *, seed: int, epoch:
     starts = [corner.clamp_min(0) for corner in corners]
     ends = [(corner + side).clamp_max(size) for corner in corners]
     sides = [(end - start) * mixed for start, end in zip(starts, ends, strict=True)]
+    # From a stream of their own: with or without them, all other choices are the same.
+    grey, rescaled, quality = draw_as_sent(count, augmentation, random_stream("as sent", seed, epoch))
     return Draws(
         flip=flip,
         shift_y=shifts[0],
@@ -96,6 +103,9 @@ def draw(augmentation: Augmentation, count: int, size: int, *, seed: int, epoch:
         patch_x=starts[1],
         patch_height=sides[0],
         patch_width=sides[1],
+        grey=grey,
+        rescaled=rescaled,
+        quality=quality,
     )
 
 
@@ -116,6 +126,10 @@ def apply(images: Tensor, index: Tensor, draws: Draws, augmentation: Augmentatio
     if augmentation.cutmix:
         patch = _box(along, chosen.patch_y, chosen.patch_x, chosen.patch_height, chosen.patch_width)
         changed = torch.where(patch, channels_last[chosen.partner], changed)
+    if augmentation.greyscale or augmentation.rescale or augmentation.jpeg:
+        # After the crop: at serving, too, JPEG's blocks begin at the corner of the picture.
+        sent = as_sent(changed.permute(0, 3, 1, 2), chosen.grey, chosen.rescaled, chosen.quality)
+        changed = sent.permute(0, 2, 3, 1).contiguous()
     if augmentation.cutout:
         side = torch.full_like(chosen.cutout_y, augmentation.cutout)
         hole = _box(along, chosen.cutout_y, chosen.cutout_x, side, side)

@@ -5,7 +5,7 @@ Without torch, so that the command line can show the presets without waiting for
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -16,13 +16,20 @@ LARGEST_CIFAR_STEM_PIXELS = 64
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random changes of training images: lengths in pixels at the data's own resolution, shares of one."""
+    """The random changes of training images: lengths in pixels at the data's own resolution, shares of one.
+
+    `jpeg` is the share saved as JPEG at a random quality, `greyscale` the share without colours, `rescale` the share
+    enlarged and brought back.
+    """
 
     crop_padding: int = 4
     flip: bool = True
     alternating_flip: bool = False
     cutout: int = 0
     cutmix: float = 0.0
+    jpeg: float = 0.0
+    greyscale: float = 0.0
+    rescale: float = 0.0
 
 
 Phases = tuple[tuple[int, int], ...]
@@ -64,6 +71,9 @@ class Recipe:
     alternating_flip: bool = False
     cutout: int = 8
     cutmix: float = 0.0
+    jpeg: float = 0.0
+    greyscale: float = 0.0
+    rescale: float = 0.0
     hold_out: int = 5000
     seed: int = 0
 
@@ -90,7 +100,7 @@ class Recipe:
 
     def augmentation(self) -> Augmentation:
         """Return the part of the recipe that changes training images."""
-        return Augmentation(self.crop_padding, self.flip, self.alternating_flip, self.cutout, self.cutmix)
+        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary."""

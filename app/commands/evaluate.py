@@ -13,7 +13,6 @@ from app.commands.settings_flags import add_settings, read_settings
 
 if TYPE_CHECKING:
     from model.data import Dataset
-    from model.evaluate import Scores
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, default=32, help="requests at once, with --url [%(default)s]")
     parser.add_argument("--limit", type=int, help="only so many images")
     parser.add_argument("--min-accuracy", type=float, default=0.0, help="exit 1 below this share [%(default)s]")
+    parser.add_argument("--robustness", action="store_true", help="also as JPEG, WebP, greyscale, and upscaled")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--record", action="store_true", help="write the scores into the checkpoint's metadata")
     add_settings(parser, only={"weights", "api_key"})
@@ -34,8 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     from model.checkpoint import CheckpointError
     from model.data import DataError, load_cifar10
 
-    if arguments.url and arguments.record:
-        raise SystemExit("resnet: error: --record needs a checkpoint, not --url")
+    for flag in ("record", "robustness"):
+        if arguments.url and getattr(arguments, flag):
+            raise SystemExit(f"resnet: error: --{flag} needs a checkpoint, not --url")
     try:
         dataset = load_cifar10(arguments.root, train=False)
         if arguments.limit:
@@ -58,22 +59,44 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _load_and_score(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     """Score a checkpoint in float32 on this machine."""
-    import torch
+    from tqdm import tqdm
 
     from model import checkpoint
-    from model.evaluate import compute_logits, score
+    from model.robustness import CLEAN, CORRUPTIONS, robustness_table, score_corrupted
 
     path = read_settings(arguments).weights
     source = checkpoint.load(path)
     metadata = source.metadata
-    logits = compute_logits(source.network(), dataset.images, metadata.mean, metadata.std)
-    scores = score(torch.softmax(logits / metadata.temperature, dim=1), dataset)
+    names = tuple(CORRUPTIONS) if arguments.robustness else (CLEAN,)
+    with tqdm(total=len(names) * len(dataset), unit="image", disable=not sys.stderr.isatty()) as bar:
+        by_name = score_corrupted(
+            source.network(),
+            dataset,
+            metadata.mean,
+            metadata.std,
+            metadata.temperature,
+            names=names,
+            progress=bar.update,
+        )
+    scores = by_name[CLEAN].to_dict()
+    if arguments.robustness:
+        scores["robustness"] = robustness_table(by_name)
     if arguments.record:
-        others = tuple(one for one in metadata.measured if one["split"] != scores.split)
-        metadata = metadata.model_copy(update={"measured": (*others, scores.to_dict())})
+        measured = record(metadata.measured, scores)
+        metadata = metadata.model_copy(update={"measured": measured})
         checkpoint.save(path, metadata, source.tensors, source.self_test_images, source.self_test_probabilities)
         source = checkpoint.load(path)
     return _result(metadata.name, source.version, "checkpoint", scores)
+
+
+def record(measured: tuple[dict[str, Any], ...], scores: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return a checkpoint's measurements with new scores in the place of the old ones of the same split.
+
+    A robustness table that was recorded before stays unless a new one comes: it is of the same weights.
+    """
+    others = tuple(one for one in measured if one["split"] != scores["split"])
+    before = next((one for one in measured if one["split"] == scores["split"]), {})
+    return (*others, {**before, **scores})
 
 
 def _ask_service(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
@@ -84,11 +107,11 @@ def _ask_service(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, A
     key = read_settings(arguments).api_key
     work = classify_dataset(arguments.url, dataset, arguments.concurrency, key.get_secret_value() if key else None)
     model, probabilities = asyncio.run(work)
-    return _result(model["name"], model["version"], "service", score(probabilities, dataset))
+    return _result(model["name"], model["version"], "service", score(probabilities, dataset).to_dict())
 
 
-def _result(name: str, version: str, source: str, scores: Scores) -> dict[str, Any]:
-    return {"model": name, "version": version, "source": source, **scores.to_dict()}
+def _result(name: str, version: str, source: str, scores: dict[str, Any]) -> dict[str, Any]:
+    return {"model": name, "version": version, "source": source, **scores}
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -99,3 +122,7 @@ def _print(result: dict[str, Any]) -> None:
     print(f"ece    {result['ece']:.4f} (15 bins)")
     for name, share in result["per_class"].items():
         print(f"  {name:<12} {share:.4f}")
+    if "robustness" in result:
+        print(f"{'sent as':<14} top-1    change   nll     ece")
+        for name, row in result["robustness"].items():
+            print(f"  {name:<12} {row['top1']:.4f}  {row['top1_change']:+.4f}  {row['nll']:.4f}  {row['ece']:.4f}")

@@ -26,6 +26,17 @@ def _preset_values(name: str) -> str:
     return ", ".join(f"{preset} {getattr(recipe, name)}" for preset, recipe in PRESETS.items())
 
 
+def _share(text: str) -> float:
+    """Parse a share of the images."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share of the images from 0 to 1, not {text!r}")
+    return value
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; what is not given comes from the preset."""
     parser.add_argument("--data", choices=["cifar10"], default="cifar10", help="dataset [%(default)s]")
@@ -53,8 +64,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--cutout", type=int, help=f"side of the blacked-out square, pixels [{_preset_values('cutout')}]"
     )
     parser.add_argument(
-        "--cutmix", type=float, help=f"share of images with a patch of another [{_preset_values('cutmix')}]"
+        "--cutmix", type=_share, help=f"share of images with a patch of another [{_preset_values('cutmix')}]"
     )
+    parser.add_argument("--jpeg", type=_share, help=f"share of images saved as JPEG, 0 to 1 [{_preset_values('jpeg')}]")
+    parser.add_argument("--greyscale", type=_share, help=f"share of images made grey [{_preset_values('greyscale')}]")
+    parser.add_argument("--rescale", type=_share, help=f"share enlarged and brought back [{_preset_values('rescale')}]")
     parser.add_argument("--hold-out", type=int, help=f"images kept out of training [{_preset_values('hold_out')}]")
     parser.add_argument("--temperature", type=float, help="use this one instead of fitting it on the held-out images")
     parser.add_argument("--init-from", type=Path, help="checkpoint to start from, instead of fresh weights")

@@ -1,0 +1,107 @@
+import json
+import sys
+
+import pytest
+import torch
+
+from app.cli import build_parser, main
+from app.commands.evaluate import record
+from benchmarks.model_card import robustness_section
+from model import checkpoint
+from model.checkpoint import Metadata
+from model.data import Dataset
+from model.resnet import Architecture
+from model.robustness import CORRUPTIONS
+
+CLASSES = ("ant", "bee", "cat")
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A small checkpoint, with a dataset of noise in the place of CIFAR-10."""
+    monkeypatch.setattr("model.resnet.STAGE_WIDTHS", (16, 16, 32, 32))
+    torch.manual_seed(0)
+    metadata = Metadata(
+        name="toy",
+        architecture=Architecture("resnet18", 3).to_dict(),
+        classes=CLASSES,
+        input_size=16,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        measured=({"split": "toy held-out", "images": 5, "top1": 0.5, "nll": 1.0, "ece": 0.1},),
+    )
+    images = torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8)
+    dataset = Dataset("toy", "test", images, torch.arange(9) % 3, CLASSES)
+    monkeypatch.setattr("model.data.load_cifar10", lambda root, *, train: dataset)
+    path = tmp_path / "toy.safetensors"
+    checkpoint.save(path, metadata, checkpoint.half_precision(metadata.build()), images[:2], torch.full((2, 3), 1 / 3))
+    return path
+
+
+def evaluate(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["resnet", "evaluate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return caught.value.code
+
+
+def test_the_robustness_table_is_printed_written_and_recorded(weights, monkeypatch, tmp_path, capsys):
+    result = tmp_path / "result.json"
+    flags = ["--weights", weights, "--json", result]
+    assert evaluate(monkeypatch, *flags) == 0
+    plain = json.loads(result.read_text())
+    assert "robustness" not in plain
+    assert "sent as" not in capsys.readouterr().out
+
+    assert evaluate(monkeypatch, *flags, "--robustness", "--record") == 0
+    full = json.loads(result.read_text())
+    table = full["robustness"]
+    assert list(table) == list(CORRUPTIONS)
+    assert {name: full[name] for name in ("top1", "nll", "ece")} == {
+        name: plain[name] for name in ("top1", "nll", "ece")
+    }
+    assert table["clean"] == {"top1": plain["top1"], "top1_change": 0.0, "nll": plain["nll"], "ece": plain["ece"]}
+    captured = capsys.readouterr()
+    for name, row in table.items():
+        assert f"  {name:<12} {row['top1']:.4f}" in captured.out
+    assert captured.err == ""  # no progress bar where nobody watches
+
+    loaded = checkpoint.load(weights)
+    held_out, test = loaded.metadata.measured
+    assert held_out["split"] == "toy held-out"
+    assert test["split"] == "toy test"
+    assert test["robustness"] == table
+    assert loaded.version == full["version"] != plain["version"]
+    assert "| jpeg-75 |" in robustness_section(test)
+
+
+def test_a_recorded_table_survives_until_a_new_one_comes():
+    held = {"split": "held-out", "top1": 0.6}
+    table = {"clean": {"top1": 0.5}}
+    first = record((held,), {"split": "test", "top1": 0.5, "robustness": table})
+    again = record(first, {"split": "test", "top1": 0.7})
+    assert again == (held, {"split": "test", "top1": 0.7, "robustness": table})
+    assert record(again, {"split": "test", "top1": 0.7, "robustness": {}})[1]["robustness"] == {}
+
+
+def test_a_card_without_the_table_has_no_section_of_it():
+    assert robustness_section({"split": "test", "images": 5}) == ""
+
+
+@pytest.mark.parametrize("flag", ["--robustness", "--record"])
+def test_what_needs_a_checkpoint_refuses_a_url(monkeypatch, flag):
+    code = evaluate(monkeypatch, "--url", "http://127.0.0.1:9", flag)
+    assert code == f"resnet: error: {flag} needs a checkpoint, not --url"
+
+
+def test_shares_of_training_images_are_flags():
+    arguments = build_parser().parse_args(["train", "--jpeg", "0.25", "--greyscale", "1", "--rescale", "0"])
+    assert (arguments.jpeg, arguments.greyscale, arguments.rescale) == (0.25, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5", "nan", "many"])
+def test_shares_outside_of_one_are_refused(share, capsys):
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(["train", "--jpeg", share])
+    assert caught.value.code == 2
+    assert "argument --jpeg: expected a share of the images from 0 to 1" in capsys.readouterr().err
