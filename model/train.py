@@ -55,7 +55,8 @@ class Trainer:
     """One run: network, optimiser, average, data on the device, and the folder where it leaves its traces.
 
     With `temperature` given, nothing is fitted and the recipe may hold out no images. `init_from` is a checkpoint to
-    go on from, with a recipe of its own, instead of fresh weights.
+    go on from, with a recipe of its own, instead of fresh weights. `on_epoch` is called with every line of
+    `metrics.jsonl` once it is written.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Trainer:
         temperature: float | None = None,
         init_from: Checkpoint | None = None,
         progress: Progress | None = None,
+        on_epoch: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         if recipe.hold_out == 0 and temperature is None:
             raise TrainingError("nothing is held out to fit the temperature on: give --temperature or --hold-out")
@@ -79,6 +81,7 @@ class Trainer:
         self.device = device
         self.fixed_temperature = temperature
         self.progress = progress
+        self.on_epoch = on_epoch
         self.autocast = torch.bfloat16 if has_fast_bfloat16(device) else None
         self.training, self.held = hold_out(dataset, recipe.hold_out)
         if len(self.training) < recipe.batch_size:
@@ -122,6 +125,8 @@ class Trainer:
             line = self._train_epoch()
             with (self.out / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
+            if self.on_epoch:
+                self.on_epoch(line)
             log.info("%s", " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()))
             self._save_state()
         return self._finish()
