@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -73,13 +74,26 @@ class ProgressBar:
 
     def show_step(self, step: int, steps: int, now: dict[str, float]) -> None:
         """Show that `step` of `steps` are done. The bar starts at the first one told: a resumed run's is not 0."""
-        from tqdm import tqdm
-
         if self._bar is None:
-            self._bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True)
+            self._bar = self._open(step, steps)
         figures = f"loss={now['loss']:.3f}, accuracy={now['accuracy']:.1%}, images/s={now['images_per_s']:.0f}"
         self._bar.set_postfix_str(figures, refresh=False)
         self._bar.update(step - self._bar.n)
+
+    @staticmethod
+    def _open(step: int, steps: int) -> tqdm[Any]:
+        from tqdm import tqdm
+
+        # A terminal that does not know its size says 0 x 0, where tqdm would draw nothing.
+        known = all(os.get_terminal_size(sys.stderr.fileno()))
+        return tqdm(
+            total=steps,
+            initial=step,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]",
+            dynamic_ncols=known,
+            ncols=None if known else 80,
+            nrows=None if known else 24,
+        )
 
     def show_epoch(self, line: dict[str, Any]) -> None:
         """Show that an epoch is done, as `metrics.jsonl` has it: its last few steps are not told one by one."""
