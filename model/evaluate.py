@@ -17,14 +17,17 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score` found. Shares are fractions of one; nll is in nats per image."""
+    """What `score` found. Shares are fractions of one; nll is in nats per image.
+
+    `per_class` is the share of each class's images that are classified rightly, None for a class without images.
+    """
 
     split: str
     images: int
     top1: float
     nll: float
     ece: float
-    per_class: dict[str, float]
+    per_class: dict[str, float | None]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary."""
@@ -60,16 +63,74 @@ def compute_logits(
     return torch.cat(parts)
 
 
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The images whose confidence is in [lower, upper), and in the last bin 1.0 too.
+
+    `accuracy` and `confidence` are their means, fractions of one; both are None in a bin without images.
+    """
+
+    lower: float
+    upper: float
+    images: int
+    accuracy: float | None
+    confidence: float | None
+
+
+def calibration_bins(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> list[CalibrationBin]:
+    """Sort the answers float (N, classes) to labels int64 (N,) into bins of equal width by their confidence.
+
+    Confidence is the probability of the predicted class (Guo et al. 2017, arXiv:1706.04599).
+    """
+    confidence, predicted = probabilities.max(dim=1)
+    correct = (predicted == labels).double()
+    index = (confidence * bins).long().clamp(max=bins - 1)
+    counts = torch.bincount(index, minlength=bins).tolist()
+    accuracies = torch.zeros(bins, dtype=torch.double).index_add_(0, index, correct).tolist()
+    confidences = torch.zeros(bins, dtype=torch.double).index_add_(0, index, confidence.double()).tolist()
+    return [
+        CalibrationBin(
+            lower=i / bins,
+            upper=(i + 1) / bins,
+            images=count,
+            accuracy=accuracies[i] / count if count else None,
+            confidence=confidences[i] / count if count else None,
+        )
+        for i, count in enumerate(counts)
+    ]
+
+
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
     """Return the expected calibration error of float (N, classes) against int64 (N,): bins of equal width.
 
     The mean over images of |accuracy - confidence| of the image's bin (Guo et al. 2017, arXiv:1706.04599).
     """
+    gaps = [
+        one.images * abs(one.accuracy - one.confidence)
+        for one in calibration_bins(probabilities, labels, bins)
+        if one.accuracy is not None and one.confidence is not None
+    ]
+    return sum(gaps) / len(labels)
+
+
+def confusion_matrix(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Count the images by true class (row) and predicted class (column): int64 (classes, classes).
+
+    `probabilities` float (N, classes), `labels` int64 (N,).
+    """
+    classes = probabilities.shape[1]
+    pairs = labels * classes + probabilities.argmax(dim=1)
+    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def most_confidently_wrong(probabilities: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Return the indices, int64 (up to `count`,), of the wrongly classified images, the most confident first.
+
+    `probabilities` float (N, classes), `labels` int64 (N,). Equally confident ones are in the dataset's order.
+    """
     confidence, predicted = probabilities.max(dim=1)
-    correct = (predicted == labels).double()
-    index = (confidence * bins).long().clamp(max=bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, index, correct - confidence.double())
-    return float(gaps.abs().sum() / len(labels))
+    wrong = (predicted != labels).nonzero()[:, 0]
+    return wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
 
 
 def score(probabilities: Tensor, dataset: Dataset) -> Scores:
@@ -77,7 +138,10 @@ def score(probabilities: Tensor, dataset: Dataset) -> Scores:
     labels = dataset.labels
     correct = (probabilities.argmax(dim=1) == labels).double()
     picked = probabilities[torch.arange(len(labels)), labels].double()
-    per_class = {name: float(correct[labels == i].mean()) for i, name in enumerate(dataset.classes)}
+    of_class = [correct[labels == i] for i in range(len(dataset.classes))]
+    per_class = {
+        name: float(one.mean()) if len(one) else None for name, one in zip(dataset.classes, of_class, strict=True)
+    }
     return Scores(
         split=f"{dataset.name} {dataset.split}",
         images=len(labels),

@@ -69,8 +69,8 @@ class Trainer:
     With `temperature` given, nothing is fitted and the recipe may hold out no images. `init_from` is a checkpoint to
     go on from, with a recipe of its own, instead of fresh weights. `world` are the processes that share each batch;
     `compiled` runs the network through torch.compile. `progress` is told (step, steps, figures) every
-    `progress_every_s` seconds, `on_epoch` each epoch's line of metrics. The state is saved after every epoch, every
-    `save_every_s` seconds, and when `request_stop` is called.
+    `progress_every_s` seconds and at an epoch's end, `on_epoch` each epoch's line of metrics. The state is saved after
+    every epoch, every `save_every_s` seconds, and when `request_stop` is called.
     """
 
     def __init__(
@@ -109,7 +109,8 @@ class Trainer:
         self.compile_seconds = 0.0
         self.tally = EpochTally.empty(device)
         self._stop_requested = False
-        self._saved_at = self._told_at = time.monotonic()
+        self._saved_at = time.monotonic()
+        self._told_at = -math.inf
 
     def request_stop(self) -> None:
         """Ask `run` to save its state after the present step and raise Stopped; safe in a signal handler."""
@@ -184,7 +185,8 @@ class Trainer:
     def _after_step(self, loss: Tensor) -> None:
         """Tell progress, save the state and stop, each where it is time for it."""
         now, tally = time.monotonic(), self.tally
-        if self.progress and now - self._told_at >= self.progress_every_s:
+        last = tally.steps == self.learner.steps_per_epoch
+        if self.progress and (last or now - self._told_at >= self.progress_every_s):
             self._told_at = now
             seen = tally.steps * self.recipe.batch_size
             accuracy = float(tally.correct) * self.world.size / seen

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.commands.evaluate import as_result, score_checkpoint
+from app.commands.progress import ProgressBar
 from app.telemetry import set_up_logging
 from model.recipe import PRESETS, Recipe, parse_phases
 
@@ -19,7 +23,9 @@ if TYPE_CHECKING:
     import torch
 
     from model.distributed import World
-    from model.train import Trainer
+    from model.train import OnEpoch, Trainer
+
+log = logging.getLogger(__name__)
 
 
 def _preset_values(name: str) -> str:
@@ -75,6 +81,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, help="run the network through torch.compile [on CUDA]"
     )
+    parser.add_argument("--tensorboard", action="store_true", help="also write event files to OUT/tensorboard")
+    parser.add_argument("--no-report", action="store_true", help="do not measure on the test set and draw at the end")
     parser.add_argument("--seed", type=int, help=f"[{_preset_values('seed')}]")
 
 
@@ -91,9 +99,13 @@ def build_recipe(arguments: argparse.Namespace, default_preset: str) -> Recipe:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, or go on with the run in --out, and print where the checkpoint is; exit 128 + signal if stopped by one."""
+    """Train, or go on with the run in --out, print where the checkpoint is, and report on it.
+
+    The exit status is 128 + the signal's number where one stopped it.
+    """
     from model.data import DataError
     from model.distributed import join_world
+    from model.extras import MissingExtra
     from model.learner import TrainingError
     from model.train import Stopped, pick_device
 
@@ -103,11 +115,13 @@ def run(arguments: argparse.Namespace) -> int:
             set_up_logging("info" if world.leads else "warning", "text")
             path = _train(arguments, device, world, signals)
             if world.leads:
-                print(path)
+                print(path, flush=True)
+                if not arguments.no_report:
+                    _report(arguments, path, device)
     except Stopped as stopped:
         print(f"resnet: {stopped}", file=sys.stderr)
         return 128 + signals[0]
-    except (DataError, TrainingError, ValueError, OSError) as error:
+    except (DataError, MissingExtra, TrainingError, ValueError, OSError) as error:
         print(f"resnet: error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -115,22 +129,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace, device: torch.device, world: World, signals: list[int]) -> Path:
     """Do the training proper; signals that ask to stop are appended to `signals`."""
-    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
     from model import checkpoint
     from model.data import load_cifar10
+    from model.tensorboard_log import TensorBoardLog
     from model.train import Trainer
 
     began = time.monotonic()
     recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu")
-    dataset = load_cifar10(arguments.root, train=True, download=arguments.download)
-    data_loading_s = time.monotonic() - began
-    with tqdm(unit="step", disable=not (world.leads and sys.stderr.isatty())) as bar:
-
-        def show(step: int, steps: int, now: dict[str, float]) -> None:
-            bar.total = steps
-            bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()}, refresh=False)
-            bar.update(step - bar.n)
+    log_epoch: OnEpoch | None = None
+    with ExitStack() as stack:
+        if arguments.tensorboard and world.leads:
+            log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
+        dataset = load_cifar10(arguments.root, train=True, download=arguments.download)
+        data_loading_s = time.monotonic() - began
+        bar = None
+        if world.leads and sys.stderr.isatty():
+            stack.enter_context(logging_redirect_tqdm())  # log lines go above the bar, not into it
+            bar = stack.enter_context(closing(ProgressBar()))
 
         trainer = Trainer(
             recipe,
@@ -141,10 +158,11 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
             init_from=checkpoint.load(arguments.init_from) if arguments.init_from else None,
             world=world,
             compiled=arguments.compile if arguments.compile is not None else device.type == "cuda",
-            progress=show,
+            progress=bar.show_step if bar else None,
+            on_epoch=log_epoch,
         )
-        with _stopping_gently(trainer, signals):
-            path = trainer.run()
+        stack.enter_context(_stopping_gently(trainer, signals))
+        path = trainer.run()
     if world.leads:
         seconds = {
             "data_loading": data_loading_s,
@@ -173,3 +191,29 @@ def _stopping_gently(trainer: Trainer, signals: list[int]) -> Iterator[None]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+def _report(arguments: argparse.Namespace, path: Path, device: torch.device) -> None:
+    """Measure the finished checkpoint on the test set, once, and leave figures and pictures in the run's folder."""
+    from model import checkpoint
+    from model.data import DataError, load_cifar10
+    from model.extras import MissingExtra
+    from model.report import write_report
+
+    dataset, probabilities = None, None
+    try:
+        dataset = load_cifar10(arguments.root, train=False)
+    except DataError as error:
+        print(f"resnet: no test set, so only the learning curves are drawn: {error}", file=sys.stderr)
+    if dataset is not None:
+        log.info("measuring on %d test images", len(dataset))
+        source = checkpoint.load(path)
+        scores, probabilities = score_checkpoint(source, dataset, device)
+        result = as_result(source.metadata.name, source.version, "checkpoint", scores.to_dict())
+        data = (json.dumps(result, indent=1) + "\n").encode()
+        checkpoint.write_atomically(arguments.out / "evaluation.json", data)
+        print(f"test top-1 {scores.top1:.4f}, ece {scores.ece:.4f} (15 bins)")
+    try:
+        write_report(arguments.out, arguments.out / "metrics.jsonl", dataset, probabilities)
+    except MissingExtra as error:
+        print(f"resnet: no pictures: {error}", file=sys.stderr)

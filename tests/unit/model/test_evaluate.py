@@ -1,9 +1,20 @@
+import json
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from model.data import Dataset
-from model.evaluate import compute_logits, expected_calibration_error, fit_temperature, score
+from model.evaluate import (
+    CalibrationBin,
+    calibration_bins,
+    compute_logits,
+    confusion_matrix,
+    expected_calibration_error,
+    fit_temperature,
+    most_confidently_wrong,
+    score,
+)
 from model.transforms import CIFAR10_MEAN, CIFAR10_STD, normalise
 
 
@@ -71,3 +82,35 @@ def test_compute_logits_normalises_and_keeps_the_order_over_batches() -> None:
     expected = network(normalise(images, torch.tensor(CIFAR10_MEAN), torch.tensor(CIFAR10_STD)))
     logits = compute_logits(network, images, CIFAR10_MEAN, CIFAR10_STD, batch_size=3)
     torch.testing.assert_close(logits, expected.detach())
+
+
+def test_class_without_images_has_no_accuracy_and_makes_no_invalid_json() -> None:
+    scores = score(torch.tensor([[0.8, 0.2], [0.4, 0.6]]), dataset_of([0, 0]))
+    assert scores.per_class == {"cat": 0.5, "dog": None}
+    json.dumps(scores.to_dict(), allow_nan=False)
+
+
+def test_calibration_bins_equal_hand_computed_ones() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [1.0, 0.0]], dtype=torch.double)
+    bins = calibration_bins(probabilities, torch.tensor([0, 1, 1, 0]), bins=4)
+    empty = [CalibrationBin(0.0, 0.25, 0, None, None), CalibrationBin(0.25, 0.5, 0, None, None)]
+    assert bins == [
+        *empty,
+        CalibrationBin(0.5, 0.75, 1, 0.0, pytest.approx(0.7)),
+        CalibrationBin(0.75, 1.0, 3, 1.0, pytest.approx(0.9)),
+    ]
+
+
+def test_confusion_matrix_counts_true_classes_in_rows() -> None:
+    probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3]])
+    counts = confusion_matrix(probabilities, torch.tensor([0, 0, 1, 2]))
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
+    assert counts.dtype == torch.int64
+
+
+def test_most_confidently_wrong_are_sorted_and_equal_ones_keep_their_order() -> None:
+    probabilities = torch.tensor([[0.6, 0.4], [0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.3, 0.7]])
+    labels = torch.tensor([1, 0, 1, 1, 0])
+    assert most_confidently_wrong(probabilities, labels, 9).tolist() == [3, 4, 0, 2]
+    assert most_confidently_wrong(probabilities, labels, 3).tolist() == [3, 4, 0]
+    assert most_confidently_wrong(probabilities, probabilities.argmax(dim=1), 3).tolist() == []

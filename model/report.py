@@ -1,0 +1,233 @@
+"""What people look at after a run: learning curves, confusion matrix, reliability diagram, the worst mistakes.
+
+Numbers come from `model.evaluate` and are left beside the pictures in `report.json`. matplotlib is imported late:
+it is an optional extra, and nothing else here needs it. Colours are Okabe and Ito's, which colour-blind people can
+tell apart (https://jfly.uni-koeln.de/color/).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from model.checkpoint import write_atomically
+from model.data import Dataset
+from model.evaluate import calibration_bins, confusion_matrix, expected_calibration_error, most_confidently_wrong
+from model.extras import MissingExtra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, SKY, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#666666"
+MOST_WRONG = 20
+MAX_CLASSES_WITH_NUMBERS = 20
+MAX_CLASSES_WITH_NAMES = 120
+MAX_NAME_LENGTH = 18
+
+
+def require_matplotlib() -> None:
+    """Raise MissingExtra if pictures cannot be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("drawing the report", "plots", error) from error
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    """Return a figure of that size in inches. Without pyplot: no window system, no state that threads share."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")  # Agg, whatever the user's configuration says
+    return buffer.getvalue()
+
+
+def _name(text: str) -> str:
+    """Return a class name that fits: shortened, and without a formula between dollar signs."""
+    short = text if len(text) <= MAX_NAME_LENGTH else text[: MAX_NAME_LENGTH - 1] + "…"
+    return short.replace("$", r"\$")
+
+
+def draw_learning_curves(lines: list[dict[str, Any]]) -> bytes:
+    """Draw the lines of `metrics.jsonl` over the epochs and return a PNG; quantities that no line has are left out."""
+    augmented = "training, augmented images"
+    panels: list[tuple[str, dict[str, str | None], int]] = [
+        ("loss (nats per image)", {"loss": augmented, "held_out_nll": "held-out, without label smoothing"}, 1),
+        ("accuracy (%)", {"accuracy": augmented, "held_out_accuracy": "held-out"}, 100),
+        ("learning rate at the end of the epoch", {"learning_rate": None}, 1),
+        ("training speed (images/s)", {"images_per_s": None}, 1),
+    ]
+    grown = [(after["epoch"], after["size"]) for before, after in pairwise(lines) if before["size"] != after["size"]]
+    title = f"Learning curves, {len(lines)} epoch{'s' if len(lines) > 1 else ''}"
+    if grown:  # curves may jump there
+        title += "\ndotted: images of " + ", ".join(f"{size} px from epoch {epoch}" for epoch, size in grown)
+    figure = _figure(11, 7.5, title)
+    for axes, (quantity, curves, scale) in zip(figure.subplots(2, 2, sharex=True).flat, panels, strict=True):
+        for (key, label), colour, marker in zip(curves.items(), (BLUE, ORANGE), "os", strict=False):
+            there = [line for line in lines if key in line]
+            epochs, values = [line["epoch"] for line in there], [line[key] * scale for line in there]
+            axes.plot(epochs, values, label=label, color=colour, marker=marker if len(lines) <= 40 else None, ms=4)
+        axes.set_title(quantity, fontsize=11)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        for epoch, _ in grown:
+            axes.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1)
+        if len(curves) > 1:
+            axes.legend(fontsize=9)
+    figure.axes[3].set_ylim(bottom=0)
+    for axes in figure.axes[2:]:
+        axes.set_xlabel("epoch")
+    return _png(figure)
+
+
+def draw_confusion_matrix(labels: Tensor, probabilities: Tensor, classes: tuple[str, ...]) -> bytes:
+    """Draw which classes are taken for which, as shares of the true class, and return a PNG.
+
+    `labels` int64 (N,), `probabilities` float (N, classes). Above 20 classes the cells hold no numbers.
+    """
+    from matplotlib.colors import PowerNorm
+
+    counts = confusion_matrix(probabilities, labels)
+    images = counts.sum(dim=1, keepdim=True)
+    shares = counts / images  # 0 / 0, NaN, leaves the row of a class without images blank
+    many = len(classes) > MAX_CLASSES_WITH_NUMBERS
+    side = 15.0 if many else 3.5 + 0.6 * len(classes)
+    accuracy = float(counts.diagonal().sum() / len(labels))
+    figure = _figure(side + 1, side, f"Confusion matrix: {accuracy:.2%} of {len(labels):,} images right")
+    axes = figure.subplots()
+    # The square root makes a confusion of 1 % visible beside a diagonal of 90 %.
+    picture = axes.imshow(shares.numpy(), cmap="cividis", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    bar = figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class (%)")
+    ticks = (0, 1, 5, 10, 25, 50, 100)
+    bar.set_ticks([tick / 100 for tick in ticks], labels=[str(tick) for tick in ticks])
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class" if bool(images.all()) else "true class (blank row: no images)")
+    if len(classes) <= MAX_CLASSES_WITH_NAMES:
+        names, size = [_name(one) for one in classes], 6 if many else 10
+        turned = {"rotation": 90} if many else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(classes)), names, fontsize=size, **turned)
+        axes.set_yticks(range(len(classes)), names, fontsize=size)
+    if not many:
+        for row, column in counts.nonzero().tolist():
+            share = float(shares[row, column])
+            colour = "black" if share > 0.25 else "white"
+            axes.text(column, row, f"{100 * share:.1f}", ha="center", va="center", fontsize=9, color=colour)
+    return _png(figure)
+
+
+def draw_reliability_diagram(labels: Tensor, probabilities: Tensor) -> bytes:
+    """Draw accuracy against confidence in 15 bins over a histogram of the confidences, and return a PNG.
+
+    `labels` int64 (N,), `probabilities` float (N, classes). Guo et al. 2017, arXiv:1706.04599.
+    """
+    bins = calibration_bins(probabilities, labels)
+    error = expected_calibration_error(probabilities, labels)
+    figure = _figure(7, 8, f"Reliability: expected calibration error {error:.2%} ({len(bins)} bins)")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    filled = [one for one in bins if one.images]
+    middles, width = [(one.lower + one.upper) / 2 for one in filled], 0.94 / len(bins)
+    accuracies, confidences = [one.accuracy or 0.0 for one in filled], [one.confidence or 0.0 for one in filled]
+    gaps = [confidence - accuracy for confidence, accuracy in zip(confidences, accuracies, strict=True)]
+    above.bar(middles, accuracies, width, color=SKY, label="accuracy")
+    above.bar(
+        middles, gaps, width, accuracies, fill=False, hatch="///", edgecolor=ORANGE, label="gap to the mean confidence"
+    )
+    above.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="perfectly calibrated")
+    above.set_ylabel("accuracy (share of the bin's images)")
+    above.set_ylim(0, 1)
+    above.legend(loc="upper left", fontsize=9)
+    below.bar(middles, [one.images for one in filled], width, color=SKY)
+    below.set_yscale("log")
+    below.set_ylim(bottom=0.8)
+    below.set_ylabel("images (log scale)")
+    below.set_xlabel("confidence (probability of the predicted class)")
+    below.set_xlim(0, 1)
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    return _png(figure)
+
+
+def draw_most_wrong(dataset: Dataset, probabilities: Tensor) -> bytes:
+    """Draw the twenty images (or fewer) with the highest confidence in a wrong class and return a PNG.
+
+    `probabilities` float (N, classes) belong to the dataset's N images; "image 7" is the one at index 7.
+    """
+    chosen = most_confidently_wrong(probabilities, dataset.labels, MOST_WRONG).tolist()
+    if not chosen:
+        figure = _figure(8, 2, "Most confidently wrong")
+        figure.text(0.5, 0.4, f"None of the {len(dataset):,} images is classified wrongly.", ha="center", fontsize=12)
+        return _png(figure)
+    columns = min(5, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = _figure(max(6, 2.2 * columns), 0.5 + 2.8 * rows, f"The most confidently wrong of {len(dataset):,} images")
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.set_axis_off()
+    for axes, index in zip(figure.axes, chosen, strict=False):
+        confidence, predicted = probabilities[index].max(dim=0)
+        names = [_name(dataset.classes[int(label)]) for label in (dataset.labels[index], predicted)]
+        axes.imshow(dataset.images[index].permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes.set_title(f"true: {names[0]}\npredicted: {names[1]}\n{float(confidence):.1%}, image {index}", fontsize=9)
+    return _png(figure)
+
+
+def summarise(dataset: Dataset, probabilities: Tensor) -> dict[str, Any]:
+    """Return the numbers behind the pictures, JSON-ready; rows of the confusion matrix are true classes."""
+    counts = confusion_matrix(probabilities, dataset.labels)
+    bins = calibration_bins(probabilities, dataset.labels)
+    chosen = most_confidently_wrong(probabilities, dataset.labels, MOST_WRONG)
+    confidence, predicted = probabilities[chosen].max(dim=1)
+    return {
+        "split": f"{dataset.name} {dataset.split}",
+        "images": len(dataset),
+        "classes": list(dataset.classes),
+        "top1": float(counts.diagonal().sum() / len(dataset)),
+        "ece": expected_calibration_error(probabilities, dataset.labels),
+        "confusion_matrix": counts.tolist(),
+        "calibration_bins": [asdict(one) for one in bins],
+        "most_wrong": [
+            {"image": image, "true": dataset.classes[true], "predicted": dataset.classes[guess], "probability": share}
+            for image, true, guess, share in zip(
+                chosen.tolist(), dataset.labels[chosen].tolist(), predicted.tolist(), confidence.tolist(), strict=True
+            )
+        ],
+    }
+
+
+def write_report(
+    folder: Path, metrics_path: Path | None, dataset: Dataset | None, probabilities: Tensor | None
+) -> list[Path]:
+    """Write the PNGs, and `report.json` with their numbers, into `folder`; return the files' paths.
+
+    What is not there is not reported on: no `metrics_path` (or an empty file), no learning curves; no `dataset` with
+    its float `probabilities` (N, classes), only those. `report.json` is written even where drawing raises MissingExtra.
+    """
+    written: list[Path] = []
+
+    def write(name: str, data: bytes) -> None:
+        write_atomically(folder / name, data)
+        written.append(folder / name)
+
+    if dataset is not None and probabilities is not None:
+        write("report.json", (json.dumps(summarise(dataset, probabilities), indent=1) + "\n").encode())
+    require_matplotlib()
+    lines = [json.loads(line) for line in metrics_path.read_text().splitlines()] if metrics_path else []
+    if lines:
+        write("learning_curves.png", draw_learning_curves(lines))
+    if dataset is not None and probabilities is not None:
+        write("confusion_matrix.png", draw_confusion_matrix(dataset.labels, probabilities, dataset.classes))
+        write("reliability_diagram.png", draw_reliability_diagram(dataset.labels, probabilities))
+        write("most_wrong.png", draw_most_wrong(dataset, probabilities))
+    return written

@@ -1,0 +1,264 @@
+"""`resnet train` on 112 pictures of noise, as a person sees it: the bar, the lines, and the run's folder."""
+
+import fcntl
+import json
+import logging
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.cli import build_parser
+from model import checkpoint
+from model.data import DataError, Dataset
+from model.evaluate import expected_calibration_error
+from model.learner import TrainingError
+from model.train import Trainer
+
+STEPS = 24  # an epoch: 112 images, 16 held out, 4 a step
+PNGS = {"learning_curves.png", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png"}
+
+
+def toy_cifar10(root: Path, *, train: bool, download: bool = False) -> Dataset:
+    count = 112 if train else 40
+    generator = torch.Generator().manual_seed(count)
+    images = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    split = "train" if train else "test"
+    return Dataset("toy", split, images, torch.arange(count) % 4, ("ant", "bee", "cat", "dog"))
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch):
+    """Small data, a narrow network, one thread; the command's logging ends with the test."""
+    monkeypatch.setattr("model.data.load_cifar10", toy_cifar10)
+    monkeypatch.setattr("model.resnet.STAGE_WIDTHS", (16, 16, 32, 32))
+    threads, root = torch.get_num_threads(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def train(out: Path, *more: str) -> int:
+    recipe = ["--phases", "8:2", "--batch-size", "4", "--hold-out", "16", "--device", "cpu"]
+    arguments = build_parser().parse_args(["train", "--out", str(out), *recipe, *more])
+    return arguments.run(arguments)
+
+
+def crash_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make trainers fail when they have written the line of an epoch and not yet its state."""
+    save_state = Trainer._save_state
+
+    def crash(self: Trainer) -> None:
+        if self.epoch == number:
+            raise TrainingError("crashed")
+        save_state(self)
+
+    monkeypatch.setattr(Trainer, "_save_state", crash)
+
+
+class Terminal:
+    """A pseudo-terminal as standard error; `text` is what a person saw, updates of the bar as lines."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int, rows: int) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self._file = os.fdopen(slave, "w", encoding="utf-8")
+        self._bytes = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        monkeypatch.setattr(sys, "stderr", self._file)
+
+    def _read(self) -> None:
+        try:
+            while data := os.read(self._master, 65536):
+                self._bytes += data
+        except OSError:  # Linux says EIO when the other side is closed
+            pass
+
+    def text(self) -> str:
+        self._file.close()
+        self._reader.join()
+        os.close(self._master)
+        return self._bytes.decode().replace("\r", "\n")
+
+
+BAR = re.compile(r"(\d+)/(\d+) steps \[[\d:]+<[\d:?]+, loss=\d+\.\d{3}, accuracy=\d+\.\d%, images/s=\d+\]")
+
+
+def bar_updates(text: str) -> list[tuple[int, int]]:
+    return [(int(match[1]), int(match[2])) for match in map(BAR.search, text.splitlines()) if match]
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(120, 40), (0, 0)], ids=["known size", "unknown size"])
+def test_a_terminal_shows_a_bar_with_loss_accuracy_and_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int, rows: int
+) -> None:
+    with monkeypatch.context() as patch:
+        terminal = Terminal(patch, columns, rows)
+        assert train(tmp_path, "--no-report") == 0
+        text = terminal.text()
+    updates = bar_updates(text)
+    assert updates[-1] == (2 * STEPS, 2 * STEPS)
+    assert {total for _, total in updates} == {2 * STEPS}
+    assert [step for step, _ in updates] == sorted(step for step, _ in updates)
+    logged = [line for line in text.splitlines() if " INFO " in line]
+    assert len(logged) == 2
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in logged)  # above the bar, not behind it
+
+
+def test_the_bar_of_a_resumed_run_starts_where_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        crash_in_epoch(2, patch)
+        assert train(tmp_path) == 1
+    with monkeypatch.context() as patch:
+        terminal = Terminal(patch, 120, 40)
+        assert train(tmp_path, "--no-report") == 0
+        text = terminal.text()
+    steps = [int(step) for step in re.findall(r"(\d+)/48 steps", text)]
+    assert steps[0] == STEPS + 1
+    assert steps[-1] == 2 * STEPS
+    assert "| 0/" not in text
+
+
+def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path, "--no-report") == 0
+    printed = capfd.readouterr()
+    assert printed.out == f"{tmp_path / 'checkpoint.safetensors'}\n"
+    assert "steps" not in printed.err
+    assert "\r" not in printed.err
+    for epoch, line in enumerate(printed.err.splitlines(), 1):
+        assert re.search(rf"epoch={epoch} epochs=2 .*loss=[\d.]+ accuracy=[\d.]+ images_per_s=", line)
+
+
+def test_a_run_ends_with_a_report_on_the_test_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path) == 0
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    loaded = checkpoint.load(tmp_path / "checkpoint.safetensors")
+    assert {name: found[name] for name in ("model", "version", "source", "split", "images")} == {
+        "model": "resnet18-toy",
+        "version": loaded.version,
+        "source": "checkpoint",
+        "split": "toy test",
+        "images": 40,
+    }
+    path, scores = capsys.readouterr().out.splitlines()
+    assert path == str(tmp_path / "checkpoint.safetensors")
+    assert scores == f"test top-1 {found['top1']:.4f}, ece {found['ece']:.4f} (15 bins)"
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["top1"], report["ece"]) == (pytest.approx(found["top1"]), found["ece"])
+    assert sum(map(sum, report["confusion_matrix"])) == 40
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == PNGS | {
+        "settings.json",
+        "metrics.jsonl",
+        "state.pt",
+        "checkpoint.safetensors",
+        "evaluation.json",
+        "report.json",
+        "timing.json",
+    }
+
+
+def test_the_report_measures_what_is_served(tmp_path: Path) -> None:
+    assert train(tmp_path, "--temperature", "0.5") == 0
+    loaded, dataset = checkpoint.load(tmp_path / "checkpoint.safetensors"), toy_cifar10(Path(), train=False)
+    mean, std = (torch.tensor(one)[:, None, None] for one in (loaded.metadata.mean, loaded.metadata.std))
+    with torch.inference_mode():
+        logits = loaded.network()((dataset.images / 255 - mean) / std)
+    expected = expected_calibration_error(torch.softmax(logits / 0.5, dim=1), dataset.labels)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["ece"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_report_leaves_the_test_set_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits: list[bool] = []
+
+    def watched(root: Path, *, train: bool, download: bool = False) -> Dataset:
+        splits.append(train)
+        return toy_cifar10(root, train=train)
+
+    monkeypatch.setattr("model.data.load_cifar10", watched)
+    assert train(tmp_path, "--no-report") == 0
+    assert splits == [True]
+    assert not {path.name for path in tmp_path.iterdir()} & (PNGS | {"report.json", "evaluation.json"})
+
+
+def test_without_a_test_set_only_the_learning_curves_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def only_training_data(root: Path, *, train: bool, download: bool = False) -> Dataset:
+        if not train:
+            raise DataError("there is none")
+        return toy_cifar10(root, train=train)
+
+    monkeypatch.setattr("model.data.load_cifar10", only_training_data)
+    assert train(tmp_path) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "resnet: no test set, so only the learning curves are drawn: there is none"
+    )
+    assert {path.name for path in tmp_path.iterdir()} & (PNGS | {"report.json", "evaluation.json"}) == {
+        "learning_curves.png"
+    }
+
+
+def test_without_matplotlib_a_run_ends_well_and_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert train(tmp_path) == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("resnet: no pictures: drawing the report needs the optional extra 'plots'")
+    files = {path.name for path in tmp_path.iterdir()}
+    assert {"evaluation.json", "report.json"} <= files
+    assert not files & PNGS
+
+
+def scalars(out: Path) -> dict[str, list[int]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events: Any = EventAccumulator(str(out / "tensorboard")).Reload()
+    return {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_has_every_epoch_of_a_resumed_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        crash_in_epoch(2, patch)
+        assert train(tmp_path, "--tensorboard") == 1
+    assert [step for step, _ in scalars(tmp_path)["loss/training"]] == [1, 2]
+    assert train(tmp_path, "--tensorboard", "--no-report") == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    curves = scalars(tmp_path)
+    for tag, name in {
+        "loss/training": "loss",
+        "accuracy/training": "accuracy",
+        "learning_rate": "learning_rate",
+        "accuracy/held_out": "held_out_accuracy",
+    }.items():
+        assert curves[tag] == [(line["epoch"], pytest.approx(line[name])) for line in lines]
+
+
+def test_without_tensorboard_there_are_no_event_files(tmp_path: Path) -> None:
+    assert train(tmp_path, "--no-report") == 0
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_missing_tensorboard_is_said_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("tensorboard", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert train(tmp_path / "run", "--tensorboard") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("resnet: error: --tensorboard needs the optional extra 'tensorboard'")
+    assert not (tmp_path / "run").exists()
