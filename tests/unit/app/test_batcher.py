@@ -12,6 +12,9 @@ from tests.fakes import FakeEngine, probabilities_of
 
 pytestmark = pytest.mark.anyio
 
+MODEL = {"name": "fake", "version": "1"}
+NEXT = {"name": "fake", "version": "2"}
+
 
 def pictures(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
@@ -20,7 +23,7 @@ def pictures(count, seed=0):
 @asynccontextmanager
 async def running(engine, **options):
     options = {"max_batch": 4, "max_queue_images": 64} | options
-    batcher = Batcher(engine.run, **options)
+    batcher = Batcher(engine.run, MODEL, **options)
     batcher.start()
     try:
         yield batcher
@@ -206,6 +209,134 @@ async def test_a_dying_loop_fails_what_waits(monkeypatch):
         with pytest.raises(EngineFailed):
             await submit(batcher, pictures(1))
         assert reasons
+
+
+async def test_an_expired_request_leaves_no_pixels_behind_a_hanging_engine():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        job = batcher.submit(batcher.admit(3), pictures(3), time.monotonic())
+        with pytest.raises(DeadlinePassed):
+            await job.wait()
+        assert job.images.nbytes == 0
+        assert job.images.base is None
+        engine.release()
+        await first
+
+
+async def test_work_without_progress_counts_as_a_stall_and_idleness_does_not(monkeypatch):
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        assert batcher.stalled_s() == 0
+        first = await occupied(engine, batcher)
+        assert batcher.stalled_s() > 0
+        engine.release()
+        await first
+        await asyncio.sleep(0)
+        assert batcher.stalled_s() == 0
+        monkeypatch.setattr(batcher, "_changed", asyncio.Event())  # a wake-up gets lost: the loop waits on the old one
+        waiting = submit(batcher, pictures(1))
+        await asyncio.sleep(0)
+        assert not batcher._running
+        assert batcher.stalled_s() > 0
+        waiting.cancel()
+
+
+async def test_a_thread_that_dies_fails_its_batch_and_not_the_loop():
+    engine = FakeEngine()
+    engine.errors = [SystemExit()]
+    async with running(engine) as batcher:
+        with pytest.raises(ServiceError) as failed:
+            await submit(batcher, pictures(1))
+        assert failed.value.status == 500
+        await submit(batcher, pictures(1))
+
+
+async def test_another_engine_takes_over_when_nothing_is_queued():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        images = pictures(3)
+        assert (await submit(batcher, images)).model == MODEL
+        await batcher.swap(new.run, NEXT)
+        outcome = await submit(batcher, images)
+        assert outcome.model == batcher.model == NEXT
+        np.testing.assert_array_equal(outcome.probabilities, np.roll(probabilities_of(images), 1, axis=1))
+    assert (old.batches, new.batches) == ([3], [3])
+
+
+async def test_a_split_request_is_finished_by_the_engine_that_began_it_and_the_next_one_waits_for_the_other():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        old.hold()
+        begun, next_one = submit(batcher, pictures(6)), submit(batcher, pictures(7, seed=1))
+        assert await asyncio.to_thread(old.entered.wait, 10)
+        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+        await asyncio.sleep(0)
+        old.release()
+        first, second, _ = await asyncio.gather(begun, next_one, swap)
+    assert (old.batches, new.batches) == ([4, 2], [4, 3])  # without a swap: 4, 4, 4, 1
+    assert (first.model, second.model) == (MODEL, NEXT)
+    np.testing.assert_array_equal(first.probabilities, probabilities_of(pictures(6)))
+    np.testing.assert_array_equal(second.probabilities, np.roll(probabilities_of(pictures(7, seed=1)), 1, axis=1))
+
+
+async def test_a_swap_does_not_wait_for_the_rest_of_a_request_that_has_expired():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        old.hold()
+        begun = submit(batcher, pictures(9), seconds=0.05)
+        assert await asyncio.to_thread(old.entered.wait, 10)
+        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+        with pytest.raises(DeadlinePassed):
+            await begun
+        old.release()
+        await swap
+    assert old.batches == [4]
+
+
+async def test_failures_of_the_old_engine_do_not_count_against_the_new_one():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    old.errors, new.errors = [ValueError(), ValueError()], [ValueError()]
+    async with running(old) as batcher:
+        for engine in (old, old, new):
+            if engine is new:
+                await batcher.swap(new.run, NEXT)
+            with pytest.raises(ServiceError):
+                await submit(batcher, pictures(1))
+        await submit(batcher, pictures(1))
+        assert batcher.alive
+
+
+@pytest.mark.parametrize("end", ["closing", "breaking"])
+async def test_a_swap_that_the_loop_does_not_live_to_see_fails(end):
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        first = await occupied(old, batcher)
+        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+        await asyncio.sleep(0)
+        if end == "closing":
+            await batcher.close()
+        else:
+            old.errors = [EngineBroken("device lost")]
+            old.release()
+        for waiting in (first, swap):
+            with pytest.raises(EngineFailed):
+                await waiting
+        with pytest.raises(EngineFailed):
+            await batcher.swap(new.run, NEXT)
+
+
+async def test_a_swap_that_was_given_up_is_not_made():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        first = await occupied(old, batcher)
+        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+        await asyncio.sleep(0)
+        swap.cancel()
+        old.release()
+        assert (await first).model == MODEL
+        assert (await submit(batcher, pictures(1))).model == MODEL
+    assert new.batches == []
 
 
 async def test_with_a_wait_a_full_batch_goes_at_once_and_a_partial_one_when_the_wait_is_over():
