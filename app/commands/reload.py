@@ -19,10 +19,20 @@ ANSWER_S = 10.0
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--pid", type=int, help="process of the service [the one that serves the port on this host]")
+    parser.add_argument(
+        "--pid", type=_process_id, help="process of the service [the one that serves the port on this host]"
+    )
     parser.add_argument("--url", help="base URL of the service [the port of the settings on this host]")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for the outcome [%(default)s]")
     add_settings(parser, only={"port"})
+
+
+def _process_id(text: str) -> int:
+    """Parse a process id; 0 and negative numbers would signal whole groups."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def run(arguments: argparse.Namespace) -> int:
