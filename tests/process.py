@@ -31,7 +31,8 @@ class ServiceProcess:
         self.log_path = Path(log_path)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RESNET_")}
         environment |= {f"RESNET_{name.upper()}": str(value) for name, value in settings.items()}
-        environment["RESNET_PORT"] = str(self.port)
+        environment |= {"RESNET_PORT": str(self.port), "TMPDIR": str(self.log_path.parent)}
+        self.environment = environment
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command], env=environment, cwd=ROOT, stdout=log, stderr=log

@@ -55,10 +55,9 @@ def put(path, data):
 
 async def reload(service):
     """`resnet reload`: its exit code and its line."""
-    command = [sys.executable, "-m", "app.cli", "reload", "--port", str(service.port)]
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
+    command = [sys.executable, "-m", "app.cli", "reload"]
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=service.environment, **pipes)
     line, _ = await process.communicate()
     return process.returncode, line.decode().strip()
 
