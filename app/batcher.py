@@ -4,6 +4,8 @@ Batch-when-free: an idle engine takes what is queued at once; while it runs, the
 batch. Images are counted, not requests: a large request is split over several batches, small ones share one.
 The queue is bounded; work that is expired or abandoned is dropped when a batch is formed, before it costs the
 engine anything. If the engine or the loop itself dies, everything waiting fails at once and `on_fatal` is told.
+The engine can be exchanged between two batches, and only when no request is answered in part: all images of a request
+are computed by one engine, whose name and version its outcome carries.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
 from app.errors import DeadlinePassed, EngineFailed, QueueFull, ServiceError
-from app.jobs import Images, Job, Probabilities, Ticket
+from app.jobs import Images, Job, ModelName, Probabilities, Ticket
+from app.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +39,30 @@ class EngineBroken(Exception):
 
 
 Slice = tuple[Job, int, int]
+Run = Callable[[Images], Probabilities]
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """An engine that is to take over; `done` once it has."""
+
+    run: Run
+    model: ModelName
+    done: asyncio.Future[None]
 
 
 class Batcher:
     """The queue and the task that empties it. Everything but the engine's work happens on the event loop.
 
     `run` maps uint8 (N, 3, S, S) to float32 (N, classes), 1 <= N <= max_batch, and is called in one thread of its
-    own. `on_batch(images, seconds)` is told of each finished batch, `on_fatal(reason)` of the end of it all.
+    own; `model` is its name and version. `on_batch(images, seconds)` is told of each finished batch, `on_fatal(reason)`
+    of the end of it all.
     """
 
     def __init__(
         self,
-        run: Callable[[Images], Probabilities],
+        run: Run,
+        model: ModelName,
         *,
         max_batch: int,
         max_queue_images: int,
@@ -55,6 +71,7 @@ class Batcher:
         on_fatal: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         self._run = run
+        self.model = model
         self.max_batch = max_batch
         self.max_queue_images = max_queue_images
         self.max_wait_s = max_wait_s
@@ -63,7 +80,8 @@ class Batcher:
         self.queued_images = 0
         self._jobs: deque[Job] = deque()
         self._running: list[Slice] = []
-        self._busy_since: float | None = None
+        self._swap: Swap | None = None
+        self._progress = time.monotonic()
         self._images_per_s = 0.0
         self._failures = 0
         self._changed = asyncio.Event()
@@ -88,6 +106,8 @@ class Batcher:
             raise EngineFailed
         ticket.give_back(ticket.places - len(images))
         job = Job(images, ticket, deadline)
+        if not self._jobs and not self._running:
+            self._progress = job.enqueued
         self._jobs.append(job)
         self._changed.set()
         return job
@@ -107,13 +127,27 @@ class Batcher:
         return self._task is not None and not self._dead
 
     def stalled_s(self) -> float:
-        """Return for how many seconds the engine has been busy with its present batch."""
-        return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+        """Return for how many seconds there has been work and no progress: no batch was formed, and none ended."""
+        return time.monotonic() - self._progress if self._jobs or self._running else 0.0
 
     def start(self) -> None:
         """Start the loop."""
         self._task = asyncio.get_running_loop().create_task(self._loop(), name="batcher")
         self._task.add_done_callback(self._ended)
+
+    async def swap(self, run: Run, model: ModelName) -> None:
+        """Let another engine compute all batches from the next possible one on; returns once it does.
+
+        The old one has ended its last batch by then. One swap at a time. Raises EngineFailed if the loop ends first.
+        """
+        if self._dead:
+            raise EngineFailed
+        self._swap = swap = Swap(run, model, asyncio.get_running_loop().create_future())
+        self._changed.set()
+        try:
+            await swap.done
+        finally:
+            self._swap = None
 
     async def close(self) -> None:
         """Stop the loop; what still waits fails with EngineFailed."""
@@ -129,6 +163,8 @@ class Batcher:
             job.fail(EngineFailed())
         self._jobs.clear()
         self._running = []
+        if self._swap is not None and not self._swap.done.done():
+            self._swap.done.set_exception(EngineFailed())
         if not task.cancelled():
             error = task.exception()
             log.error("the batcher has ended", exc_info=error)
@@ -138,33 +174,52 @@ class Batcher:
 
     async def _loop(self) -> None:
         while True:
-            while not self._jobs:
+            while not self._jobs and self._swap is None:
                 self._changed.clear()
                 await self._changed.wait()
+            if self._swap is not None and not self._head_is_begun():
+                self._apply(self._swap)
+                continue
             if self.max_wait_s:
                 await self._let_it_fill()
             self._running = self._form_batch()
+            self._progress = time.monotonic()
             if self._running:
                 await self._run_batch(self._running)
                 self._running = []
+                self._progress = time.monotonic()
+
+    def _head_is_begun(self) -> bool:
+        """Whether a request is answered in part; only the first one in the queue ever is."""
+        return bool(self._jobs and self._jobs[0].taken)
+
+    def _apply(self, swap: Swap) -> None:
+        self._swap = None
+        if swap.done.cancelled():
+            return
+        self._run, self.model, self._failures = swap.run, swap.model, 0
+        swap.done.set_result(None)
 
     async def _let_it_fill(self) -> None:
         """Wait until a batch is full or its oldest image has waited long enough."""
         left_s = self._jobs[0].enqueued + self.max_wait_s - time.monotonic()
         try:
             async with asyncio.timeout(left_s):
-                while sum(len(job.images) - job.taken for job in self._jobs) < self.max_batch:
+                while sum(len(job.images) - job.taken for job in self._jobs if not job.future.done()) < self.max_batch:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             return
 
     def _form_batch(self) -> list[Slice]:
-        """Take up to `max_batch` images off the queue, dropping what has expired or was abandoned."""
+        """Take up to `max_batch` images off the queue, dropping what has expired or was abandoned.
+
+        While an engine waits to take over, only the request that is answered in part is gone on with.
+        """
         now = time.monotonic()
         batch: list[Slice] = []
         room = self.max_batch
-        while self._jobs and room:
+        while self._jobs and room and (self._swap is None or self._head_is_begun()):
             job = self._jobs[0]
             if job.future.done() or job.deadline <= now:
                 job.fail(DeadlinePassed())
@@ -185,7 +240,7 @@ class Batcher:
         """Compute a batch and hand out its answers. Raises EngineBroken if there is no point in going on."""
         parts = [job.images[start:stop] for job, start, stop in batch]
         images = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        self._busy_since = started = time.monotonic()
+        started = time.monotonic()
         try:
             probabilities = await self._compute(images)
         except EngineOutOfMemory:
@@ -201,8 +256,6 @@ class Batcher:
             if self._failures >= MAX_CONSECUTIVE_FAILURES:
                 raise EngineBroken(f"{self._failures} batches failed in a row") from error
             return
-        finally:
-            self._busy_since = None
         seconds = time.monotonic() - started
         self._failures = 0
         self._images_per_s = (
@@ -211,13 +264,13 @@ class Batcher:
         self._on_batch(len(images), seconds)
         at = 0
         for job, start, stop in batch:
-            job.answer(probabilities[at : at + stop - start], seconds)
+            job.answer(probabilities[at : at + stop - start], self.model, seconds)
             at += stop - start
 
     async def _compute(self, images: Images, *, may_split: bool = True) -> Probabilities:
         """Run the engine in its thread; out of memory, try two halves once."""
         try:
-            probabilities = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, images)
+            probabilities = await in_thread(self._thread, self._run, images)
         except EngineOutOfMemory:
             if not may_split or len(images) == 1:
                 raise

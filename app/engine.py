@@ -38,6 +38,9 @@ class Engine(Protocol):
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to probabilities (N, classes). Raises EngineOutOfMemory and EngineBroken."""
 
+    def close(self) -> None:
+        """Give back the memory; the engine never runs again."""
+
 
 class TorchEngine:
     """The network of a checkpoint, ready to run on one device, from one thread at a time."""
@@ -95,6 +98,12 @@ class TorchEngine:
         size = self.card["input_size"]
         for batch_size in self.batch_sizes:
             self.run(np.zeros((batch_size, 3, size, size), np.uint8))
+
+    def close(self) -> None:
+        """Give the network's memory back to the device, for whoever loads the next one."""
+        del self.network
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def self_test(self) -> None:
         """Reproduce the checkpoint's own answers. Raises SelfTestFailed."""

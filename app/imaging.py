@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import io
 import struct
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +23,7 @@ from PIL import Image, ImageOps
 
 from app.cores import available_cores
 from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
+from app.threads import in_thread
 from model.transforms import evaluation_transform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -117,11 +120,30 @@ class Decoder:
         self.threads = threads or min(MAX_THREADS, available_cores())
         # Pillow would print its warning; the pixels are refused either way.
         warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+        self._begun: dict[int, float] = {}
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
 
-    async def run(self, function: Callable[[], Result]) -> Result:
-        """Run other work on a body in the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+    async def run(self, function: Callable[[], Result], deadline: float) -> Result:
+        """Run work on a body in the pool. Raises DeadlinePassed at `deadline`, a time.monotonic()."""
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await in_thread(self._pool, self._timed, function)
+        except TimeoutError as error:
+            raise DeadlinePassed from error
+
+    def _timed(self, function: Callable[[], Result]) -> Result:
+        """Run a piece of work, and let `stalled_s` know since when it runs."""
+        thread = threading.get_ident()
+        self._begun[thread] = time.monotonic()
+        try:
+            return function()
+        finally:
+            del self._begun[thread]
+
+    def stalled_s(self) -> float:
+        """Return for how many seconds every thread has been busy with one piece of work, none coming to its end."""
+        begun = list(self._begun.values())
+        return time.monotonic() - max(begun) if len(begun) == self.threads else 0.0
 
     async def decode_all(self, files: Sequence[bytes | ServiceError], deadline: float) -> list[Decoded]:
         """Return, for each file in order, uint8 (3, size, size) or what is wrong with it.
@@ -132,15 +154,11 @@ class Decoder:
             alone = self._try_inline(files[0])
             if alone is not None:
                 return [alone]
-        loop = asyncio.get_running_loop()
         share = -(-len(files) // self.threads)
         parts = [files[i : i + share] for i in range(0, len(files), share)]
-        work = [loop.run_in_executor(self._pool, self._decode_some, part, deadline) for part in parts]
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                decoded = await asyncio.gather(*work)
-        except TimeoutError as error:
-            raise DeadlinePassed from error
+        decoded = await asyncio.gather(
+            *(self.run(partial(self._decode_some, part, deadline), deadline) for part in parts)
+        )
         return [one for part in decoded for one in part]
 
     def _try_inline(self, file: bytes | ServiceError) -> Decoded | None:

@@ -14,13 +14,18 @@ from app.errors import ClientGone, DeadlinePassed, ServiceError
 
 Images = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
+ModelName = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A request's probabilities, float32 (N, classes), and how long it waited and was computed, in seconds."""
+    """A request's probabilities, float32 (N, classes), the model that computed all of them, and where time went.
+
+    `queue_s` is how long it waited, `inference_s` how long its batches were computed.
+    """
 
     probabilities: Probabilities
+    model: ModelName
     queue_s: float
     inference_s: float
 
@@ -82,6 +87,8 @@ class Job:
         finally:
             timer.cancel()
             self.ticket.release()
+            # An engine that hangs leaves the job in the queue, whose bound no longer counts it.
+            self.images = self.images[:0].copy()
 
     def fail(self, error: ServiceError) -> None:
         """End the job with an error, unless it has ended already."""
@@ -92,12 +99,15 @@ class Job:
         """End the job because nobody waits for its answer any more."""
         self.fail(ClientGone())
 
-    def answer(self, probabilities: Probabilities, inference_s: float) -> None:
-        """Take the probabilities of the next images, in order; the last ones complete the outcome."""
+    def answer(self, probabilities: Probabilities, model: ModelName, inference_s: float) -> None:
+        """Take the probabilities of the next images, in order; the last ones complete the outcome.
+
+        The batcher changes the model only between jobs, so that `model` is the same for all of one job's images.
+        """
         self._answers.append(probabilities)
         self._finished += len(probabilities)
         self.inference_s += inference_s
         if self._finished == len(self.images) and not self.future.done():
             every = self._answers[0] if len(self._answers) == 1 else np.concatenate(self._answers)
             queue_s = (self.started or self.enqueued) - self.enqueued
-            self.future.set_result(Outcome(every, queue_s, self.inference_s))
+            self.future.set_result(Outcome(every, model, queue_s, self.inference_s))

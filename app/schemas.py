@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -57,6 +58,15 @@ class Base64Images(BaseModel):
     images: list[str] = Field(min_length=1, description="image files, each base64-encoded")
 
 
+class Reloads(BaseModel):
+    """The checkpoint file loaded again (SIGHUP, `resnet reload`)."""
+
+    running: bool
+    finished: int = Field(description="how many have ended since the start")
+    outcome: str | None = Field(description="of the last one: succeeded, unchanged or refused")
+    ended_at: datetime | None = Field(description="when the last one ended")
+
+
 class Health(BaseModel):
     """The service's state."""
 
@@ -67,6 +77,7 @@ class Health(BaseModel):
     device: str | None
     dtype: str | None
     queue_images: int
+    reload: Reloads
     uptime_s: float
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from app.pidfile import pid_file
 from app.service import Service
 from app.settings import Settings
 
@@ -23,7 +24,10 @@ LINGER_S = 0.2
 
 
 class Server(uvicorn.Server):
-    """SIGTERM or SIGINT: unready, wait, close the port, finish what was accepted, exit 0. A second one: exit now."""
+    """SIGTERM or SIGINT: unready, wait, close the port, finish what was accepted, exit 0. A second one: exit now.
+
+    SIGHUP: load the checkpoint file again.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -37,11 +41,13 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self.service.reload)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it would end the process
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._draining is not None:
@@ -83,5 +89,6 @@ def serve(app: FastAPI, settings: Settings) -> int:
         backlog=2048,
     )
     service: Service = app.state.service
-    Server(config, service).run()
+    with pid_file(settings.port):
+        Server(config, service).run()
     return service.lifecycle.exit_code

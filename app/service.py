@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from app.batcher import Batcher
 from app.bodies import BodyBudget
@@ -14,25 +15,16 @@ from app.engine import Engine, SelfTestFailed, load_engine
 from app.errors import NotReady
 from app.imaging import Decoder
 from app.lifecycle import Lifecycle, State
+from app.parts import Parts, name_of
+from app.reload import Reloader
 from app.settings import Settings
 from app.telemetry import Telemetry
+from app.threads import in_thread
 from model.checkpoint import CheckpointError
 
 log = logging.getLogger(__name__)
 
 EngineFactory = Callable[[Settings], Engine]
-
-
-class Parts:
-    """What exists only once the engine does."""
-
-    def __init__(self, engine: Engine, batcher: Batcher, decoder: Decoder) -> None:
-        self.engine = engine
-        self.batcher = batcher
-        self.decoder = decoder
-        self.card: dict[str, Any] = engine.card
-        self.classes: list[str] = engine.card["classes"]
-        self.model_name = {"name": self.card["name"], "version": self.card["version"]}
 
 
 class Service:
@@ -43,7 +35,10 @@ class Service:
         self.telemetry = Telemetry()
         self.body_budget = BodyBudget(settings.max_buffered_bytes)
         self.lifecycle = Lifecycle()
-        self._engine_factory = engine_factory
+        self._engine_factory = partial(engine_factory, settings)
+        # Not the event loop's own threads: an exit waits for those, and a device can hang while an engine is loaded.
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self.reloader = Reloader(self._engine_factory, self._loader, self.telemetry)
         self._parts: Parts | None = None
         self._loading: asyncio.Task[None] | None = None
         self.telemetry.watch(self._queued_images, lambda: self.unready_reason() is None)
@@ -55,7 +50,7 @@ class Service:
     async def _load(self) -> None:
         started = time.monotonic()
         try:
-            engine = await asyncio.get_running_loop().run_in_executor(None, self._engine_factory, self.settings)
+            engine = await in_thread(self._loader, self._engine_factory)
         except (CheckpointError, SelfTestFailed) as error:
             self.lifecycle.fail(f"cannot serve: {error}", "the checkpoint cannot be served; the log says why")
             return
@@ -65,6 +60,7 @@ class Service:
             return
         batcher = Batcher(
             engine.run,
+            name_of(engine),
             max_batch=self.settings.max_batch,
             max_queue_images=self.settings.max_queue_images,
             max_wait_s=self.settings.max_wait_ms / 1000,
@@ -83,14 +79,22 @@ class Service:
         )
         self.lifecycle.mark_ready()
 
+    def reload(self) -> None:
+        """Load the checkpoint file again and let it take over without a gap; ignored unless the service is ready."""
+        if self._parts is not None and self.lifecycle.state is State.READY:
+            self.reloader.begin(self._parts)
+        else:
+            log.warning("reload ignored: %s", self.lifecycle.reason)
+
     async def stop(self) -> None:
         """End the parts; to be called once HTTP is done, when nothing waits any more."""
+        await self.reloader.close()
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.wait({self._loading})
         if self._parts is not None:
-            await self._parts.batcher.close()
-            self._parts.decoder.close()
+            await self._parts.close()
+        self._loader.shutdown(wait=False)
         self.lifecycle.stop()
 
     @property
@@ -104,9 +108,9 @@ class Service:
             raise NotReady
         return self._parts
 
-    def stalled(self) -> bool:
-        """Whether the engine has made no progress on its present batch for too long."""
-        return self._parts is not None and self._parts.batcher.stalled_s() > self.settings.stall_timeout_s
+    def stalled(self) -> str | None:
+        """Return what has had work and made no progress for too long, or None."""
+        return self._parts.stalled(self.settings.stall_timeout_s) if self._parts else None
 
     def unready_reason(self) -> str | None:
         """Return why a prediction would fail now, or None on positive evidence that it would succeed."""
@@ -114,9 +118,7 @@ class Service:
             return self.lifecycle.reason
         if self._parts is None or not self._parts.batcher.alive:
             return "the batcher is not running"
-        if self.stalled():
-            return "the engine makes no progress"
-        return None
+        return self.stalled()
 
     def _queued_images(self) -> float:
         return self._parts.batcher.queued_images if self._parts else 0

@@ -65,6 +65,9 @@ class Telemetry:
             ["name", "version", "architecture", "device", "dtype"],
             registry=registry,
         )
+        self.reloads = Counter(
+            "resnet_reloads", "Reloads of the checkpoint by how they ended", ["outcome"], registry=registry
+        )
         self.ready = Gauge("resnet_ready", "1 when a prediction would succeed, else 0", registry=registry)
 
     def watch(self, queued_images: Callable[[], float], ready: Callable[[], bool]) -> None:
@@ -73,7 +76,8 @@ class Telemetry:
         self.ready.set_function(lambda: float(ready()))
 
     def describe_model(self, card: dict[str, Any]) -> None:
-        """Publish which model is served, and start every class's counter at zero."""
+        """Publish which model is served, in place of the one before, and start every class's counter at zero."""
+        self.model_info.clear()
         self.model_info.labels(
             card["name"], card["version"], card["architecture"]["arch"], card["device"], card["dtype"]
         ).set(1)

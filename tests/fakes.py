@@ -15,9 +15,14 @@ def probabilities_of(images):
 
 
 class FakeEngine:
-    """`hold()` keeps the next batch inside the engine until `release()`; `errors` are raised one a batch."""
+    """`hold()` keeps the next batch inside the engine until `release()`; `errors` are raised one a batch.
 
-    def __init__(self, size=32):
+    Another `shift` is another model: the same distribution, turned by so many classes, under a version of its own.
+    """
+
+    def __init__(self, size=32, shift=0):
+        self.shift = shift
+        self.closed = False
         self.batches = []
         self.errors = []
         self.entered = threading.Event()
@@ -25,8 +30,8 @@ class FakeEngine:
         self._open.set()
         self.card = {
             "name": "fake",
-            "version": "0123456789ab",
-            "sha256": "0123456789ab" + "0" * 52,
+            "version": f"{shift}123456789ab",
+            "sha256": f"{shift}123456789ab" + "0" * 52,
             "architecture": {"arch": "fake"},
             "classes": CLASSES,
             "input_size": size,
@@ -59,4 +64,7 @@ class FakeEngine:
         assert self._open.wait(timeout=30), "the test forgot to release the engine"
         if self.errors:
             raise self.errors.pop(0)
-        return probabilities_of(images)
+        return np.roll(probabilities_of(images), self.shift, axis=1)
+
+    def close(self):
+        self.closed = True

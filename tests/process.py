@@ -25,16 +25,18 @@ def free_port():
 
 
 class ServiceProcess:
-    def __init__(self, log_path, **settings):
+    def __init__(self, log_path, command=("app.cli", "serve"), **settings):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = Path(log_path)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RESNET_")}
         environment |= {f"RESNET_{name.upper()}": str(value) for name, value in settings.items()}
-        environment["RESNET_PORT"] = str(self.port)
+        environment |= {"RESNET_PORT": str(self.port), "TMPDIR": str(self.log_path.parent)}
+        self.environment = environment
         with self.log_path.open("wb") as log:
-            command = [sys.executable, "-m", "app.cli", "serve"]
-            self.process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *command], env=environment, cwd=ROOT, stdout=log, stderr=log
+            )
 
     def wait_ready(self):
         until = time.monotonic() + START_LIMIT_S
@@ -47,6 +49,11 @@ class ServiceProcess:
                 pass
             time.sleep(0.05)
         raise AssertionError(f"not ready in {START_LIMIT_S} s:\n{self.log}")
+
+    def wait_logged(self, text):
+        while text not in self.log:
+            assert self.process.poll() is None, self.log
+            time.sleep(0.01)
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
@@ -70,8 +77,8 @@ class ServiceProcess:
 
 
 @contextmanager
-def service_process(log_path, **settings):
-    service = ServiceProcess(log_path, **settings)
+def service_process(log_path, **options):
+    service = ServiceProcess(log_path, **options)
     try:
         yield service
     finally:

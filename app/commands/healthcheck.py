@@ -18,16 +18,30 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask /readyz once."""
-    url = arguments.url or f"http://127.0.0.1:{read_settings(arguments).port}"
-    if not url.startswith(("http://", "https://")):
-        raise SystemExit(f"resnet: error: not an http(s) URL: {url}")
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before this host itself
+    url = base_url(arguments)
     try:
-        with direct.open(f"{url}/readyz", timeout=arguments.timeout) as answer:
-            print(answer.read(200).decode().strip())
-            return 0
-    except urllib.error.HTTPError as error:
-        print(f"{error.code}: {error.read(200).decode(errors='replace').strip()}")
+        status, text = get(f"{url}/readyz", arguments.timeout)
     except OSError as error:
         print(f"no answer from {url}: {getattr(error, 'reason', error)}")
-    return 1
+        return 1
+    print(text.strip()[:200] if status == 200 else f"{status}: {text.strip()[:200]}")
+    return int(status != 200)
+
+
+def base_url(arguments: argparse.Namespace) -> str:
+    """Return the URL given, or that of the settings' port on this host. Raises SystemExit for what is none."""
+    url: str = arguments.url or f"http://127.0.0.1:{read_settings(arguments).port}"
+    if not url.startswith(("http://", "https://")):
+        raise SystemExit(f"resnet: error: not an http(s) URL: {url}")
+    return url
+
+
+def get(url: str, timeout_s: float) -> tuple[int, str]:
+    """Return status and body, at most 64 KB of it. Raises OSError when nothing answers."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before this host itself
+    try:
+        answer = direct.open(url, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        return answer.status, answer.read(64 << 10).decode(errors="replace")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
+from types import FrameType
 
 from app.commands.settings_flags import add_settings, read_settings
 from app.settings import Settings
@@ -24,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     set_up_logging(settings.log_level, settings.log_format)
     effective = " ".join(f"{name}={value}" for name, value in settings.model_dump(mode="json").items())
     log.info("settings: %s", effective)
+    signal.signal(signal.SIGHUP, _too_early)
     unknown = sorted(
         name
         for name in os.environ
@@ -37,3 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     code = serve(create_app(settings), settings)
     logging.shutdown()
     os._exit(code)  # an engine's thread may be stuck in its device, and an ordinary exit would wait for it
+
+
+def _too_early(_number: int, _frame: FrameType | None) -> None:
+    """Stand in until the server has its own handler: by default SIGHUP would end the process."""
+    log.warning("reload ignored: the service is starting")

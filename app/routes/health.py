@@ -20,9 +20,9 @@ NOT_OK: dict[int | str, dict[str, Any]] = {503: {"description": "No; the body sa
 
 @router.get("/livez", responses=NOT_OK, summary="Does the process make progress?")
 async def livez(service: ServiceDep) -> Response:
-    """200 unless the engine has been stuck in one batch for too long: then a restart helps."""
+    """200 unless work has waited for too long without any progress: then a restart helps."""
     stalled = service.stalled()
-    return _probe(503 if stalled else 200, "the engine makes no progress" if stalled else "alive")
+    return _probe(503 if stalled else 200, stalled or "alive")
 
 
 @router.get("/readyz", responses=NOT_OK, summary="Would a prediction succeed now?")
@@ -36,7 +36,7 @@ async def readyz(service: ServiceDep) -> Response:
 async def health(service: ServiceDep) -> Response:
     """The same status code as /readyz."""
     body = describe(service)
-    return JSONResponse(body.model_dump(), 200 if body.ready else 503)
+    return JSONResponse(body.model_dump(mode="json"), 200 if body.ready else 503)
 
 
 @router.get("/metrics", response_class=Response, summary="Prometheus metrics")
@@ -66,10 +66,16 @@ def describe(service: Service) -> Health:
             "status": service.lifecycle.state,
             "ready": reason is None,
             "reason": reason,
-            "model": parts.model_name if parts else None,
+            "model": parts.batcher.model if parts else None,
             "device": parts.card["device"] if parts else None,
             "dtype": parts.card["dtype"] if parts else None,
             "queue_images": parts.batcher.queued_images if parts else 0,
+            "reload": {
+                "running": service.reloader.running,
+                "finished": service.reloader.finished,
+                "outcome": service.reloader.outcome,
+                "ended_at": service.reloader.ended_at,
+            },
             "uptime_s": round(service.lifecycle.uptime_s, 3),
         }
     )

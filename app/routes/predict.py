@@ -17,9 +17,10 @@ from app.bodies import IMAGE_TYPES, read_body, split_images
 from app.errors import BadParameter, ServiceError, UnsupportedMediaType
 from app.imaging import Decoded
 from app.jobs import Job, Outcome
+from app.parts import Parts
 from app.routes.common import KeyDep, ServiceDep
 from app.schemas import Base64Images, PredictResponse, Problem
-from app.service import Parts, Service
+from app.service import Service
 
 # Larger bodies are taken apart in a thread: a hostile one can take seconds.
 SMALL_BODY_BYTES = 64 << 10
@@ -92,7 +93,7 @@ async def predict(
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise UnsupportedMediaType
         split = partial(split_images, headers.get("content-type"), body, settings.max_images)
-        files = split() if len(body) <= SMALL_BODY_BYTES else await parts.decoder.run(split)
+        files = split() if len(body) <= SMALL_BODY_BYTES else await parts.decoder.run(split, deadline)
         return await _classify(request, service, parts, files, Wish(deadline, top_k or len(parts.classes)))
 
 
@@ -118,7 +119,7 @@ async def _classify(
         if images:
             outcome = await _outcome(request, parts.batcher.submit(ticket, np.stack(images), wish.deadline))
         else:
-            outcome = Outcome(np.empty((0, len(parts.classes)), np.float32), 0.0, 0.0)
+            outcome = Outcome(np.empty((0, len(parts.classes)), np.float32), parts.batcher.model, 0.0, 0.0)
     except ServiceError as error:
         service.telemetry.images.labels(error.code).inc(len(files))
         raise
@@ -131,7 +132,7 @@ async def _classify(
         f"inference;dur={outcome.inference_s * 1e3:.2f}"
     )
     return Response(
-        to_json({"model": parts.model_name, "predictions": predictions}),
+        to_json({"model": outcome.model, "predictions": predictions}),
         media_type="application/json",
         headers={"server-timing": timing},
     )

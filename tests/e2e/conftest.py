@@ -8,8 +8,8 @@ def start(tmp_path):
     """Start services that end with the test."""
     stack = []
 
-    def start_one(wait=True, **settings):
-        context = service_process(tmp_path / f"serve{len(stack)}.log", **settings)
+    def start_one(wait=True, **options):
+        context = service_process(tmp_path / f"serve{len(stack)}.log", **options)
         service = context.__enter__()
         stack.append(context)
         return service.wait_ready() if wait else service

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import time
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -19,46 +20,71 @@ pytestmark = pytest.mark.e2e
 PNG = {"content-type": "image/png"}
 
 
-def test_sigterm_under_load_loses_no_accepted_request_and_exits_0(start, examples):
-    service = start(drain_delay_s=0.5)
-    answered, refused, lost = [], [], []
-    unready = asyncio.Event()
+class Load:
+    """So many clients, each sending its next request when it has its answer, until the port is closed."""
 
-    async def client(http):
-        while not refused:
+    def __init__(self, service, picture, clients=32):
+        self.service, self.picture, self.count = service, picture, clients
+        self.answered, self.refused, self.lost = [], [], []
+
+    async def _client(self, http):
+        while not self.refused:
             try:
-                answer = await http.post("/predict", content=examples["cat"], headers=PNG)
-                answered.append(answer.status_code)
+                answer = await http.post("/predict", content=self.picture, headers=PNG)
+                self.answered.append(answer.status_code)
             except httpx.ConnectError:  # never accepted: the port is closed
-                refused.append(1)
+                self.refused.append(1)
             except httpx.TransportError as error:
-                lost.append(repr(error))
+                self.lost.append(repr(error))
                 return
 
-    async def watch_ready():
-        async with httpx.AsyncClient(base_url=service.url, timeout=30) as http:
-            while (await http.get("/readyz")).status_code == 200:
+    @asynccontextmanager
+    async def running(self):
+        """Load the service; at the end, wait until every client has met the closed port."""
+        limits = httpx.Limits(max_connections=self.count)
+        async with httpx.AsyncClient(base_url=self.service.url, limits=limits, timeout=60) as http:
+            clients = [asyncio.create_task(self._client(http)) for _ in range(self.count)]
+            while len(self.answered) < 100:
                 await asyncio.sleep(0.01)
-            unready.set()
-
-    async def scenario():
-        limits = httpx.Limits(max_connections=32)
-        async with httpx.AsyncClient(base_url=service.url, limits=limits, timeout=60) as http:
-            clients = [asyncio.create_task(client(http)) for _ in range(32)]
-            watcher = asyncio.create_task(watch_ready())
-            while len(answered) < 100:
-                await asyncio.sleep(0.01)
-            service.process.send_signal(signal.SIGTERM)
-            await asyncio.wait_for(watcher, 30)
-            assert not refused, "the port closed before the service turned unready"
+            yield self
             await asyncio.wait_for(asyncio.gather(*clients), 60)
 
-    asyncio.run(scenario())
-    assert service.process.wait(timeout=60) == 0
-    assert lost == []
-    assert set(answered) == {200}
-    assert unready.is_set()
-    assert "Traceback" not in service.log
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.chaos)])
+def test_sigterm_under_load_loses_no_accepted_request_and_exits_0(start, examples, rounds):
+    async def scenario(service, load):
+        async with load.running(), httpx.AsyncClient(base_url=service.url, timeout=30) as http:
+            service.process.send_signal(signal.SIGTERM)
+            while (await http.get("/readyz")).status_code == 200:
+                await asyncio.sleep(0.01)
+            assert not load.refused, "the port closed before the service turned unready"
+
+    for _ in range(rounds):
+        service = start(drain_delay_s=0.5)
+        load = Load(service, examples["cat"])
+        asyncio.run(scenario(service, load))
+        assert service.process.wait(timeout=60) == 0
+        assert load.lost == []
+        assert set(load.answered) == {200}
+        assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.chaos)])
+def test_a_second_sigterm_under_load_ends_it_at_once(start, examples, rounds):
+    async def scenario(service, load):
+        async with load.running():
+            for _ in range(2):
+                service.process.send_signal(signal.SIGTERM)
+                await asyncio.to_thread(service.wait_logged, "draining")
+            # Without the second signal it would go on serving for an hour.
+            assert await asyncio.to_thread(service.process.wait, 60) == 128 + signal.SIGTERM
+
+    for _ in range(rounds):
+        service = start(drain_delay_s=3600)
+        load = Load(service, examples["cat"])
+        asyncio.run(scenario(service, load))
+        assert set(load.answered) == {200}
+        assert "Traceback" not in service.log
 
 
 def test_sigterm_while_idle_exits_0(start):

@@ -12,6 +12,8 @@ from tests.fakes import FakeEngine, probabilities_of
 
 pytestmark = pytest.mark.anyio
 
+MODEL = {"name": "fake", "version": "1"}
+
 
 def pictures(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
@@ -20,7 +22,7 @@ def pictures(count, seed=0):
 @asynccontextmanager
 async def running(engine, **options):
     options = {"max_batch": 4, "max_queue_images": 64} | options
-    batcher = Batcher(engine.run, **options)
+    batcher = Batcher(engine.run, MODEL, **options)
     batcher.start()
     try:
         yield batcher
@@ -206,6 +208,47 @@ async def test_a_dying_loop_fails_what_waits(monkeypatch):
         with pytest.raises(EngineFailed):
             await submit(batcher, pictures(1))
         assert reasons
+
+
+async def test_an_expired_request_leaves_no_pixels_behind_a_hanging_engine():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        job = batcher.submit(batcher.admit(3), pictures(3), time.monotonic())
+        with pytest.raises(DeadlinePassed):
+            await job.wait()
+        assert job.images.nbytes == 0
+        assert job.images.base is None
+        engine.release()
+        await first
+
+
+async def test_work_without_progress_counts_as_a_stall_and_idleness_does_not(monkeypatch):
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        assert batcher.stalled_s() == 0
+        first = await occupied(engine, batcher)
+        assert batcher.stalled_s() > 0
+        engine.release()
+        await first
+        await asyncio.sleep(0)
+        assert batcher.stalled_s() == 0
+        monkeypatch.setattr(batcher, "_changed", asyncio.Event())  # a wake-up gets lost: the loop waits on the old one
+        waiting = submit(batcher, pictures(1))
+        await asyncio.sleep(0)
+        assert not batcher._running
+        assert batcher.stalled_s() > 0
+        waiting.cancel()
+
+
+async def test_a_thread_that_dies_fails_its_batch_and_not_the_loop():
+    engine = FakeEngine()
+    engine.errors = [SystemExit()]
+    async with running(engine) as batcher:
+        with pytest.raises(ServiceError) as failed:
+            await submit(batcher, pictures(1))
+        assert failed.value.status == 500
+        await submit(batcher, pictures(1))
 
 
 async def test_with_a_wait_a_full_batch_goes_at_once_and_a_partial_one_when_the_wait_is_over():

@@ -1,5 +1,8 @@
+import asyncio
 import io
 import struct
+import sys
+import threading
 import time
 import zlib
 
@@ -9,6 +12,7 @@ from PIL import Image
 
 from app.errors import BadBase64, DeadlinePassed, TooManyPixels, UndecodableImage
 from app.imaging import Decoder, decode
+from app.threads import ThreadDied
 from tests.conftest import encode, noise
 
 LIMIT = 4096 * 4096
@@ -201,4 +205,25 @@ async def test_decoding_ends_at_the_deadline():
         with pytest.raises(DeadlinePassed):
             await decoder.decode_all([encode(noise())] * 3, time.monotonic() - 1)
     finally:
+        decoder.close()
+
+
+@pytest.mark.anyio
+async def test_a_thread_that_dies_or_hangs_takes_its_own_request_only():
+    decoder = Decoder(32, LIMIT, threads=2)
+    go_on = threading.Event()
+    try:
+        with pytest.raises(ThreadDied):
+            await decoder.run(lambda: sys.exit(3), time.monotonic() + 60)
+        assert decoder.stalled_s() == 0
+        hanging = [asyncio.ensure_future(decoder.run(go_on.wait, time.monotonic() + 60)) for _ in range(2)]
+        with pytest.raises(DeadlinePassed):
+            await decoder.run(go_on.wait, time.monotonic() + 0.05)
+        assert decoder.stalled_s() > 0
+        go_on.set()
+        assert await asyncio.gather(*hanging) == [True, True]
+        assert decoder.stalled_s() == 0
+        assert len(await decoder.decode_all([encode(noise())] * 3, time.monotonic() + 60)) == 3
+    finally:
+        go_on.set()
         decoder.close()

@@ -1,0 +1,88 @@
+"""`resnet reload`: let a running service load its checkpoint file again; exit 0 when the file's version is served."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import time
+from typing import Any
+
+from app.commands.healthcheck import base_url, get
+from app.commands.settings_flags import add_settings, read_settings
+from app.pidfile import find_pid, pid_path
+
+POLL_S = 0.2
+ANSWER_S = 10.0
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--pid", type=_process_id, help="process of the service [the one that serves the port on this host]"
+    )
+    parser.add_argument("--url", help="base URL of the service [the port of the settings on this host]")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for the outcome [%(default)s]")
+    add_settings(parser, only={"port"})
+
+
+def _process_id(text: str) -> int:
+    """Parse a process id; 0 and negative numbers would signal whole groups."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Send SIGHUP, and wait until /health tells how it ended."""
+    url = base_url(arguments)
+    pid = arguments.pid or _find(read_settings(arguments).port)
+    before = _health(url)
+    if before["status"] != "ready":
+        raise SystemExit(f"resnet: error: not reloaded: {before['reason']}")
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except OSError as error:
+        raise SystemExit(f"resnet: error: process {pid}: {error.strerror}") from None
+    until = time.monotonic() + arguments.timeout
+    while time.monotonic() < until:
+        now = _health(url)
+        reload = now["reload"]
+        if reload["finished"] > before["reload"]["finished"] and not reload["running"]:
+            return _report(reload["outcome"], before["model"]["version"], now["model"]["version"])
+        if now["status"] != "ready":
+            raise SystemExit(f"resnet: error: not reloaded: {now['reason']}")
+        time.sleep(POLL_S)
+    raise SystemExit(f"resnet: error: no outcome after {arguments.timeout:g} s")
+
+
+def _find(port: int) -> int:
+    try:
+        pid = find_pid(port)
+    except OSError as error:
+        raise SystemExit(f"resnet: error: {pid_path(port)}: {error.strerror}; give --pid") from None
+    if pid is None:
+        raise SystemExit(f"resnet: error: no service is known to serve port {port} of this host; give --pid")
+    return pid
+
+
+def _health(url: str) -> dict[str, Any]:
+    """Return what /health says. Raises SystemExit if it does not answer as this service does."""
+    try:
+        body = json.loads(get(f"{url}/health", ANSWER_S)[1])
+        return {key: body[key] for key in ("status", "reason", "model", "reload")}
+    except OSError as error:
+        raise SystemExit(f"resnet: error: no answer from {url}: {getattr(error, 'reason', error)}") from None
+    except (ValueError, KeyError, TypeError):
+        raise SystemExit(f"resnet: error: {url} does not answer as this service does") from None
+
+
+def _report(outcome: str, old: str, new: str) -> int:
+    texts = {
+        "succeeded": f"version {new} serves in place of {old}",
+        "unchanged": f"version {new} serves already",
+    }
+    print(texts.get(outcome, f"refused: the service's log says why; version {new} serves on"))
+    return int(outcome not in texts)

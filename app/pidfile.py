@@ -1,0 +1,80 @@
+"""Which process serves a port of this host, for `resnet reload`: a file that its process keeps locked.
+
+The lock, not the file, says that the process lives: it goes with the process, however that ends, so that a file left
+behind never leads to a signal for whoever has the number now.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Others may write to that folder: what they put there is neither followed nor waited for.
+OPEN = os.O_NOFOLLOW | os.O_NONBLOCK
+
+log = logging.getLogger(__name__)
+
+
+def pid_path(port: int) -> Path:
+    """Return the file's place: the folder for temporary files, which service and `resnet reload` share."""
+    return Path(tempfile.gettempdir()) / f"resnet-{port}.pid"
+
+
+@contextmanager
+def pid_file(port: int) -> Iterator[None]:
+    """Keep a locked file with this process' id while the block runs; without one, the service still serves.
+
+    A port of 0 is not known to anyone beforehand, and has no file.
+    """
+    try:
+        descriptor = _take(pid_path(port)) if port else None
+    except OSError as error:
+        log.warning("no file %s, so `resnet reload` needs --pid: %s", pid_path(port), error.strerror)
+        descriptor = None
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            pid_path(port).unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _take(path: Path) -> int:
+    """Create and lock the file, write the id, and return its descriptor. Raises OSError, also when it is locked."""
+    while True:
+        descriptor = os.open(path, OPEN | os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.fstat(descriptor)
+            if held.st_uid != os.geteuid():
+                raise PermissionError(1, "it belongs to another user")
+            if path.exists() and path.stat().st_ino == held.st_ino:  # else its last owner has just removed it
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def find_pid(port: int) -> int | None:
+    """Return the id of the process of this user that serves `port`, or None. Raises PermissionError for another's."""
+    try:
+        descriptor = os.open(pid_path(port), OPEN | os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise PermissionError(1, "it belongs to another user")
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.read(descriptor, 20) or 0) or None
+    finally:
+        os.close(descriptor)
+    return None

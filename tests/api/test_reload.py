@@ -1,0 +1,219 @@
+"""The checkpoint loaded again in the whole application, over fake engines."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from app.batcher import EngineOutOfMemory
+from app.engine import SelfTestFailed
+from model.checkpoint import CheckpointError
+from tests.api.conftest import occupied, serving
+from tests.conftest import encode, noise
+from tests.fakes import CLASSES, FakeEngine, probabilities_of
+
+pytestmark = pytest.mark.anyio
+
+PNG = {"content-type": "image/png"}
+PICTURE = encode(noise())
+
+
+class Engines:
+    """A factory that gives these engines, one a load; what is an exception is raised."""
+
+    def __init__(self, *engines):
+        self.left = list(engines)
+        self.loading = threading.Event()
+        self._open = threading.Event()
+        self._open.set()
+
+    def hold(self):
+        self._open.clear()
+
+    def release(self):
+        self._open.set()
+
+    def __call__(self, _settings):
+        self.loading.set()
+        assert self._open.wait(30)
+        engine = self.left.pop(0)
+        if isinstance(engine, BaseException):
+            raise engine
+        return engine
+
+
+async def reload(client, times=1):
+    service = client._transport.app.state.service
+    for _ in range(times):
+        service.reload()
+    await asyncio.wait({service.reloader._task})
+    return (await client.get("/health")).json()
+
+
+async def ask(client, count=1):
+    answer = await client.post("/predict", files=[("file", PICTURE)] * count)
+    assert answer.status_code == 200
+    body = answer.json()
+    return body["model"]["version"], [one["label"] for one in body["predictions"]]
+
+
+def label(shift):
+    pixels = np.asarray(noise()).transpose(2, 0, 1)[None]
+    return CLASSES[(probabilities_of(pixels)[0].argmax() + shift) % 10]
+
+
+async def test_the_new_model_answers_and_everything_names_it(caplog):
+    caplog.set_level("INFO")
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with serving(factory=Engines(old, new)) as client:
+        assert await ask(client) == ("0123456789ab", [label(0)])
+        health = await reload(client)
+        assert await ask(client) == ("1123456789ab", [label(1)])
+        assert health["model"]["version"] == "1123456789ab"
+        assert health["reload"]["outcome"] == "succeeded"
+        assert health["reload"]["finished"] == 1
+        assert health["reload"]["running"] is False
+        assert (await client.get("/model")).json()["version"] == "1123456789ab"
+        metrics = (await client.get("/metrics")).text
+        assert 'resnet_reloads_total{outcome="succeeded"} 1.0' in metrics
+        assert 'resnet_reloads_total{outcome="refused"} 0.0' in metrics
+        assert 'version="1123456789ab"} 1.0' in metrics
+        assert "0123456789ab" not in metrics
+        assert f'resnet_predictions_total{{label="{label(0)}"}} 1.0' in metrics
+        assert (old.closed, new.closed) == (True, False)
+    assert "version 1123456789ab serves in place of 0123456789ab" in caplog.text
+
+
+async def test_the_old_model_answers_while_the_new_one_loads():
+    engines = Engines(FakeEngine(), FakeEngine(shift=1))
+    async with serving(factory=engines) as client:
+        engines.hold()
+        engines.loading.clear()
+        done = asyncio.ensure_future(reload(client))
+        assert await asyncio.to_thread(engines.loading.wait, 10)
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.get("/health")).json()["reload"]["running"] is True
+        assert (await ask(client))[0] == "0123456789ab"
+        engines.release()
+        await done
+        assert (await ask(client))[0] == "1123456789ab"
+
+
+async def test_a_request_that_was_begun_is_answered_by_the_old_model_alone():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with serving(factory=Engines(old, new), batch_sizes=(1, 4)) as client:
+        old.hold()
+        begun = asyncio.ensure_future(ask(client, 10))
+        assert await asyncio.to_thread(old.entered.wait, 10)
+        done = asyncio.ensure_future(reload(client))
+        service = client._transport.app.state.service
+        while service.loaded.batcher._swap is None:
+            await asyncio.sleep(0.001)
+        late = asyncio.ensure_future(ask(client, 10))
+        while service.loaded.batcher.queued_images < 16:
+            await asyncio.sleep(0.001)
+        old.release()
+        assert await begun == ("0123456789ab", [label(0)] * 10)
+        assert await late == ("1123456789ab", [label(1)] * 10)
+        await done
+        assert (old.batches, new.batches) == ([4, 4, 2], [4, 4, 2])
+
+
+def other_classes():
+    engine = FakeEngine(shift=1)
+    engine.card["classes"] = CLASSES[::-1]
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (CheckpointError("checkpoint x: content does not match its SHA-256 digest"), "does not match its SHA-256"),
+        (SelfTestFailed("self-test failed: probabilities differ by 0.9"), "self-test failed"),
+        (EngineOutOfMemory(), "no memory for a second engine"),
+        (ValueError("secret"), "ValueError"),
+        (SystemExit(3), "ThreadDied"),
+        (FakeEngine(size=64, shift=1), "input_size of the new checkpoint differs"),
+        (other_classes(), "classes of the new checkpoint differs"),
+    ],
+)
+async def test_what_cannot_be_trusted_is_refused_and_the_old_model_serves_on(caplog, bad, reason):
+    old, good = FakeEngine(), FakeEngine(shift=2)
+    async with serving(factory=Engines(old, bad, good)) as client:
+        health = await reload(client)
+        assert health["ready"] is True
+        assert health["reload"]["outcome"] == "refused"
+        assert "secret" not in str(health)
+        assert await ask(client) == ("0123456789ab", [label(0)])
+        metrics = (await client.get("/metrics")).text
+        assert 'resnet_reloads_total{outcome="refused"} 1.0' in metrics
+        assert 'version="0123456789ab"} 1.0' in metrics
+        (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert "reload refused" in line.getMessage()
+        assert "version 0123456789ab serves on" in line.getMessage()
+        assert reason in line.getMessage()
+        assert not old.closed
+        assert getattr(bad, "closed", True)
+        assert (await reload(client))["reload"]["outcome"] == "succeeded"
+        assert await ask(client) == ("2123456789ab", [label(2)])
+
+
+async def test_the_same_file_changes_nothing(caplog):
+    caplog.set_level("INFO")
+    old, same = FakeEngine(), FakeEngine()
+    async with serving(factory=Engines(old, same)) as client:
+        health = await reload(client)
+        assert health["reload"]["outcome"] == "unchanged"
+        await ask(client)
+        assert 'resnet_reloads_total{outcome="unchanged"} 1.0' in (await client.get("/metrics")).text
+    assert (old.batches, same.batches) == ([1], [])
+    assert (old.closed, same.closed) == (False, True)
+    assert "still holds version 0123456789ab" in caplog.text
+
+
+async def test_asked_for_several_times_while_one_is_under_way_one_more_follows():
+    engines = Engines(*(FakeEngine(shift=shift) for shift in range(4)))
+    async with serving(factory=engines) as client:
+        health = await reload(client, times=5)
+        assert health["reload"]["finished"] == 2
+        assert health["model"]["version"] == "2123456789ab"
+        assert len(engines.left) == 1
+
+
+async def test_it_is_ignored_before_the_service_is_ready_and_while_it_drains(caplog):
+    engines = Engines(FakeEngine())
+    engines.hold()
+    async with serving(factory=engines, wait=False) as client:
+        service = client._transport.app.state.service
+        service.reload()
+        assert "reload ignored: the model is loading" in caplog.text
+        engines.release()
+        await asyncio.wait({service._loading})
+        service.lifecycle.drain()
+        service.reload()
+        assert "reload ignored: the service is shutting down" in caplog.text
+        assert not service.reloader.running
+
+
+async def test_the_end_of_the_service_does_not_wait_for_a_load_that_hangs():
+    engines = Engines(FakeEngine(), FakeEngine(shift=1))
+    async with serving(factory=engines) as client:
+        engines.hold()
+        engines.loading.clear()
+        client._transport.app.state.service.reload()
+        assert await asyncio.to_thread(engines.loading.wait, 10)
+    engines.release()
+
+
+async def test_a_busy_engine_is_exchanged_once_its_batch_is_done():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with serving(factory=Engines(old, new)) as client:
+        async with occupied(old, client) as first:
+            done = asyncio.ensure_future(reload(client))
+            batcher = client._transport.app.state.service.loaded.batcher
+            while batcher._swap is None:
+                await asyncio.sleep(0.001)
+            assert (await client.get("/health")).json()["model"]["version"] == "0123456789ab"
+        assert (await first).json()["model"]["version"] == "0123456789ab"
+        assert (await done)["model"]["version"] == "1123456789ab"

@@ -1,0 +1,144 @@
+"""Parts that break in the real process: each has its outcome, at once, and never a silent hang."""
+
+import asyncio
+import signal
+import time
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.conftest import encode, noise
+from tests.faulty_server import DECODE_FAULTS, colour_of
+
+pytestmark = pytest.mark.e2e
+
+PNG = {"content-type": "image/png"}
+GOOD = encode(noise())
+
+
+@pytest.fixture
+def start_faulty(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAULTY_FOLDER", str(tmp_path))
+    return lambda **options: start(command=("tests.faulty_server",), **{"timeout_ms": 120_000, **options})
+
+
+def bad(fault):
+    return encode(Image.new("RGB", (32, 32), colour_of(fault)))
+
+
+def undecodable(fault):
+    return encode(Image.new("RGB", DECODE_FAULTS[fault]))
+
+
+def ask(service, *pictures, **headers):
+    files = [("file", one) for one in pictures]
+    answer = httpx.post(f"{service.url}/predict", files=files, headers=headers, timeout=60)
+    return answer.status_code, answer.json().get("type", "").rpartition(":")[2]
+
+
+def ask_together(service, *pictures, **headers):
+    """One request a picture, all at once; the status of each."""
+
+    async def everyone():
+        async with httpx.AsyncClient(base_url=service.url, headers=PNG | headers, timeout=60) as http:
+            return await asyncio.gather(*(http.post("/predict", content=one) for one in pictures))
+
+    return [answer.status_code for answer in asyncio.run(everyone())]
+
+
+def wait_for_status(service, path, status):
+    while httpx.get(f"{service.url}{path}").status_code != status:
+        time.sleep(0.01)
+
+
+def test_what_fails_one_batch_or_one_thread_fails_its_own_requests_and_nothing_else(start_faulty):
+    service = start_faulty()
+    for pictures, outcome in [
+        ([bad("exception")], (500, "internal-error")),
+        ([bad("thread dies")], (500, "internal-error")),
+        ([bad("no memory")], (503, "engine-failed")),
+        ([bad("no memory"), GOOD], (503, "engine-failed")),
+        ([bad("no memory for two"), GOOD], (200, "")),
+        ([undecodable("thread dies")], (500, "internal-error")),
+        ([undecodable("thread dies")] * 20, (500, "internal-error")),  # more than there are threads
+    ]:
+        assert ask(service, *pictures) == outcome
+        assert ask(service, GOOD) == (200, "")
+        assert httpx.get(f"{service.url}/readyz").status_code == 200
+    assert service.metric("resnet_queue_images") == 0
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize("fault", ["broken", "batcher dies"])
+def test_what_cannot_be_mended_fails_all_that_waits_at_once_and_ends_the_process(start_faulty, fault):
+    service = start_faulty(batch_sizes="1")
+    statuses = ask_together(service, bad(fault), *[GOOD] * 20)
+    assert statuses[0] == 503
+    assert set(statuses) <= {200, 503}
+    assert service.process.wait(timeout=60) == 1
+    assert service.log.count("the engine or its batcher died") == 1
+
+
+def test_failing_batch_after_batch_ends_the_process(start_faulty):
+    service = start_faulty()
+    assert [ask(service, bad("exception"))[0] for _ in range(3)] == [500] * 3
+    assert service.process.wait(timeout=60) == 1
+
+
+SOON = {"x-timeout-ms": "300"}
+LATE = (504, "deadline-passed")
+
+
+def test_behind_an_engine_that_hangs_requests_end_at_their_deadline_and_it_may_come_back(start_faulty, tmp_path):
+    service = start_faulty(stall_timeout_s=0.5)
+    assert ask(service, bad("hang"), **SOON) == LATE  # and it hangs still
+    assert ask_together(service, *[GOOD] * 20, **SOON) == [504] * 20
+    wait_for_status(service, "/livez", 503)
+    assert httpx.get(f"{service.url}/readyz").text == "the engine makes no progress\n"
+    assert ask(service, GOOD, **SOON) == LATE
+    assert service.metric("resnet_queue_images") == 0
+    (tmp_path / "release").touch()
+    wait_for_status(service, "/livez", 200)
+    assert ask(service, GOOD) == (200, "")
+    assert service.stop() == 0
+    assert "Traceback" not in service.log
+
+
+def test_decoding_that_hangs_ends_at_the_deadline_and_fails_the_probe_once_no_thread_is_left(start_faulty, tmp_path):
+    service = start_faulty(stall_timeout_s=0.5, decode_threads=2)
+    assert ask(service, undecodable("hang"), **SOON) == LATE
+    assert ask(service, *[GOOD] * 3) == (200, "")  # one thread is left
+    assert ask(service, undecodable("hang"), **SOON) == LATE
+    assert ask(service, *[GOOD] * 3, **SOON) == LATE
+    wait_for_status(service, "/livez", 503)
+    assert httpx.get(f"{service.url}/readyz").text == "the decoder makes no progress\n"
+    (tmp_path / "release").touch()
+    wait_for_status(service, "/livez", 200)
+    assert ask(service, *[GOOD] * 3) == (200, "")
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize(("timeout_ms", "status"), [(1000, 504), (120_000, 503)])
+def test_an_engine_that_hangs_keeps_neither_a_request_nor_the_process(start_faulty, tmp_path, timeout_ms, status):
+    service = start_faulty(timeout_ms=timeout_ms, drain_timeout_s=3)
+
+    async def scenario():
+        async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
+            waiting = asyncio.ensure_future(http.post("/predict", content=bad("hang"), headers=PNG))
+            while not (tmp_path / "hanging").exists():
+                await asyncio.sleep(0.01)
+            service.process.send_signal(signal.SIGTERM)
+            return (await waiting).status_code
+
+    assert asyncio.run(scenario()) == status
+    assert service.process.wait(timeout=60) == 0
+
+
+def test_an_engine_that_hangs_while_it_loads_keeps_no_process(start_faulty, monkeypatch):
+    monkeypatch.setenv("FAULTY_LOAD", "1")
+    service = start_faulty(wait=False)
+    service.wait_logged("Uvicorn running")
+    assert httpx.get(f"{service.url}/readyz").text == "the model is loading\n"
+    assert ask(service, GOOD) == (503, "not-ready")
+    assert service.stop() == 0

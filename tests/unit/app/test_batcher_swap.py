@@ -1,0 +1,102 @@
+"""Another engine takes over between two batches: every request is computed by one engine, which its outcome names."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from app.batcher import EngineBroken
+from app.errors import DeadlinePassed, EngineFailed, ServiceError
+from tests.fakes import FakeEngine, probabilities_of
+from tests.unit.app.test_batcher import MODEL, occupied, pictures, running, submit
+
+pytestmark = pytest.mark.anyio
+
+NEXT = {"name": "fake", "version": "2"}
+
+
+async def test_another_engine_takes_over_when_nothing_is_queued():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        images = pictures(3)
+        assert (await submit(batcher, images)).model == MODEL
+        await batcher.swap(new.run, NEXT)
+        outcome = await submit(batcher, images)
+        assert outcome.model == batcher.model == NEXT
+        np.testing.assert_array_equal(outcome.probabilities, np.roll(probabilities_of(images), 1, axis=1))
+    assert (old.batches, new.batches) == ([3], [3])
+
+
+async def test_a_split_request_is_finished_by_the_engine_that_began_it_and_the_next_one_waits_for_the_other():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        old.hold()
+        begun, next_one = submit(batcher, pictures(6)), submit(batcher, pictures(7, seed=1))
+        assert await asyncio.to_thread(old.entered.wait, 10)
+        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+        await asyncio.sleep(0)
+        old.release()
+        first, second, _ = await asyncio.gather(begun, next_one, swap)
+    assert (old.batches, new.batches) == ([4, 2], [4, 3])  # without a swap: 4, 4, 4, 1
+    assert (first.model, second.model) == (MODEL, NEXT)
+    np.testing.assert_array_equal(first.probabilities, probabilities_of(pictures(6)))
+    np.testing.assert_array_equal(second.probabilities, np.roll(probabilities_of(pictures(7, seed=1)), 1, axis=1))
+
+
+async def test_a_swap_does_not_wait_for_the_rest_of_a_request_that_has_expired():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        old.hold()
+        begun = submit(batcher, pictures(9), seconds=0.05)
+        assert await asyncio.to_thread(old.entered.wait, 10)
+        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+        with pytest.raises(DeadlinePassed):
+            await begun
+        old.release()
+        await swap
+    assert old.batches == [4]
+
+
+async def test_failures_of_the_old_engine_do_not_count_against_the_new_one():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    old.errors, new.errors = [ValueError(), ValueError()], [ValueError()]
+    async with running(old) as batcher:
+        for engine in (old, old, new):
+            if engine is new:
+                await batcher.swap(new.run, NEXT)
+            with pytest.raises(ServiceError):
+                await submit(batcher, pictures(1))
+        await submit(batcher, pictures(1))
+        assert batcher.alive
+
+
+@pytest.mark.parametrize("end", ["closing", "breaking"])
+async def test_a_swap_that_the_loop_does_not_live_to_see_fails(end):
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        first = await occupied(old, batcher)
+        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+        await asyncio.sleep(0)
+        if end == "closing":
+            await batcher.close()
+        else:
+            old.errors = [EngineBroken("device lost")]
+            old.release()
+        for waiting in (first, swap):
+            with pytest.raises(EngineFailed):
+                await waiting
+        with pytest.raises(EngineFailed):
+            await batcher.swap(new.run, NEXT)
+
+
+async def test_a_swap_that_was_given_up_is_not_made():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        first = await occupied(old, batcher)
+        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+        await asyncio.sleep(0)
+        swap.cancel()
+        old.release()
+        assert (await first).model == MODEL
+        assert (await submit(batcher, pictures(1))).model == MODEL
+    assert new.batches == []

@@ -1,0 +1,60 @@
+import os
+
+import pytest
+
+from app.pidfile import find_pid, pid_file, pid_path
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_the_process_is_found_while_it_serves_and_not_afterwards(folder):
+    with pid_file(8000):
+        assert find_pid(8000) == os.getpid()
+        assert find_pid(8001) is None
+    assert list(folder.iterdir()) == []
+    assert find_pid(8000) is None
+
+
+def test_a_file_that_was_left_behind_leads_to_nobody():
+    pid_path(8000).write_text("1\n")
+    assert find_pid(8000) is None
+    with pid_file(8000):
+        assert pid_path(8000).read_text() == f"{os.getpid()}\n"
+
+
+def test_a_second_service_on_the_port_leaves_the_file_of_the_first(caplog):
+    with pid_file(8000):
+        with pid_file(8000):
+            assert "needs --pid" in caplog.text
+        assert find_pid(8000) == os.getpid()
+
+
+def test_what_another_put_there_is_not_followed(folder, caplog):
+    target = folder / "precious"
+    target.write_text("content")
+    pid_path(8000).symlink_to(target)
+    with pid_file(8000):
+        assert "needs --pid" in caplog.text
+    assert target.read_text() == "content"
+    with pytest.raises(OSError, match="symbolic"):
+        find_pid(8000)
+
+
+def test_a_file_of_another_user_is_not_believed(monkeypatch, caplog):
+    with pid_file(8000):
+        monkeypatch.setattr("os.geteuid", lambda: 12345)
+        with pytest.raises(PermissionError):
+            find_pid(8000)
+    pid_path(8000).write_text("1\n")
+    with pid_file(8000):
+        assert "belongs to another user" in caplog.text
+    assert pid_path(8000).read_text() == "1\n"
+
+
+def test_a_free_port_has_no_file(folder):
+    with pid_file(0):
+        assert list(folder.iterdir()) == []
