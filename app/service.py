@@ -13,6 +13,7 @@ from app.bodies import BodyBudget
 from app.engine import Engine, SelfTestFailed, load_engine
 from app.errors import NotReady
 from app.imaging import Decoder
+from app.keys import Keys
 from app.lifecycle import Lifecycle, State
 from app.settings import Settings
 from app.telemetry import Telemetry
@@ -36,11 +37,15 @@ class Parts:
 
 
 class Service:
-    """Settings, telemetry and lifecycle from the start; engine, batcher and decoder once loaded."""
+    """Settings, keys, telemetry and lifecycle from the start; engine, batcher and decoder once loaded.
+
+    Raises SettingsError if the file of keys cannot be used.
+    """
 
     def __init__(self, settings: Settings, engine_factory: EngineFactory = load_engine) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
+        self.keys = Keys(settings)
         self.body_budget = BodyBudget(settings.max_buffered_bytes)
         self.lifecycle = Lifecycle()
         self._engine_factory = engine_factory
