@@ -10,7 +10,7 @@ export CIFAR10_ROOT ?= $(abspath $(DATA))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train evaluate bench test-containers clean
+.PHONY: help serve test chaos check format train evaluate bench test-containers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ serve: $(VENV)/.installed ## serve the shipped checkpoint on http://127.0.0.1:80
 
 test: $(VENV)/.installed ## run the tests
 	$(BIN)/pytest
+
+chaos: $(VENV)/.installed ## run the long tests, of load and trouble
+	$(BIN)/pytest -m chaos
 
 check: $(VENV)/.installed ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""The second port, for probes and metrics alone: it opens before the first one and closes after it."""
+"""The second port, for probes and metrics alone: it closes after the first one."""
 
 from __future__ import annotations
 

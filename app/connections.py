@@ -136,8 +136,8 @@ class Connection(H11Protocol):
                 ("connection", "close"),
             ]
             start = h11.Response(status_code=error.status, headers=headers, reason=STATUS_PHRASES[error.status])
-            for event in (start, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
+            events = (start, h11.Data(data=body), h11.EndOfMessage())
+            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.transport.close()
         self._abort_later()
 

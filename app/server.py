@@ -21,6 +21,7 @@ from app.connections import Connection, ConnectionLimits, connections_within_fil
 from app.main import create_admin_app
 from app.service import Service
 from app.settings import Settings
+from app.tls import limited_handshakes
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +71,9 @@ class Server(uvicorn.Server):
             await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the port; a client that never ends its TLS handshake has the header's time, not asyncio's 60 s."""
-        if self.config.is_ssl:
-            loop = asyncio.get_running_loop()
-            limit_s = self.service.settings.header_timeout_s
-            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=limit_s)  # type: ignore[method-assign]
-        await super().startup(sockets)
+        """Open the port. A TLS handshake has the header's time, too."""
+        with limited_handshakes(asyncio.get_running_loop(), self.service.settings.header_timeout_s):
+            await super().startup(sockets)
 
     def _exit_soon(self) -> None:
         self.should_exit = True
@@ -91,13 +89,16 @@ class Server(uvicorn.Server):
 def serve(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal or a failure ends it, and return the exit code."""
     service: Service = app.state.service
+    max_connections = connections_within_files(settings.max_connections)
+    if max_connections < settings.max_connections:
+        log.warning("the limit of open files allows for %d connections only", max_connections)
     config = uvicorn.Config(
         app,
         port=settings.port,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
-        **_common(service, connections_within_files(settings.max_connections)),
+        **_common(service, max_connections),
     )
     admin = None
     if settings.admin_port is not None:
