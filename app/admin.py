@@ -39,6 +39,7 @@ class AdminServer(uvicorn.Server):
             await asyncio.wait({task})
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if not self.should_exit or (not task.cancelled() and task.exception() is not None):
-            log.error("the port for probes and metrics has closed", exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if error is not None or not self.should_exit:
+            log.error("the port for probes and metrics has closed", exc_info=error)
             self.service.lifecycle.fail("the port for probes and metrics closed by itself", "probes do not answer")
