@@ -22,6 +22,7 @@ from app.errors import HeaderTooSlow, MalformedRequest, ServiceError
 
 # Open files that are not connections: the port, the event loop, libraries, /proc for the metrics, probes on their port.
 OTHER_FILES = 128
+LATE_S = 0.05
 TOO_MANY_CONNECTIONS = "too-many-connections"
 
 
@@ -114,6 +115,10 @@ class Connection(H11Protocol):
             self._header_timer = self.loop.call_later(self._limits.header_timeout_s, self._header_late)
 
     def _header_late(self) -> None:
+        # If this very process was slow, the header may lie unread in the socket: one more turn of the loop reads it.
+        self._header_timer = self.loop.call_later(LATE_S, self._close_late)
+
+    def _close_late(self) -> None:
         self._header_timer = None
         if self.transport.is_closing():
             return

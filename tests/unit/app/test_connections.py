@@ -103,6 +103,16 @@ async def test_a_byte_now_and_then_does_not_prolong_the_headers_time():
         assert not timer.cancelled()
 
 
+async def test_a_header_that_waited_unread_until_its_time_was_over_is_still_taken():
+    protocol, transport = Port().connect()
+    protocol._header_late()  # the loop was stuck, and its timers come before its sockets
+    timer = protocol._header_timer
+    protocol.data_received(REQUEST)
+    assert timer.cancelled()
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+
+
 async def test_a_whole_header_ends_the_headers_time():
     async def wait(_scope, _receive, _send):
         await asyncio.Event().wait()
