@@ -27,7 +27,7 @@ serve: $(VENV)/.installed ## serve the shipped checkpoint on http://127.0.0.1:80
 test: $(VENV)/.installed ## run the tests
 	$(BIN)/pytest
 
-chaos: $(VENV)/.installed ## run the tests that take minutes: draining under load, twenty times in a row
+chaos: $(VENV)/.installed ## run the tests that take minutes: load, trouble, draining twenty times in a row
 	$(BIN)/pytest -m chaos
 
 check: $(VENV)/.installed ## format, lint and types

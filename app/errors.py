@@ -59,6 +59,13 @@ class MethodNotAllowed(ServiceError):
     text = "This path does not answer to this method."
 
 
+class HeaderTooSlow(ServiceError):
+    """The header did not arrive in time."""
+
+    status, code, title = 408, "header-too-slow", "Header arrived too slowly"
+    text = "The request's header did not arrive in time."
+
+
 class BodyTooSlow(ServiceError):
     """The body did not arrive in time."""
 
@@ -129,6 +136,13 @@ class QueueFull(ServiceError):
 
     status, code, title = 429, "queue-full", "Queue full"
     text = "The service has as much work as it can queue. Try again after the seconds in Retry-After."
+
+
+class TooManyRequests(ServiceError):
+    """A key has as many requests under way as it may."""
+
+    status, code, title = 429, "too-many-requests", "Too many requests of this key"
+    text = "This key has as many requests under way as it may. Try again after the seconds in Retry-After."
 
 
 class ClientGone(ServiceError):

@@ -1,4 +1,4 @@
-"""The application factory and its lifespan, nothing else."""
+"""The application factories and the lifespan, nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from app.settings import Settings
 
 
 def create_app(settings: Settings, engine_factory: EngineFactory = load_engine) -> FastAPI:
-    """Build the application; the engine is loaded when it starts, by `engine_factory`."""
+    """Build the application; the engine is loaded when it starts, by `engine_factory`.
+
+    Raises SettingsError if a file that the settings name cannot be used.
+    """
     service = Service(settings, engine_factory)
 
     @asynccontextmanager
@@ -30,10 +33,24 @@ def create_app(settings: Settings, engine_factory: EngineFactory = load_engine) 
         await service.stop()
 
     app = FastAPI(title="ResNet image classification", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.service = service
     app.include_router(predict.router)
     app.include_router(health.router)
+    if settings.admin_port is None:
+        app.include_router(health.probes)
     mount_docs(app)
+    return _furnish(app, service)
+
+
+def create_admin_app(service: Service) -> FastAPI:
+    """Build the application of the second port: probes and metrics of a service, nothing else."""
+    app = FastAPI(openapi_url=None)
+    app.include_router(health.probes)
+    return _furnish(app, service)
+
+
+def _furnish(app: FastAPI, service: Service) -> FastAPI:
+    """Add what both applications have: the service, and what surrounds each request."""
+    app.state.service = service
     app.add_middleware(RequestContext, service=service)
     for kind in (ServiceError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, answer_with_problem)

@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 DISCARD_BYTES = 64 << 20
 DISCARD_S = 5.0
 
+# On every answer. There is no CORS: no page of another origin is meant to read an answer.
+SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -99,7 +106,7 @@ class RequestContext:
                 await body.discard_rest(status)
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
-                headers["x-content-type-options"] = "nosniff"
+                headers.raw.extend(SECURITY_HEADERS)
                 if self.service.lifecycle.state is not State.READY or not body.complete:
                     # Not ready: clients move to another instance before the port closes. Incomplete body: uvicorn
                     # would go on reading it, without limit of time or size.

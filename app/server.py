@@ -7,32 +7,42 @@ import logging
 import math
 import os
 import signal
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from app.admin import AdminServer
+from app.connections import Connection, ConnectionLimits, connections_within_files
+from app.main import create_admin_app
 from app.pidfile import pid_file
 from app.service import Service
 from app.settings import Settings
+from app.tls import limited_handshakes
 
 log = logging.getLogger(__name__)
 
 # Once the port is closed, requests that a connection's buffer already holds get this long to be read and begun.
 LINGER_S = 0.2
+ADMIN_CONNECTIONS = 64
 
 
 class Server(uvicorn.Server):
     """SIGTERM or SIGINT: unready, wait, close the port, finish what was accepted, exit 0. A second one: exit now.
 
-    SIGHUP: load the checkpoint file again.
+    SIGHUP: load the checkpoint file again; but where it says that the terminal has gone, the same as SIGTERM.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, admin: AdminServer | None = None) -> None:
         super().__init__(config)
         self.service = service
+        self.admin = admin
         self._draining: asyncio.Task[None] | None = None
+        self._in_terminal = os.isatty(0)
         service.lifecycle.on_failure = self._exit_soon
 
     @contextmanager
@@ -41,7 +51,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self.service.reload)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             yield
         finally:
@@ -58,9 +68,25 @@ class Server(uvicorn.Server):
         self.service.lifecycle.drain()
         self._draining = asyncio.get_running_loop().create_task(self._drain(), name="drain")
 
+    def _on_hangup(self) -> None:
+        if self._in_terminal and not os.isatty(0):
+            self._on_signal(signal.SIGHUP)
+        else:
+            self.service.reload()
+
     async def _drain(self) -> None:
         await asyncio.sleep(self.service.settings.drain_delay_s)
         self.should_exit = True
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve; the second port, if there is one, is there all the while."""
+        async with self.admin.running() if self.admin else nullcontext():
+            await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port. A TLS handshake has the header's time, too."""
+        with limited_handshakes(asyncio.get_running_loop(), self.service.settings.header_timeout_s):
+            await super().startup(sockets)
 
     def _exit_soon(self) -> None:
         self.should_exit = True
@@ -75,20 +101,49 @@ class Server(uvicorn.Server):
 
 def serve(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal or a failure ends it, and return the exit code."""
+    service: Service = app.state.service
+    max_connections = connections_within_files(settings.max_connections)
+    if max_connections < settings.max_connections:
+        log.warning("the limit of open files allows for %d connections only", max_connections)
     config = uvicorn.Config(
         app,
-        host=settings.host,
         port=settings.port,
-        http="h11",  # httptools accepts headers of any size
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=settings.keep_alive_s,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
-        backlog=2048,
+        **_common(service, max_connections),
     )
-    service: Service = app.state.service
+    admin = None
+    if settings.admin_port is not None:
+        beside = uvicorn.Config(
+            create_admin_app(service),
+            port=settings.admin_port,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            **_common(service, ADMIN_CONNECTIONS),
+        )
+        admin = AdminServer(beside, service)
     with pid_file(settings.port):
-        Server(config, service).run()
+        Server(config, service, admin).run()
     return service.lifecycle.exit_code
+
+
+def _common(service: Service, max_connections: int) -> dict[str, Any]:
+    """Return the options of uvicorn that both ports have in common."""
+    settings = service.settings
+    limits = ConnectionLimits(
+        header_timeout_s=settings.header_timeout_s,
+        unread_timeout_s=settings.keep_alive_s,
+        max_connections=max_connections,
+        refused=lambda reason: service.telemetry.rejected.labels(reason).inc(),
+    )
+    return {
+        "host": settings.host,
+        "http": partial(Connection, limits=limits),
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_keep_alive": settings.keep_alive_s,
+        "backlog": 2048,
+    }

@@ -14,6 +14,7 @@ from app.bodies import BodyBudget
 from app.engine import Engine, SelfTestFailed, load_engine
 from app.errors import NotReady
 from app.imaging import Decoder
+from app.keys import Keys
 from app.lifecycle import Lifecycle, State
 from app.parts import Parts, name_of
 from app.reload import Reloader
@@ -28,11 +29,15 @@ EngineFactory = Callable[[Settings], Engine]
 
 
 class Service:
-    """Settings, telemetry and lifecycle from the start; engine, batcher and decoder once loaded."""
+    """Settings, keys, telemetry and lifecycle from the start; engine, batcher and decoder once loaded.
+
+    Raises SettingsError if the file of keys cannot be used.
+    """
 
     def __init__(self, settings: Settings, engine_factory: EngineFactory = load_engine) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
+        self.keys = Keys(settings)
         self.body_budget = BodyBudget(settings.max_buffered_bytes)
         self.lifecycle = Lifecycle()
         self._engine_factory = partial(engine_factory, settings)
@@ -80,7 +85,8 @@ class Service:
         self.lifecycle.mark_ready()
 
     def reload(self) -> None:
-        """Load the checkpoint file again and let it take over without a gap; ignored unless the service is ready."""
+        """Read the keys and load the checkpoint file again; it takes over without a gap, if the service is ready."""
+        self.keys.reload()
         if self._parts is not None and self.lifecycle.state is State.READY:
             self.reloader.begin(self._parts)
         else:

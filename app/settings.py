@@ -16,6 +16,10 @@ def _integers(value: object) -> object:
     return tuple(int(part) for part in value.split(",")) if isinstance(value, str) else value
 
 
+class SettingsError(Exception):
+    """A file that a setting names cannot be used; the text is one line for the operator."""
+
+
 class Settings(BaseSettings):
     """Names carry their units; each field is RESNET_<NAME> in the environment and --<name> as a flag."""
 
@@ -23,6 +27,14 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    admin_port: Annotated[
+        int | None,
+        Field(ge=1, le=65535, description="port of its own for probes and metrics; none leaves them on the first port"),
+    ] = None
+    tls_cert: Annotated[
+        Path | None, Field(description="certificate chain (PEM) to speak HTTPS with; none speaks HTTP")
+    ] = None
+    tls_key: Annotated[Path | None, Field(description="private key (PEM, not encrypted) of the certificate")] = None
     weights: Annotated[Path, Field(description="checkpoint to serve (safetensors)")] = SHIPPED_WEIGHTS
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")] = "auto"
     precision: Annotated[
@@ -48,6 +60,12 @@ class Settings(BaseSettings):
     ] = 256 << 20
     max_images: Annotated[int, Field(ge=1, description="most images in one request")] = 256
     max_pixels: Annotated[int, Field(ge=1024, description="most pixels in one image (width x height)")] = 4096 * 4096
+    max_connections: Annotated[int, Field(ge=1, description="connections open at once; more are closed unanswered")] = (
+        4096
+    )
+    header_timeout_s: Annotated[
+        float, Field(gt=0, description="time for a request's header to arrive, or for a new connection's first one")
+    ] = 10.0
     body_timeout_s: Annotated[float, Field(gt=0, description="time for a request's body to arrive")] = 10.0
     keep_alive_s: Annotated[int, Field(ge=1, description="idle time before a connection is closed")] = 75
     decode_threads: Annotated[int, Field(ge=0, le=256, description="threads that decode images; 0 is one a core")] = 0
@@ -63,6 +81,9 @@ class Settings(BaseSettings):
     api_key: Annotated[
         SecretStr | None, Field(min_length=1, description="key that /predict and /model ask for; none asks for none")
     ] = None
+    api_keys_file: Annotated[
+        Path | None, Field(description="file of more such keys, as lines name:sha256-hex[:max_concurrent]")
+    ] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
     log_format: Annotated[Literal["text", "json"], Field(description="how log lines look")] = "text"
 
@@ -77,6 +98,10 @@ class Settings(BaseSettings):
             )
         if self.max_buffered_bytes < self.max_body_bytes:
             raise ValueError("max_buffered_bytes must be at least max_body_bytes")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key need each other")
+        if self.admin_port == self.port:
+            raise ValueError("admin_port must not be port")
         return self
 
     @property

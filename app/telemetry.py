@@ -55,6 +55,9 @@ class Telemetry:
         self.batch_images = Histogram("resnet_batch_images", "Images in a batch", buckets=BATCHES, registry=registry)
         self.queue_images = Gauge("resnet_queue_images", "Images that wait or are being decoded", registry=registry)
         self.rejected = Counter("resnet_rejected", "Requests refused, by reason", ["reason"], registry=registry)
+        self.key_requests = Counter(
+            "resnet_key_requests", "Requests that carried a key, by the key's name", ["key"], registry=registry
+        )
         self.predictions = Counter("resnet_predictions", "Images by predicted class", ["label"], registry=registry)
         self.confidence = Histogram(
             "resnet_confidence", "Probability of the predicted class", buckets=SHARES, registry=registry

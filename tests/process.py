@@ -25,25 +25,27 @@ def free_port():
 
 
 class ServiceProcess:
-    def __init__(self, log_path, command=("app.cli", "serve"), **settings):
+    def __init__(self, log_path, command=("app.cli", "serve"), max_open_files=None, **settings):
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if 'tls_cert' in settings else 'http'}://127.0.0.1:{self.port}"
+        self.probes_url = f"http://127.0.0.1:{settings['admin_port']}" if "admin_port" in settings else self.url
         self.log_path = Path(log_path)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RESNET_")}
         environment |= {f"RESNET_{name.upper()}": str(value) for name, value in settings.items()}
         environment |= {"RESNET_PORT": str(self.port), "TMPDIR": str(self.log_path.parent)}
         self.environment = environment
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *command], env=environment, cwd=ROOT, stdout=log, stderr=log
-            )
+            command = [sys.executable, "-m", *command]
+            if max_open_files:
+                command = ["sh", "-c", f'ulimit -n {max_open_files} && exec "$@"', "sh", *command]
+            self.process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
 
     def wait_ready(self):
         until = time.monotonic() + START_LIMIT_S
         while time.monotonic() < until:
             assert self.process.poll() is None, self.log
             try:
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                if httpx.get(f"{self.probes_url}/readyz", verify=False).status_code == 200:
                     return self
             except httpx.TransportError:
                 pass
@@ -68,9 +70,13 @@ class ServiceProcess:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
 
+    @property
+    def open_files(self):
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def metric(self, name):
         """The value of one line of /metrics, 0 if it is not there yet."""
-        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+        for line in httpx.get(f"{self.probes_url}/metrics", verify=False).text.splitlines():
             if line.startswith(name + " "):
                 return float(line.rpartition(" ")[2])
         return 0.0

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import ssl
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 from app.commands.settings_flags import add_settings, read_settings
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--url", help="base URL of the service [the port of the settings on this host]")
+    parser.add_argument(
+        "--url", help="base URL of the service [the port of the settings that has the probes, on this host]"
+    )
     parser.add_argument("--timeout", type=float, default=3.0, help="seconds to wait for the answer [%(default)s]")
-    add_settings(parser, only={"port"})
+    add_settings(parser, only={"port", "admin_port", "tls_cert", "tls_key"})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,8 +33,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def base_url(arguments: argparse.Namespace) -> str:
-    """Return the URL given, or that of the settings' port on this host. Raises SystemExit for what is none."""
-    url: str = arguments.url or f"http://127.0.0.1:{read_settings(arguments).port}"
+    """Return the URL given, or where the service of the settings answers probes; their own port never speaks TLS.
+
+    Raises SystemExit for what is no URL.
+    """
+    settings = read_settings(arguments)
+    own = f"{'https' if settings.tls_cert else 'http'}://127.0.0.1:{settings.port}"
+    if settings.admin_port is not None:
+        own = f"http://127.0.0.1:{settings.admin_port}"
+    url: str = arguments.url or own
     if not url.startswith(("http://", "https://")):
         raise SystemExit(f"resnet: error: not an http(s) URL: {url}")
     return url
@@ -38,7 +49,13 @@ def base_url(arguments: argparse.Namespace) -> str:
 
 def get(url: str, timeout_s: float) -> tuple[int, str]:
     """Return status and body, at most 64 KB of it. Raises OSError when nothing answers."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before this host itself
+    context = ssl.create_default_context()
+    if urlsplit(url).hostname == "127.0.0.1":
+        # The certificate names the public host, and on the way to this host itself nobody listens in.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    no_proxy = urllib.request.ProxyHandler({})  # none stands before this host itself
+    direct = urllib.request.build_opener(no_proxy, urllib.request.HTTPSHandler(context=context))
     try:
         answer = direct.open(url, timeout=timeout_s)
     except urllib.error.HTTPError as error:

@@ -24,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--url", help="base URL of the service [the port of the settings on this host]")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for the outcome [%(default)s]")
-    add_settings(parser, only={"port"})
+    add_settings(parser, only={"port", "admin_port", "tls_cert", "tls_key"})
 
 
 def _process_id(text: str) -> int:

@@ -9,8 +9,9 @@ import signal
 from types import FrameType
 
 from app.commands.settings_flags import add_settings, read_settings
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 from app.telemetry import set_up_logging
+from app.tls import check_certificate
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
     from app.main import create_app  # brings torch with it, which `--help` need not wait for
     from app.server import serve
 
-    code = serve(create_app(settings), settings)
+    try:
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            check_certificate(settings.tls_cert, settings.tls_key)
+        app = create_app(settings)
+    except SettingsError as error:
+        raise SystemExit(f"resnet: error: {error}") from None
+    code = serve(app, settings)
     logging.shutdown()
     os._exit(code)  # an engine's thread may be stuck in its device, and an ordinary exit would wait for it
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -20,15 +20,21 @@ async def get_service(request: Request) -> Service:
 ServiceDep = Annotated[Service, Depends(get_service)]
 
 
-async def require_key(request: Request, service: ServiceDep) -> None:
-    """Let a request pass that carries the key, if the service asks for one. Raises Unauthorized."""
-    key = service.settings.api_key
-    if key is None:
+async def require_key(request: Request, service: ServiceDep) -> AsyncIterator[None]:
+    """Let a request pass that carries a key, if the service asks for one, and count it until its end.
+
+    Raises Unauthorized and TooManyRequests.
+    """
+    keys = service.keys
+    if not keys.required:
+        yield
         return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    matches = secrets.compare_digest(given.strip().encode(), key.get_secret_value().encode())
-    if scheme.lower() != "bearer" or not matches:
+    key = keys.find(request.headers.get("authorization", ""))
+    if key is None:
         raise Unauthorized
+    service.telemetry.key_requests.labels(key.name).inc()
+    with keys.hold(key):
+        yield
 
 
 KeyDep = Depends(require_key)

@@ -1,4 +1,4 @@
-"""Probes, metrics and the model's card. No I/O, no key for probes, and never behind inference."""
+"""Probes and metrics, which may have a port of their own, and the model's card. No I/O, and never behind inference."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from app.schemas import Health, ModelCard
 from app.service import Service
 
 router = APIRouter(tags=["operations"])
+probes = APIRouter(tags=["operations"])  # no key
 
 NOT_OK: dict[int | str, dict[str, Any]] = {503: {"description": "No; the body says why"}}
 
 
-@router.get("/livez", responses=NOT_OK, summary="Does the process make progress?")
+@probes.get("/livez", responses=NOT_OK, summary="Does the process make progress?")
 async def livez(service: ServiceDep) -> Response:
     """200 unless work has waited for too long without any progress: then a restart helps."""
     stalled = service.stalled()
     return _probe(503 if stalled else 200, stalled or "alive")
 
 
-@router.get("/readyz", responses=NOT_OK, summary="Would a prediction succeed now?")
+@probes.get("/readyz", responses=NOT_OK, summary="Would a prediction succeed now?")
 async def readyz(service: ServiceDep) -> Response:
     """200 only when the engine is warm, has passed its self-test, and its batcher runs."""
     reason = service.unready_reason()
     return _probe(503 if reason else 200, reason or "ready")
 
 
-@router.get("/health", response_model=Health, responses={503: {"model": Health}}, summary="The state as JSON")
+@probes.get("/health", response_model=Health, responses={503: {"model": Health}}, summary="The state as JSON")
 async def health(service: ServiceDep) -> Response:
     """The same status code as /readyz."""
     body = describe(service)
     return JSONResponse(body.model_dump(mode="json"), 200 if body.ready else 503)
 
 
-@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+@probes.get("/metrics", response_class=Response, summary="Prometheus metrics")
 async def metrics(service: ServiceDep) -> Response:
     """Prometheus' text format."""
     return Response(service.telemetry.render(), media_type=CONTENT_TYPE_LATEST)
@@ -48,7 +49,7 @@ async def metrics(service: ServiceDep) -> Response:
 @router.get(
     "/model",
     response_model=ModelCard,
-    responses={code: PROBLEMS[code] for code in (401, 503)},
+    responses={code: PROBLEMS[code] for code in (401, 429, 503)},
     dependencies=[KeyDep],
     summary="What is served",
 )

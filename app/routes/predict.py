@@ -32,11 +32,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "Malformed request",
         401: "Missing or wrong key",
-        408: "The body arrived too slowly",
+        408: "The header or the body arrived too slowly",
         413: "Too many bytes or images",
         415: "Unsupported media type",
         422: "Not decodable, too many pixels, or a bad parameter",
-        429: "The queue is full",
+        429: "The queue is full, or the key has too many requests under way",
         500: "A bug; the request id helps to find it",
         503: "Starting, draining or broken",
         504: "The deadline passed",

@@ -53,6 +53,10 @@ def test_every_setting_is_a_flag_with_its_default_in_the_help():
         ("--batch-sizes", "x"),
         ("--max-queue-images", "8"),
         ("--timeout-ms", "0"),
+        ("--tls-cert", "cert.pem"),
+        ("--tls-key", "key.pem"),
+        ("--admin-port", "8000"),
+        ("--header-timeout-s", "0"),
     ],
 )
 def test_a_bad_value_is_one_line(arguments):

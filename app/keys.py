@@ -1,0 +1,119 @@
+"""API keys: who asks, and how many of their requests may be under way. Only digests are kept, never a key."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import TooManyRequests
+from app.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<digest>[0-9A-Fa-f]{64})(:(?P<limit>[1-9][0-9]{0,5}))?")
+SINGLE = "RESNET_API_KEY"  # the name of the key that is given as a setting
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key's name, the SHA-256 digest of the key, and how many requests it may have under way (None: any number)."""
+
+    name: str
+    digest: bytes
+    max_concurrent: int | None = None
+
+
+class Keys:
+    """The keys of `api_key` and `api_keys_file`. Raises SettingsError if the file cannot be used."""
+
+    def __init__(self, settings: Settings) -> None:
+        single = settings.api_key
+        self._single = [Key(SINGLE, digest_of(single.get_secret_value().encode()))] if single else []
+        self._path = settings.api_keys_file
+        self._keys: list[Key] = []
+        self._under_way: dict[str, int] = {}
+        self._read()
+
+    @property
+    def required(self) -> bool:
+        """Whether the service asks for a key at all."""
+        return bool(self._keys)
+
+    def find(self, authorization: str) -> Key | None:
+        """Return the key that an Authorization header carries. The time taken does not depend on which one, or none."""
+        scheme, _, given = authorization.partition(" ")
+        digest = digest_of(given.strip().encode("latin-1", "replace"))  # the header's own bytes
+        found = None
+        for key in self._keys:
+            if secrets.compare_digest(digest, key.digest):
+                found = key
+        return found if scheme.lower() == "bearer" else None
+
+    @contextmanager
+    def hold(self, key: Key) -> Iterator[None]:
+        """Count a request as under way. Raises TooManyRequests if the key has as many as it may."""
+        count = self._under_way.get(key.name, 0)
+        if key.max_concurrent is not None and count >= key.max_concurrent:
+            raise TooManyRequests(retry_after_s=1)
+        self._under_way[key.name] = count + 1
+        try:
+            yield
+        finally:
+            self._under_way[key.name] -= 1
+            if not self._under_way[key.name]:
+                del self._under_way[key.name]
+
+    def reload(self) -> bool:
+        """Read the file again and log what came of it; a file that cannot be used leaves the keys as they are."""
+        try:
+            self._read()
+        except SettingsError as error:
+            log.error("the keys stay as they were: %s", error)
+            return False
+        if self._path is not None:
+            log.info("read %d keys from %s", len(self._keys) - len(self._single), self._path)
+        return True
+
+    def _read(self) -> None:
+        from_file = read_keys(self._path) if self._path is not None else []
+        self._keys = self._single + from_file
+
+
+def digest_of(key: bytes) -> bytes:
+    """Return a key's SHA-256 digest, 32 bytes. Keys are long and random, so that a slow hash would gain nothing."""
+    return hashlib.sha256(key).digest()
+
+
+def read_keys(path: Path) -> list[Key]:
+    """Read lines `name:sha256-hex[:max_concurrent]`; blank ones and those that begin with # are skipped.
+
+    Raises SettingsError, one line that names the file and the line's number but nothing that stands in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SettingsError(f"api_keys_file {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"api_keys_file {path}: not a text file") from None
+    keys: list[Key] = []
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        match = LINE.fullmatch(text)
+        if match is None:
+            raise SettingsError(f"api_keys_file {path}, line {number}: not name:sha256-hex[:max_concurrent]")
+        limit = match["limit"]
+        key = Key(match["name"], bytes.fromhex(match["digest"]), int(limit) if limit else None)
+        if key.name == SINGLE or any(key.name == other.name or key.digest == other.digest for other in keys):
+            raise SettingsError(f"api_keys_file {path}, line {number}: this name or key is taken")
+        keys.append(key)
+    if not keys:
+        raise SettingsError(f"api_keys_file {path}: holds no key")
+    return keys

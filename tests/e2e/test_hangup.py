@@ -1,0 +1,53 @@
+"""SIGHUP: a closed terminal ends the service that was started in it; any other one reloads, keys included."""
+
+import hashlib
+import os
+import pty
+import signal
+import sys
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT
+from tests.process import ServiceProcess, free_port, service_process
+
+pytestmark = pytest.mark.e2e
+
+
+def test_service_ends_with_the_terminal_that_it_was_started_in(tmp_path):
+    port = free_port()
+    child, terminal = pty.fork()
+    if child == 0:
+        environment = os.environ | {"RESNET_PORT": str(port), "TMPDIR": str(tmp_path)}
+        os.chdir(ROOT)
+        os.execve(sys.executable, [sys.executable, "-m", "app.cli", "serve"], environment)
+    shown = b""
+    while b"ready after" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_sighup_reads_the_keys_again(tmp_path):
+    def line(name, key):
+        return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n"
+
+    def status(service, key):
+        answer = httpx.get(f"{service.url}/model", headers={"Authorization": f"Bearer {key}"})
+        return answer.status_code
+
+    keys = tmp_path / "keys"
+    keys.write_text(line("old", "first"))
+    with service_process(tmp_path / "log", api_keys_file=keys) as service:
+        started: ServiceProcess = service.wait_ready()
+        assert (status(started, "first"), status(started, "second")) == (200, 401)
+        keys.write_text(line("new", "second"))
+        started.process.send_signal(signal.SIGHUP)
+        started.wait_logged("read 1 keys from")
+        assert (status(started, "first"), status(started, "second")) == (401, 200)
+        keys.write_text("nonsense\n")
+        started.process.send_signal(signal.SIGHUP)
+        started.wait_logged("the keys stay as they were")
+        assert (status(started, "first"), status(started, "second")) == (401, 200)

@@ -1,0 +1,67 @@
+"""HTTPS in the real process, and the files that settings name, when they are bad."""
+
+import asyncio
+import socket
+import ssl
+import subprocess
+import sys
+
+import httpx
+import pytest
+import torch
+
+from app.client import classify_dataset
+from model.data import Dataset
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.e2e
+
+CERT, KEY = ROOT / "tests" / "tls" / "localhost.crt", ROOT / "tests" / "tls" / "localhost.key"
+PNG = {"content-type": "image/png"}
+
+
+def test_https_is_spoken_and_nothing_else(start, examples, monkeypatch):
+    service = start(tls_cert=CERT, tls_key=KEY, header_timeout_s=1)
+    context = ssl.create_default_context(cafile=CERT)
+    with httpx.Client(base_url=service.url, verify=context, timeout=60) as http:
+        answer = http.post("/predict", content=examples["cat"], headers=PNG)
+        assert answer.json()["predictions"][0]["label"] == "cat"
+        classes = tuple(http.get("/model").json()["classes"])
+    with pytest.raises(httpx.TransportError):
+        httpx.get(service.url.replace("https", "http"))
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as silent:
+        assert silent.recv(100) == b""  # no handshake in the header's time
+
+    healthcheck = [sys.executable, "-m", "app.cli", "healthcheck"]
+    own = [*healthcheck, "--port", str(service.port), "--tls-cert", str(CERT), "--tls-key", str(KEY)]
+    assert subprocess.run(own, cwd=ROOT, check=False).returncode == 0
+    named = [*healthcheck, "--url", service.url]
+    assert subprocess.run(named, cwd=ROOT, check=False).returncode == 1  # nobody has vouched for the certificate
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERT))
+    assert subprocess.run(named, cwd=ROOT, check=False).returncode == 0
+
+    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    dataset = Dataset("black", "test", images, torch.zeros(4, dtype=torch.int64), classes)
+    model, probabilities = asyncio.run(classify_dataset(service.url, dataset, 2))
+    assert model["name"] == "resnet18-cifar10"
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(4), atol=1e-4)
+    assert service.stop() == 0
+    assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"tls_cert": "missing", "tls_key": KEY}, "tls_cert missing: No such file"),
+        ({"api_keys_file": ROOT / "LICENSE.none"}, "No such file"),
+        ({"api_keys_file": CERT}, "line 1: not name:sha256-hex"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line_and_exit_1(start, settings, reason):
+    service = start(wait=False, **settings)
+    assert service.process.wait(timeout=120) == 1
+    errors = [line for line in service.log.splitlines() if "resnet: error:" in line]
+    assert len(errors) == 1
+    assert reason in errors[0]
+    assert "Traceback" not in service.log
+    assert "BEGIN CERTIFICATE" not in service.log

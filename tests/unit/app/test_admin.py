@@ -1,0 +1,66 @@
+from types import SimpleNamespace
+
+import httpx
+import pytest
+import uvicorn
+
+from app.admin import AdminServer
+from app.lifecycle import Lifecycle, State
+from tests.process import free_port
+
+pytestmark = pytest.mark.anyio
+
+
+async def hello(_scope, _receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+def server(port):
+    config = uvicorn.Config(hello, port=port, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+    return AdminServer(config, SimpleNamespace(lifecycle=Lifecycle()))
+
+
+async def ask(port):
+    async with httpx.AsyncClient() as http:
+        return (await http.get(f"http://127.0.0.1:{port}/")).text
+
+
+async def ask_until_answered(port):
+    while True:
+        try:
+            return await ask(port)
+        except httpx.ConnectError:  # not yet
+            pass
+
+
+async def test_it_serves_as_long_as_its_caller():
+    port = free_port()
+    admin = server(port)
+    async with admin.running():
+        assert await ask_until_answered(port) == "hello"
+    with pytest.raises(httpx.ConnectError):
+        await ask(port)
+    assert admin.service.lifecycle.state is State.STARTING
+
+
+async def test_an_end_of_its_own_is_a_failure_of_the_service(monkeypatch):
+    admin = server(free_port())
+
+    async def broken(_sockets):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(admin, "serve", broken)
+    async with admin.running():
+        pass
+    assert admin.service.lifecycle.state is State.FAILED
+
+
+async def test_a_taken_port_ends_the_process(caplog):
+    port = free_port()
+    async with server(port).running():
+        await ask_until_answered(port)
+        with pytest.raises(SystemExit) as ended:
+            await server(port).running().__aenter__()
+    assert ended.value.code  # of uvicorn, and not 0
+    assert "address already in use" in caplog.text.lower()
