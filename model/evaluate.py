@@ -13,18 +13,22 @@ from model.data import Dataset
 from model.transforms import normalise, resize_batch
 
 ECE_BINS = 15
+TEMPERATURES = (0.2, 10.0)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score` found. Shares are fractions of one; nll is in nats per image."""
+    """What `score` found. Shares are fractions of one; nll is in nats per image.
+
+    `per_class` is the share of each class's images that are classified rightly, None for a class without images.
+    """
 
     split: str
     images: int
     top1: float
     nll: float
     ece: float
-    per_class: dict[str, float]
+    per_class: dict[str, float | None]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary."""
@@ -77,7 +81,10 @@ def score(probabilities: Tensor, dataset: Dataset) -> Scores:
     labels = dataset.labels
     correct = (probabilities.argmax(dim=1) == labels).double()
     picked = probabilities[torch.arange(len(labels)), labels].double()
-    per_class = {name: float(correct[labels == i].mean()) for i, name in enumerate(dataset.classes)}
+    of_class = [correct[labels == i] for i in range(len(dataset.classes))]
+    per_class = {
+        name: float(one.mean()) if len(one) else None for name, one in zip(dataset.classes, of_class, strict=True)
+    }
     return Scores(
         split=f"{dataset.name} {dataset.split}",
         images=len(labels),
@@ -90,6 +97,9 @@ def score(probabilities: Tensor, dataset: Dataset) -> Scores:
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Return the temperature that minimises the negative log-likelihood of softmax(logits / temperature).
+
+    It stays within TEMPERATURES: on a few images that are all classified rightly (or wrongly), the minimum lies at 0
+    (or at infinity), which says that there are too few of them, and nothing of the network.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599. `logits` float (N, classes),
     `labels` int64 (N,), both of images that the network was not trained on.
@@ -105,4 +115,5 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return float(log_temperature.detach().exp())
+    lowest, highest = TEMPERATURES
+    return min(max(float(log_temperature.detach().exp()), lowest), highest)

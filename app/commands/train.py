@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from app.commands.data_flags import add_data, image_size
 from app.telemetry import set_up_logging
 from model.recipe import PRESETS, Recipe, parse_phases
+
+if TYPE_CHECKING:
+    from model.data import Dataset
+
+log = logging.getLogger(__name__)
 
 
 def _preset_values(name: str) -> str:
@@ -19,9 +24,14 @@ def _preset_values(name: str) -> str:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; what is not given comes from the preset."""
-    parser.add_argument("--data", choices=["cifar10"], default="cifar10", help="dataset [%(default)s]")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of cifar-10-batches-py [%(default)s]")
-    parser.add_argument("--download", action="store_true", help="fetch the dataset if it is not there")
+    add_data(parser)
+    parser.add_argument("--download", action="store_true", help="fetch CIFAR if it is not there")
+    parser.add_argument(
+        "--image-size",
+        type=image_size,
+        default=32,
+        help="side a folder's pictures are brought to, pixels [%(default)s]",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/resnet18"), help="folder of the run [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [%(default)s]")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="recipe to start from [standard on CUDA, else cpu]")
@@ -41,16 +51,23 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help=f"[{_preset_values('seed')}]")
 
 
-def build_recipe(arguments: argparse.Namespace, default_preset: str) -> Recipe:
-    """Combine the preset with what was given on the command line."""
+def build_recipe(arguments: argparse.Namespace, default_preset: str, dataset: Dataset) -> Recipe:
+    """Fit the preset to the training set; what was given on the command line stays as it was given."""
     given: dict[str, Any] = {
         name: value
         for name, value in vars(arguments).items()
         if value is not None and name in Recipe.__dataclass_fields__
     }
     if arguments.epochs is not None:
-        given["phases"] = ((32, arguments.epochs),)
-    return replace(PRESETS[arguments.preset or default_preset], **given)
+        given["phases"] = ((arguments.image_size, arguments.epochs),)
+    preset = PRESETS[arguments.preset or default_preset]
+    recipe = preset.for_data(arguments.image_size, len(dataset), len(dataset.classes), given)
+    for name in Recipe.__dataclass_fields__:
+        if name not in given and getattr(recipe, name) != getattr(preset, name):
+            log.info(
+                "%s %s instead of %s, to suit the training set", name, getattr(recipe, name), getattr(preset, name)
+            )
+    return recipe
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,14 +76,22 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from model import checkpoint
-    from model.data import DataError, load_cifar10
+    from model.data import DataError
+    from model.datasets import load_dataset
     from model.learner import TrainingError
     from model.train import Trainer, pick_device
 
     device = pick_device(arguments.device)
-    recipe = build_recipe(arguments, "standard" if device.type == "cuda" else "cpu")
     try:
-        dataset = load_cifar10(arguments.root, train=True, download=arguments.download)
+        dataset = load_dataset(
+            arguments.data,
+            arguments.root,
+            train=True,
+            download=arguments.download,
+            image_size=arguments.image_size,
+            on_bad_image=arguments.on_bad_image,
+        )
+        recipe = build_recipe(arguments, "standard" if device.type == "cuda" else "cpu", dataset)
         with tqdm(unit="step", disable=not sys.stderr.isatty()) as bar:
 
             def show(step: int, steps: int, now: dict[str, float]) -> None:
@@ -88,9 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"resnet: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        logging.getLogger(__name__).warning(
-            "stopped; the same command goes on from the last whole epoch in %s", arguments.out
-        )
+        log.warning("stopped; the same command goes on from the last whole epoch in %s", arguments.out)
         return 130
     print(path)
     return 0
