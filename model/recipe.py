@@ -85,7 +85,7 @@ class Recipe:
             "phases": tuple((_scaled_side(side, size), epochs) for side, epochs in self.phases),
             "crop_padding": round(self.crop_padding * scale),
             "cutout": round(self.cutout * scale),
-            "hold_out": min(self.hold_out, max(images // 10, min(classes, images // 4)), max(0, images - classes)),
+            "hold_out": min(self.hold_out, max(1, images // 10, min(classes, images // 4)), max(0, images - classes)),
         }
         recipe = replace(self, **(scaled | dict(given)))
         training = max(1, images - recipe.hold_out)

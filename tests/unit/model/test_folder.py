@@ -11,9 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from app.imaging import Decoder
-from model import folder
+from model import checkpoint, folder
 from model.data import DataError, Dataset, channel_statistics
 from model.folder import load_folder
+from model.recipe import PRESETS
+from model.train import Trainer
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
 from tests.unit.app.test_imaging import png_header
@@ -291,6 +293,18 @@ def test_few_pictures_leave_every_class_one_to_train_on(tmp_path: Path, count: i
             continue
         with pytest.raises(DataError, match="has no picture to test on: add pictures"):
             load_folder(root, train=False)
+
+
+@pytest.mark.usefixtures("narrow_stages")
+@pytest.mark.parametrize("count", [2, 6])
+def test_few_pictures_can_be_trained_on(tmp_path: Path, count: int) -> None:
+    dataset = load_folder(write_folder(tmp_path / "few", count, kinds=("disc", "grass")), train=True, image_size=16)
+    recipe = PRESETS["cpu"].for_data(16, len(dataset), 2, {"phases": ((8, 1), (16, 1))})
+    path = Trainer(recipe, dataset, tmp_path / "run", device=torch.device("cpu")).run()
+    metadata = checkpoint.load(path).metadata
+    assert (metadata.name, metadata.classes, metadata.input_size) == ("resnet18-few", ("disc", "grass"), 16)
+    assert (metadata.mean, metadata.std) == (dataset.mean, dataset.std)
+    assert metadata.dataset["held_out_images"] >= 1
 
 
 @pytest.mark.parametrize(
