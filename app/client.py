@@ -16,6 +16,17 @@ from model.data import Dataset
 MAX_TRIES = 10
 
 
+def fetch_card(url: str, api_key: str | None = None) -> dict[str, Any]:
+    """Return what a service says of its model (GET /model). Raises ConnectionError if it does not."""
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/model", headers=_authorization(api_key), timeout=60.0)
+    except httpx.TransportError as error:
+        raise ConnectionError(f"no answer from {url}: {type(error).__name__}") from error
+    if answer.status_code != 200:
+        raise ConnectionError(f"the service answered {answer.status_code}")
+    return answer.json()  # type: ignore[no-any-return]
+
+
 async def classify_dataset(
     url: str, dataset: Dataset, concurrency: int, api_key: str | None = None
 ) -> tuple[dict[str, str], Tensor]:
@@ -34,7 +45,7 @@ async def classify_dataset(
             for one in answer["predictions"][0]["probabilities"]:
                 probabilities[index, dataset.classes.index(one["label"])] = one["probability"]
 
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = _authorization(api_key)
     limits = httpx.Limits(max_connections=concurrency)
     try:
         client = httpx.AsyncClient(base_url=url, limits=limits, headers=headers, timeout=60.0)
@@ -44,6 +55,10 @@ async def classify_dataset(
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return model, probabilities
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def _png(image: Tensor) -> bytes:

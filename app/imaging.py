@@ -1,14 +1,11 @@
-"""Bytes of an image file -> uint8 array (3, S, S). The only place that touches Pillow.
+"""Bytes of an image file -> uint8 array (3, S, S), in threads, with errors that clients may see.
 
-Limits are checked on the header, before memory for pixels is spent. Whatever Pillow raises on hostile bytes ends
-here: its messages can hold addresses, so clients get fixed texts instead.
+How a file becomes pixels is defined in model.pictures, for training and service alike.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
-import struct
 import threading
 import time
 import warnings
@@ -19,22 +16,16 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from app.cores import available_cores
 from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from app.threads import in_thread
-from model.transforms import evaluation_transform
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+from model.pictures import PictureError, PictureTooLarge, open_picture, picture_pixels
 
 # A picture this small is decoded in less time than a hop to another thread takes.
 TINY_BYTES = 16 << 10
 TINY_PIXELS = 128 * 128
-
-# Entropy-coded data never holds this marker, and progressive files have about ten; thousands are a bomb for the CPU.
-JPEG_SCAN_MARKER = b"\xff\xda"
-MAX_JPEG_SCANS = 100
 
 MAX_THREADS = 8
 
@@ -53,62 +44,20 @@ def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header; no pixel is decoded yet."""
-    # Pillow's WebP reader allocates its canvas when it opens the file, so its header is looked at first.
-    width, height = _webp_canvas(data)
-    if width * height > max_pixels:
-        raise TooManyPixels(max_pixels)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = image.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return open_picture(data, max_pixels)
+    except PictureTooLarge as error:
         raise TooManyPixels(max_pixels) from error
-    except Exception as error:  # Pillow raises many kinds on damaged files: OSError, SyntaxError, struct.error, ...
+    except PictureError as error:
         raise UndecodableImage from error
-    if width * height > max_pixels:
-        raise TooManyPixels(max_pixels)
-    if image.format == "JPEG" and data.count(JPEG_SCAN_MARKER) > MAX_JPEG_SCANS:
-        raise UndecodableImage
-    return image
 
 
 def _finish(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Decode the pixels and transform them."""
     try:
-        image.load()
-        return evaluation_transform(_to_rgb(_upright(image)), size)
-    except Exception as error:  # as above
+        return picture_pixels(image, size)
+    except PictureError as error:
         raise UndecodableImage from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn the picture as its EXIF orientation says; damaged EXIF data says nothing."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # the picture itself is fine
-        return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode that the accepted formats produce to RGB, transparency laid over white."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):  # 16 bits of grey
-        grey = np.asarray(image)
-        if grey.dtype != np.uint16:
-            grey = grey.clip(0, 65535)
-        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA", "La", "RGBa"}:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _webp_canvas(data: bytes) -> tuple[int, int]:
-    """Return width and height from an extended WebP header (the kind that can be animated), else (0, 0)."""
-    if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) >= 30:
-        width, height = struct.unpack("<I", data[24:27] + b"\0")[0], struct.unpack("<I", data[27:30] + b"\0")[0]
-        return width + 1, height + 1
-    return 0, 0
 
 
 class Decoder:

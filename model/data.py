@@ -1,18 +1,24 @@
 """Datasets as whole arrays in memory, and the split that keeps a part of the training set aside.
 
 CIFAR-10 is 154 MB as uint8: small enough to live on the device, so batches are made by indexing, without workers.
+`datasets.py` loads one by its name, `folder.py` makes one of a folder of pictures.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from model.transforms import CIFAR10_MEAN, CIFAR10_STD, Triple
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 
 class DataError(ValueError):
@@ -23,7 +29,8 @@ class DataError(ValueError):
 class Dataset:
     """Images uint8 (N, 3, S, S), labels int64 (N,), class names, and the channels' mean and std (fractions of 255).
 
-    Mean and std are those of the training split, for every split of a dataset.
+    Mean and std are what a network trained on this split is to normalise by. A checkpoint brings its own: those of
+    a test split are not used.
     """
 
     name: str
@@ -45,8 +52,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of pixels, labels and class names."""
         digest = hashlib.sha256()
-        digest.update(self.images.contiguous().numpy().tobytes())
-        digest.update(self.labels.contiguous().numpy().tobytes())
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.reshape(-1).numpy().data)  # without a copy: there may be gigabytes
         digest.update("\0".join(self.classes).encode())
         return digest.hexdigest()
 
@@ -54,42 +61,120 @@ class Dataset:
 def load_cifar10(root: Path, *, train: bool, download: bool = False) -> Dataset:
     """Load CIFAR-10's training (50,000) or test (10,000) images from the folder that torchvision uses.
 
-    Raises DataError if the extracted batches are not at `root` (or fail their MD5) and `download` is off.
+    Raises DataError if the extracted batches are not at `root` (or fail their MD5) and `download` is off or fails.
     """
     from torchvision.datasets import CIFAR10  # torchvision takes a second to import, which serving need not pay
 
+    return _load_cifar(
+        CIFAR10, "CIFAR-10", root, train=train, download=download, statistics=(CIFAR10_MEAN, CIFAR10_STD)
+    )
+
+
+def load_cifar100(root: Path, *, train: bool, download: bool = False) -> Dataset:
+    """Load CIFAR-100's training (50,000) or test (10,000) images with their 100 fine labels.
+
+    Raises DataError as `load_cifar10` does.
+    """
+    from torchvision.datasets import CIFAR100
+
+    return _load_cifar(CIFAR100, "CIFAR-100", root, train=train, download=download)
+
+
+def _load_cifar(
+    kind: type[CIFAR10],
+    title: str,
+    root: Path,
+    *,
+    train: bool,
+    download: bool,
+    statistics: tuple[Triple, Triple] | None = None,
+) -> Dataset:
+    """Load what torchvision's class `kind` reads; mean and std are measured unless given."""
     try:
-        source = CIFAR10(str(root), train=train, download=download)
-    except RuntimeError as error:
+        source = kind(str(root), train=train, download=download)
+    except (RuntimeError, OSError) as error:  # OSError: no network, no room, no permission
+        if not download:
+            raise DataError(
+                f"no intact {title} under {root}: give the folder that holds {kind.base_folder} with --root, "
+                "or add --download"
+            ) from error
+        reason = getattr(error, "reason", None) or error
         raise DataError(
-            f"no intact CIFAR-10 under {root}: give the folder that holds cifar-10-batches-py with --root, "
-            "or add --download"
+            f"{title} cannot be downloaded to {root}: {reason}; fetch {kind.url} elsewhere and unpack it there"
         ) from error
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(source.targets, dtype=torch.int64)
-    return Dataset("cifar10", "train" if train else "test", images, labels, tuple(source.classes))
+    mean, std = statistics or channel_statistics(images)
+    name = title.lower().replace("-", "")
+    return Dataset(name, "train" if train else "test", images, labels, tuple(source.classes), mean, std)
+
+
+def channel_statistics(images: Tensor) -> tuple[Triple, Triple]:
+    """Return mean and standard deviation of each channel of uint8 (N, 3, S, S), N > 0, as fractions of 255.
+
+    A standard deviation is at least one grey level, so that a channel that never changes can be divided by it.
+    """
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    for part in torch.split(images, 1024):
+        for channel in range(3):
+            counts[channel] += part[:, channel].reshape(-1).bincount(minlength=256)
+    shares = counts / counts.sum(dim=1, keepdim=True).double()
+    values = torch.arange(256, dtype=torch.double) / 255
+    mean = shares @ values
+    std = (shares * (values - mean[:, None]).square()).sum(dim=1).sqrt().clamp_min(1 / 255)
+    return _triple(mean), _triple(std)
+
+
+def _triple(values: Tensor) -> Triple:
+    red, green, blue = (round(value, 6) for value in values.tolist())
+    return red, green, blue
 
 
 def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Split a training set into (the rest, `count` held-out images), the same share of every class.
+    """Split a training set into (the rest, `count` held-out images), every class in proportion to its images.
 
-    The split depends on `seed` alone, not on a run's seed, so that sibling runs hold out the same images.
-    Raises DataError if `count` is not a multiple of the number of classes, leaves nothing to train on, or is more
-    than a class can give.
+    The split depends on `seed` alone, not on a run's seed, so that sibling runs hold out the same images. Every class
+    keeps one image to train on; if `count` allows, each class that can gives one. Raises DataError if `count` is
+    negative or more than that leaves.
     """
-    classes = len(dataset.classes)
-    if count % classes or not 0 <= count < len(dataset):
+    of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
+    spare = sum(max(0, images - 1) for images in of_each)
+    if not 0 <= count <= spare:
         raise DataError(
-            f"cannot hold out {count} of {len(dataset)} images: not a multiple of {classes} below the total"
+            f"cannot hold out {count} of {len(dataset)} images: each of the {len(dataset.classes)} classes keeps at "
+            f"least one to train on, which leaves {spare}"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator)
     held = torch.zeros(len(dataset), dtype=torch.bool)
-    for label in range(classes):
-        of_class = order[dataset.labels[order] == label]
-        if len(of_class) < count // classes:
-            few = f"{dataset.classes[label]!r} has {len(of_class)}"
-            raise DataError(f"cannot hold out {count // classes} images of each class: {few}")
-        held[of_class[: count // classes]] = True
+    for label, share in enumerate(proportional_shares(count, of_each)):
+        held[order[dataset.labels[order] == label][:share]] = True
     indices = torch.arange(len(dataset))
     return dataset.select(indices[~held], "train"), dataset.select(indices[held], "held-out")
+
+
+def proportional_shares(count: int, of_each: Sequence[int]) -> list[int]:
+    """Split `count` over classes of `of_each` images by the largest remainder; no class gives its last image.
+
+    `count` is at most what the classes can give. If it is at least the number of classes that can give one, each does.
+    """
+    total = sum(of_each)
+    most = [max(0, images - 1) for images in of_each]
+    least = [min(1, limit) for limit in most]
+    if count < sum(least):
+        least = [0] * len(most)
+    shares = [
+        min(max(count * images // total, low), high) for images, low, high in zip(of_each, least, most, strict=True)
+    ]
+    labels = range(len(of_each))
+
+    def shortfall(label: int) -> int:
+        """Return how far a class is below its exact share, in images times `total`; ties go to the first class."""
+        return count * of_each[label] - shares[label] * total
+
+    while (missing := count - sum(shares)) != 0:
+        if missing > 0:
+            shares[max((label for label in labels if shares[label] < most[label]), key=shortfall)] += 1
+        else:
+            shares[min((label for label in labels if shares[label] > least[label]), key=shortfall)] -= 1
+    return shares

@@ -5,6 +5,7 @@ Without torch, so that the command line can show the presets without waiting for
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,10 @@ class Augmentation:
     greyscale: float = 0.0
     rescale: float = 0.0
 
+
+# The side of the images that the presets are made for, and the least images that batch norm should see at once.
+NATIVE_SIZE = 32
+SMALLEST_BATCH = 8
 
 Phases = tuple[tuple[int, int], ...]
 
@@ -98,6 +103,28 @@ class Recipe:
         stem: Stem = ("cifar" if small else "imagenet") if self.stem == "auto" else self.stem
         return Architecture(self.arch, num_classes, stem, self.groups, self.width_per_group, self.shortcut)
 
+    def for_data(self, size: int, images: int, classes: int, given: Mapping[str, Any]) -> Recipe:
+        """Return the recipe for `images` training images of size x size pixels; the presets are made for CIFAR-10.
+
+        Lengths in pixels grow with the images. A tenth is held out at most, but one image of each class if that is
+        no more than a quarter. A batch is an eighth of what is left at most, or SMALLEST_BATCH, and the learning rate
+        shrinks with it (Goyal et al. 2017, arXiv:1706.02677). `given` are fields that are taken as they are.
+        """
+        scale = size / NATIVE_SIZE
+        scaled: dict[str, Any] = {
+            "phases": tuple((_scaled_side(side, size), epochs) for side, epochs in self.phases),
+            "crop_padding": round(self.crop_padding * scale),
+            "cutout": round(self.cutout * scale),
+            "hold_out": min(self.hold_out, max(1, images // 10, min(classes, images // 4)), max(0, images - classes)),
+        }
+        recipe = replace(self, **(scaled | dict(given)))
+        training = max(1, images - recipe.hold_out)
+        batch_size = min(recipe.batch_size, training, max(SMALLEST_BATCH, _power_of_two(training // 8)))
+        if "batch_size" not in given and batch_size < recipe.batch_size:
+            rate = recipe.learning_rate * batch_size / recipe.batch_size
+            recipe = replace(recipe, batch_size=batch_size, learning_rate=given.get("learning_rate", rate))
+        return recipe
+
     def augmentation(self) -> Augmentation:
         """Return the part of the recipe that changes training images."""
         return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
@@ -105,6 +132,16 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary."""
         return {**asdict(self), "phases": [list(phase) for phase in self.phases]}
+
+
+def _scaled_side(side: int, size: int) -> int:
+    """Scale a phase's side from the presets' images to those of `size` pixels: in steps of 4, the full size exact."""
+    return size if side == NATIVE_SIZE else min(size, max(8, 4 * round(side * size / NATIVE_SIZE / 4)))
+
+
+def _power_of_two(limit: int) -> int:
+    """Return the largest power of two up to `limit`, and 1 below that."""
+    return 1 << max(0, limit.bit_length() - 1)
 
 
 PRESETS: dict[str, Recipe] = {

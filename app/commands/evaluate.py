@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.commands.data_flags import add_data
 from app.commands.settings_flags import add_settings, read_settings
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--data", choices=["cifar10"], default="cifar10", help="dataset [%(default)s]")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of cifar-10-batches-py [%(default)s]")
+    add_data(parser)
     parser.add_argument("--url", help="ask this running service, one PNG a request, instead of loading --weights")
     parser.add_argument("--concurrency", type=int, default=32, help="requests at once, with --url [%(default)s]")
     parser.add_argument("--limit", type=int, help="only so many images")
@@ -37,7 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the scores; exit 1 below --min-accuracy."""
     from model.checkpoint import CheckpointError
-    from model.data import DataError, load_cifar10
+    from model.data import DataError
     from model.extras import MissingExtra
     from model.report import require_matplotlib, write_report
 
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.report:  # what is wrong with it had better be known before the evaluation's minutes
             require_matplotlib()
             arguments.report.mkdir(parents=True, exist_ok=True)
-        dataset = load_cifar10(arguments.root, train=False)
+        dataset = _load_test_set(arguments)
         if arguments.limit:
             import torch
 
@@ -69,6 +69,26 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"top-1 {result['top1']:.4f} is below {arguments.min_accuracy}", file=sys.stderr)
         return 1
     return 0
+
+
+def _load_test_set(arguments: argparse.Namespace) -> Dataset:
+    """Load the test split in the size and with the classes of what is evaluated. Raises DataError if they differ."""
+    from app.client import fetch_card
+    from model import checkpoint
+    from model.datasets import check_classes, load_dataset
+
+    settings = read_settings(arguments)
+    if arguments.url:
+        card = fetch_card(arguments.url, settings.api_key.get_secret_value() if settings.api_key else None)
+        size, classes, whose = card["input_size"], tuple(card["classes"]), arguments.url
+    else:
+        metadata = checkpoint.load(settings.weights).metadata
+        size, classes, whose = metadata.input_size, metadata.classes, str(settings.weights)
+    dataset = load_dataset(
+        arguments.data, arguments.root, train=False, image_size=size, on_bad_image=arguments.on_bad_image
+    )
+    check_classes(dataset, classes, whose)
+    return dataset
 
 
 def score_checkpoint(source: Checkpoint, dataset: Dataset, device: torch.device) -> tuple[Scores, torch.Tensor]:

@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.commands.data_flags import add_data, image_size
 from app.commands.evaluate import as_result, score_checkpoint
 from app.commands.progress import ProgressBar
 from app.telemetry import set_up_logging
@@ -22,6 +22,7 @@ from model.recipe import PRESETS, Recipe, parse_phases
 if TYPE_CHECKING:
     import torch
 
+    from model.data import Dataset
     from model.distributed import World
     from model.train import OnEpoch, Trainer
 
@@ -45,9 +46,14 @@ def _share(text: str) -> float:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; what is not given comes from the preset."""
-    parser.add_argument("--data", choices=["cifar10"], default="cifar10", help="dataset [%(default)s]")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of cifar-10-batches-py [%(default)s]")
-    parser.add_argument("--download", action="store_true", help="fetch the dataset if it is not there")
+    add_data(parser)
+    parser.add_argument("--download", action="store_true", help="fetch CIFAR if it is not there")
+    parser.add_argument(
+        "--image-size",
+        type=image_size,
+        default=32,
+        help="side a folder's pictures are brought to, pixels [%(default)s]",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/resnet18"), help="folder of the run [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [%(default)s]")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="recipe to start from [best on CUDA, else cpu]")
@@ -86,16 +92,23 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help=f"[{_preset_values('seed')}]")
 
 
-def build_recipe(arguments: argparse.Namespace, default_preset: str) -> Recipe:
-    """Combine the preset with what was given on the command line."""
+def build_recipe(arguments: argparse.Namespace, default_preset: str, dataset: Dataset) -> Recipe:
+    """Fit the preset to the training set; what was given on the command line stays as it was given."""
     given: dict[str, Any] = {
         name: value
         for name, value in vars(arguments).items()
         if value is not None and name in Recipe.__dataclass_fields__
     }
     if arguments.epochs is not None:
-        given["phases"] = ((32, arguments.epochs),)
-    return replace(PRESETS[arguments.preset or default_preset], **given)
+        given["phases"] = ((arguments.image_size, arguments.epochs),)
+    preset = PRESETS[arguments.preset or default_preset]
+    recipe = preset.for_data(arguments.image_size, len(dataset), len(dataset.classes), given)
+    for name in Recipe.__dataclass_fields__:
+        if name not in given and getattr(recipe, name) != getattr(preset, name):
+            log.info(
+                "%s %s instead of %s, to suit the training set", name, getattr(recipe, name), getattr(preset, name)
+            )
+    return recipe
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -132,17 +145,16 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from model import checkpoint
-    from model.data import load_cifar10
     from model.tensorboard_log import TensorBoardLog
     from model.train import Trainer
 
     began = time.monotonic()
-    recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu")
     log_epoch: OnEpoch | None = None
     with ExitStack() as stack:
         if arguments.tensorboard and world.leads:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
-        dataset = load_cifar10(arguments.root, train=True, download=arguments.download)
+        dataset = _load(arguments, train=True)
+        recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu", dataset)
         data_loading_s = time.monotonic() - began
         bar = None
         if world.leads and sys.stderr.isatty():
@@ -174,6 +186,20 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
     return path
 
 
+def _load(arguments: argparse.Namespace, *, train: bool) -> Dataset:
+    """Load the training or the test split. Raises DataError."""
+    from model.datasets import load_dataset
+
+    return load_dataset(
+        arguments.data,
+        arguments.root,
+        train=train,
+        download=arguments.download,
+        image_size=arguments.image_size,
+        on_bad_image=arguments.on_bad_image,
+    )
+
+
 @contextmanager
 def _stopping_gently(trainer: Trainer, signals: list[int]) -> Iterator[None]:
     """Let the first SIGINT or SIGTERM end the run with its state saved; a second one ends it at once."""
@@ -196,13 +222,13 @@ def _stopping_gently(trainer: Trainer, signals: list[int]) -> Iterator[None]:
 def _report(arguments: argparse.Namespace, path: Path, device: torch.device) -> None:
     """Measure the finished checkpoint on the test set, once, and leave figures and pictures in the run's folder."""
     from model import checkpoint
-    from model.data import DataError, load_cifar10
+    from model.data import DataError
     from model.extras import MissingExtra
     from model.report import write_report
 
     dataset, probabilities = None, None
     try:
-        dataset = load_cifar10(arguments.root, train=False)
+        dataset = _load(arguments, train=False)
     except DataError as error:
         print(f"resnet: no test set, so only the learning curves are drawn: {error}", file=sys.stderr)
     if dataset is not None:

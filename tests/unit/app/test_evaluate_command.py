@@ -32,7 +32,7 @@ def weights(tmp_path, monkeypatch):
     )
     images = torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8)
     dataset = Dataset("toy", "test", images, torch.arange(9) % 3, CLASSES)
-    monkeypatch.setattr("model.data.load_cifar10", lambda root, *, train: dataset)
+    monkeypatch.setattr("model.datasets.load_dataset", lambda *_args, **_options: dataset)
     path = tmp_path / "toy.safetensors"
     checkpoint.save(path, metadata, checkpoint.half_precision(metadata.build()), images[:2], torch.full((2, 3), 1 / 3))
     return path

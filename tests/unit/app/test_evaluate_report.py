@@ -18,7 +18,7 @@ CLASSES = ("ant", "bee", "cat", "dog")
 REPORT = {"report.json", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png"}
 
 
-def toy_test_set(root: Path, *, train: bool) -> Dataset:
+def toy_test_set(*_args: object, **_options: object) -> Dataset:
     """Make 40 images of the first three classes: there is no dog."""
     images = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return Dataset("toy", "test", images, torch.arange(40) % 3, CLASSES)
@@ -27,7 +27,7 @@ def toy_test_set(root: Path, *, train: bool) -> Dataset:
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An untrained checkpoint of a narrow network."""
-    monkeypatch.setattr("model.data.load_cifar10", toy_test_set)
+    monkeypatch.setattr("model.datasets.load_dataset", toy_test_set)
     monkeypatch.setattr("model.resnet.STAGE_WIDTHS", (16, 16, 32, 32))
     torch.manual_seed(0)
     architecture = Architecture("resnet18", len(CLASSES), "cifar")
@@ -73,6 +73,7 @@ def test_report_of_a_service_is_about_its_answers(
         return {"name": "bees", "version": "0" * 12}, torch.tensor([[0.1, 0.7, 0.1, 0.1]]).repeat(len(dataset), 1)
 
     monkeypatch.setattr("app.client.classify_dataset", always_bees)
+    monkeypatch.setattr("app.client.fetch_card", lambda *_: {"input_size": 8, "classes": CLASSES})
     assert evaluate("--url", "http://127.0.0.1:9", "--limit", "10", "--report", str(tmp_path / "report")) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["confusion_matrix"] == [[0, 4, 0, 0], [0, 3, 0, 0], [0, 3, 0, 0], [0, 0, 0, 0]]

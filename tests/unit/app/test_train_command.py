@@ -27,7 +27,7 @@ STEPS = 24  # an epoch: 112 images, 16 held out, 4 a step
 PNGS = {"learning_curves.png", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png"}
 
 
-def toy_cifar10(root: Path, *, train: bool, download: bool = False) -> Dataset:
+def toy_dataset(*_where: object, train: bool, **_options: object) -> Dataset:
     count = 112 if train else 40
     generator = torch.Generator().manual_seed(count)
     images = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
@@ -38,7 +38,7 @@ def toy_cifar10(root: Path, *, train: bool, download: bool = False) -> Dataset:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch):
     """Small data, a narrow network, one thread; the command's logging ends with the test."""
-    monkeypatch.setattr("model.data.load_cifar10", toy_cifar10)
+    monkeypatch.setattr("model.datasets.load_dataset", toy_dataset)
     monkeypatch.setattr("model.resnet.STAGE_WIDTHS", (16, 16, 32, 32))
     threads, root = torch.get_num_threads(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -172,7 +172,7 @@ def test_a_run_ends_with_a_report_on_the_test_set(tmp_path: Path, capsys: pytest
 
 def test_the_report_measures_what_is_served(tmp_path: Path) -> None:
     assert train(tmp_path, "--temperature", "0.5") == 0
-    loaded, dataset = checkpoint.load(tmp_path / "checkpoint.safetensors"), toy_cifar10(Path(), train=False)
+    loaded, dataset = checkpoint.load(tmp_path / "checkpoint.safetensors"), toy_dataset(train=False)
     mean, std = (torch.tensor(one)[:, None, None] for one in (loaded.metadata.mean, loaded.metadata.std))
     with torch.inference_mode():
         logits = loaded.network()((dataset.images / 255 - mean) / std)
@@ -183,11 +183,11 @@ def test_the_report_measures_what_is_served(tmp_path: Path) -> None:
 def test_no_report_leaves_the_test_set_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits: list[bool] = []
 
-    def watched(root: Path, *, train: bool, download: bool = False) -> Dataset:
+    def watched(*_where: object, train: bool, **_options: object) -> Dataset:
         splits.append(train)
-        return toy_cifar10(root, train=train)
+        return toy_dataset(train=train)
 
-    monkeypatch.setattr("model.data.load_cifar10", watched)
+    monkeypatch.setattr("model.datasets.load_dataset", watched)
     assert train(tmp_path, "--no-report") == 0
     assert splits == [True]
     assert not {path.name for path in tmp_path.iterdir()} & (PNGS | {"report.json", "evaluation.json"})
@@ -196,12 +196,12 @@ def test_no_report_leaves_the_test_set_alone(tmp_path: Path, monkeypatch: pytest
 def test_without_a_test_set_only_the_learning_curves_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def only_training_data(root: Path, *, train: bool, download: bool = False) -> Dataset:
+    def only_training_data(*_where: object, train: bool, **_options: object) -> Dataset:
         if not train:
             raise DataError("there is none")
-        return toy_cifar10(root, train=train)
+        return toy_dataset(train=train)
 
-    monkeypatch.setattr("model.data.load_cifar10", only_training_data)
+    monkeypatch.setattr("model.datasets.load_dataset", only_training_data)
     assert train(tmp_path) == 0
     assert capsys.readouterr().err.splitlines()[-1] == (
         "resnet: no test set, so only the learning curves are drawn: there is none"

@@ -1,11 +1,17 @@
+import hashlib
 import os
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 
-from model.data import DataError, Dataset, hold_out, load_cifar10
+from model.data import DataError, Dataset, hold_out, load_cifar10, load_cifar100, proportional_shares
 from model.transforms import CIFAR10_MEAN, CIFAR10_STD
 
 
@@ -60,16 +66,53 @@ def test_hold_out_of_nothing_keeps_everything() -> None:
     assert len(held) == 0
 
 
-@pytest.mark.parametrize("count", [10, 60, 63, -3])
+@pytest.mark.parametrize("count", [58, 60, 63, -3])
 def test_impossible_hold_out_is_refused(count: int) -> None:
-    with pytest.raises(DataError, match=f"cannot hold out {count} of 60"):
+    with pytest.raises(DataError, match=f"cannot hold out {count} of 60 images: each of the 3 classes keeps .* 57"):
         hold_out(numbered(), count)
 
 
-def test_hold_out_of_more_than_a_class_has_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("count", "shares"),
+    [
+        (0, [0, 0, 0]),
+        (1, [1, 0, 0]),
+        (2, [2, 0, 0]),
+        (3, [1, 1, 1]),
+        (12, [10, 1, 1]),
+        (30, [25, 4, 1]),
+        (57, [49, 7, 1]),
+    ],
+)
+def test_unbalanced_classes_give_in_proportion_and_keep_one(count: int, shares: list[int]) -> None:
     unbalanced = replace(numbered(), labels=torch.tensor([0] * 50 + [1] * 8 + [2] * 2))
-    with pytest.raises(DataError, match="4 images of each class: 'c' has 2"):
-        hold_out(unbalanced, 12)
+    rest, held = hold_out(unbalanced, count)
+    assert held.labels.bincount(minlength=3).tolist() == shares
+    assert sorted(numbers(rest) + numbers(held)) == list(range(60))
+
+
+def test_class_of_one_image_or_none_gives_nothing() -> None:
+    few = replace(numbered(9), labels=torch.tensor([0] * 8 + [2]))
+    assert hold_out(few, 7)[1].labels.tolist() == [0] * 7
+
+
+@pytest.mark.parametrize("count", [50, 263, 1000, 2000])
+def test_shares_are_within_one_of_exact_where_nothing_limits_them(count: int) -> None:
+    of_each = [700, 90, 110, 400, 1000, 333]
+    shares = proportional_shares(count, of_each)
+    assert sum(shares) == count
+    for share, images in zip(shares, of_each, strict=True):
+        assert abs(share - count * images / sum(of_each)) < 1
+
+
+@pytest.mark.parametrize(("count", "classes"), [(5000, 10), (5000, 100), (10, 10)])
+def test_balanced_classes_are_split_as_they_always_were(count: int, classes: int) -> None:
+    """The shipped checkpoint's temperature was fitted on this split: equal shares, the first of a seeded order."""
+    labels = torch.randint(0, classes, (50_000,), generator=torch.Generator().manual_seed(3)).argsort() % classes
+    dataset = replace(numbered(50), images=torch.arange(50_000)[:, None], labels=labels, classes=("x",) * classes)
+    order = torch.randperm(50_000, generator=torch.Generator().manual_seed(0))
+    expected = torch.cat([order[labels[order] == label][: count // classes] for label in range(classes)])
+    assert torch.equal(hold_out(dataset, count)[1].images[:, 0], expected.sort().values)
 
 
 def test_fingerprint_sees_pixels_labels_and_names() -> None:
@@ -92,6 +135,58 @@ def test_missing_cifar10_says_what_to_do(tmp_path: Path) -> None:
         load_cifar10(tmp_path / "nowhere", train=True)
     for part in (str(tmp_path / "nowhere"), "cifar-10-batches-py", "--root", "--download"):
         assert part in str(caught.value)
+
+
+def write_cifar100(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write 20 training and 5 test images in CIFAR-100's own format, and have torchvision expect their MD5."""
+    from torchvision.datasets import CIFAR100
+
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+
+    def write(name: str, content: object) -> str:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    def batch(count: int) -> dict[str, Any]:
+        data = np.random.default_rng(count).integers(0, 256, (count, 3072), dtype=np.uint8)
+        return {"data": data, "fine_labels": [5 * n % 100 for n in range(count)], "coarse_labels": [0] * count}
+
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", write("train", batch(20))]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", write("test", batch(5))]])
+    digest = write("meta", {"fine_label_names": [f"fine{n}" for n in range(100)], "coarse_label_names": ["coarse"]})
+    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": digest})
+
+
+def test_cifar100_has_its_fine_labels_and_its_own_mean_and_std(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar100(tmp_path, monkeypatch)
+    train, test = load_cifar100(tmp_path, train=True), load_cifar100(tmp_path, train=False)
+    assert (train.name, train.split, test.split) == ("cifar100", "train", "test")
+    assert train.images.shape == (20, 3, 32, 32)
+    assert (len(test), len(train.classes), train.classes[7]) == (5, 100, "fine7")
+    assert train.labels.tolist() == [5 * n for n in range(20)]
+    pixels = np.random.default_rng(20).integers(0, 256, (20, 3072), dtype=np.uint8)
+    assert train.images[3].flatten().tolist() == pixels[3].tolist()
+    by_channel = pixels.reshape(20, 3, 1024) / 255
+    assert train.mean == pytest.approx(by_channel.mean(axis=(0, 2)).tolist(), abs=1e-6)
+    assert train.std == pytest.approx(by_channel.std(axis=(0, 2)).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("load", "archive"), [(load_cifar10, "cifar-10-python.tar.gz"), (load_cifar100, "cifar-100-python.tar.gz")]
+)
+def test_download_without_network_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[..., Dataset], archive: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise URLError(OSError(-3, "Temporary failure in name resolution"))
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fail)
+    with pytest.raises(
+        DataError, match=r"cannot be downloaded to .*: .*name resolution; fetch https://.* elsewhere"
+    ) as e:
+        load(tmp_path, train=True, download=True)
+    assert archive in str(e.value)
 
 
 @pytest.mark.data

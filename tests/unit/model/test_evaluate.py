@@ -59,6 +59,12 @@ def test_score_of_a_toy() -> None:
     assert scores.per_class == {"cat": pytest.approx(2 / 3), "dog": 1.0}
 
 
+def test_class_without_images_has_no_share() -> None:
+    scores = score(torch.tensor([[0.9, 0.1]]), dataset_of([0]))
+    assert scores.per_class == {"cat": 1.0, "dog": None}
+    json.dumps(scores.to_dict(), allow_nan=False)
+
+
 def test_score_of_an_impossible_label_is_finite() -> None:
     assert score(torch.tensor([[1.0, 0.0]]), dataset_of([1])).nll == pytest.approx(27.6, abs=0.1)
 
@@ -66,6 +72,11 @@ def test_score_of_an_impossible_label_is_finite() -> None:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_known_temperature_is_recovered(temperature: float) -> None:
     assert fit_temperature(*overconfident(temperature)) == pytest.approx(temperature, rel=0.03)
+
+
+@pytest.mark.parametrize(("label", "expected"), [(0, 0.2), (1, 10.0)])
+def test_temperature_of_too_few_images_stays_within_bounds(label: int, expected: float) -> None:
+    assert fit_temperature(torch.tensor([[3.0, 0.0]]), torch.tensor([label])) == pytest.approx(expected, rel=0.3)
 
 
 def test_temperature_mends_calibration_and_keeps_the_answers() -> None:

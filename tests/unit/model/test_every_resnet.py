@@ -52,7 +52,7 @@ def test_it_learns_is_saved_loaded_and_served(tmp_path: Path, options: dict[str,
 def test_command_line_trains_a_resnext_and_goes_on_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("model.data.load_cifar10", lambda *_args, **_options: DATASET)
+    monkeypatch.setattr("model.datasets.load_dataset", lambda *_args, **_options: DATASET)
     common = "train --device cpu --phases 8:1 --batch-size 16 --hold-out 16 --arch resnet50"
 
     def resnet(command: str) -> int:

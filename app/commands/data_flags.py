@@ -1,0 +1,36 @@
+"""The flags that say which dataset, the same for training and evaluation. Without torch, for a quick --help."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Declare --data, --root and --on-bad-image."""
+    parser.add_argument(
+        "--data", type=dataset_name, default="cifar10", help="cifar10, cifar100 or folder:PATH [%(default)s]"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path("data"), help="folder of CIFAR's extracted batches [%(default)s]"
+    )
+    parser.add_argument(
+        "--on-bad-image",
+        choices=["skip", "fail"],
+        default="skip",
+        help="what a file of a folder does that is no picture: it is left out and named, or ends it [%(default)s]",
+    )
+
+
+def dataset_name(text: str) -> str:
+    """Check a dataset's name. Raises argparse.ArgumentTypeError."""
+    if text in {"cifar10", "cifar100"} or (text.startswith("folder:") and text != "folder:"):
+        return text
+    raise argparse.ArgumentTypeError(f"expected cifar10, cifar100 or folder:PATH, not {text!r}")
+
+
+def image_size(text: str) -> int:
+    """Parse an image size in pixels. Raises argparse.ArgumentTypeError."""
+    if text.isascii() and text.isdigit() and 8 <= int(text) <= 512:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected 8 to 512 pixels, not {text!r}")

@@ -1,0 +1,51 @@
+"""Datasets by the names that the command line knows them by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model.data import DataError, Dataset, load_cifar10, load_cifar100
+from model.folder import OnBadImage, load_folder
+
+CIFAR = {"cifar10": load_cifar10, "cifar100": load_cifar100}
+CIFAR_SIZE = 32
+
+
+def load_dataset(
+    name: str,
+    root: Path,
+    *,
+    train: bool,
+    download: bool = False,
+    image_size: int = CIFAR_SIZE,
+    on_bad_image: OnBadImage = "skip",
+) -> Dataset:
+    """Load the training or the test split of "cifar10", "cifar100" (below `root`) or "folder:PATH".
+
+    `image_size` in pixels and `on_bad_image` are a folder's, see model.folder. Raises DataError.
+    """
+    kind, _, path = name.partition(":")
+    if kind == "folder" and path:
+        return load_folder(Path(path), train=train, image_size=image_size, on_bad_image=on_bad_image)
+    if name not in CIFAR:
+        raise DataError(f"no dataset {name!r}: there are {', '.join(CIFAR)} and folder:PATH")
+    if image_size != CIFAR_SIZE:
+        raise DataError(f"the images of {name} are {CIFAR_SIZE} x {CIFAR_SIZE} pixels, not {image_size}")
+    return CIFAR[name](root, train=train, download=download)
+
+
+def check_classes(dataset: Dataset, classes: tuple[str, ...], whose: str) -> None:
+    """Raise DataError, naming a difference, if a dataset's classes are not those of a network in the same order."""
+    if dataset.classes == classes:
+        return
+    ours, theirs = (sorted(set(a) - set(b)) for a, b in ((dataset.classes, classes), (classes, dataset.classes)))
+    differences = [
+        f"{owner} alone has {_some(names)}" for owner, names in (("the data", ours), (whose, theirs)) if names
+    ]
+    raise DataError(
+        f"the classes of {dataset.name} are not those of {whose}: {'; '.join(differences) or 'their order differs'}"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

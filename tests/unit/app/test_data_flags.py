@@ -1,0 +1,92 @@
+import logging
+
+import httpx
+import pytest
+import torch
+
+from app.cli import build_parser
+from app.client import fetch_card
+from app.commands.train import build_recipe
+from model.data import Dataset
+from model.recipe import PRESETS
+from tests.pictures import write_folder
+
+
+def parse(*arguments):
+    return build_parser().parse_args(arguments)
+
+
+def dataset(count, size, classes=3):
+    images = torch.zeros(count, 3, size, size, dtype=torch.uint8)
+    return Dataset("toy", "train", images, torch.arange(count) % classes, ("ant", "bee", "cat")[:classes])
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "folder:/some/path", "folder:a b:c"])
+def test_datasets_are_known_by_name(command, name):
+    assert parse(command, "--data", name).data == name
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize("name", ["mnist", "folder:", "/some/path", ""])
+def test_other_names_are_refused_in_one_line(command, name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(command, "--data", name)
+    assert ended.value.code == 2
+    assert f"expected cifar10, cifar100 or folder:PATH, not {name!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["7", "513", "32.0", "x", "³²", "-32"])
+def test_impossible_image_sizes_are_refused(size, capsys):
+    with pytest.raises(SystemExit):
+        parse("train", f"--image-size={size}")
+    assert f"expected 8 to 512 pixels, not {size!r}" in capsys.readouterr().err
+
+
+def test_recipe_fits_the_data_and_says_so(caplog):
+    caplog.set_level(logging.INFO)
+    recipe = build_recipe(parse("train", "--data", "folder:x", "--image-size", "64"), "cpu", dataset(400, 64))
+    assert recipe.phases == ((32, 7), (48, 1), (64, 2))
+    assert (recipe.hold_out, recipe.batch_size, recipe.learning_rate) == (40, 32, 0.025)
+    assert "batch_size 32 instead of 128, to suit the training set" in caplog.text
+    assert "learning_rate 0.025 instead of 0.1" in caplog.text
+
+
+def test_epochs_are_of_the_full_size_and_flags_win_silently(caplog):
+    caplog.set_level(logging.INFO)
+    flags = ["--image-size", "64", "--epochs", "3", "--batch-size", "50", "--hold-out", "9", "--cutout", "6"]
+    recipe = build_recipe(parse("train", *flags), "standard", dataset(400, 64))
+    assert (recipe.phases, recipe.batch_size, recipe.hold_out, recipe.cutout) == (((64, 3),), 50, 9, 6)
+    assert recipe.learning_rate == PRESETS["standard"].learning_rate
+    assert "crop_padding 8 instead of 4" in caplog.text
+    assert "batch_size" not in caplog.text
+
+
+def test_evaluation_of_pictures_of_other_classes_is_refused_in_one_line(tmp_path, capsys):
+    arguments = parse("evaluate", "--data", f"folder:{write_folder(tmp_path, 8)}")
+    assert arguments.run(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"resnet: error: the classes of {tmp_path.name} are not those of ")
+    assert "the data alone has 'disc', 'grass', 'stripes'" in said
+    assert said.count("\n") == 1
+
+
+def test_evaluation_of_what_is_no_folder_is_refused_in_one_line(tmp_path, capsys):
+    arguments = parse("evaluate", "--data", f"folder:{tmp_path}/nowhere")
+    assert arguments.run(arguments) == 1
+    expected = f"resnet: error: no folder of pictures at {tmp_path}/nowhere: No such file or directory\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_the_card_is_asked_for_with_the_key(monkeypatch):
+    asked = []
+
+    def answer(url, headers, **_):
+        asked.append((url, headers))
+        return httpx.Response(200 if headers else 401, json={"input_size": 48})
+
+    monkeypatch.setattr(httpx, "get", answer)
+    assert fetch_card("http://there/", "secret") == {"input_size": 48}
+    with pytest.raises(ConnectionError, match="the service answered 401"):
+        fetch_card("http://there")
+    assert asked == [("http://there/model", {"authorization": "Bearer secret"}), ("http://there/model", {})]

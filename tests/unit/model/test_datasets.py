@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.data import DataError, Dataset
+from model.datasets import check_classes, load_dataset
+from tests.pictures import KINDS, write_folder
+
+
+def test_folder_is_loaded_by_its_path(tmp_path: Path) -> None:
+    write_folder(tmp_path / "with:colon", 3)
+    dataset = load_dataset(f"folder:{tmp_path}/with:colon", Path("unused"), train=True, image_size=16)
+    assert (dataset.classes, dataset.images.shape[1:]) == (KINDS, (3, 16, 16))
+
+
+def test_bad_images_are_treated_as_asked(tmp_path: Path) -> None:
+    write_folder(tmp_path, 3)
+    (tmp_path / "disc" / "a.txt").write_text("no picture")
+    with pytest.raises(DataError, match=r"'disc/a.txt'"):
+        load_dataset(f"folder:{tmp_path}", Path("unused"), train=True, on_bad_image="fail")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_looked_for_below_the_root(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=f"no intact CIFAR-{name[5:]} under {tmp_path}"):
+        load_dataset(name, tmp_path, train=True)
+
+
+@pytest.mark.parametrize("name", ["mnist", "folder", "folder:", "cifar10:x"])
+def test_other_names_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=f"no dataset '{name}': there are cifar10, cifar100 and folder:PATH"):
+        load_dataset(name, tmp_path, train=True)
+
+
+def test_cifar_has_one_size(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cifar10 are 32 x 32 pixels, not 64"):
+        load_dataset("cifar10", tmp_path, train=True, image_size=64)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("ant", "bee", "cow"), "the data alone has 'cat'; the model alone has 'cow'"),
+        (("ant", "bee"), "not those of the model: the data alone has 'cat'$"),
+        (("ant", "bee", "cat", "d", "e", "f", "g"), "the model alone has 'd', 'e', 'f' and 1 more"),
+        (("bee", "ant", "cat"), "their order differs"),
+    ],
+)
+def test_other_classes_are_named(classes: tuple[str, ...], message: str) -> None:
+    images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    dataset = Dataset("toy", "test", images, torch.arange(3), ("ant", "bee", "cat"))
+    check_classes(dataset, ("ant", "bee", "cat"), "the model")
+    with pytest.raises(DataError, match=message):
+        check_classes(dataset, classes, "the model")
