@@ -1,6 +1,6 @@
 """A checkpoint on a device: uint8 batch in, probabilities out. The only place in app/ that touches torch.
 
-Images go to the device as uint8 and are normalised there; forward, temperature and softmax follow. Batches are
+Images go to the device as uint8 and are normalised there; forward, calibration and softmax follow. Batches are
 padded to a few fixed sizes, which are all run once before the engine counts as warm.
 """
 
@@ -62,7 +62,7 @@ class TorchEngine:
         self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean = torch.tensor(metadata.mean, device=self.device)
         self.std = torch.tensor(metadata.std, device=self.device)
-        self.temperature = metadata.temperature
+        self.calibration = metadata.calibration
         self._self_test_images = source.self_test_images.numpy()
         self._self_test_probabilities = source.self_test_probabilities.numpy()
         self._tolerance = metadata.self_test_tolerance
@@ -90,7 +90,7 @@ class TorchEngine:
         batch = torch.from_numpy(images).to(self.device)
         inputs = normalise(batch, self.mean, self.std).to(self.dtype, memory_format=torch.channels_last)
         logits = self.network(inputs)[:count].float()
-        probabilities: NDArray[np.float32] = torch.softmax(logits / self.temperature, dim=1).cpu().numpy()
+        probabilities: NDArray[np.float32] = self.calibration.probabilities(logits).cpu().numpy()
         return probabilities
 
     def warm_up(self) -> None:

@@ -93,7 +93,8 @@ class ModelCard(BaseModel):
     mean: list[float]
     std: list[float]
     temperature: float
-    calibrated: bool = Field(description="whether the temperature was fitted on images kept out of training")
+    calibration_exponent: float = Field(description="of the surprisals, before the temperature; 1 leaves them alone")
+    calibrated: bool = Field(description="whether the two were fitted on images kept out of training")
     temperature_fitted_on: str
     measured: list[dict[str, Any]] = Field(
         description="accuracy and calibration, each with the split it was measured on"

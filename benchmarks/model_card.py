@@ -42,7 +42,7 @@ def confidence_rows(source: Checkpoint) -> list[str]:
     rows = []
     for name, images in strange_images().items():
         logits = compute_logits(network, images, metadata.mean, metadata.std)
-        top, winner = torch.softmax(logits / metadata.temperature, dim=1).max(dim=1)
+        top, winner = metadata.calibration.probabilities(logits).max(dim=1)
         usual = metadata.classes[int(winner.mode().values)]
         rows.append(f"| {name} | {float(top.mean()):.2f} | {float((top > 0.9).double().mean()):.1%} | {usual} |")
     return rows
@@ -116,8 +116,8 @@ it again; `GET /model` shows it too).
 {chr(10).join(scores_row(one) for one in metadata.measured)}
 
 No test-time augmentation. The weights are the moving average at the end of the last epoch; no test image chose
-anything: the test set was looked at once, after training. Probabilities are softmax(logits / T) with
-T = {metadata.temperature:.4f}, fitted on {metadata.temperature_fitted_on}.
+anything: the test set was looked at once, after training. Probabilities are
+softmax(-s^g / T) with s = -log softmax(logits), g = {metadata.calibration_exponent:.4f} and T = {metadata.temperature:.4f}, fitted on {metadata.temperature_fitted_on}.
 
 | class | right on the test set |
 |---|---|

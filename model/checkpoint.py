@@ -21,6 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
+from model.calibration import Calibration
 from model.resnet import ARCHITECTURES, Architecture, ResNet
 from model.transforms import Triple
 
@@ -56,6 +57,7 @@ class Metadata(BaseModel):
         Annotated[float, Field(gt=0)],
     ]
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    calibration_exponent: Annotated[float, Field(gt=0)] = 1.0
     temperature_fitted_on: str = "not fitted"
     measured: tuple[dict[str, Any], ...] = ()
     dataset: dict[str, Any] = Field(default_factory=dict)
@@ -72,6 +74,11 @@ class Metadata(BaseModel):
         if classes != len(self.classes):
             raise ValueError(f"{len(self.classes)} class names for a network of {classes} classes")
         return self
+
+    @property
+    def calibration(self) -> Calibration:
+        """What turns the network's logits into probabilities."""
+        return Calibration(self.temperature, self.calibration_exponent)
 
     def build(self) -> ResNet:
         """Build the network that the tensors belong to. Raises ValueError for an unknown architecture or option."""

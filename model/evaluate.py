@@ -1,4 +1,4 @@
-"""How good a network is: accuracy, negative log-likelihood, calibration, and the temperature that mends it."""
+"""How good a network is: accuracy, negative log-likelihood and calibration error, and which answers were wrong."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from model.data import Dataset
 from model.transforms import normalise, resize_batch
 
 ECE_BINS = 15
-TEMPERATURES = (0.2, 10.0)
 
 
 @dataclass(frozen=True)
@@ -151,27 +149,3 @@ def score(probabilities: Tensor, dataset: Dataset) -> Scores:
         ece=expected_calibration_error(probabilities, labels),
         per_class=per_class,
     )
-
-
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature that minimises the negative log-likelihood of softmax(logits / temperature).
-
-    It stays within TEMPERATURES: on a few images that are all classified rightly (or wrongly), the minimum lies at 0
-    (or at infinity), which says that there are too few of them, and nothing of the network.
-
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599. `logits` float (N, classes),
-    `labels` int64 (N,), both of images that the network was not trained on.
-    """
-    logits = logits.double()
-    log_temperature = torch.zeros((), dtype=torch.double, requires_grad=True)
-    optimiser = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = functional.cross_entropy(logits / log_temperature.exp(), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    lowest, highest = TEMPERATURES
-    return min(max(float(log_temperature.detach().exp()), lowest), highest)

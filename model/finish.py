@@ -12,9 +12,10 @@ import torchvision
 from torch import Tensor, nn
 
 from model import checkpoint
+from model.calibration import Calibration, fit_calibration
 from model.checkpoint import Metadata
 from model.data import Dataset
-from model.evaluate import compute_logits, fit_temperature, score
+from model.evaluate import compute_logits, score
 from model.resnet import Architecture
 
 SELF_TEST_COUNT = 16
@@ -31,23 +32,22 @@ def write_checkpoint(
     temperature: float | None,
     recipe: dict[str, Any],
 ) -> None:
-    """Fit the temperature on the held-out images, measure on them, and write the checkpoint.
+    """Fit the calibration on the held-out images, measure on them, and write the checkpoint.
 
     `dataset` is the whole training set, `training` and `held` its two parts. With `temperature` given, nothing is
     fitted, and `held` may be empty. `network` is rounded to half precision in place: what is measured is what ships.
     """
     tensors = checkpoint.half_precision(network)
     network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
-    fitted_on = "given"
+    calibration, fitted_on = Calibration(temperature or 1.0), "given"
     measured: tuple[dict[str, Any], ...] = ()
     if len(held):
         logits = compute_logits(network, held.images, dataset.mean, dataset.std)
         if temperature is None:
-            temperature = fit_temperature(logits, held.labels)
+            calibration = fit_calibration(logits, held.labels)
             fitted_on = f"{len(held)} held-out training images"
-        measured = (score(torch.softmax(logits / temperature, dim=1), held).to_dict(),)
-    assert temperature is not None, "nothing to fit it on"
-    images, probabilities = _self_test(network, held if len(held) else training, temperature)
+        measured = (score(calibration.probabilities(logits), held).to_dict(),)
+    images, probabilities = _self_test(network, held if len(held) else training, calibration)
     metadata = Metadata(
         name=f"{architecture.arch}-{dataset.name}",
         architecture=architecture.to_dict(),
@@ -55,7 +55,8 @@ def write_checkpoint(
         input_size=dataset.images.shape[-1],
         mean=dataset.mean,
         std=dataset.std,
-        temperature=temperature,
+        temperature=calibration.temperature,
+        calibration_exponent=calibration.exponent,
         temperature_fitted_on=fitted_on,
         measured=measured,
         dataset={
@@ -77,11 +78,11 @@ def write_checkpoint(
     checkpoint.save(path, metadata, tensors, images, probabilities)
 
 
-def _self_test(network: nn.Module, pool: Dataset, temperature: float) -> tuple[Tensor, Tensor]:
+def _self_test(network: nn.Module, pool: Dataset, calibration: Calibration) -> tuple[Tensor, Tensor]:
     """Choose images whose answers would move if anything were wrong: half at random, half the least certain."""
     candidates = pool.images[: 50 * SELF_TEST_COUNT]
     logits = compute_logits(network, candidates, pool.mean, pool.std)
-    probabilities = torch.softmax(logits / temperature, dim=1)
+    probabilities = calibration.probabilities(logits)
     least = probabilities.amax(dim=1).argsort()[: SELF_TEST_COUNT // 2]
     rest = torch.arange(len(candidates))[:: max(1, len(candidates) // (SELF_TEST_COUNT // 2))]
     chosen = torch.cat([least, rest[: SELF_TEST_COUNT // 2]])

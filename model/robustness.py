@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from model.calibration import Calibration
 from model.data import Dataset
 from model.evaluate import Scores, compute_logits, score
 from model.transforms import evaluation_transform
@@ -67,12 +68,12 @@ def score_corrupted(
     dataset: Dataset,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    temperature: float,
+    calibration: Calibration,
     *,
     names: Iterable[str] = tuple(CORRUPTIONS),
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, Scores]:
-    """Score softmax(logits / temperature) on a dataset under each corruption of `names`, in float32.
+    """Score a calibrated network on a dataset under each corruption of `names`, in float32.
 
     `progress` is told the number of images after each chunk of them.
     """
@@ -84,7 +85,7 @@ def score_corrupted(
             parts.append(compute_logits(network, images, mean, std))
             if progress:
                 progress(len(images))
-        scores[name] = score(torch.softmax(torch.cat(parts) / temperature, dim=1), dataset)
+        scores[name] = score(calibration.probabilities(torch.cat(parts)), dataset)
     return scores
 
 

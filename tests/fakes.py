@@ -38,6 +38,7 @@ class FakeEngine:
             "mean": [0.5] * 3,
             "std": [0.25] * 3,
             "temperature": 1.0,
+            "calibration_exponent": 1.0,
             "calibrated": False,
             "temperature_fitted_on": "not fitted",
             "measured": [],

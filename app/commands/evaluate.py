@@ -93,13 +93,11 @@ def _load_test_set(arguments: argparse.Namespace) -> Dataset:
 
 def score_checkpoint(source: Checkpoint, dataset: Dataset, device: torch.device) -> tuple[Scores, torch.Tensor]:
     """Score a checkpoint in float32 on `device`; return its scores and the float32 probabilities (N, classes)."""
-    import torch
-
     from model.evaluate import compute_logits, score
 
     metadata = source.metadata
     logits = compute_logits(source.network().to(device), dataset.images, metadata.mean, metadata.std)
-    probabilities = torch.softmax(logits / metadata.temperature, dim=1)
+    probabilities = metadata.calibration.probabilities(logits)
     return score(probabilities, dataset), probabilities
 
 
@@ -148,7 +146,7 @@ def _robustness(source: Checkpoint, dataset: Dataset, clean: Scores) -> dict[str
             dataset,
             metadata.mean,
             metadata.std,
-            metadata.temperature,
+            metadata.calibration,
             names=names,
             progress=bar.update,
         )

@@ -65,7 +65,17 @@ async def test_health_shows_the_state(client):
 
 async def test_model_shows_the_checkpoint(client):
     body = (await client.get("/model")).json()
-    for key in ("architecture", "classes", "input_size", "mean", "std", "sha256", "measured", "temperature"):
+    for key in (
+        "architecture",
+        "classes",
+        "input_size",
+        "mean",
+        "std",
+        "sha256",
+        "measured",
+        "temperature",
+        "calibration_exponent",
+    ):
         assert key in body
 
 

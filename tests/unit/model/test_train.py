@@ -244,7 +244,7 @@ def test_settings_are_left_in_the_folder(undisturbed: Path) -> None:
 def served_probabilities(loaded: Checkpoint, images: Tensor) -> Tensor:
     metadata = loaded.metadata
     logits = compute_logits(loaded.network(), images, metadata.mean, metadata.std)
-    return torch.softmax(logits / metadata.temperature, dim=1)
+    return metadata.calibration.probabilities(logits)
 
 
 @pytest.mark.parametrize("fast_bf16", [False, True])

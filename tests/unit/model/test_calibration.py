@@ -1,0 +1,72 @@
+import pytest
+import torch
+from torch import Tensor
+
+from model.calibration import Calibration, fit_calibration
+from model.evaluate import expected_calibration_error
+
+
+def overconfident(scale: float) -> tuple[Tensor, Tensor]:
+    """Draw labels from softmax(z) and return scale * z with them: the right temperature is `scale`."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 10, generator=generator)
+    labels = torch.multinomial(torch.softmax(logits, dim=1), 1, generator=generator)[:, 0]
+    return scale * logits, labels
+
+
+def power_distorted(count: int = 20_000) -> tuple[Tensor, Tensor]:
+    """Draw labels from known probabilities, and return logits whose surprisals are about their power 1 / 1.5."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.softmax(3 * torch.randn(count, 10, generator=generator, dtype=torch.double), dim=1)
+    labels = torch.multinomial(truth, 1, generator=generator)[:, 0]
+    surprisal = -torch.log(truth)
+    distorted = -((surprisal / 0.7) ** (1 / 1.5))
+    return distorted, labels
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_known_temperature_is_recovered(temperature: float) -> None:
+    found = fit_calibration(*overconfident(temperature))
+    assert found.temperature == pytest.approx(temperature, rel=0.06)
+    assert found.exponent == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(("label", "expected"), [(0, 0.2), (1, 10.0)])
+def test_too_few_images_stay_within_bounds_and_fit_no_exponent(label: int, expected: float) -> None:
+    found = fit_calibration(torch.tensor([[3.0, 0.0]]), torch.tensor([label]))
+    assert found.temperature == pytest.approx(expected, rel=0.3)
+    assert found.exponent == 1.0
+
+
+def test_exponent_mends_what_a_temperature_cannot() -> None:
+    logits, labels = power_distorted()
+    found = fit_calibration(logits, labels)
+    assert found.exponent > 1.2
+    by_temperature = fit_calibration(logits[:999], labels[:999])
+    assert by_temperature.exponent == 1.0
+    mended, halfway = (one.probabilities(logits) for one in (found, by_temperature))
+    assert expected_calibration_error(mended, labels) < 0.01 < 0.013 < expected_calibration_error(halfway, labels)
+
+
+@pytest.mark.parametrize("calibration", [Calibration(0.5), Calibration(3.0, 1.7), Calibration(0.4, 0.6)])
+def test_no_answer_changes(calibration: Calibration) -> None:
+    logits = 4 * torch.randn(500, 10, generator=torch.Generator().manual_seed(1))
+    before, after = torch.softmax(logits, dim=1), calibration.probabilities(logits)
+    torch.testing.assert_close(after.sum(dim=1), torch.ones(500))
+    assert torch.equal(before.argsort(dim=1), after.argsort(dim=1))
+
+
+def test_exponent_one_is_temperature_scaling() -> None:
+    logits = 4 * torch.randn(500, 10, generator=torch.Generator().manual_seed(1))
+    expected = torch.softmax(logits / 1.7, dim=1)
+    torch.testing.assert_close(Calibration(1.7).probabilities(logits), expected)
+    torch.testing.assert_close(Calibration(1.7, 1.0 + 1e-9).probabilities(logits), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_certain_logits_give_finite_probabilities() -> None:
+    logits = torch.tensor([[200.0, 0.0, -200.0]])
+    assert bool(Calibration(0.7, 1.6).probabilities(logits).isfinite().all())
+    labels = torch.zeros(1000, dtype=torch.int64)
+    found = fit_calibration(logits.expand(1000, 3), labels)
+    assert 0.2 <= found.temperature <= 10
+    assert 0.5 <= found.exponent <= 3
