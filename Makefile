@@ -10,7 +10,7 @@ export CIFAR10_ROOT ?= $(abspath $(DATA))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test chaos check format train evaluate bench experiment-degradation test-containers clean
+.PHONY: help serve test chaos check format train evaluate bench bench-training experiment-degradation test-containers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -39,10 +39,11 @@ format: $(VENV)/.installed ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-train: $(VENV)/.installed ## train the shipped recipe on CIFAR-10 (DATA=folder of cifar-10-batches-py), two hours on two cores
-	$(BIN)/resnet train --data cifar10 --root $(DATA) --device cpu --preset cpu --out runs/first
-	$(BIN)/resnet train --data cifar10 --root $(DATA) --device cpu --preset cpu-finish --out runs/finish \
-		--init-from runs/first/checkpoint.safetensors
+train: $(VENV)/.installed ## train the shipped checkpoint again (DATA=folder of cifar-10-batches-py), three hours on two cores
+	$(BIN)/python -m benchmarks.training shipped --root $(DATA)
+
+bench-training: $(VENV)/.installed ## the claimed training runs again: with a GPU nine of them, else the shipped one (RUNS=names)
+	$(BIN)/python -m benchmarks.training $(RUNS) --root $(DATA)
 
 evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoint on the test set, also as JPEG, grey, ...
 	$(BIN)/resnet evaluate --data cifar10 --root $(DATA) --robustness \

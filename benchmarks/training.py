@@ -1,0 +1,110 @@
+"""The training runs that this project claims figures of, made again: `python -m benchmarks.training [NAME ...]`.
+
+A name stands for one run, or for a chain of runs each of which starts from the checkpoint of the one before. What they
+leave is in runs/NAME-1, runs/NAME-2, ...; benchmarks/training/NAME.json keeps the commands, the metrics of every epoch,
+the seconds, and what the last checkpoint scores on the test set. A run that was broken off is gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import FOLDER, describe
+
+ROOT = FOLDER.parent
+
+# The shipped checkpoint: trained without a GPU, where a lower cycle after the first costs less than one long one.
+SHIPPED = (
+    ["--preset", "cpu", "--device", "cpu"],
+    ["--preset", "cpu-finish", "--device", "cpu"],
+    ["--preset", "cpu-finish", "--device", "cpu", "--phases", "24:2,32:3", "--learning-rate", "0.08", "--seed", "1"],
+)
+
+RUNS: dict[str, tuple[list[str], ...]] = {"shipped": SHIPPED} | {
+    f"{preset}-{seed}": (["--preset", preset, "--device", "cuda", "--seed", str(seed)],)
+    for preset in ("fast", "standard", "best")
+    for seed in (0, 1, 2)
+}
+
+
+def commands_of(name: str, root: Path) -> list[list[str]]:
+    """Return the `resnet train` commands of a name; only the last one looks at the test set."""
+    commands: list[list[str]] = []
+    for number, flags in enumerate(RUNS[name], 1):
+        command = [
+            "resnet",
+            "train",
+            "--data",
+            "cifar10",
+            "--root",
+            str(root),
+            *flags,
+            "--out",
+            f"runs/{name}-{number}",
+        ]
+        if number > 1:
+            command += ["--init-from", f"runs/{name}-{number - 1}/checkpoint.safetensors"]
+        if number < len(RUNS[name]):
+            command += ["--no-report"]
+        commands.append(command)
+    return commands
+
+
+def record_of(commands: list[list[str]], folders: list[Path]) -> dict[str, Any]:
+    """Return what the runs' folders say: seconds, metrics, and the evaluation that the last one holds."""
+    runs = []
+    for command, folder in zip(commands, folders, strict=True):
+        metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        timing = folder / "timing.json"
+        runs.append(
+            {
+                "command": " ".join(command),
+                "epochs": len(metrics),
+                "training_seconds": round(metrics[-1]["seconds"], 1),
+                "seconds": json.loads(timing.read_text()) if timing.exists() else None,
+                "metrics": metrics,
+            }
+        )
+    evaluation = json.loads((folders[-1] / "evaluation.json").read_text())
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        "machine": describe(),
+        "commit": commit.stdout.strip() or None,
+        "training_seconds": round(sum(run["training_seconds"] for run in runs), 1),
+        "top1": evaluation["top1"],
+        "ece": evaluation["ece"],
+        "version": evaluation["version"],
+        "runs": runs,
+    }
+
+
+def main() -> None:
+    """Do the named runs and write their records; without names, the ones that this machine is meant for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)} [with a GPU all but the first, else that one]")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of cifar-10-batches-py [%(default)s]")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - RUNS.keys()
+    if unknown:
+        parser.error(f"no run named {', '.join(sorted(unknown))}")
+    gpu = torch.cuda.is_available()
+    for name in arguments.names or [name for name in RUNS if (name != "shipped") == gpu]:
+        commands = commands_of(name, arguments.root)
+        for command in commands:
+            print(" ".join(command), flush=True)
+            subprocess.run([sys.executable, "-m", "app.cli", *command[1:]], cwd=ROOT, check=True)
+        record = record_of(commands, [ROOT / f"runs/{name}-{number}" for number in range(1, len(commands) + 1)])
+        path = FOLDER / "training" / f"{name}.json"
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"{path}: top-1 {record['top1']:.4f}, ece {record['ece']:.4f}, {record['training_seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
