@@ -117,7 +117,16 @@ def test_fine_tuning_the_shipped_checkpoint_takes_fewer_steps(trained, tmp_path,
     for number, (kind, picture) in enumerate(unseen):
         files.append(tmp_path / f"{number}-{kind}")
         files[-1].write_bytes(picture)
-    asked = resnet("predict", "--weights", tmp_path / "run" / "checkpoint.safetensors", "--top-k", "1", *files)
+    asked = resnet(
+        "predict",
+        "--weights",
+        tmp_path / "run" / "checkpoint.safetensors",
+        "--top-k",
+        "1",
+        "--batch-sizes",
+        "1",
+        *files,
+    )
     found = [line.split(": ")[1].split()[0] for line in asked.stdout.splitlines()]
     assert found == [kind for kind, _ in unseen]
 
