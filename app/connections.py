@@ -23,6 +23,9 @@ from app.errors import HeaderTooSlow, MalformedRequest, ServiceError
 # Open files that are not connections: the port, the event loop, libraries, /proc for the metrics, probes on their port.
 OTHER_FILES = 128
 LATE_S = 0.05
+
+# A refused client may still be sending. Closing at once would reset the connection, and take the answer with it.
+LINGER_S = 1.0
 TOO_MANY_CONNECTIONS = "too-many-connections"
 
 
@@ -56,6 +59,7 @@ class Connection(H11Protocol):
         self._limits = limits
         self._header_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first header, unless there are too many connections already."""
@@ -67,7 +71,9 @@ class Connection(H11Protocol):
         self._watch_header()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of a header or a body."""
+        """Take bytes of a header or a body; those that follow a refusal are thrown away."""
+        if self._linger_timer is not None:
+            return
         super().data_received(data)
         self._watch_header()
 
@@ -143,6 +149,11 @@ class Connection(H11Protocol):
             start = h11.Response(status_code=error.status, headers=headers, reason=STATUS_PHRASES[error.status])
             events = (start, h11.Data(data=body), h11.EndOfMessage())
             self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
+            if self.transport.can_write_eof():  # TLS cannot
+                self.transport.write_eof()
+                self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
+                self._abort_later()
+                return
         self.transport.close()
         self._abort_later()
 
@@ -151,7 +162,7 @@ class Connection(H11Protocol):
             self._unread_timer = self.loop.call_later(self._limits.unread_timeout_s, self.transport.abort)
 
     def _cancel_timers(self) -> None:
-        for timer in (self._header_timer, self._unread_timer):
+        for timer in (self._header_timer, self._unread_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
 

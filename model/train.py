@@ -211,7 +211,8 @@ class Trainer:
     def _identity(self) -> str:
         """Return what must be the same for a saved state to be gone on from."""
         start = self.init_from.version if self.init_from else None
-        return json.dumps({**self.recipe.to_dict(), "init_from": start}, sort_keys=True)
+        images = self.full.fingerprint()
+        return json.dumps({**self.recipe.to_dict(), "init_from": start, "images": images}, sort_keys=True)
 
     def _save_state(self) -> None:
         self._saved_at = time.monotonic()
@@ -226,12 +227,14 @@ class Trainer:
             self.folder.save_state(done | self.learner.state_dict())
 
     def _resume(self) -> None:
-        """Go on from the folder's state, if there is one. Raises TrainingError if it belongs to another recipe."""
+        """Go on from the folder's state, if there is one. Raises TrainingError if it is another run's."""
         state = self.folder.load_state(self.device)
         if state is None:
             return
         if state["recipe"] != self._identity():
-            raise TrainingError(f"{self.folder.path} holds a run with another recipe: give another --out, or remove it")
+            raise TrainingError(
+                f"{self.folder.path} holds a run with another recipe or other images: give another --out"
+            )
         self.learner.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.tally = EpochTally(**state["tally"])

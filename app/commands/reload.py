@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Send SIGHUP, and wait until /health tells how it ended."""
     url = base_url(arguments)
     pid = arguments.pid or _find(read_settings(arguments).port)
-    before = _health(url)
+    verify = bool(arguments.url)
+    before = _health(url, verify)
     if before["status"] != "ready":
         raise SystemExit(f"resnet: error: not reloaded: {before['reason']}")
     try:
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise SystemExit(f"resnet: error: process {pid}: {error.strerror}") from None
     until = time.monotonic() + arguments.timeout
     while time.monotonic() < until:
-        now = _health(url)
+        now = _health(url, verify)
         reload = now["reload"]
         if reload["finished"] > before["reload"]["finished"] and not reload["running"]:
             return _report(reload["outcome"], before["model"]["version"], now["model"]["version"])
@@ -68,10 +69,10 @@ def _find(port: int) -> int:
     return pid
 
 
-def _health(url: str) -> dict[str, Any]:
+def _health(url: str, verify: bool) -> dict[str, Any]:
     """Return what /health says. Raises SystemExit if it does not answer as this service does."""
     try:
-        body = json.loads(get(f"{url}/health", ANSWER_S)[1])
+        body = json.loads(get(f"{url}/health", ANSWER_S, verify=verify)[1])
         return {key: body[key] for key in ("status", "reason", "model", "reload")}
     except OSError as error:
         raise SystemExit(f"resnet: error: no answer from {url}: {getattr(error, 'reason', error)}") from None

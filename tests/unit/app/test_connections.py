@@ -18,10 +18,16 @@ REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HALF = b"GET / HTTP/1.1\r\nho"
 
 
+@pytest.fixture(autouse=True)
+def short_linger(monkeypatch):
+    monkeypatch.setattr(connections, "LINGER_S", 0.01)
+
+
 class Transport:
     def __init__(self):
         self.sent = b""
         self.aborted = False
+        self.half_closed = False
         self.closed = asyncio.Event()
 
     def get_extra_info(self, _name, default=None):
@@ -32,6 +38,12 @@ class Transport:
 
     def write(self, data):
         self.sent += data
+
+    def can_write_eof(self):
+        return True
+
+    def write_eof(self):
+        self.half_closed = True
 
     def close(self):
         self.closed.set()
@@ -92,6 +104,19 @@ async def test_half_a_header_gets_408():
     assert problem["type"] == "urn:resnet:problem:header-too-slow"
     assert problem["request_id"].encode() in head
     assert port.refused == ["header-too-slow"]
+
+
+async def test_what_a_refused_client_still_sends_is_thrown_away_for_a_while():
+    protocol, transport = Port().connect()
+    protocol.data_received(HALF)
+    protocol._close_late()
+    answer = transport.sent
+    assert transport.half_closed
+    assert not transport.closed.is_set()
+    protocol.data_received(b"st: x\r\n\r\n" + REQUEST)
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert transport.sent == answer
+    assert not transport.aborted
 
 
 async def test_a_byte_now_and_then_does_not_prolong_the_headers_time():

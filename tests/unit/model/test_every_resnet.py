@@ -39,9 +39,9 @@ pytestmark = pytest.mark.usefixtures("narrow_stages")
 )
 def test_it_learns_is_saved_loaded_and_served(tmp_path: Path, options: dict[str, object]) -> None:
     trainer = Trainer(replace(ONE_STEP, **options), DATASET, tmp_path, device=torch.device("cpu"))
-    before = {name: value.clone() for name, value in trainer.network.named_parameters()}
+    before = {name: value.clone() for name, value in trainer.learner.network.named_parameters()}
     loaded = checkpoint.load(trainer.run())
-    unmoved = [name for name, value in trainer.network.named_parameters() if torch.equal(value, before[name])]
+    unmoved = [name for name, value in trainer.learner.network.named_parameters() if torch.equal(value, before[name])]
     assert unmoved == []
     assert options.items() <= loaded.metadata.architecture.items()
     engine = TorchEngine(loaded, device="cpu", precision="float32", batch_sizes=(1, 16), threads=1)
@@ -78,4 +78,4 @@ def test_older_checkpoint_is_a_start_for_the_network_that_it_holds(tmp_path: Pat
     older = {key: source.metadata.architecture[key] for key in ("arch", "num_classes", "stem")}
     source = replace(source, metadata=source.metadata.model_copy(update={"architecture": older}))
     trainer = Trainer(recipe, DATASET, tmp_path / "second", device=torch.device("cpu"), init_from=source)
-    assert torch.equal(trainer.network.head.bias, source.tensors["head.bias"])
+    assert torch.equal(trainer.learner.network.head.bias, source.tensors["head.bias"])

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from app.imaging import decode
+from model.calibration import Calibration
 from model.data import Dataset
 from model.evaluate import compute_logits, score
 from model.robustness import CORRUPTIONS, corrupt, robustness_table, score_corrupted
@@ -76,7 +77,13 @@ def test_scores_are_those_of_the_corrupted_pictures(network: nn.Module, monkeypa
     monkeypatch.setattr("model.robustness.CHUNK", 4)
     seen: list[int] = []
     scores = score_corrupted(
-        network, dataset(), CIFAR10_MEAN, CIFAR10_STD, 0.5, names=("clean", "greyscale"), progress=seen.append
+        network,
+        dataset(),
+        CIFAR10_MEAN,
+        CIFAR10_STD,
+        Calibration(0.5),
+        names=("clean", "greyscale"),
+        progress=seen.append,
     )
     assert seen == [4, 4, 2, 4, 4, 2]
     for name, found in scores.items():
@@ -86,7 +93,7 @@ def test_scores_are_those_of_the_corrupted_pictures(network: nn.Module, monkeypa
 
 
 def test_table_says_the_change_against_clean(network: nn.Module) -> None:
-    scores = score_corrupted(network, dataset(), CIFAR10_MEAN, CIFAR10_STD, 1.0)
+    scores = score_corrupted(network, dataset(), CIFAR10_MEAN, CIFAR10_STD, Calibration())
     table = robustness_table(scores)
     assert list(table) == list(CORRUPTIONS)
     for name, row in table.items():

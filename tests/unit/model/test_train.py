@@ -193,6 +193,13 @@ def test_folder_of_another_recipe_is_refused(undisturbed: Path) -> None:
     assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == before
 
 
+def test_folder_of_a_run_on_other_images_is_refused(undisturbed: Path) -> None:
+    dataset = toy_dataset()
+    dataset.images[0, 0, 0, 0] += 1
+    with pytest.raises(TrainingError, match="other images"):
+        Trainer(RECIPE, dataset, undisturbed, device=torch.device("cpu")).run()
+
+
 def test_loss_that_is_not_a_number_stops_and_keeps_the_last_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
