@@ -116,7 +116,7 @@ it again; `GET /model` shows it too).
 {chr(10).join(scores_row(one) for one in metadata.measured)}
 
 No test-time augmentation. The weights are the moving average at the end of the last epoch; no test image chose
-anything: the test set was looked at once, after training. Probabilities are
+anything: the test set was looked at after training only. Probabilities are
 softmax(-s^g / T) with s = -log softmax(logits), g = {metadata.calibration_exponent:.4f} and T = {metadata.temperature:.4f}, fitted on {metadata.temperature_fitted_on}.
 
 | class | right on the test set |
@@ -134,7 +134,9 @@ softmax(-s^g / T) with s = -log softmax(logits), g = {metadata.calibration_expon
 | libraries | {", ".join(f"{name} {version}" for name, version in metadata.libraries.items())} |
 | finished | {metadata.created} |
 
-`make train` runs it again, each run going on from the one before. Other programs used the same two cores at times.
+`make train` runs it again, each run going on from the one before; what each epoch measured is in
+[benchmarks/training/shipped.json](../benchmarks/training/shipped.json). The minutes count the work of other programs on the
+same two cores, too.
 
 ## What it is not for
 

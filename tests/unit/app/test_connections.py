@@ -189,7 +189,7 @@ async def test_what_is_not_http_gets_400(junk):
     protocol.data_received(junk)
     assert transport.sent.startswith(b"HTTP/1.1 400 ")
     assert b"urn:resnet:problem:malformed-request" in transport.sent
-    assert transport.is_closing()
+    await asyncio.wait_for(transport.closed.wait(), 10)
     assert protocol._header_timer is None
     assert port.refused == ["malformed-request"]
 
