@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.load import closed_loop, post, summarise
 from benchmarks.machine import FOLDER, write
 from tests.process import ServiceProcess, service_process
 
@@ -25,26 +26,13 @@ SECONDS = 10.0
 ROUNDS = 5
 
 
-async def load(url: str, picture: bytes, clients: int, seconds: float) -> dict[str, float]:
-    """Closed loop: each client sends its next request when it has its answer."""
-    times: list[float] = []
-    until = time.perf_counter() + seconds
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as http:
-
-        async def client() -> None:
-            while (started := time.perf_counter()) < until:
-                answer = await http.post("/predict", content=picture, headers=PNG)
-                answer.raise_for_status()
-                times.append(time.perf_counter() - started)
-
-        await asyncio.gather(*(client() for _ in range(clients)))
-    cuts = statistics.quantiles(times, n=100)
-    return {
-        "requests_per_s": round(len(times) / seconds, 1),
-        "p50_ms": round(cuts[49] * 1e3, 2),
-        "p99_ms": round(cuts[98] * 1e3, 2),
-    }
+def one_round(service: ServiceProcess, request: bytes, clients: int) -> dict[str, float]:
+    """Load the service for SECONDS; return rate, latencies, and the mean number of images in a batch."""
+    names = ("resnet_batch_images_sum", "resnet_batch_images_count")
+    before = [service.metric(name) for name in names]
+    times = asyncio.run(closed_loop(service.port, request, clients, SECONDS))
+    images, batches = (service.metric(name) - start for name, start in zip(names, before, strict=True))
+    return {**summarise(times, SECONDS), "mean_batch_images": round(images / batches, 2)}
 
 
 def bad_input_times(service: ServiceProcess, picture: bytes) -> dict[str, Any]:
@@ -78,10 +66,10 @@ def main() -> None:
             service.wait_ready()
             ready_s = time.perf_counter() - started
             bad = bad_input_times(service, picture)
+            request = post("/predict", picture, PNG)
             for _ in range(ROUNDS):
                 for clients in (1, 64):
-                    rounds[str(clients)].append(asyncio.run(load(service.url, picture, clients, SECONDS)))
-            batch = service.metric("resnet_batch_images_sum") / service.metric("resnet_batch_images_count")
+                    rounds[str(clients)].append(one_round(service, request, clients))
             if (data / "cifar-10-batches-py").is_dir():
                 command = [sys.executable, "-m", "app.cli", "evaluate", "--data", "cifar10", "--root", str(data)]
                 command += ["--url", service.url, "--json", str(FOLDER / "evaluate_service.json")]
@@ -99,7 +87,6 @@ def main() -> None:
             "ready_s": round(ready_s, 1),
             "exit_code_after_sigterm": exit_code,
             "clients_median": medians,
-            "mean_batch_images": round(batch, 2),
             "resident_mb": round(resident_mb),
             "bad_input": bad,
             "rounds": rounds,

@@ -24,7 +24,7 @@ def health(status="ready", finished=0, running=False, outcome=None, version="new
 def answers(monkeypatch):
     """What /health answers, one after another, the last one again and again."""
     left = [health(version="old")]
-    monkeypatch.setattr(reload, "get", lambda *_: (200, json.dumps(left.pop(0) if len(left) > 1 else left[0])))
+    monkeypatch.setattr(reload, "get", lambda *_, verify: (200, json.dumps(left.pop(0) if len(left) > 1 else left[0])))
     return left
 
 
@@ -90,7 +90,7 @@ def test_a_service_that_ends_meanwhile_or_gives_no_outcome_is_an_error(answers, 
 
 
 def test_what_is_not_our_service_is_an_error(monkeypatch, signals):
-    monkeypatch.setattr(reload, "get", lambda *_: (200, "<html>"))
+    monkeypatch.setattr(reload, "get", lambda *_, verify: (200, "<html>"))
     fails_with("does not answer as this service does", "--pid", "4242")
     assert signals == []
 
