@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -93,10 +93,41 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Close the port, give buffered requests a moment to begin, then let uvicorn finish the rest."""
-        for server in self.servers:
-            server.close()
+        await asyncio.gather(*(self._take(connection) for connection in self._close_port()))
         await asyncio.sleep(LINGER_S)
         await super().shutdown(None)
+
+    def _close_port(self) -> list[socket.socket]:
+        """Close the port, and return the connections that the kernel had accepted and the event loop not yet.
+
+        Their clients have sent requests, perhaps; closing the port alone would reset them. So it is closed by the loop
+        first, while a second descriptor keeps it alive, then emptied, then closed for good in the same breath.
+        """
+        waiting: list[socket.socket] = []
+        ports = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
+        for server in self.servers:
+            server.close()
+        for port in ports:
+            port.setblocking(False)
+            with port, suppress(OSError):  # BlockingIOError: none is left
+                while True:
+                    waiting.append(port.accept()[0])
+        return waiting
+
+    async def _take(self, connection: socket.socket) -> None:
+        """Let a connection be served as those are that uvicorn accepted."""
+
+        def protocol() -> asyncio.Protocol:
+            return self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        connection.setblocking(False)
+        limit_s = self.service.settings.header_timeout_s if self.config.ssl else None
+        with suppress(OSError):  # the client has gone, or its handshake failed
+            await asyncio.get_running_loop().connect_accepted_socket(
+                protocol, connection, ssl=self.config.ssl, ssl_handshake_timeout=limit_s
+            )
 
 
 def serve(app: FastAPI, settings: Settings) -> int:

@@ -1,0 +1,59 @@
+"""Closing the port, in this process: the one moment in a drain that no test of the real process can hold still."""
+
+import asyncio
+import signal
+import socket
+
+import pytest
+import uvicorn
+import uvloop
+
+from app.server import Server
+from app.service import Service
+from app.settings import Settings
+from tests.fakes import FakeEngine
+
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def restored_hangup():
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+async def hello(scope, _receive, send):
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+async def close_over_waiting_clients(count):
+    """Connect and send while the event loop cannot accept, close the port at once, and return the answers."""
+    config = uvicorn.Config(hello, port=0, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
+    server = Server(config, Service(Settings(), lambda _settings: FakeEngine()))
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0)
+    address = server.servers[0].sockets[0].getsockname()
+    clients = [socket.create_connection(address) for _ in range(count)]
+    for client in clients:
+        client.sendall(REQUEST)
+    await server.shutdown()
+    server.should_exit = server.force_exit = True
+    await running
+    answers = []
+    for client in clients:
+        with client:
+            answers.append(client.makefile("rb").read())
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+    return answers
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_clients_that_the_loop_has_not_accepted_yet_are_answered(new_loop):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        answers = runner.run(close_over_waiting_clients(20))
+    assert [answer.endswith(b"hello") for answer in answers] == [True] * 20
