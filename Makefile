@@ -39,7 +39,7 @@ format: $(VENV)/.installed ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-train: $(VENV)/.installed ## train the shipped checkpoint again (DATA=folder of cifar-10-batches-py), three hours on two cores
+train: $(VENV)/.installed ## train by the shipped checkpoint's recipe again (DATA=folder of cifar-10-batches-py), three hours on two cores
 	$(BIN)/python -m benchmarks.training shipped --root $(DATA)
 
 bench-training: $(VENV)/.installed ## the claimed training runs again: with a GPU nine of them, else the shipped one (RUNS=names)

@@ -1,7 +1,7 @@
 """A closed-loop load generator: each client has a connection of its own and sends when it has its answer.
 
 Plain streams rather than an HTTP library: with 64 clients, httpx's pool let some requests wait for seconds before they
-were sent, and its time was counted as the service's (p99 3.5 s for what the service answered within 0.9 s).
+were sent, and its time was counted as the service's.
 """
 
 from __future__ import annotations

@@ -62,10 +62,13 @@ def record_of(commands: list[list[str]], folders: list[Path]) -> dict[str, Any]:
     runs = []
     for command, folder in zip(commands, folders, strict=True):
         metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        settings = json.loads((folder / "settings.json").read_text())
         timing = folder / "timing.json"
         runs.append(
             {
                 "command": " ".join(command),
+                "seed": settings["recipe"]["seed"],
+                "device": settings["device"],
                 "epochs": len(metrics),
                 "training_seconds": round(metrics[-1]["seconds"], 1),
                 "seconds": json.loads(timing.read_text()) if timing.exists() else None,

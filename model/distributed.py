@@ -35,7 +35,7 @@ class World:
         return batch[self.rank * part : (self.rank + 1) * part]
 
     def sum(self, value: Tensor) -> Tensor:
-        """Return the sum of a tensor over all processes."""
+        """Replace a tensor by its sum over all processes, and return it."""
         if self.size > 1:
             dist.all_reduce(value)
         return value

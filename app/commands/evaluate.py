@@ -15,6 +15,7 @@ from app.commands.settings_flags import add_settings, read_settings
 if TYPE_CHECKING:
     import torch
 
+    from app.settings import Settings
     from model.checkpoint import Checkpoint
     from model.data import Dataset
     from model.evaluate import Scores
@@ -36,6 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the scores; exit 1 below --min-accuracy."""
+    from model import checkpoint
     from model.checkpoint import CheckpointError
     from model.data import DataError
     from model.extras import MissingExtra
@@ -48,13 +50,17 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.report:  # what is wrong with it had better be known before the evaluation's minutes
             require_matplotlib()
             arguments.report.mkdir(parents=True, exist_ok=True)
-        dataset = _load_test_set(arguments)
+        settings = read_settings(arguments)
+        source = None if arguments.url else checkpoint.load(settings.weights)
+        dataset = _load_test_set(arguments, settings, source)
         if arguments.limit:
             import torch
 
             dataset = dataset.select(torch.arange(min(arguments.limit, len(dataset))), f"test[:{arguments.limit}]")
-        evaluate = _ask_service if arguments.url else _load_and_score
-        result, probabilities = evaluate(arguments, dataset)
+        if source is None:
+            result, probabilities = _ask_service(arguments, settings, dataset)
+        else:
+            result, probabilities = _score_and_record(arguments, source, dataset)
     except (DataError, CheckpointError, MissingExtra, OSError) as error:
         print(f"resnet: error: {error}", file=sys.stderr)
         return 1
@@ -71,19 +77,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load_test_set(arguments: argparse.Namespace) -> Dataset:
-    """Load the test split in the size and with the classes of what is evaluated. Raises DataError if they differ."""
+def _key(settings: Settings) -> str | None:
+    return settings.api_key.get_secret_value() if settings.api_key else None
+
+
+def _load_test_set(arguments: argparse.Namespace, settings: Settings, source: Checkpoint | None) -> Dataset:
+    """Load the test split in the size and with the classes of what is evaluated: `source`, or the service of --url.
+
+    Raises DataError if the classes differ.
+    """
     from app.client import fetch_card
-    from model import checkpoint
     from model.datasets import check_classes, load_dataset
 
-    settings = read_settings(arguments)
-    if arguments.url:
-        card = fetch_card(arguments.url, settings.api_key.get_secret_value() if settings.api_key else None)
+    if source is None:
+        card = fetch_card(arguments.url, _key(settings))
         size, classes, whose = card["input_size"], tuple(card["classes"]), arguments.url
     else:
-        metadata = checkpoint.load(settings.weights).metadata
-        size, classes, whose = metadata.input_size, metadata.classes, str(settings.weights)
+        size, classes, whose = source.metadata.input_size, source.metadata.classes, str(source.path)
     dataset = load_dataset(
         arguments.data, arguments.root, train=False, image_size=size, on_bad_image=arguments.on_bad_image
     )
@@ -101,14 +111,14 @@ def score_checkpoint(source: Checkpoint, dataset: Dataset, device: torch.device)
     return score(probabilities, dataset), probabilities
 
 
-def _load_and_score(arguments: argparse.Namespace, dataset: Dataset) -> tuple[dict[str, Any], torch.Tensor]:
-    """Score --weights on the CPU, and record the scores in the file if asked to."""
+def _score_and_record(
+    arguments: argparse.Namespace, source: Checkpoint, dataset: Dataset
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """Score a checkpoint on the CPU, and record the scores in its file if asked to."""
     import torch
 
     from model import checkpoint
 
-    path = read_settings(arguments).weights
-    source = checkpoint.load(path)
     metadata = source.metadata
     clean, probabilities = score_checkpoint(source, dataset, torch.device("cpu"))
     scores = clean.to_dict()
@@ -117,8 +127,8 @@ def _load_and_score(arguments: argparse.Namespace, dataset: Dataset) -> tuple[di
     if arguments.record:
         measured = record(metadata.measured, scores)
         metadata = metadata.model_copy(update={"measured": measured})
-        checkpoint.save(path, metadata, source.tensors, source.self_test_images, source.self_test_probabilities)
-        source = checkpoint.load(path)
+        checkpoint.save(source.path, metadata, source.tensors, source.self_test_images, source.self_test_probabilities)
+        source = checkpoint.load(source.path)
     return as_result(metadata.name, source.version, "checkpoint", scores), probabilities
 
 
@@ -153,13 +163,14 @@ def _robustness(source: Checkpoint, dataset: Dataset, clean: Scores) -> dict[str
     return robustness_table({CLEAN: clean} | by_name)
 
 
-def _ask_service(arguments: argparse.Namespace, dataset: Dataset) -> tuple[dict[str, Any], torch.Tensor]:
+def _ask_service(
+    arguments: argparse.Namespace, settings: Settings, dataset: Dataset
+) -> tuple[dict[str, Any], torch.Tensor]:
     """Score what a running service answers."""
     from app.client import classify_dataset
     from model.evaluate import score
 
-    key = read_settings(arguments).api_key
-    work = classify_dataset(arguments.url, dataset, arguments.concurrency, key.get_secret_value() if key else None)
+    work = classify_dataset(arguments.url, dataset, arguments.concurrency, _key(settings))
     model, probabilities = asyncio.run(work)
     scores = score(probabilities, dataset).to_dict()
     return as_result(model["name"], model["version"], "service", scores), probabilities

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import signal
 import sys
@@ -225,6 +224,7 @@ def _report(arguments: argparse.Namespace, path: Path, device: torch.device) -> 
     from model.data import DataError
     from model.extras import MissingExtra
     from model.report import write_report
+    from model.run_folder import RunFolder
 
     dataset, probabilities = None, None
     try:
@@ -236,8 +236,7 @@ def _report(arguments: argparse.Namespace, path: Path, device: torch.device) -> 
         source = checkpoint.load(path)
         scores, probabilities = score_checkpoint(source, dataset, device)
         result = as_result(source.metadata.name, source.version, "checkpoint", scores.to_dict())
-        data = (json.dumps(result, indent=1) + "\n").encode()
-        checkpoint.write_atomically(arguments.out / "evaluation.json", data)
+        RunFolder(arguments.out).write_json("evaluation.json", result)
         print(f"test top-1 {scores.top1:.4f}, ece {scores.ece:.4f} (15 bins)")
     try:
         write_report(arguments.out, arguments.out / "metrics.jsonl", dataset, probabilities)

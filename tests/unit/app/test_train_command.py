@@ -6,6 +6,7 @@ import logging
 import os
 import pty
 import re
+import signal
 import struct
 import sys
 import termios
@@ -20,7 +21,7 @@ from app.cli import build_parser
 from model import checkpoint
 from model.data import DataError, Dataset
 from model.evaluate import expected_calibration_error
-from model.learner import TrainingError
+from model.learner import Learner, TrainingError
 from model.train import Trainer
 
 STEPS = 24  # an epoch: 112 images, 16 held out, 4 a step
@@ -129,6 +130,28 @@ def test_the_bar_of_a_resumed_run_starts_where_the_run_goes_on(tmp_path: Path, m
     assert steps[0] == STEPS + 1
     assert steps[-1] == 2 * STEPS
     assert "| 0/" not in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_within_the_epoch_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    step = Learner.step
+
+    def interrupted(self: Learner, epoch: int, step_number: int, *rest: Any) -> Any:
+        if (epoch, step_number) == (0, 5):
+            signal.raise_signal(number)
+        return step(self, epoch, step_number, *rest)
+
+    handler = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", interrupted)
+        assert train(tmp_path, "--no-report") == 128 + number
+    assert signal.getsignal(number) is handler
+    assert "the same command goes on from" in capsys.readouterr().err
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert (state["epoch"], state["tally"]["steps"]) == (0, 6)
+    assert train(tmp_path, "--no-report") == 0
 
 
 def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -25,10 +25,11 @@ def test_record_adds_up_the_runs(tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder, seconds in zip(folders, (10.0, 5.0), strict=True):
         folder.mkdir()
+        (folder / "settings.json").write_text(json.dumps({"recipe": {"seed": 7}, "device": "cpu"}))
         lines = [{"epoch": 1, "seconds": seconds / 2}, {"epoch": 2, "seconds": seconds}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folders[1] / "evaluation.json").write_text(json.dumps({"top1": 0.9, "ece": 0.01, "version": "0123"}))
     record = record_of([["resnet", "train"], ["resnet", "train", "--seed", "1"]], folders)
     assert (record["top1"], record["ece"], record["training_seconds"]) == (0.9, 0.01, 15.0)
     assert [run["command"] for run in record["runs"]] == ["resnet train", "resnet train --seed 1"]
-    assert [run["epochs"] for run in record["runs"]] == [2, 2]
+    assert [(run["epochs"], run["seed"], run["device"]) for run in record["runs"]] == [(2, 7, "cpu")] * 2

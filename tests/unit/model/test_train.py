@@ -10,29 +10,15 @@ from torch import Tensor
 from model import checkpoint, learner
 from model.augment import apply
 from model.checkpoint import Checkpoint
-from model.data import Dataset, hold_out
+from model.data import hold_out
 from model.evaluate import compute_logits, score
 from model.learner import TrainingError
 from model.recipe import Recipe
 from model.train import Stopped, Trainer, pick_device
+from tests import toy_training
+from tests.toy_training import toy_dataset
 
-RECIPE = replace(
-    Recipe(),
-    phases=((8, 2), (16, 1)),
-    batch_size=16,
-    learning_rate=0.1,
-    ema_decay=0.9,
-    crop_padding=2,
-    cutout=4,
-    hold_out=16,
-)
-
-
-def toy_dataset(size: int = 16) -> Dataset:
-    """Make 64 pictures of noise with a class each: nothing to understand, all to be learnt by heart."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (64, 3, size, size), generator=generator, dtype=torch.uint8)
-    return Dataset("toy", "train", images, torch.arange(64) % 4, ("ant", "bee", "cat", "dog"))
+RECIPE = replace(toy_training.RECIPE, learning_rate=0.1, cutmix=0.0)
 
 
 def trainer(out: Path, recipe: Recipe = RECIPE, **options: Any) -> Trainer:
