@@ -4,6 +4,9 @@ The format is safetensors: a JSON header and raw numbers, so that loading one ca
 `resnet` entry is the metadata below as JSON; the tensors `self_test.images` and `self_test.probabilities` are
 inputs and the answers that training measured, which an engine must reproduce before it serves. A digest over
 metadata and tensors makes a changed byte show; the SHA-256 of the whole file is the checkpoint's version.
+
+Both say that a file is intact, not that it is the right one: whoever makes another file makes its digests. That is what
+a pinned SHA-256 is for, in a file SHA256SUMS beside the checkpoint or given by the caller.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +34,8 @@ METADATA_KEY = "resnet"
 SELF_TEST_IMAGES = "self_test.images"
 SELF_TEST_PROBABILITIES = "self_test.probabilities"
 MAX_FILE_BYTES = 2 << 30
+PINS = "SHA256SUMS"  # what `sha256sum` writes and `sha256sum -c` reads
+PIN = re.compile(r"(?P<sha256>[0-9A-Fa-f]{64}) [ *](?P<name>.+)")
 STORED_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -168,8 +174,36 @@ def save(
     write_atomically(path, safetensors.torch.save(everything, {METADATA_KEY: json.dumps(header)}))
 
 
-def load(path: Path) -> Checkpoint:
-    """Read and verify a checkpoint. Raises CheckpointError, whose message is one line, for anything amiss."""
+def pinned_sha256(path: Path) -> str | None:
+    """Return the SHA-256 (hex) that SHA256SUMS in the file's folder pins it to, or None without a SHA256SUMS.
+
+    Raises CheckpointError if SHA256SUMS cannot be read, or does not list the file: it says what the folder may hold.
+    """
+    pins = path.with_name(PINS)
+    try:
+        lines = pins.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"checkpoint {path}: {pins} cannot be read") from error
+    found = None
+    for number, line in enumerate(lines, start=1):
+        pin = PIN.fullmatch(line)
+        if pin is None:
+            raise CheckpointError(f"checkpoint {path}: {pins}, line {number}: not a line of sha256sum")
+        if Path(pin["name"]) == Path(path.name):
+            found = pin["sha256"].lower()
+    if found is None:
+        raise CheckpointError(f"checkpoint {path}: {pins} does not list it")
+    return found
+
+
+def load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
+    """Read and verify a checkpoint. Raises CheckpointError, whose message is one line, for anything amiss.
+
+    Nothing in a file is looked at unless its SHA-256 is the one that SHA256SUMS beside it pins, where there is one, and
+    `expected_sha256` (hex), where that is given.
+    """
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -177,6 +211,10 @@ def load(path: Path) -> Checkpoint:
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: cannot be read: {error.strerror}") from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    for expected, whose in ((expected_sha256, "expected"), (pinned_sha256(path), f"in {path.with_name(PINS)}")):
+        if expected is not None and sha256 != expected.lower():
+            raise CheckpointError(f"checkpoint {path}: its SHA-256 {sha256} is not the one {whose}: {expected}")
     try:
         tensors = safetensors.torch.load(data)
         header_bytes = int.from_bytes(data[:8], "little")
@@ -192,7 +230,7 @@ def load(path: Path) -> Checkpoint:
     if content_digest(fields, tensors) != digest:
         raise CheckpointError(f"checkpoint {path}: content does not match its SHA-256 digest: the file is corrupt")
     images, probabilities = tensors.pop(SELF_TEST_IMAGES), tensors.pop(SELF_TEST_PROBABILITIES)
-    return Checkpoint(path, hashlib.sha256(data).hexdigest(), metadata, tensors, images, probabilities)
+    return Checkpoint(path, sha256, metadata, tensors, images, probabilities)
 
 
 def _looks_like(data: bytes) -> str:

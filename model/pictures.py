@@ -11,15 +11,28 @@ import struct
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from model.transforms import evaluation_transform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
+# Pillow walks through a file's parts in Python, a few reads a part: millions of empty ones, or of fill bytes between
+# them, would take many seconds. The largest ordinary files take some ten thousand reads.
+MAX_READS = 200_000
+
 # Entropy-coded data never holds this marker, and progressive files have about ten; thousands are a bomb for the CPU.
 JPEG_SCAN_MARKER = b"\xff\xda"
-MAX_JPEG_SCANS = 100
+MAX_JPEG_SCANS = 32
+# Pillow puts them together one by one, each time copying all.
+JPEG_EXIF_MARKER = b"Exif\0\0"
+MAX_JPEG_EXIFS = 16
+
+# Pillow decodes these BMPs pixel by pixel in Python.
+MAX_RUN_LENGTH_PIXELS = 1 << 20
+
+# Of all texts in a PNG, uncompressed; Pillow's own limit is 64 MB.
+PngImagePlugin.MAX_TEXT_MEMORY = 8 << 20
 
 
 class PictureError(ValueError):
@@ -33,6 +46,21 @@ class PictureTooLarge(PictureError):
         super().__init__(f"more than {max_pixels} pixels")
 
 
+class BoundedReader(io.BytesIO):
+    """A file in memory that can be read from MAX_READS times. `read` raises PictureError after that."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._reads_left = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as a file does."""
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise PictureError("of too many parts")
+        return super().read(size)
+
+
 def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header of a picture file; no pixel is decoded yet. Raises PictureError, if too large PictureTooLarge.
 
@@ -44,8 +72,10 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     width, height = _webp_canvas(data)
     if width * height > max_pixels:
         raise PictureTooLarge(max_pixels)
+    if data.startswith(b"\xff\xd8"):
+        _check_jpeg(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(BoundedReader(data), formats=FORMATS)
         width, height = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureTooLarge(max_pixels) from error
@@ -55,8 +85,8 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         raise PictureError("damaged") from error
     if width * height > max_pixels:
         raise PictureTooLarge(max_pixels)
-    if image.format == "JPEG" and data.count(JPEG_SCAN_MARKER) > MAX_JPEG_SCANS:
-        raise PictureError("a JPEG of too many scans")
+    if width * height > MAX_RUN_LENGTH_PIXELS and any(tile.codec_name == "bmp_rle" for tile in image.tile):
+        raise PictureError("too large for a run-length encoded BMP")
     return image
 
 
@@ -94,6 +124,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _check_jpeg(data: bytes) -> None:
+    if data.count(JPEG_SCAN_MARKER) > MAX_JPEG_SCANS:
+        raise PictureError("a JPEG of too many scans")
+    if data.count(JPEG_EXIF_MARKER) > MAX_JPEG_EXIFS:
+        raise PictureError("a JPEG of too many EXIF segments")
 
 
 def _webp_canvas(data: bytes) -> tuple[int, int]:

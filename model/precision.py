@@ -9,7 +9,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is faster than float32 there: Ampere or newer GPUs, CPUs with matrix tiles (AMX).
 
     AVX512-BF16 without AMX is left out on purpose: there, bfloat16 measured slower than float32
-    (benchmarks/precision_cpu.json).
+    (benchmarks/engine_cpu.json).
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8

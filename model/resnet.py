@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 Stem = Literal["cifar", "imagenet"]
@@ -200,7 +199,8 @@ class ResNet(nn.Module):
     def reset_parameters(self) -> None:
         """He initialisation (He et al. 2015, arXiv:1502.01852), fan-out mode; batch norm starts as the identity."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # On the meta device there are no numbers, and torch would load its compiler to draw none: 150 MB, for good.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
@@ -289,32 +289,3 @@ def resnet101(num_classes: int = 10, stem: Stem = "cifar") -> ResNet:
 def resnet152(num_classes: int = 10, stem: Stem = "cifar") -> ResNet:
     """Build ResNet-152."""
     return Architecture("resnet152", num_classes, stem).build()
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Return the number of trainable values."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
-@torch.no_grad()
-def count_macs(network: nn.Module, size: int) -> int:
-    """Return multiply-accumulates of convolutions and linear layers for one image of (3, size, size)."""
-    macs = 0
-
-    def record(module: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal macs
-        if isinstance(module, nn.Conv2d):
-            macs += output[0].numel() * module.weight[0].numel()
-        elif isinstance(module, nn.Linear):
-            macs += module.weight.numel()
-
-    hooks = [m.register_forward_hook(record) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    was_training = network.training
-    network.eval()
-    try:
-        network(torch.zeros(1, 3, size, size, device=next(network.parameters()).device))
-    finally:
-        network.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    return macs

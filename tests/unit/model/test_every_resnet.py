@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import app.cli
-from app.engine import TorchEngine
+from app.engine import CheckpointEngine, open_backend
+from app.settings import Settings
 from model import checkpoint
 from model.data import Dataset
 from model.recipe import Recipe
@@ -44,7 +45,9 @@ def test_it_learns_is_saved_loaded_and_served(tmp_path: Path, options: dict[str,
     unmoved = [name for name, value in trainer.learner.network.named_parameters() if torch.equal(value, before[name])]
     assert unmoved == []
     assert options.items() <= loaded.metadata.architecture.items()
-    engine = TorchEngine(loaded, device="cpu", precision="float32", batch_sizes=(1, 16), threads=1)
+    engine = CheckpointEngine(
+        loaded, open_backend(loaded, Settings(device="cpu", precision="float32", threads=1)), (1, 16)
+    )
     engine.self_test()
     assert engine.run(np.zeros((2, 3, 8, 8), np.uint8)).shape == (2, 2)
 

@@ -6,6 +6,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from model.cost import count_macs, count_parameters
 from model.fuse import fold_batch_norm
 from model.resnet import (
     MAX_GROUPED_WIDTH,
@@ -14,8 +15,6 @@ from model.resnet import (
     Projection,
     ResidualBlock,
     ResNet,
-    count_macs,
-    count_parameters,
     make_shortcut,
     resnet18,
     resnet34,
