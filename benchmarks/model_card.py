@@ -13,8 +13,8 @@ from torch.nn import functional
 from app.settings import SHIPPED_WEIGHTS
 from model import checkpoint
 from model.checkpoint import Checkpoint
+from model.cost import count_macs, count_parameters
 from model.evaluate import compute_logits
-from model.resnet import count_macs, count_parameters
 
 STRANGE_IMAGES = 1000
 

@@ -56,6 +56,7 @@ class Recipe:
     """How to train what. `phases` are (image size in pixels, epochs); `warmup` is a share of all steps.
 
     `arch` to `shortcut` are the network's, see model.resnet.Architecture; `stem` "auto" is chosen by the image size.
+    `keep_initial` is the share of the weights it started from in the final ones, see model.interpolate.
     """
 
     arch: str = "resnet18"
@@ -79,6 +80,7 @@ class Recipe:
     jpeg: float = 0.0
     greyscale: float = 0.0
     rescale: float = 0.0
+    keep_initial: float = 0.0
     hold_out: int = 5000
     seed: int = 0
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.checkpoint import Checkpoint
 from model.data import Dataset, hold_out
 from model.distributed import World
 from model.evaluate import score
 from model.finish import write_checkpoint
+from model.interpolate import STATISTICS_IMAGES, estimate_batch_norm, interpolate
 from model.learner import Learner, TrainingError
 from model.recipe import Recipe
 from model.run_folder import RunFolder
@@ -93,6 +94,8 @@ class Trainer:
             raise TrainingError("nothing is held out to fit the temperature on: give --temperature or --hold-out")
         if temperature is not None and not temperature > 0:
             raise TrainingError(f"the temperature must be above 0, not {temperature}")
+        if recipe.keep_initial and (init_from is None or init_from.metadata.classes != dataset.classes):
+            raise TrainingError("--keep-initial needs --init-from, a checkpoint of the same classes")
         self.recipe = recipe
         self.full = dataset
         self.folder = RunFolder(out)
@@ -247,7 +250,7 @@ class Trainer:
         """Write the checkpoint of the averaged network."""
         write_checkpoint(
             self.folder.checkpoint,
-            self.learner.average.network,
+            self._final_network(),
             architecture=self.learner.architecture,
             dataset=self.full,
             training=self.learner.training,
@@ -255,6 +258,19 @@ class Trainer:
             temperature=self.temperature,
             recipe=self._recipe_done(),
         )
+
+    def _final_network(self) -> nn.Module:
+        """Return the averaged network, with the share of the initial weights that the recipe wants kept."""
+        trained = self.learner.average.network
+        if self.init_from is None or not self.recipe.keep_initial:
+            return trained
+        log.info("averaging with the initial weights, of which %g is kept", self.recipe.keep_initial)
+        network = self.learner.architecture.build().to(self.device)  # without what processes share
+        network.load_state_dict(trained.state_dict())
+        interpolate(network, self.init_from.tensors, self.recipe.keep_initial)
+        images = self.learner.training.images[:STATISTICS_IMAGES]
+        estimate_batch_norm(network, images, self.full.mean, self.full.std)
+        return network.eval()
 
     def _recipe_done(self) -> dict[str, Any]:
         """Return the recipe with what the run took, and the run that it started from, if any."""

@@ -34,3 +34,10 @@ def image_size(text: str) -> int:
     if text.isascii() and text.isdigit() and 8 <= int(text) <= 512:
         return int(text)
     raise argparse.ArgumentTypeError(f"expected 8 to 512 pixels, not {text!r}")
+
+
+def positive(text: str) -> int:
+    """Parse how many of something. Raises argparse.ArgumentTypeError."""
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")

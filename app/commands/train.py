@@ -33,13 +33,13 @@ def _preset_values(name: str) -> str:
 
 
 def _share(text: str) -> float:
-    """Parse a share of the images."""
+    """Parse a share of one."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share of the images from 0 to 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, not {text!r}")
     return value
 
 
@@ -83,6 +83,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hold-out", type=int, help=f"images kept out of training [{_preset_values('hold_out')}]")
     parser.add_argument("--temperature", type=float, help="use this one instead of fitting it on the held-out images")
     parser.add_argument("--init-from", type=Path, help="checkpoint to start from, instead of fresh weights")
+    parser.add_argument(
+        "--keep-initial",
+        type=_share,
+        help=f"share of the weights of --init-from in the final ones [{_preset_values('keep_initial')}]",
+    )
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, help="run the network through torch.compile [on CUDA]"
     )

@@ -90,3 +90,12 @@ def test_the_card_is_asked_for_with_the_key(monkeypatch):
     with pytest.raises(ConnectionError, match="the service answered 401"):
         fetch_card("http://there")
     assert asked == [("http://there/model", {"authorization": "Bearer secret"}), ("http://there/model", {})]
+
+
+@pytest.mark.parametrize("flag", ["--limit", "--concurrency"])
+@pytest.mark.parametrize("number", ["0", "-1", "1.5", "many", ""])
+def test_evaluation_of_no_images_or_by_nobody_is_refused(flag, number, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("evaluate", flag, number)
+    assert stopped.value.code == 2
+    assert f"argument {flag}: expected a whole number of at least 1, not '{number}'" in capsys.readouterr().err
