@@ -18,6 +18,15 @@ COPY constraints.txt /build/
 COPY --from=requirements /build/requirements.txt /build/
 RUN /opt/venv/bin/pip install --no-cache-dir --constraint /build/constraints.txt --requirement /build/requirements.txt ${PIP_ARGS}
 
+# The list of what is in /opt/venv, in the CycloneDX format, by a tool that stays out of it.
+FROM dependencies AS sbom
+ARG PIP_ARGS=""
+RUN python3 -m venv /opt/cyclonedx && \
+    /opt/cyclonedx/bin/pip install --no-cache-dir --constraint /build/constraints.txt cyclonedx-bom ${PIP_ARGS}
+COPY pyproject.toml /build/
+RUN /opt/cyclonedx/bin/cyclonedx-py environment --pyproject /build/pyproject.toml --output-reproducible \
+    --output-file /build/sbom.cdx.json /opt/venv/bin/python
+
 # app/, model/ and bin/resnet land in /srv/resnet, compiled to bytecode; weights/ goes beside them, where app/ looks for it.
 FROM dependencies AS project
 ARG PIP_ARGS=""
@@ -28,6 +37,7 @@ RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --target /srv/resnet . ${
 FROM ${BASE_IMAGE}
 RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin resnet
 COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=sbom /build/sbom.cdx.json /srv/resnet/sbom.cdx.json
 COPY weights /srv/resnet/weights
 COPY --from=project /srv/resnet /srv/resnet
 ENV PATH=/srv/resnet/bin:/opt/venv/bin:$PATH \

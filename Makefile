@@ -4,13 +4,14 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+FUZZ_SECONDS ?= 300
 DATA   ?= $(firstword $(wildcard data ../shared/data) data)
 
 export CIFAR10_ROOT ?= $(abspath $(DATA))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test chaos check format train evaluate bench bench-training experiment-degradation test-containers clean
+.PHONY: $(shell grep -ohE '^[a-z-]+:' $(MAKEFILE_LIST) | tr -d :)
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -27,8 +28,16 @@ serve: $(VENV)/.installed ## serve the shipped checkpoint on http://127.0.0.1:80
 test: $(VENV)/.installed ## run the tests
 	$(BIN)/pytest
 
-chaos: $(VENV)/.installed ## run the tests that take minutes: load, trouble, draining twenty times in a row
+chaos: $(VENV)/.installed ## run the tests that take minutes: load, trouble, fuzzing (FUZZ_SEED=, FUZZ_CASES=), draining
 	$(BIN)/pytest -m chaos
+	$(BIN)/python -m benchmarks.reliability_page
+
+soak: $(VENV)/.installed ## thirty minutes of mixed traffic with reloads and a restart (MINUTES=n): benchmarks/reliability/soak.json, soak.png
+	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),30)
+	$(BIN)/python -m benchmarks.reliability_page
+
+fuzz-decode: $(VENV)/.installed ## fuzz the decoding of pictures by coverage (FUZZ_SECONDS=300); needs the extra 'fuzz'
+	$(BIN)/python -m tests.fuzz_decode --seconds $(FUZZ_SECONDS)
 
 check: $(VENV)/.installed ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -51,8 +60,20 @@ evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoi
 	$(BIN)/python -m benchmarks.model_card
 
 bench: $(VENV)/.installed ## make the figures under benchmarks/ again
-	$(BIN)/python -m benchmarks.precision_cpu
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/resnet bench engine --sizes 1,8,32 --rounds 7 --json benchmarks/engine_cpu.json
+	$(BIN)/python -m benchmarks.precisions --root $(DATA)
 	$(BIN)/python -m benchmarks.service --data $(DATA)
+	$(BIN)/python -m benchmarks.service --data $(DATA) --precision int8
+	$(BIN)/python -m benchmarks.open_loop
+	$(BIN)/python -m benchmarks.large_requests
+
+bench-memory: $(VENV)/.installed ## resident memory over 100,000 requests, some ten minutes on two cores
+	$(BIN)/python -m benchmarks.memory
+
+bench-peers: $(VENV)/.installed ## this service beside LitServe, Mosec, BentoML, Ray Serve, TorchServe: docs/peers.md, an hour (PEERS=flags, such as '--rounds 1')
+	$(BIN)/python -m benchmarks.peers --engine null --seconds 4 $(PEERS)
+	$(BIN)/python -m benchmarks.peers --engine checkpoint $(PEERS)
 
 experiment-degradation: $(VENV)/.installed ## plain against residual networks: docs/degradation.md (EXPERIMENT=flags, such as '--epochs 10')
 	$(BIN)/python -m benchmarks.degradation --root $(DATA) $(EXPERIMENT)
@@ -60,5 +81,15 @@ experiment-degradation: $(VENV)/.installed ## plain against residual networks: d
 test-containers: ## build the image, bring the CPU variant up, predict, take it down (needs Docker)
 	tests/containers/run.sh
 
+pin-weights: ## pin the SHA-256 of the files in weights/ anew, after the shipped checkpoint was replaced
+	cd weights && sha256sum -- *.safetensors >SHA256SUMS
+
+audit: $(VENV)/.installed ## known vulnerabilities of the pinned versions: "Error 1" is some, "Error 2" not all checked
+	$(BIN)/python -m tools.audit
+
+sbom: ## list the image's Python packages in sbom.cdx.json (CycloneDX); without Docker, those of .venv
+	@docker info >/dev/null 2>&1 || $(MAKE) --no-print-directory $(VENV)/.installed
+	tools/sbom.sh $(BIN)
+
 clean: ## remove what the targets above have made
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .bench *.egg-info .pytest_cache .mypy_cache .ruff_cache sbom.cdx.json
