@@ -2,8 +2,9 @@
 
 Batch-when-free: an idle engine takes what is queued at once; while it runs, the queue grows and becomes the next
 batch. Images are counted, not requests: a large request is split over several batches, small ones share one.
-The queue is bounded; work that is expired or abandoned is dropped when a batch is formed, before it costs the
-engine anything. If the engine or the loop itself dies, everything waiting fails at once and `on_fatal` is told.
+The queue is bounded, by images and by time: what would not be done by its deadline is refused at once, and what is
+expired or abandoned is dropped when a batch is formed, before it costs the engine anything. If the engine or the loop
+itself dies, everything waiting fails at once and `on_fatal` is told.
 The engine can be exchanged between two batches, and only when no request is answered in part: all images of a request
 are computed by one engine, whose name and version its outcome carries.
 """
@@ -28,6 +29,9 @@ from app.threads import in_thread
 log = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_FAILURES = 3
+
+# The share of a request's time that the queue may be expected to take; the rest is for what was not foreseen.
+QUEUE_SHARE = 0.8
 
 
 class EngineOutOfMemory(Exception):
@@ -66,6 +70,7 @@ class Batcher:
         *,
         max_batch: int,
         max_queue_images: int,
+        max_queue_s: float = math.inf,
         max_wait_s: float = 0.0,
         on_batch: Callable[[int, float], None] = lambda _images, _seconds: None,
         on_fatal: Callable[[str], None] = lambda _reason: None,
@@ -74,6 +79,7 @@ class Batcher:
         self.model = model
         self.max_batch = max_batch
         self.max_queue_images = max_queue_images
+        self.max_queue_s = max_queue_s
         self.max_wait_s = max_wait_s
         self._on_batch = on_batch
         self._on_fatal = on_fatal
@@ -91,12 +97,24 @@ class Batcher:
 
     # -- for requests
 
-    def admit(self, count: int) -> Ticket:
-        """Reserve places for `count` images. Raises QueueFull, saying when to come back, or EngineFailed."""
+    def require_room(self, count: int, deadline: float) -> None:
+        """Raise QueueFull, saying when to come back, if there is no room or no time for `count` images.
+
+        They are wanted by `deadline`, a time.monotonic(), and what is ahead of them must not take longer than
+        `max_queue_s`; but two batches may always wait, so that the engine has work. Raises EngineFailed if it is dead.
+        """
         if self._dead:
             raise EngineFailed
-        if self.queued_images + count > self.max_queue_images:
-            raise QueueFull(retry_after_s=self._estimate_wait_s())
+        ahead_s = self._seconds_until_done(0)
+        in_time = self._seconds_until_done(count) <= QUEUE_SHARE * (deadline - time.monotonic())
+        too_long = ahead_s > self.max_queue_s and self.queued_images >= 2 * self.max_batch
+        no_room = self.queued_images + count > self.max_queue_images
+        if no_room or too_long or (self.queued_images and not in_time):
+            raise QueueFull(retry_after_s=min(60, max(1, math.ceil(ahead_s))))
+
+    def admit(self, count: int, deadline: float) -> Ticket:
+        """Reserve places for `count` images that are wanted by `deadline`. Raises what `require_room` raises."""
+        self.require_room(count, deadline)
         self.queued_images += count
         return Ticket(self._free_places, count)
 
@@ -115,9 +133,10 @@ class Batcher:
     def _free_places(self, count: int) -> None:
         self.queued_images -= count
 
-    def _estimate_wait_s(self) -> int:
-        seconds = self.queued_images / self._images_per_s if self._images_per_s else 1.0
-        return min(60, max(1, math.ceil(seconds)))
+    def _seconds_until_done(self, count: int) -> float:
+        """Return how long the engine will need for all it has and `count` images more; 0 while nothing is known."""
+        running = sum(stop - start for _, start, stop in self._running)
+        return (running + self.queued_images + count) / self._images_per_s if self._images_per_s else 0.0
 
     # -- life
 
@@ -258,9 +277,10 @@ class Batcher:
             return
         seconds = time.monotonic() - started
         self._failures = 0
-        self._images_per_s = (
-            0.9 * self._images_per_s + 0.1 * len(images) / seconds if self._images_per_s else len(images) / seconds
-        )
+        if len(images) == self.max_batch:  # a queue is worked off in full batches, whose rate is the best one
+            # The mean of the times, not of the rates: a few fast batches must not hide the slow ones between them.
+            each_s = seconds / len(images)
+            self._images_per_s = 1 / (0.9 / self._images_per_s + 0.1 * each_s) if self._images_per_s else 1 / each_s
         self._on_batch(len(images), seconds)
         at = 0
         for job, start, stop in batch:

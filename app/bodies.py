@@ -1,4 +1,4 @@
-"""The body of a request -> the image files in it: reading within limits, and the three forms it can have."""
+"""The body of a request -> the images in it, as files or ready: reading within limits, and the forms it can have."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from app.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
+from app.imaging import Entry
+from app.npy import NPY_TYPE, read_npy
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
 JSON_FORM = 'The JSON body must be {"images": ["<base64>", ...]} with at least one image.'
@@ -87,10 +89,11 @@ async def read_body(
         raise BodyTooSlow from error
 
 
-def split_images(content_type: str | None, body: bytes, max_images: int) -> list[bytes | ServiceError]:
-    """Return the image files of a body, at least one; an entry that is no base64 is an error in its place.
+def split_images(content_type: str | None, body: bytes, max_images: int, size: int) -> list[Entry]:
+    """Return the images of a body, at least one: files, or arrays that are ready, uint8 (3, size, size).
 
-    Raises UnsupportedMediaType, MalformedRequest and TooManyImages.
+    An entry that is no base64 is an error in its place.
+    Raises UnsupportedMediaType, MalformedRequest, UnusableArray and TooManyImages.
     """
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind in IMAGE_TYPES:
@@ -102,6 +105,8 @@ def split_images(content_type: str | None, body: bytes, max_images: int) -> list
         return list(_split_multipart(boundary, body, max_images))
     if kind == "application/json":
         return _split_json(body, max_images)
+    if kind == NPY_TYPE:
+        return list(read_npy(body, max_images, size))
     raise UnsupportedMediaType
 
 
@@ -116,7 +121,7 @@ def _parameter(header: str, value: str, name: str) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _split_json(body: bytes, max_images: int) -> list[bytes | ServiceError]:
+def _split_json(body: bytes, max_images: int) -> list[Entry]:
     """Read {"images": ["<base64>", ...]}; a data: URL's prefix is allowed."""
     # What a right body never has is refused before objects are made of it: nesting, or more items than base64 strings.
     if body.count(b"[") > 1 or body.count(b"{") > 1:

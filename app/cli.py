@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from app.commands import evaluate, healthcheck, predict, reload, serve, train
+from app.commands import bench, evaluate, healthcheck, predict, reload, serve, train
 
 COMMANDS = {
     "serve": (serve, "serve a checkpoint over HTTP"),
     "predict": (predict, "classify image files, without a server"),
     "train": (train, "train a checkpoint"),
     "evaluate": (evaluate, "measure accuracy and calibration of a checkpoint or of a running service"),
+    "bench": (bench, "measure the engine beside other ways to compute the same"),
     "reload": (reload, "let a running service load its checkpoint file again, without a gap"),
     "healthcheck": (healthcheck, "exit 0 if a service is ready"),
 }

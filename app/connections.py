@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 import uuid
 from collections.abc import Callable
@@ -23,6 +24,10 @@ from app.errors import HeaderTooSlow, MalformedRequest, ServiceError
 # Open files that are not connections: the port, the event loop, libraries, /proc for the metrics, probes on their port.
 OTHER_FILES = 128
 LATE_S = 0.05
+
+# h11 refuses a larger header only if a part of it is still missing, so that the network would decide.
+MAX_HEADER_BYTES = 64 << 10
+HEADER_END = re.compile(rb"\n\r?\n")
 
 # A refused client may still be sending. Closing at once would reset the connection, and take the answer with it.
 LINGER_S = 1.0
@@ -74,7 +79,11 @@ class Connection(H11Protocol):
         """Take bytes of a header or a body; those that follow a refusal are thrown away."""
         if self._linger_timer is not None:
             return
-        super().data_received(data)
+        if self._header_too_large(data):
+            self._unset_keepalive_if_required()
+            self.send_400_response("")
+        else:
+            super().data_received(data)
         self._watch_header()
 
     def on_response_complete(self) -> None:
@@ -110,10 +119,17 @@ class Connection(H11Protocol):
         """Answer what is not HTTP; overrides uvicorn's plain text."""
         self._refuse(MalformedRequest("This is not an HTTP request that can be read, or its header is too large."))
 
+    def _header_too_large(self, data: bytes) -> bool:
+        if self.conn.their_state is not h11.IDLE:
+            return False
+        begun = self.conn.trailing_data[0]
+        too_long = len(begun) + len(data) > MAX_HEADER_BYTES
+        return too_long and HEADER_END.search(begun + data, 0, MAX_HEADER_BYTES) is None
+
     def _watch_header(self) -> None:
         """Let the header's time run exactly while a header is awaited and the keep-alive timer does not run."""
-        awaited = self.conn.their_state is h11.IDLE and not self.transport.is_closing()
-        if not awaited or self.timeout_keep_alive_task is not None:
+        refused = self._linger_timer is not None or self.transport.is_closing()
+        if refused or self.conn.their_state is not h11.IDLE or self.timeout_keep_alive_task is not None:
             if self._header_timer is not None:
                 self._header_timer.cancel()
                 self._header_timer = None

@@ -1,28 +1,40 @@
-"""A checkpoint on a device: uint8 batch in, probabilities out. The only place in app/ that touches torch.
+"""A checkpoint on a device: uint8 batch in, probabilities out.
 
-Images go to the device as uint8 and are normalised there; forward, calibration and softmax follow. Batches are
-padded to a few fixed sizes, which are all run once before the engine counts as warm.
+What computes the logits is a backend (app/torch_backend.py, app/openvino_backend.py); with it, the only rooms in app/
+that touch torch. Images go to the device as uint8 and are normalised there; forward, calibration and softmax follow.
+Batches are padded to a few fixed sizes, which are all run once before the engine counts as warm.
 """
 
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from app.batcher import EngineBroken, EngineOutOfMemory
+from app.batch_sizes import choose_batch_sizes
 from app.cores import available_cores
 from app.settings import Settings
+from app.torch_backend import TorchBackend
 from model import checkpoint
 from model.checkpoint import Checkpoint
-from model.fuse import fold_batch_norm
 from model.precision import has_fast_bfloat16
-from model.transforms import normalise
 
 log = logging.getLogger(__name__)
+
+# The most images a batch is tried with. A processor has reached its best rate long before.
+LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
+
+# Eight-bit integers move probabilities by more than another order of float additions does.
+INT8_TOLERANCE = 0.1
+
+
+class EngineUnavailable(RuntimeError):
+    """This machine cannot run the engine that the settings ask for; the message is one line for the operator."""
 
 
 class SelfTestFailed(RuntimeError):
@@ -35,6 +47,9 @@ class Engine(Protocol):
     card: dict[str, Any]
     """Name, version, sha256, classes, input_size, device, dtype and the rest of the checkpoint's metadata."""
 
+    batch_sizes: tuple[int, ...]
+    """The sizes that batches are padded to, increasing; the last one is the most images that `run` takes."""
+
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to probabilities (N, classes). Raises EngineOutOfMemory and EngineBroken."""
 
@@ -42,72 +57,55 @@ class Engine(Protocol):
         """Give back the memory; the engine never runs again."""
 
 
-class TorchEngine:
-    """The network of a checkpoint, ready to run on one device, from one thread at a time."""
+class Backend(Protocol):
+    """A checkpoint's network in some runtime, on one device, for one thread at a time."""
 
-    def __init__(
-        self, source: Checkpoint, *, device: str, precision: str, batch_sizes: tuple[int, ...], threads: int
-    ) -> None:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
-        if precision == "auto":
-            precision = "bfloat16" if has_fast_bfloat16(self.device) else "float32"
-        self.dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
+    runtime: str
+    device: str
+    dtype: str
+
+    def logits(self, images: NDArray[np.uint8]) -> Tensor:
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken."""
+
+    def close(self) -> None:
+        """Give back the memory."""
+
+
+class CheckpointEngine:
+    """A backend with what surrounds it: padding, calibration, self-test."""
+
+    def __init__(self, source: Checkpoint, backend: Backend, batch_sizes: tuple[int, ...] = ()) -> None:
+        self.backend = backend
         self.batch_sizes = batch_sizes
-        torch.set_num_threads(threads or available_cores())
-        self.card = _card(source, str(self.device), precision)
-        metadata = source.metadata
-        network = fold_batch_norm(source.network())
-        self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.mean = torch.tensor(metadata.mean, device=self.device)
-        self.std = torch.tensor(metadata.std, device=self.device)
-        self.calibration = metadata.calibration
+        self.card = _card(source, backend)
+        self.calibration = source.metadata.calibration
         self._self_test_images = source.self_test_images.numpy()
         self._self_test_probabilities = source.self_test_probabilities.numpy()
-        self._tolerance = metadata.self_test_tolerance
+        tolerance = source.metadata.self_test_tolerance
+        self._tolerance = max(tolerance, INT8_TOLERANCE) if backend.dtype == "int8" else tolerance
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S), N at most the largest batch size, to float32 (N, classes)."""
-        try:
-            return self._forward(images)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise EngineOutOfMemory from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):
-                raise EngineOutOfMemory from error
-            if self.device.type == "cuda" and "CUDA error" in str(error):  # sticky: the context is lost
-                raise EngineBroken("the CUDA context is lost") from error
-            raise
-
-    @torch.inference_mode()
-    def _forward(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         count = len(images)
-        padded = next(size for size in self.batch_sizes if size >= count)
+        padded = next((size for size in self.batch_sizes if size >= count), count)
         if padded > count:
             images = np.concatenate([images, np.zeros((padded - count, *images.shape[1:]), np.uint8)])
-        batch = torch.from_numpy(images).to(self.device)
-        inputs = normalise(batch, self.mean, self.std).to(self.dtype, memory_format=torch.channels_last)
-        logits = self.network(inputs)[:count].float()
-        probabilities: NDArray[np.float32] = self.calibration.probabilities(logits).cpu().numpy()
+        with torch.inference_mode():
+            logits = self.backend.logits(images)[:count]
+            probabilities: NDArray[np.float32] = self.calibration.probabilities(logits).numpy()
         return probabilities
 
-    def warm_up(self) -> None:
-        """Run every batch size once, so that no request pays for what a device does at first sight."""
+    def prepare(self, largest: int) -> None:
+        """Choose the batch sizes by measurement, up to `largest`, or warm up those that were given."""
         size = self.card["input_size"]
+        if not self.batch_sizes:
+            self.batch_sizes = choose_batch_sizes(self.run, size, largest)
         for batch_size in self.batch_sizes:
             self.run(np.zeros((batch_size, 3, size, size), np.uint8))
 
-    def close(self) -> None:
-        """Give the network's memory back to the device, for whoever loads the next one."""
-        del self.network
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
     def self_test(self) -> None:
         """Reproduce the checkpoint's own answers. Raises SelfTestFailed."""
-        step = self.batch_sizes[-1]
+        step = self.batch_sizes[-1] if self.batch_sizes else 1
         parts = [self.run(self._self_test_images[i : i + step]) for i in range(0, len(self._self_test_images), step)]
         worst = float(np.abs(np.concatenate(parts) - self._self_test_probabilities).max())
         if not worst <= self._tolerance:  # also catches NaN
@@ -117,27 +115,55 @@ class TorchEngine:
             )
         log.info("self-test passed: probabilities within %.4f of those measured in training", worst)
 
+    def close(self) -> None:
+        """Give the network's memory back to the device, for whoever loads the next one."""
+        self.backend.close()
 
-def load_engine(settings: Settings) -> TorchEngine:
-    """Load, verify, warm up and self-test. Raises CheckpointError, SelfTestFailed, or what torch raises."""
-    engine = TorchEngine(
-        checkpoint.load(settings.weights),
-        device=settings.device,
-        precision=settings.precision,
-        batch_sizes=settings.batch_sizes,
-        threads=settings.threads,
-    )
+
+def load_engine(settings: Settings) -> CheckpointEngine:
+    """Load, verify, self-test and warm up.
+
+    Raises CheckpointError, EngineUnavailable, SelfTestFailed, or what the runtime raises.
+    """
+    source = checkpoint.load(settings.weights, settings.weights_sha256)
+    engine = CheckpointEngine(source, open_backend(source, settings), settings.batch_sizes or ())
     engine.self_test()
-    engine.warm_up()
+    engine.prepare(min(LARGEST_BATCH[torch.device(engine.backend.device).type], settings.max_queue_images))
     return engine
 
 
-def _card(source: Checkpoint, device: str, dtype: str) -> dict[str, Any]:
+def open_backend(source: Checkpoint, settings: Settings) -> Backend:
+    """Put a checkpoint's network where the settings say. Raises EngineUnavailable."""
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision: str = settings.precision
+    if precision == "auto":
+        precision = "bfloat16" if has_fast_bfloat16(torch.device(device)) else "float32"
+    threads = settings.threads or available_cores()
+    runtime = settings.runtime
+    if runtime == "auto":
+        runtime = "openvino" if device == "cpu" and find_spec("openvino") else "torch"
+    if runtime == "torch":
+        if precision == "int8":
+            raise EngineUnavailable("precision int8 needs device cpu and OpenVINO")
+        return TorchBackend(source, device, precision, threads)
+    if device != "cpu":
+        raise EngineUnavailable("runtime openvino needs device cpu")
+    if not find_spec("openvino"):
+        raise EngineUnavailable("runtime openvino is not installed here: pip install openvino")
+    from app.openvino_backend import OpenVinoBackend  # it imports openvino, which a GPU does not need
+
+    return OpenVinoBackend(source, precision, threads)
+
+
+def _card(source: Checkpoint, backend: Backend) -> dict[str, Any]:
     fields = source.metadata.model_dump(mode="json", exclude={"format", "self_test_tolerance"})
     return fields | {
         "version": source.version,
         "sha256": source.sha256,
         "calibrated": source.metadata.temperature_fitted_on not in {"not fitted", "given"},
-        "device": device,
-        "dtype": dtype,
+        "device": backend.device,
+        "dtype": backend.dtype,
+        "runtime": backend.runtime,
     }

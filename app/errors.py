@@ -5,6 +5,7 @@ Texts are fixed: nothing of an exception, an address, a path or a stack ever rea
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -97,7 +98,8 @@ class UnsupportedMediaType(ServiceError):
     status, code, title = 415, "unsupported-media-type", "Unsupported media type"
     text = (
         "Send an image as image/jpeg, image/png, image/webp, image/gif, image/bmp or application/octet-stream, "
-        "images as multipart/form-data in fields named 'file', or base64 in application/json, not compressed."
+        "images as multipart/form-data in fields named 'file', base64 in application/json, or an array as "
+        "application/x-npy; not compressed."
     )
 
 
@@ -106,6 +108,11 @@ class BadParameter(ServiceError):
 
     status, code, title = 422, "bad-parameter", "Bad parameter"
     text = "A parameter has a value that cannot be used."
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> BadParameter:
+        """Return the error that names these parameters."""
+        return cls(f"Not a usable value: {', '.join(sorted(names))}.")
 
 
 class BadBase64(ServiceError):
@@ -120,6 +127,15 @@ class UndecodableImage(ServiceError):
 
     status, code, title = 422, "undecodable-image", "Image cannot be decoded"
     text = "The bytes are not an intact JPEG, PNG, WebP, GIF or BMP image."
+
+
+class UnusableArray(ServiceError):
+    """An array of another type, shape or memory order than the network's images have."""
+
+    status, code, title = 422, "unusable-array", "Array cannot be used"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The array must be uint8 (N, 3, {size}, {size}) or (3, {size}, {size}) in C order.")
 
 
 class TooManyPixels(ServiceError):

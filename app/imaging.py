@@ -30,6 +30,8 @@ TINY_PIXELS = 128 * 128
 MAX_THREADS = 8
 
 Decoded = NDArray[np.uint8] | ServiceError
+# What a body holds: a file to be decoded, an image that is ready, or what is wrong with it.
+Entry = bytes | Decoded
 Result = TypeVar("Result")
 
 
@@ -67,6 +69,8 @@ class Decoder:
         self.size = size
         self.max_pixels = max_pixels
         self.threads = threads or min(MAX_THREADS, available_cores())
+        # What Pillow warns of in damaged files would go to the log, and stay in memory: Python remembers each text.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         # Pillow would print its warning; the pixels are refused either way.
         warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
         self._begun: dict[int, float] = {}
@@ -94,25 +98,28 @@ class Decoder:
         begun = list(self._begun.values())
         return time.monotonic() - max(begun) if len(begun) == self.threads else 0.0
 
-    async def decode_all(self, files: Sequence[bytes | ServiceError], deadline: float) -> list[Decoded]:
-        """Return, for each file in order, uint8 (3, size, size) or what is wrong with it.
+    async def decode_all(self, entries: Sequence[Entry], deadline: float) -> list[Decoded]:
+        """Return, for each entry in order, uint8 (3, size, size) or what is wrong with it.
 
         Raises DeadlinePassed at `deadline`, a time.monotonic(); files that are not begun by then never are.
         """
-        if len(files) == 1:
-            alone = self._try_inline(files[0])
+        if len(entries) == 1:
+            alone = self._try_inline(entries[0])
             if alone is not None:
                 return [alone]
-        share = -(-len(files) // self.threads)
-        parts = [files[i : i + share] for i in range(0, len(files), share)]
+        ready = [entry for entry in entries if not isinstance(entry, bytes)]
+        if len(ready) == len(entries):
+            return ready
+        share = -(-len(entries) // self.threads)
+        parts = [entries[i : i + share] for i in range(0, len(entries), share)]
         decoded = await asyncio.gather(
             *(self.run(partial(self._decode_some, part, deadline), deadline) for part in parts)
         )
         return [one for part in decoded for one in part]
 
-    def _try_inline(self, file: bytes | ServiceError) -> Decoded | None:
+    def _try_inline(self, file: Entry) -> Decoded | None:
         """Decode a tiny image right here; None if it is not tiny."""
-        if isinstance(file, ServiceError):
+        if not isinstance(file, bytes):
             return file
         if len(file) > TINY_BYTES:
             return None
@@ -124,13 +131,13 @@ class Decoder:
         except ServiceError as error:
             return error
 
-    def _decode_some(self, files: Sequence[bytes | ServiceError], deadline: float) -> list[Decoded]:
+    def _decode_some(self, entries: Sequence[Entry], deadline: float) -> list[Decoded]:
         done: list[Decoded] = []
-        for file in files:
+        for entry in entries:
             if time.monotonic() >= deadline:
                 raise DeadlinePassed
             try:
-                done.append(file if isinstance(file, ServiceError) else decode(file, self.size, self.max_pixels))
+                done.append(decode(entry, self.size, self.max_pixels) if isinstance(entry, bytes) else entry)
             except ServiceError as error:
                 done.append(error)
         return done

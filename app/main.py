@@ -15,8 +15,10 @@ from app.errors import BadParameter, ClientGone, MalformedRequest, MethodNotAllo
 from app.middleware import RequestContext, problem_response
 from app.routes import health, predict
 from app.routes.docs import mount_docs
+from app.routes.document import KEY_IS_ASKED_FOR
 from app.service import EngineFactory, Service
 from app.settings import Settings
+from app.shortcut import Shortcut
 
 
 def create_app(settings: Settings, engine_factory: EngineFactory = load_engine) -> FastAPI:
@@ -33,11 +35,13 @@ def create_app(settings: Settings, engine_factory: EngineFactory = load_engine) 
         await service.stop()
 
     app = FastAPI(title="ResNet image classification", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.include_router(predict.router)
-    app.include_router(health.router)
+    keyed = [KEY_IS_ASKED_FOR] if service.keys.required else []
+    app.include_router(predict.router, dependencies=keyed)
+    app.include_router(health.router, dependencies=keyed)
     if settings.admin_port is None:
         app.include_router(health.probes)
     mount_docs(app)
+    app.add_middleware(Shortcut, path=predict.PATH, answer=predict.answer, on_error=answer_with_problem)
     return _furnish(app, service)
 
 
@@ -70,8 +74,7 @@ def _as_service_error(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, RequestValidationError):
-        names = sorted({str(one["loc"][-1]).replace("x_timeout_ms", "x-timeout-ms") for one in error.errors()})
-        return BadParameter(f"Not a usable value: {', '.join(names)}.")
+        return BadParameter.of({str(one["loc"][1]).replace("x_timeout_ms", "x-timeout-ms") for one in error.errors()})
     status = getattr(error, "status_code", 500)
     known = {400: MalformedRequest, 404: NotFound, 405: MethodNotAllowed}
     return known.get(status, ServiceError)()

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -104,13 +104,12 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 await body.discard_rest(status)
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                headers.raw.extend(SECURITY_HEADERS)
+                headers = [*message["headers"], (b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
                 if self.service.lifecycle.state is not State.READY or not body.complete:
                     # Not ready: clients move to another instance before the port closes. Incomplete body: uvicorn
                     # would go on reading it, without limit of time or size.
-                    headers["connection"] = "close"
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
             await send(message)
 
         try:
@@ -126,7 +125,7 @@ class RequestContext:
             self._record(scope, request_id, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = scope["state"].get("route") or getattr(scope.get("route"), "path", "unmatched")
         telemetry = self.service.telemetry
         telemetry.requests.labels(route, str(status or 499)).inc()
         telemetry.request_seconds.labels(route).observe(seconds)

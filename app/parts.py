@@ -18,6 +18,7 @@ class Parts:
         self.batcher = batcher
         self.decoder = decoder
         self.classes: list[str] = engine.card["classes"]
+        self.input_size: int = engine.card["input_size"]
 
     @property
     def card(self) -> dict[str, Any]:

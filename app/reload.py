@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from app.batcher import EngineOutOfMemory
 from app.engine import Engine, SelfTestFailed
+from app.memory import give_back_memory
 from app.parts import Parts
 from app.telemetry import Telemetry
 from app.threads import in_thread
@@ -125,3 +126,4 @@ class Reloader:
             return True
         finally:
             await in_thread(self._pool, needless.close)
+            await in_thread(self._pool, give_back_memory)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Problem(BaseModel):
@@ -52,10 +52,23 @@ class PredictResponse(BaseModel):
     predictions: list[Prediction | PredictionError]
 
 
+Base64 = Annotated[
+    str,
+    Field(
+        description="the prefix of a data: URL is allowed",
+        pattern=r"^(data:[^,\[{]*,)?([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+        json_schema_extra={"contentEncoding": "base64"},
+    ),
+]
+
+
 class Base64Images(BaseModel):
     """The JSON form of a request."""
 
-    images: list[str] = Field(min_length=1, description="image files, each base64-encoded")
+    # Other members are ignored. Nested ones are not: a body with nesting is refused before it is parsed.
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": {"type": ["number", "boolean", "null"]}})
+
+    images: list[Base64] = Field(min_length=1, description="image files, each base64-encoded")
 
 
 class Reloads(BaseModel):
@@ -107,3 +120,4 @@ class ModelCard(BaseModel):
     created: str
     device: str
     dtype: str
+    runtime: str = Field(description="what computes: openvino or torch")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -17,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.admin import AdminServer
-from app.connections import Connection, ConnectionLimits, connections_within_files
+from app.connections import MAX_HEADER_BYTES, Connection, ConnectionLimits, connections_within_files
 from app.main import create_admin_app
 from app.pidfile import pid_file
 from app.service import Service
@@ -30,11 +32,19 @@ log = logging.getLogger(__name__)
 LINGER_S = 0.2
 ADMIN_CONNECTIONS = 64
 
+# uvloop accepts one connection a turn for each descriptor of a port. With one descriptor a crowd is let in at the pace
+# of the turns, tens a second under load, and a probe that comes behind it waited for sixteen seconds.
+LISTENERS = 16
+
+# A forward pass takes the interpreter back some thirty times. Beside an event loop that has always something to do it
+# waits for this long each time; Python's 5 ms made a batch of one four times as slow.
+SWITCH_INTERVAL_S = 0.0005
+
 
 class Server(uvicorn.Server):
     """SIGTERM or SIGINT: unready, wait, close the port, finish what was accepted, exit 0. A second one: exit now.
 
-    SIGHUP: load the checkpoint file again; but where it says that the terminal has gone, the same as SIGTERM.
+    SIGHUP: read keys, certificate and checkpoint again; but where it says that the terminal has gone, as SIGTERM.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, admin: AdminServer | None = None) -> None:
@@ -84,9 +94,29 @@ class Server(uvicorn.Server):
             await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the port. A TLS handshake has the header's time, too."""
+        """Open the port. A TLS handshake has the header's time, too, and the newest certificate."""
+        if self.config.ssl is not None and self.service.certificate is not None:
+            self.service.certificate.listen_with(self.config.ssl)
         with limited_handshakes(asyncio.get_running_loop(), self.service.settings.header_timeout_s):
             await super().startup(sockets)
+            if not self.should_exit:
+                await self._listen_more()
+
+    async def _listen_more(self) -> None:
+        """Let the event loop accept LISTENERS connections of a port in each of its turns."""
+        for port in [port for server in self.servers for port in server.sockets]:
+            for _ in range(LISTENERS - 1):
+                again = socket.socket(fileno=os.dup(port.fileno()))
+                self.servers.append(
+                    await asyncio.get_running_loop().create_server(
+                        self._connection, sock=again, ssl=self.config.ssl, backlog=self.config.backlog
+                    )
+                )
+
+    def _connection(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     def _exit_soon(self) -> None:
         self.should_exit = True
@@ -116,23 +146,20 @@ class Server(uvicorn.Server):
 
     async def _take(self, connection: socket.socket) -> None:
         """Let a connection be served as those are that uvicorn accepted."""
-
-        def protocol() -> asyncio.Protocol:
-            return self.config.http_protocol_class(  # type: ignore[call-arg]
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            )
-
         connection.setblocking(False)
         limit_s = self.service.settings.header_timeout_s if self.config.ssl else None
         with suppress(OSError):  # the client has gone, or its handshake failed
             await asyncio.get_running_loop().connect_accepted_socket(
-                protocol, connection, ssl=self.config.ssl, ssl_handshake_timeout=limit_s
+                self._connection, connection, ssl=self.config.ssl, ssl_handshake_timeout=limit_s
             )
 
 
 def serve(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal or a failure ends it, and return the exit code."""
     service: Service = app.state.service
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()  # what the imports left; each full collection would look through it again, for a tenth of a second
     max_connections = connections_within_files(settings.max_connections)
     if max_connections < settings.max_connections:
         log.warning("the limit of open files allows for %d connections only", max_connections)
@@ -171,6 +198,7 @@ def _common(service: Service, max_connections: int) -> dict[str, Any]:
     return {
         "host": settings.host,
         "http": partial(Connection, limits=limits),
+        "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
         "ws": "none",
         "log_config": None,
         "access_log": False,

@@ -7,20 +7,21 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from app.batcher import Batcher
 from app.bodies import BodyBudget
-from app.engine import Engine, SelfTestFailed, load_engine
+from app.engine import Engine, EngineUnavailable, SelfTestFailed, load_engine
 from app.errors import NotReady
 from app.imaging import Decoder
 from app.keys import Keys
 from app.lifecycle import Lifecycle, State
+from app.memory import give_back_memory
 from app.parts import Parts, name_of
 from app.reload import Reloader
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.threads import in_thread
+from app.tls import Certificate
 from model.checkpoint import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -29,21 +30,24 @@ EngineFactory = Callable[[Settings], Engine]
 
 
 class Service:
-    """Settings, keys, telemetry and lifecycle from the start; engine, batcher and decoder once loaded.
+    """Settings, keys, certificate, telemetry and lifecycle from the start; engine, batcher and decoder once loaded.
 
-    Raises SettingsError if the file of keys cannot be used.
+    Raises SettingsError if the file of keys or the certificate cannot be used.
     """
 
     def __init__(self, settings: Settings, engine_factory: EngineFactory = load_engine) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
         self.keys = Keys(settings)
+        self.certificate = (
+            Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
+        )
         self.body_budget = BodyBudget(settings.max_buffered_bytes)
         self.lifecycle = Lifecycle()
-        self._engine_factory = partial(engine_factory, settings)
+        self._engine_factory = engine_factory
         # Not the event loop's own threads: an exit waits for those, and a device can hang while an engine is loaded.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self.reloader = Reloader(self._engine_factory, self._loader, self.telemetry)
+        self.reloader = Reloader(self._load_engine, self._loader, self.telemetry)
         self._parts: Parts | None = None
         self._loading: asyncio.Task[None] | None = None
         self.telemetry.watch(self._queued_images, lambda: self.unready_reason() is None)
@@ -55,8 +59,9 @@ class Service:
     async def _load(self) -> None:
         started = time.monotonic()
         try:
-            engine = await in_thread(self._loader, self._engine_factory)
-        except (CheckpointError, SelfTestFailed) as error:
+            engine = await in_thread(self._loader, self._load_engine)
+            await in_thread(self._loader, give_back_memory)
+        except (CheckpointError, EngineUnavailable, SelfTestFailed) as error:
             self.lifecycle.fail(f"cannot serve: {error}", "the checkpoint cannot be served; the log says why")
             return
         except Exception as error:
@@ -66,8 +71,9 @@ class Service:
         batcher = Batcher(
             engine.run,
             name_of(engine),
-            max_batch=self.settings.max_batch,
+            max_batch=engine.batch_sizes[-1],
             max_queue_images=self.settings.max_queue_images,
+            max_queue_s=self.settings.max_queue_s,
             max_wait_s=self.settings.max_wait_ms / 1000,
             on_batch=self.telemetry.batch_done,
             on_fatal=lambda reason: self.lifecycle.fail(reason, "the engine failed"),
@@ -78,15 +84,24 @@ class Service:
         batcher.start()
         card = engine.card
         log.info(
-            "loaded %s version %s on %s in %s (%.1f s)",
-            *(card[key] for key in ("name", "version", "device", "dtype")),
+            "loaded %s version %s on %s in %s by %s (%.1f s)",
+            *(card[key] for key in ("name", "version", "device", "dtype", "runtime")),
             time.monotonic() - started,
         )
         self.lifecycle.mark_ready()
 
+    def _load_engine(self) -> Engine:
+        """Load the checkpoint file. Batch sizes measured once stay: beside a serving engine they come out wrong."""
+        settings = self.settings
+        if self._parts is not None:
+            settings = settings.model_copy(update={"batch_sizes": self._parts.engine.batch_sizes})
+        return self._engine_factory(settings)
+
     def reload(self) -> None:
-        """Read the keys and load the checkpoint file again; it takes over without a gap, if the service is ready."""
+        """Read keys, certificate and checkpoint again; the last takes over without a gap, if the service is ready."""
         self.keys.reload()
+        if self.certificate is not None:
+            self.certificate.reload()
         if self._parts is not None and self.lifecycle.state is State.READY:
             self.reloader.begin(self._parts)
         else:
@@ -113,6 +128,11 @@ class Service:
         if self._parts is None or not self.lifecycle.serving:
             raise NotReady
         return self._parts
+
+    def require_room(self) -> None:
+        """Raise QueueFull while not even one image, with the longest deadline, may join the queue."""
+        if self._parts is not None and self.lifecycle.serving:
+            self._parts.batcher.require_room(1, time.monotonic() + self.settings.timeout_ms / 1000)
 
     def stalled(self) -> str | None:
         """Return what has had work and made no progress for too long, or None."""

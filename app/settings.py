@@ -36,21 +36,35 @@ class Settings(BaseSettings):
     ] = None
     tls_key: Annotated[Path | None, Field(description="private key (PEM, not encrypted) of the certificate")] = None
     weights: Annotated[Path, Field(description="checkpoint to serve (safetensors)")] = SHIPPED_WEIGHTS
+    weights_sha256: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[0-9A-Fa-f]{64}$", description="SHA-256 (hex) that the checkpoint must have; none leaves it open"
+        ),
+    ] = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")] = "auto"
     precision: Annotated[
-        Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto is the faster one of the device")
+        Literal["auto", "bfloat16", "float32", "int8"],
+        Field(description="arithmetic; auto is the faster float of the device, int8 needs a CPU and OpenVINO"),
+    ] = "auto"
+    runtime: Annotated[
+        Literal["auto", "openvino", "torch"],
+        Field(description="what computes; auto is openvino on a CPU where it is installed"),
     ] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads of the engine; 0 is one a core")] = 0
     batch_sizes: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=4096)], ...],
+        Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1)] | None,
         NoDecode,
         BeforeValidator(_integers),
-        Field(min_length=1, description="sizes that batches are padded to, comma-separated; the last is the largest"),
-    ] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+        Field(description="sizes that batches are padded to, comma-separated; none measures which are best"),
+    ] = None
     max_wait_ms: Annotated[
         float, Field(ge=0, le=1000, description="how long a batch may wait to fill up; 0 never waits")
     ] = 0.0
     max_queue_images: Annotated[int, Field(ge=1, description="images that may wait; more are refused with 429")] = 1024
+    max_queue_s: Annotated[
+        float, Field(gt=0, description="seconds of work that may wait; more is refused with 429")
+    ] = 4.0
     timeout_ms: Annotated[int, Field(ge=1, description="deadline of a request; x-timeout-ms can only shorten it")] = (
         10_000
     )
@@ -89,9 +103,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if list(self.batch_sizes) != sorted(set(self.batch_sizes)):
+        sizes = self.batch_sizes or (1,)
+        if list(sizes) != sorted(set(sizes)):
             raise ValueError("batch_sizes must be increasing")
-        least = max(self.max_batch, self.max_images)
+        least = max(sizes[-1], self.max_images)
         if self.max_queue_images < least:
             raise ValueError(
                 f"max_queue_images must be at least {least}, the larger of max_images and the largest batch"
@@ -103,8 +118,3 @@ class Settings(BaseSettings):
         if self.admin_port == self.port:
             raise ValueError("admin_port must not be port")
         return self
-
-    @property
-    def max_batch(self) -> int:
-        """The largest batch, in images."""
-        return self.batch_sizes[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -54,6 +55,7 @@ class Telemetry:
         )
         self.batch_images = Histogram("resnet_batch_images", "Images in a batch", buckets=BATCHES, registry=registry)
         self.queue_images = Gauge("resnet_queue_images", "Images that wait or are being decoded", registry=registry)
+        self.tasks = Gauge("resnet_tasks", "asyncio tasks; at rest always as many", registry=registry)
         self.rejected = Counter("resnet_rejected", "Requests refused, by reason", ["reason"], registry=registry)
         self.key_requests = Counter(
             "resnet_key_requests", "Requests that carried a key, by the key's name", ["key"], registry=registry
@@ -74,8 +76,9 @@ class Telemetry:
         self.ready = Gauge("resnet_ready", "1 when a prediction would succeed, else 0", registry=registry)
 
     def watch(self, queued_images: Callable[[], float], ready: Callable[[], bool]) -> None:
-        """Read the queue's depth and readiness when metrics are asked for."""
+        """Read the queue's depth, readiness and the running event loop's tasks when metrics are asked for."""
         self.queue_images.set_function(queued_images)
+        self.tasks.set_function(lambda: float(len(asyncio.all_tasks())))
         self.ready.set_function(lambda: float(ready()))
 
     def describe_model(self, card: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
-"""The certificate, looked at before anything else starts, so that a bad one is one line; and the handshake's time."""
+"""The certificate, read first of all, so that a bad one is one line, and again on SIGHUP; and the handshake's time."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,42 @@ from typing import Any
 
 from app.settings import SettingsError
 
+log = logging.getLogger(__name__)
 
-def check_certificate(certificate: Path, key: Path) -> None:
-    """Raise SettingsError, one line, unless the two PEM files can be read and belong together."""
+
+class Certificate:
+    """The certificate that handshakes get: the newest one that could be read. Raises SettingsError if none can be."""
+
+    def __init__(self, chain: Path, key: Path) -> None:
+        self._chain = chain
+        self._key = key
+        self._newest = read_certificate(chain, key)
+
+    def reload(self) -> bool:
+        """Read the files again and log what came of it; files that cannot be used leave the certificate as it is."""
+        try:
+            self._newest = read_certificate(self._chain, self._key)
+        except SettingsError as error:
+            log.error("the certificate stays as it was: %s", error)
+            return False
+        log.info("read the certificate %s", self._chain)
+        return True
+
+    def listen_with(self, context: ssl.SSLContext) -> None:
+        """Let new handshakes of a listening context, also those that name no server, get the newest certificate.
+
+        Reading into the listening context itself would leave it without a usable key where one of the files is replaced
+        between being checked and being read again.
+        """
+
+        def choose(connection: ssl.SSLObject, _server_name: str | None, _context: ssl.SSLContext) -> None:
+            connection.context = self._newest
+
+        context.sni_callback = choose
+
+
+def read_certificate(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Read two PEM files. Raises SettingsError, one line, unless they can be read and belong together."""
     for name, path in (("tls_cert", certificate), ("tls_key", key)):
         try:
             path.open("rb").close()
@@ -26,6 +60,7 @@ def check_certificate(certificate: Path, key: Path) -> None:
     except (ssl.SSLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or "not a certificate and its key, both PEM, the key not encrypted"
         raise SettingsError(f"tls_cert {certificate} and tls_key {key}: {reason}") from error
+    return context
 
 
 @contextmanager

@@ -20,9 +20,10 @@ class FakeEngine:
     Another `shift` is another model: the same distribution, turned by so many classes, under a version of its own.
     """
 
-    def __init__(self, size=32, shift=0):
+    def __init__(self, size=32, shift=0, batch_sizes=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32)):
         self.shift = shift
         self.closed = False
+        self.batch_sizes = batch_sizes
         self.batches = []
         self.errors = []
         self.entered = threading.Event()
@@ -50,6 +51,7 @@ class FakeEngine:
             "created": "",
             "device": "cpu",
             "dtype": "float32",
+            "runtime": "fake",
         }
 
     def hold(self):

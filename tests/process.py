@@ -25,8 +25,8 @@ def free_port():
 
 
 class ServiceProcess:
-    def __init__(self, log_path, command=("app.cli", "serve"), max_open_files=None, **settings):
-        self.port = free_port()
+    def __init__(self, log_path, command=("app.cli", "serve"), max_open_files=None, port=None, **settings):
+        self.port = port or free_port()
         self.url = f"{'https' if 'tls_cert' in settings else 'http'}://127.0.0.1:{self.port}"
         self.probes_url = f"http://127.0.0.1:{settings['admin_port']}" if "admin_port" in settings else self.url
         self.log_path = Path(log_path)
@@ -69,6 +69,16 @@ class ServiceProcess:
     def resident_bytes(self):
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+
+    def forget_peak(self):
+        """Let `peak_bytes` begin anew."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    @property
+    def peak_bytes(self):
+        """The largest resident size since `forget_peak`, or since the start."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
     @property
     def open_files(self):

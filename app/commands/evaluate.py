@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.commands.data_flags import add_data
+from app.commands.data_flags import add_data, positive
 from app.commands.settings_flags import add_settings, read_settings
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_data(parser)
     parser.add_argument("--url", help="ask this running service, one PNG a request, instead of loading --weights")
-    parser.add_argument("--concurrency", type=int, default=32, help="requests at once, with --url [%(default)s]")
-    parser.add_argument("--limit", type=int, help="only so many images")
+    parser.add_argument("--concurrency", type=positive, default=32, help="requests at once, with --url [%(default)s]")
+    parser.add_argument("--limit", type=positive, help="only so many images")
     parser.add_argument("--min-accuracy", type=float, default=0.0, help="exit 1 below this share [%(default)s]")
     parser.add_argument("--robustness", action="store_true", help="also as JPEG, WebP, greyscale, and upscaled")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--report", type=Path, metavar="DIR", help="also draw confusion matrix and the like into DIR")
     parser.add_argument("--record", action="store_true", help="write the scores into the checkpoint's metadata")
-    add_settings(parser, only={"weights", "api_key"})
+    add_settings(parser, only={"weights", "weights_sha256", "api_key"})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,7 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
             require_matplotlib()
             arguments.report.mkdir(parents=True, exist_ok=True)
         settings = read_settings(arguments)
-        source = None if arguments.url else checkpoint.load(settings.weights)
+        if arguments.record and checkpoint.pinned_sha256(settings.weights):
+            pins = settings.weights.with_name(checkpoint.PINS)
+            raise CheckpointError(f"--record would change {settings.weights}, which is pinned: remove {pins} first")
+        source = None if arguments.url else checkpoint.load(settings.weights, settings.weights_sha256)
         dataset = _load_test_set(arguments, settings, source)
         if arguments.limit:
             import torch

@@ -15,20 +15,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image files")
     parser.add_argument("--top-k", type=int, default=3, help="classes to print for each image [%(default)s]")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    add_settings(parser, only={"weights", "device", "precision", "threads", "batch_sizes", "max_pixels"})
+    add_settings(parser, only={"weights", "weights_sha256", "device", "precision", "runtime", "threads", "max_pixels"})
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the likeliest classes of each file; exit 1 if one could not be read."""
     settings = read_settings(arguments)
-    from app.engine import SelfTestFailed, load_engine
+    from app.engine import EngineUnavailable, SelfTestFailed, load_engine
     from app.errors import ServiceError
     from app.imaging import decode
     from model.checkpoint import CheckpointError
 
     try:
-        engine = load_engine(settings)
-    except (CheckpointError, SelfTestFailed) as error:
+        engine = load_engine(settings.model_copy(update={"batch_sizes": (1,)}))
+    except (CheckpointError, EngineUnavailable, SelfTestFailed) as error:
         raise SystemExit(f"resnet: error: {error}") from None
     classes, size = engine.card["classes"], engine.card["input_size"]
     failed = False

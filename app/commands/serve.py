@@ -11,7 +11,6 @@ from types import FrameType
 from app.commands.settings_flags import add_settings, read_settings
 from app.settings import Settings, SettingsError
 from app.telemetry import set_up_logging
-from app.tls import check_certificate
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
     from app.server import serve
 
     try:
-        if settings.tls_cert is not None and settings.tls_key is not None:
-            check_certificate(settings.tls_cert, settings.tls_key)
         app = create_app(settings)
     except SettingsError as error:
         raise SystemExit(f"resnet: error: {error}") from None

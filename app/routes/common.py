@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -20,7 +21,8 @@ async def get_service(request: Request) -> Service:
 ServiceDep = Annotated[Service, Depends(get_service)]
 
 
-async def require_key(request: Request, service: ServiceDep) -> AsyncIterator[None]:
+@contextmanager
+def holding_key(request: Request, service: Service) -> Iterator[None]:
     """Let a request pass that carries a key, if the service asks for one, and count it until its end.
 
     Raises Unauthorized and TooManyRequests.
@@ -34,6 +36,12 @@ async def require_key(request: Request, service: ServiceDep) -> AsyncIterator[No
         raise Unauthorized
     service.telemetry.key_requests.labels(key.name).inc()
     with keys.hold(key):
+        yield
+
+
+async def require_key(request: Request, service: ServiceDep) -> AsyncIterator[None]:
+    """`holding_key` as a dependency of a route."""
+    with holding_key(request, service):
         yield
 
 

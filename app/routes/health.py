@@ -5,42 +5,49 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.routes.common import KeyDep, ServiceDep
-from app.routes.predict import PROBLEMS
+from app.routes.document import METRICS_RESPONSES, MODEL_RESPONSES, ON_ANY_PATH, ON_EVERY_ANSWER, PROBE_RESPONSES
 from app.schemas import Health, ModelCard
 from app.service import Service
 
 router = APIRouter(tags=["operations"])
 probes = APIRouter(tags=["operations"])  # no key
 
-NOT_OK: dict[int | str, dict[str, Any]] = {503: {"description": "No; the body says why"}}
 
-
-@probes.get("/livez", responses=NOT_OK, summary="Does the process make progress?")
+@probes.get(
+    "/livez", response_class=PlainTextResponse, responses=PROBE_RESPONSES, summary="Does the process make progress?"
+)
 async def livez(service: ServiceDep) -> Response:
     """200 unless work has waited for too long without any progress: then a restart helps."""
     stalled = service.stalled()
     return _probe(503 if stalled else 200, stalled or "alive")
 
 
-@probes.get("/readyz", responses=NOT_OK, summary="Would a prediction succeed now?")
+@probes.get(
+    "/readyz", response_class=PlainTextResponse, responses=PROBE_RESPONSES, summary="Would a prediction succeed now?"
+)
 async def readyz(service: ServiceDep) -> Response:
     """200 only when the engine is warm, has passed its self-test, and its batcher runs."""
     reason = service.unready_reason()
     return _probe(503 if reason else 200, reason or "ready")
 
 
-@probes.get("/health", response_model=Health, responses={503: {"model": Health}}, summary="The state as JSON")
+@probes.get(
+    "/health",
+    response_model=Health,
+    responses=ON_ANY_PATH | {503: {"model": Health, "headers": ON_EVERY_ANSWER}},
+    summary="The state as JSON",
+)
 async def health(service: ServiceDep) -> Response:
     """The same status code as /readyz."""
     body = describe(service)
     return JSONResponse(body.model_dump(mode="json"), 200 if body.ready else 503)
 
 
-@probes.get("/metrics", response_class=Response, summary="Prometheus metrics")
+@probes.get("/metrics", response_class=Response, responses=METRICS_RESPONSES, summary="Prometheus metrics")
 async def metrics(service: ServiceDep) -> Response:
     """Prometheus' text format."""
     return Response(service.telemetry.render(), media_type=CONTENT_TYPE_LATEST)
@@ -49,7 +56,7 @@ async def metrics(service: ServiceDep) -> Response:
 @router.get(
     "/model",
     response_model=ModelCard,
-    responses={code: PROBLEMS[code] for code in (401, 429, 503)},
+    responses=MODEL_RESPONSES,
     dependencies=[KeyDep],
     summary="What is served",
 )

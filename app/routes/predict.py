@@ -11,70 +11,76 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Header, Query, Request, Response
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import to_json
 
-from app.bodies import IMAGE_TYPES, read_body, split_images
+from app.bodies import read_body, split_images
 from app.errors import BadParameter, ServiceError, UnsupportedMediaType
-from app.imaging import Decoded
+from app.imaging import Decoded, Entry
 from app.jobs import Job, Outcome
 from app.parts import Parts
-from app.routes.common import KeyDep, ServiceDep
-from app.schemas import Base64Images, PredictResponse, Problem
+from app.routes.common import KeyDep, ServiceDep, holding_key
+from app.routes.document import PREDICT_BODY, PREDICT_RESPONSES
+from app.schemas import PredictResponse
 from app.service import Service
 
 # Larger bodies are taken apart in a thread: a hostile one can take seconds.
 SMALL_BODY_BYTES = 64 << 10
 
+PATH = "/predict"
+
+Positive = Annotated[int, Field(ge=1)]
+POSITIVE: TypeAdapter[int] = TypeAdapter(Positive)
+
 router = APIRouter(tags=["predict"])
-
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}, "description": description}
-    for status, description in {
-        400: "Malformed request",
-        401: "Missing or wrong key",
-        408: "The header or the body arrived too slowly",
-        413: "Too many bytes or images",
-        415: "Unsupported media type",
-        422: "Not decodable, too many pixels, or a bad parameter",
-        429: "The queue is full, or the key has too many requests under way",
-        500: "A bug; the request id helps to find it",
-        503: "Starting, draining or broken",
-        504: "The deadline passed",
-    }.items()
-}
-
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-REQUEST_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-            }
-        },
-        "application/json": {"schema": Base64Images.model_json_schema()},
-        **dict.fromkeys(sorted(IMAGE_TYPES), BINARY),
-    },
-}
 
 
 @router.post(
-    "/predict",
+    PATH,
     response_model=PredictResponse,
-    responses=PROBLEMS,
-    openapi_extra={"requestBody": REQUEST_BODY},
+    responses=PREDICT_RESPONSES,
+    openapi_extra={"requestBody": PREDICT_BODY},
     dependencies=[KeyDep],
     summary="Classify one or many images",
 )
-async def predict(
+async def documented(
     request: Request,
     service: ServiceDep,
-    top_k: Annotated[int | None, Query(ge=1, description="classes to return; all by default")] = None,
-    x_timeout_ms: Annotated[int | None, Header(ge=1, description="deadline, at most the server's own")] = None,
+    top_k: Annotated[Positive | SkipJsonSchema[None], Query(description="classes to return; all by default")] = None,
+    x_timeout_ms: Annotated[
+        Positive | SkipJsonSchema[None], Header(description="deadline, at most the server's own")
+    ] = None,
 ) -> Response:
-    """Send an image file as the body, several as multipart fields named `file`, or base64 in JSON."""
+    """Send an image file as the body, several as multipart fields named `file` or base64 in JSON, or a NumPy array.
+
+    The array is a .npy file of uint8 (N, 3, S, S) in C order, RGB, S the model's input size: nothing is left to decode.
+    """
+    return await predict(request, service, top_k, x_timeout_ms)
+
+
+async def answer(request: Request) -> Response:
+    """Answer as `documented` does, without the framework between: the way that requests take (app/shortcut.py)."""
+    service: Service = request.app.state.service
+    service.require_room()  # most requests of an overload end here, before they cost any more
+    texts = {"top_k": request.query_params.get("top_k"), "x-timeout-ms": request.headers.get("x-timeout-ms")}
+    numbers = {name: _positive(text) for name, text in texts.items() if text is not None}
+    with holding_key(request, service):
+        if None in numbers.values():
+            raise BadParameter.of(name for name, number in numbers.items() if number is None)
+        return await predict(request, service, numbers.get("top_k"), numbers.get("x-timeout-ms"))
+
+
+def _positive(text: str) -> int | None:
+    """Read an integer of at least 1 as FastAPI does, or return None."""
+    try:
+        return POSITIVE.validate_python(text)
+    except ValidationError:
+        return None
+
+
+async def predict(request: Request, service: Service, top_k: int | None, x_timeout_ms: int | None) -> Response:
+    """Read the body, take it apart, and classify what it holds. Raises ServiceError."""
     parts = service.require_parts()
     if top_k is not None and top_k > len(parts.classes):
         raise BadParameter(f"top_k must be from 1 to {len(parts.classes)}.")
@@ -90,11 +96,11 @@ async def predict(
             max_bytes=settings.max_body_bytes,
             timeout_s=settings.body_timeout_s,
         )
-        if headers.get("content-encoding", "identity").lower() != "identity":
+        if any(encoding.lower() != "identity" for encoding in headers.getlist("content-encoding")):
             raise UnsupportedMediaType
-        split = partial(split_images, headers.get("content-type"), body, settings.max_images)
-        files = split() if len(body) <= SMALL_BODY_BYTES else await parts.decoder.run(split, deadline)
-        return await _classify(request, service, parts, files, Wish(deadline, top_k or len(parts.classes)))
+        split = partial(split_images, headers.get("content-type"), body, settings.max_images, parts.input_size)
+        entries = split() if len(body) <= SMALL_BODY_BYTES else await parts.decoder.run(split, deadline)
+        return await _classify(request, service, parts, entries, Wish(deadline, top_k or len(parts.classes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +111,12 @@ class Wish:
     top_k: int
 
 
-async def _classify(
-    request: Request, service: Service, parts: Parts, files: list[bytes | ServiceError], wish: Wish
-) -> Response:
+async def _classify(request: Request, service: Service, parts: Parts, entries: list[Entry], wish: Wish) -> Response:
     """Decode, wait for a batch, and answer."""
-    ticket = parts.batcher.admit(len(files))
+    ticket = parts.batcher.admit(len(entries), wish.deadline)
     try:
         started = time.perf_counter()
-        decoded = await parts.decoder.decode_all(files, wish.deadline)
+        decoded = await parts.decoder.decode_all(entries, wish.deadline)
         decode_s = time.perf_counter() - started
         service.telemetry.decode_seconds.observe(decode_s)
         images = _readable(decoded)
@@ -121,7 +125,7 @@ async def _classify(
         else:
             outcome = Outcome(np.empty((0, len(parts.classes)), np.float32), parts.batcher.model, 0.0, 0.0)
     except ServiceError as error:
-        service.telemetry.images.labels(error.code).inc(len(files))
+        service.telemetry.images.labels(error.code).inc(len(entries))
         raise
     finally:
         ticket.release()

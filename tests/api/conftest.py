@@ -12,7 +12,13 @@ from tests.fakes import FakeEngine
 @asynccontextmanager
 async def serving(engine=None, factory=None, wait=True, **settings):
     """A client of the whole application, with a fake engine behind it and no process or socket between."""
-    app = create_app(Settings(**settings), factory or (lambda _settings: engine or FakeEngine()))
+
+    def load(settings):
+        loaded = factory(settings) if factory else engine or FakeEngine()
+        loaded.batch_sizes = settings.batch_sizes or loaded.batch_sizes
+        return loaded
+
+    app = create_app(Settings(**settings), load)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

@@ -143,6 +143,28 @@ async def test_429_and_room_again_afterwards():
         assert (await client.post("/predict", files=[("file", PICTURE)] * 4)).status_code == 200
 
 
+async def test_while_the_queue_is_full_predictions_are_refused_before_anything_is_done_for_them():
+    engine = FakeEngine()
+    settings = {"max_queue_images": 4, "max_images": 4, "batch_sizes": (1, 4), "api_key": "secret"}
+    async with serving(engine, **settings) as client:
+        client.headers["authorization"] = "Bearer secret"
+        async with occupied(engine, client):
+            waiting = asyncio.ensure_future(client.post("/predict", files=[("file", PICTURE)] * 4))
+            while "resnet_queue_images 4.0" not in (await client.get("/metrics")).text:
+                await asyncio.sleep(0)
+            del client.headers["authorization"]
+            answer = await post(client, b"junk", headers={"content-type": "text/plain"}, path="/predict?top_k=0")
+            assert_problem(answer, 429, "queue-full")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert (await client.get("/predict")).status_code == 405
+            assert (await client.get("/readyz")).status_code == 200
+            metrics = (await client.get("/metrics")).text
+            assert 'resnet_requests_total{route="/predict",status="429"} 1.0' in metrics
+            assert 'resnet_rejected_total{reason="queue-full"} 1.0' in metrics
+        assert (await waiting).status_code == 200
+        assert (await post(client)).status_code == 401
+
+
 async def test_500_hides_the_bug_and_the_next_request_works(caplog):
     engine = FakeEngine()
     engine.errors = [RuntimeError("/secret/path at 0x7f00")]

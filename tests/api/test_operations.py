@@ -23,6 +23,7 @@ NAMES = [
     "resnet_confidence_bucket",
     'resnet_model_info{architecture="fake",device="cpu",dtype="float32",name="fake",version="0123456789ab"} 1.0',
     "resnet_ready 1.0",
+    "resnet_tasks ",
     "process_resident_memory_bytes",
 ]
 

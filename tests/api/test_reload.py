@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -61,6 +62,16 @@ async def ask(client, count=1):
 def label(shift):
     pixels = np.asarray(noise()).transpose(2, 0, 1)[None]
     return CLASSES[(probabilities_of(pixels)[0].argmax() + shift) % 10]
+
+
+async def test_memory_is_given_back_after_every_load(monkeypatch):
+    given_back = []
+    for module in ("app.service", "app.reload"):
+        monkeypatch.setattr(f"{module}.give_back_memory", partial(given_back.append, module))
+    async with serving(factory=Engines(FakeEngine(), FakeEngine(shift=1))) as client:
+        assert given_back == ["app.service"]
+        await reload(client)
+        assert given_back == ["app.service", "app.reload"]
 
 
 async def test_the_new_model_answers_and_everything_names_it(caplog):

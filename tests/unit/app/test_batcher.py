@@ -32,7 +32,9 @@ async def running(engine, **options):
 
 
 def submit(batcher, images, seconds=30.0):
-    return asyncio.ensure_future(batcher.submit(batcher.admit(len(images)), images, time.monotonic() + seconds).wait())
+    return asyncio.ensure_future(
+        batcher.submit(batcher.admit(len(images), math.inf), images, time.monotonic() + seconds).wait()
+    )
 
 
 async def occupied(engine, batcher):
@@ -86,12 +88,72 @@ async def test_a_full_queue_refuses_and_has_room_again_afterwards():
         first = await occupied(engine, batcher)
         waiting = submit(batcher, pictures(3))
         with pytest.raises(QueueFull) as refused:
-            batcher.admit(2)
+            batcher.admit(2, time.monotonic() + 30)
         assert 1 <= refused.value.retry_after_s <= 60
         engine.release()
         await asyncio.gather(first, waiting)
-        batcher.admit(4).release()
+        batcher.admit(4, time.monotonic() + 30).release()
     assert batcher.queued_images == 0
+
+
+async def test_what_cannot_be_done_by_its_deadline_is_refused_at_once():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        full = submit(batcher, pictures(4))  # a full batch, which tells the batcher how fast the engine is
+        engine.release()
+        await asyncio.gather(first, full)
+        batcher._images_per_s = 10.0
+        first = await occupied(engine, batcher)
+        waiting = submit(batcher, pictures(8))
+        await asyncio.sleep(0)
+        # 1 in the engine, 8 in the queue and 7 more: 1.6 seconds
+        with pytest.raises(QueueFull) as refused:
+            batcher.admit(7, time.monotonic() + 1.9)
+        assert refused.value.retry_after_s == 1
+        batcher.admit(7, time.monotonic() + 2.5).release()
+        engine.release()
+        await asyncio.gather(first, waiting)
+        batcher.admit(60, time.monotonic() + 0.1).release()  # nothing waits: tried, however long it takes
+    assert batcher.queued_images == 0
+
+
+async def test_what_would_wait_too_long_is_refused_at_once_but_two_batches_may_always_wait():
+    engine = FakeEngine()
+    async with running(engine, max_queue_s=0.5) as batcher:
+        batcher._images_per_s = 10.0
+        first = await occupied(engine, batcher)
+        far = time.monotonic() + 1000
+        tickets = [batcher.admit(1, far) for _ in range(8)]
+        with pytest.raises(QueueFull) as refused:
+            batcher.require_room(1, far)
+        assert refused.value.retry_after_s == 1
+        batcher._images_per_s = 100.0  # the same queue on a faster engine: 0.09 s
+        tickets.append(batcher.admit(50, far))
+        with pytest.raises(QueueFull):  # there would be room for six more, but not the time
+            batcher.require_room(1, far)
+        for ticket in tickets:
+            ticket.release()
+        batcher.admit(64, far).release()
+        engine.release()
+        await first
+
+
+async def test_one_fast_batch_among_slow_ones_does_not_make_the_engine_fast():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        batcher._images_per_s = 1.0
+        await submit(batcher, pictures(4))
+        assert 1.0 < batcher._images_per_s <= 1 / 0.9
+
+
+async def test_only_full_batches_tell_how_fast_the_engine_is():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        await submit(batcher, pictures(3))
+        assert batcher._images_per_s == 0
+        await submit(batcher, pictures(4))
+        assert batcher._images_per_s > 0
 
 
 async def test_an_expired_request_fails_at_its_deadline_and_never_costs_the_engine():
@@ -111,7 +173,7 @@ async def test_an_abandoned_request_never_costs_the_engine():
     engine = FakeEngine()
     async with running(engine) as batcher:
         first = await occupied(engine, batcher)
-        job = batcher.submit(batcher.admit(3), pictures(3), time.monotonic() + 30)
+        job = batcher.submit(batcher.admit(3, time.monotonic() + 30), pictures(3), time.monotonic() + 30)
         waiting = asyncio.ensure_future(job.wait())
         job.abandon()
         with pytest.raises(ClientGone):
@@ -184,7 +246,7 @@ async def test_a_broken_engine_fails_everything_that_waits_and_says_so():
         assert not batcher.alive
         assert len(reasons) == 1
         with pytest.raises(EngineFailed):
-            batcher.admit(1)
+            batcher.admit(1, time.monotonic() + 30)
     assert batcher.queued_images == 0
 
 
@@ -214,7 +276,7 @@ async def test_an_expired_request_leaves_no_pixels_behind_a_hanging_engine():
     engine = FakeEngine()
     async with running(engine) as batcher:
         first = await occupied(engine, batcher)
-        job = batcher.submit(batcher.admit(3), pictures(3), time.monotonic())
+        job = batcher.submit(batcher.admit(3, time.monotonic() + 30), pictures(3), time.monotonic())
         with pytest.raises(DeadlinePassed):
             await job.wait()
         assert job.images.nbytes == 0

@@ -73,46 +73,46 @@ async def test_a_client_that_leaves_is_gone():
     "kind", ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream", "Image/PNG"]
 )
 def test_an_image_type_is_one_file(kind):
-    assert split_images(kind, b"data", 1) == [b"data"]
+    assert split_images(kind, b"data", 1, 32) == [b"data"]
 
 
 @pytest.mark.parametrize("kind", [None, "", "text/plain", "image/tiff", "application/x-www-form-urlencoded", "junk"])
 def test_other_types_are_not_supported(kind):
     with pytest.raises(UnsupportedMediaType):
-        split_images(kind, b"data", 1)
+        split_images(kind, b"data", 1, 32)
 
 
 def test_multipart_fields_named_file_are_the_files_in_order():
     kind, body = multipart(
         ("file", ("a.png", b"\r\none\r\n--x")), ("other", b"ignored"), ("file", b"two"), ("file", b"")
     )
-    assert split_images(kind, body, 3) == [b"\r\none\r\n--x", b"two", b""]
+    assert split_images(kind, body, 3, 32) == [b"\r\none\r\n--x", b"two", b""]
 
 
 def test_multipart_that_is_not_what_it_says():
     kind, body = multipart(("file", b"one"))
     for broken in (b"", b"junk", body[:-30], body[:40]):
         with pytest.raises(MalformedRequest):
-            split_images(kind, broken, 3)
+            split_images(kind, broken, 3, 32)
     with pytest.raises(MalformedRequest):
-        split_images("multipart/form-data", body, 3)
+        split_images("multipart/form-data", body, 3, 32)
     with pytest.raises(MalformedRequest):
-        split_images(*multipart(("picture", b"one")), 3)
+        split_images(*multipart(("picture", b"one")), 3, 32)
 
 
 def test_multipart_with_too_many_of_anything():
     with pytest.raises(TooManyImages):
-        split_images(*multipart(*[("file", b"x")] * 4), 3)
+        split_images(*multipart(*[("file", b"x")] * 4), 3, 32)
     with pytest.raises(MalformedRequest):
-        split_images(*multipart(*[("other", b"x")] * 100), 3)
+        split_images(*multipart(*[("other", b"x")] * 100), 3, 32)
     with pytest.raises(MalformedRequest):
-        split_images(*multipart(("file", ("n" * 20_000, b"x"))), 3)
+        split_images(*multipart(("file", ("n" * 20_000, b"x"))), 3, 32)
 
 
 def test_json_holds_base64_and_a_bad_entry_is_an_error_in_its_place():
     text = base64.b64encode(b"image").decode()
     body = json.dumps({"images": [text, "%%%", f"data:image/png;base64,{text}", "YQ"]}).encode()
-    first, second, third, fourth = split_images(JSON + "; charset=utf-8", body, 4)
+    first, second, third, fourth = split_images(JSON + "; charset=utf-8", body, 4, 32)
     assert first == third == b"image"
     assert isinstance(second, BadBase64)
     assert isinstance(fourth, BadBase64)
@@ -136,17 +136,17 @@ def test_json_holds_base64_and_a_bad_entry_is_an_error_in_its_place():
 )
 def test_json_that_is_not_what_it_should_be(body):
     with pytest.raises(MalformedRequest):
-        split_images(JSON, body, 4)
+        split_images(JSON, body, 4, 32)
 
 
 def test_json_with_too_many_images():
     with pytest.raises(TooManyImages):
-        split_images(JSON, json.dumps({"images": [""] * 5}).encode(), 4)
+        split_images(JSON, json.dumps({"images": [""] * 5}).encode(), 4, 32)
 
 
 def test_an_empty_image_body_is_malformed():
     with pytest.raises(MalformedRequest):
-        split_images("image/png", b"", 1)
+        split_images("image/png", b"", 1, 32)
 
 
 @pytest.mark.anyio
@@ -171,23 +171,23 @@ async def test_all_bodies_together_have_a_budget_that_comes_back():
 )
 def test_hostile_boundaries_are_malformed(kind):
     with pytest.raises(MalformedRequest):
-        split_images(kind, b"--b\r\n", 3)
+        split_images(kind, b"--b\r\n", 3, 32)
 
 
 def test_hostile_part_headers_are_malformed():
     body = b"--b\r\nContent-Disposition: form-data; name*=a; name*0=b\r\n\r\nx\r\n--b--\r\n"
     with pytest.raises(MalformedRequest):
-        split_images("multipart/form-data; boundary=b", body, 3)
+        split_images("multipart/form-data; boundary=b", body, 3, 32)
 
 
 @pytest.mark.parametrize("body", [b'{"images": [' + b"[]," * 10_000 + b"[]]}", b'{"images": [{}]}'])
 def test_json_with_nesting_is_refused_before_it_is_parsed(body, monkeypatch):
     monkeypatch.setattr("app.bodies.from_json", lambda *_, **__: pytest.fail("parsed"))
     with pytest.raises(MalformedRequest):
-        split_images(JSON, body, 4)
+        split_images(JSON, body, 4, 32)
 
 
 def test_json_with_far_too_many_items_is_refused_before_it_is_parsed(monkeypatch):
     monkeypatch.setattr("app.bodies.from_json", lambda *_, **__: pytest.fail("parsed"))
     with pytest.raises(TooManyImages):
-        split_images(JSON, b'{"images": [' + b"1," * 10_000 + b"1]}", 4)
+        split_images(JSON, b'{"images": [' + b"1," * 10_000 + b"1]}", 4, 32)

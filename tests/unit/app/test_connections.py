@@ -10,7 +10,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app import connections
-from app.connections import OTHER_FILES, Connection, ConnectionLimits, connections_within_files
+from app.connections import MAX_HEADER_BYTES, OTHER_FILES, Connection, ConnectionLimits, connections_within_files
 
 pytestmark = pytest.mark.anyio
 
@@ -70,7 +70,13 @@ class Port:
     def __init__(self, app=answer, header_timeout_s=60.0, unread_timeout_s=60.0, max_connections=10):
         self.refused = []
         limits = ConnectionLimits(header_timeout_s, unread_timeout_s, max_connections, self.refused.append)
-        config = uvicorn.Config(app, http=partial(Connection, limits=limits), ws="none", log_config=None)
+        config = uvicorn.Config(
+            app,
+            http=partial(Connection, limits=limits),
+            ws="none",
+            log_config=None,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        )
         config.load()
         self.make = partial(config.http_protocol_class, config, ServerState(), {})
 
@@ -192,6 +198,20 @@ async def test_what_is_not_http_gets_400(junk):
     await asyncio.wait_for(transport.closed.wait(), 10)
     assert protocol._header_timer is None
     assert port.refused == ["malformed-request"]
+
+
+@pytest.mark.parametrize("piece_bytes", [1 << 30, 50_000, 10_000])
+@pytest.mark.parametrize(("header_bytes", "status"), [(MAX_HEADER_BYTES - 100, b"200"), (MAX_HEADER_BYTES + 1, b"400")])
+async def test_too_large_a_header_gets_400_however_it_arrives(header_bytes, status, piece_bytes):
+    protocol, transport = Port().connect()
+    request = REQUEST[:-2] + b"x-more: "
+    request += b"x" * (header_bytes - len(request) - 4) + b"\r\n\r\n"
+    what_follows = bytes(100_000)
+    for start in range(0, len(request), piece_bytes):
+        protocol.data_received(request[start : start + piece_bytes] + what_follows * (piece_bytes > len(request)))
+    while not transport.sent:
+        await asyncio.sleep(0)
+    assert transport.sent.startswith(b"HTTP/1.1 " + status)
 
 
 async def test_a_connection_too_many_is_closed_and_one_that_ends_makes_room():

@@ -1,6 +1,8 @@
 """The shipped checkpoint in the engine: the same answers in every batch and precision, and failures told apart."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,11 +10,12 @@ import torch
 from PIL import Image
 
 from app.batcher import EngineBroken, EngineOutOfMemory
-from app.engine import SelfTestFailed, TorchEngine, load_engine
+from app.engine import CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine, open_backend
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.evaluate import compute_logits
 from model.fuse import fold_batch_norm
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +23,12 @@ def source():
     return checkpoint.load(SHIPPED_WEIGHTS)
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+KINDS = [("torch", "float32"), ("torch", "bfloat16"), ("openvino", "float32"), ("openvino", "bfloat16")]
+
+
+@pytest.fixture(scope="module", params=[*KINDS, ("openvino", "int8")], ids="-".join)
 def engine(request, source):
-    return make(source, precision=request.param)
+    return make(source, *request.param)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +37,9 @@ def pictures(examples):
     return np.ascontiguousarray(np.stack(images))
 
 
-def make(source, precision="float32", batch_sizes=(1, 2, 4, 16)):
-    return TorchEngine(source, device="cpu", precision=precision, batch_sizes=batch_sizes, threads=0)
+def make(source, runtime="torch", precision="float32", batch_sizes=(1, 2, 4, 16)):
+    backend = open_backend(source, Settings(device="cpu", runtime=runtime, precision=precision))
+    return CheckpointEngine(source, backend, batch_sizes)
 
 
 def test_it_passes_its_self_test(engine):
@@ -55,11 +62,12 @@ def test_alone_padded_or_in_a_batch_an_image_gets_the_same_answer(engine, pictur
         np.testing.assert_array_equal(alone.argmax(axis=1), other.argmax(axis=1))
 
 
-def test_float32_is_what_evaluation_computes(source, pictures):
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_float32_is_what_evaluation_computes(source, pictures, runtime):
     metadata = source.metadata
     logits = compute_logits(source.network(), torch.from_numpy(pictures), metadata.mean, metadata.std)
     expected = metadata.calibration.probabilities(logits).numpy()
-    np.testing.assert_allclose(make(source).run(pictures), expected, atol=1e-5)
+    np.testing.assert_allclose(make(source, runtime).run(pictures), expected, atol=1e-5)
 
 
 def test_folding_batch_norm_changes_nothing_but_rounding(source):
@@ -73,14 +81,14 @@ def test_folding_batch_norm_changes_nothing_but_rounding(source):
 
 def test_another_transform_fails_the_self_test(source):
     wrong = make(source)
-    wrong.mean = torch.zeros(3)
+    wrong.backend.mean = torch.zeros(3)
     with pytest.raises(SelfTestFailed, match="differ by"):
         wrong.self_test()
 
 
 def test_a_broken_kernel_fails_the_self_test(source):
     broken = make(source)
-    broken.network.register_forward_hook(lambda _module, _inputs, logits: logits * float("nan"))
+    broken.backend.network.register_forward_hook(lambda _module, _inputs, logits: logits * float("nan"))
     with pytest.raises(SelfTestFailed):
         broken.self_test()
 
@@ -96,15 +104,86 @@ def test_a_broken_kernel_fails_the_self_test(source):
 )
 def test_failures_are_told_apart(source, pictures, raised, seen):
     engine = make(source)
-    engine.device = torch.device("cuda")  # only a name here: a sticky error is one of a CUDA device
+    engine.backend._device = torch.device("cuda")  # only a name here: a sticky error is one of a CUDA device
 
     def fail(_images):
         raise raised
 
-    engine._forward = fail
+    engine.backend._forward = fail
     with pytest.raises(seen) as caught:
         engine.run(pictures)
     assert type(caught.value) is seen
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"), [("std::bad_alloc", EngineOutOfMemory), ("the shapes do not match", RuntimeError)]
+)
+def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
+    engine = make(source, "openvino")
+
+    class Failing:
+        def infer(self, *_arguments, **_options):
+            raise RuntimeError(raised)
+
+    engine.backend._request = Failing()
+    with pytest.raises(seen) as caught:
+        engine.run(pictures)
+    assert type(caught.value) is seen
+
+
+SIGNAL_AFTER_CLOSE = """
+import signal, threading
+from app.openvino_backend import OpenVinoBackend
+from app.settings import SHIPPED_WEIGHTS
+from model import checkpoint
+closer = threading.Thread(target=OpenVinoBackend(checkpoint.load(SHIPPED_WEIGHTS), "float32", 1).close)
+closer.start()
+closer.join()
+del closer
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_another_thread_closed_openvino_is_handled():
+    ended = subprocess.run([sys.executable, "-c", SIGNAL_AFTER_CLOSE], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
+
+
+def test_int8_tolerates_rounding_and_no_more(source):
+    engine = make(source, "openvino", "int8")
+    engine._self_test_probabilities = np.roll(engine._self_test_probabilities, 1, axis=0)
+    with pytest.raises(SelfTestFailed, match=r"tolerance 0\.1"):
+        engine.self_test()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cpu", "runtime": "torch", "precision": "int8"}, "int8 needs device cpu and OpenVINO"),
+        ({"device": "cuda", "runtime": "openvino", "precision": "float32"}, "openvino needs device cpu"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(source, options, message):
+    with pytest.raises(EngineUnavailable, match=message):
+        open_backend(source, Settings(**options))
+
+
+def test_without_openvino_a_cpu_runs_torch(source, monkeypatch):
+    monkeypatch.setattr("app.engine.find_spec", lambda _name: None)
+    assert open_backend(source, Settings(device="cpu")).runtime == "torch"
+    with pytest.raises(EngineUnavailable, match="not installed"):
+        open_backend(source, Settings(device="cpu", runtime="openvino"))
+
+
+def test_batch_sizes_are_measured_unless_given(source):
+    engine = make(source, "openvino", batch_sizes=())
+    engine.prepare(4)
+    assert engine.batch_sizes[0] == 1
+    assert engine.batch_sizes[-1] <= 4
+    pinned = make(source, "openvino", batch_sizes=(3,))
+    pinned.prepare(4)
+    assert pinned.batch_sizes == (3,)
 
 
 def test_the_card_says_what_is_served(source):
@@ -119,6 +198,6 @@ def test_the_card_says_what_is_served(source):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_gpu_gives_the_answers_of_the_cpu(source, pictures):
-    gpu = TorchEngine(source, device="cuda", precision="float32", batch_sizes=(1, 16), threads=0)
+    gpu = CheckpointEngine(source, open_backend(source, Settings(device="cuda", precision="float32")), (1, 16))
     gpu.self_test()
     np.testing.assert_allclose(gpu.run(pictures), make(source).run(pictures), atol=5e-3)

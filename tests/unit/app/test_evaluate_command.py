@@ -1,41 +1,14 @@
+import hashlib
 import json
 import sys
 
 import pytest
-import torch
 
 from app.cli import build_parser, main
 from app.commands.evaluate import record
 from benchmarks.model_card import robustness_section
 from model import checkpoint
-from model.checkpoint import Metadata
-from model.data import Dataset
-from model.resnet import Architecture
 from model.robustness import CORRUPTIONS
-
-CLASSES = ("ant", "bee", "cat")
-
-
-@pytest.fixture
-def weights(tmp_path, monkeypatch):
-    """A small checkpoint, with a dataset of noise in the place of CIFAR-10."""
-    monkeypatch.setattr("model.resnet.STAGE_WIDTHS", (16, 16, 32, 32))
-    torch.manual_seed(0)
-    metadata = Metadata(
-        name="toy",
-        architecture=Architecture("resnet18", 3).to_dict(),
-        classes=CLASSES,
-        input_size=16,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        measured=({"split": "toy held-out", "images": 5, "top1": 0.5, "nll": 1.0, "ece": 0.1},),
-    )
-    images = torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8)
-    dataset = Dataset("toy", "test", images, torch.arange(9) % 3, CLASSES)
-    monkeypatch.setattr("model.datasets.load_dataset", lambda *_args, **_options: dataset)
-    path = tmp_path / "toy.safetensors"
-    checkpoint.save(path, metadata, checkpoint.half_precision(metadata.build()), images[:2], torch.full((2, 3), 1 / 3))
-    return path
 
 
 def evaluate(monkeypatch, *arguments):
@@ -45,9 +18,9 @@ def evaluate(monkeypatch, *arguments):
     return caught.value.code
 
 
-def test_the_robustness_table_is_printed_written_and_recorded(weights, monkeypatch, tmp_path, capsys):
+def test_the_robustness_table_is_printed_written_and_recorded(toy_weights, monkeypatch, tmp_path, capsys):
     result = tmp_path / "result.json"
-    flags = ["--weights", weights, "--json", result]
+    flags = ["--weights", toy_weights, "--json", result]
     assert evaluate(monkeypatch, *flags) == 0
     plain = json.loads(result.read_text())
     assert "robustness" not in plain
@@ -66,13 +39,37 @@ def test_the_robustness_table_is_printed_written_and_recorded(weights, monkeypat
         assert f"  {name:<12} {row['top1']:.4f}" in captured.out
     assert captured.err == ""  # no progress bar where nobody watches
 
-    loaded = checkpoint.load(weights)
+    loaded = checkpoint.load(toy_weights)
     held_out, test = loaded.metadata.measured
     assert held_out["split"] == "toy held-out"
     assert test["split"] == "toy test"
     assert test["robustness"] == table
     assert loaded.version == full["version"] != plain["version"]
     assert "| jpeg-75 |" in robustness_section(test)
+
+
+def test_a_pinned_checkpoint_is_not_recorded_into(toy_weights, monkeypatch, capsys):
+    before = toy_weights.read_bytes()
+    pins = toy_weights.with_name("SHA256SUMS")
+    pins.write_text(f"{hashlib.sha256(before).hexdigest()}  {toy_weights.name}\n")
+    assert evaluate(monkeypatch, "--weights", toy_weights, "--record") == 1
+    error = f"resnet: error: --record would change {toy_weights}, which is pinned: remove {pins} first\n"
+    assert capsys.readouterr() == ("", error)
+    assert toy_weights.read_bytes() == before
+    pins.unlink()
+    assert evaluate(monkeypatch, "--weights", toy_weights, "--record") == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_another_checkpoint_than_the_expected_one_is_one_line(toy_weights, monkeypatch, capsys, command):
+    files = ["picture.png"] if command == "predict" else []
+    flags = ["--weights", str(toy_weights), "--weights-sha256", "0" * 64]
+    monkeypatch.setattr(sys, "argv", ["resnet", command, *files, *flags])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    said = capsys.readouterr().err if caught.value.code == 1 else caught.value.code  # the interpreter prints a text
+    assert said.startswith(f"resnet: error: checkpoint {toy_weights}: its SHA-256 ")
+    assert len(said.splitlines()) == 1
 
 
 def test_a_recorded_table_survives_until_a_new_one_comes():
@@ -104,4 +101,4 @@ def test_shares_outside_of_one_are_refused(share, capsys):
     with pytest.raises(SystemExit) as caught:
         build_parser().parse_args(["train", "--jpeg", share])
     assert caught.value.code == 2
-    assert "argument --jpeg: expected a share of the images from 0 to 1" in capsys.readouterr().err
+    assert "argument --jpeg: expected a share from 0 to 1" in capsys.readouterr().err

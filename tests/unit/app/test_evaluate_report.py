@@ -8,41 +8,10 @@ import pytest
 import torch
 
 from app.cli import build_parser
-from model import checkpoint
-from model.checkpoint import Metadata
 from model.data import Dataset
-from model.resnet import Architecture
-from model.transforms import CIFAR10_MEAN, CIFAR10_STD
+from tests.unit.app.conftest import TOY_CLASSES
 
-CLASSES = ("ant", "bee", "cat", "dog")
 REPORT = {"report.json", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png"}
-
-
-def toy_test_set(*_args: object, **_options: object) -> Dataset:
-    """Make 40 images of the first three classes: there is no dog."""
-    images = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return Dataset("toy", "test", images, torch.arange(40) % 3, CLASSES)
-
-
-@pytest.fixture
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An untrained checkpoint of a narrow network."""
-    monkeypatch.setattr("model.datasets.load_dataset", toy_test_set)
-    monkeypatch.setattr("model.resnet.STAGE_WIDTHS", (16, 16, 32, 32))
-    torch.manual_seed(0)
-    architecture = Architecture("resnet18", len(CLASSES), "cifar")
-    metadata = Metadata(
-        name="toy",
-        architecture=architecture.to_dict(),
-        classes=CLASSES,
-        input_size=8,
-        mean=CIFAR10_MEAN,
-        std=CIFAR10_STD,
-    )
-    images, answers = torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.full((1, 4), 0.25)
-    path = tmp_path / "toy.safetensors"
-    checkpoint.save(path, metadata, checkpoint.half_precision(architecture.build()), images, answers)
-    return path
 
 
 def evaluate(*more: str) -> int:
@@ -51,10 +20,10 @@ def evaluate(*more: str) -> int:
 
 
 def test_report_of_a_checkpoint_agrees_with_the_scores(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result, folder = tmp_path / "result.json", tmp_path / "new" / "report"
-    assert evaluate("--weights", str(weights), "--json", str(result), "--report", str(folder)) == 0
+    assert evaluate("--weights", str(toy_weights), "--json", str(result), "--report", str(folder)) == 0
     assert {path.name for path in folder.iterdir()} == REPORT
     scores, report = json.loads(result.read_text()), json.loads((folder / "report.json").read_text())
     assert (report["split"], report["images"]) == (scores["split"], 40) == ("toy test", 40)
@@ -67,13 +36,13 @@ def test_report_of_a_checkpoint_agrees_with_the_scores(
 
 
 def test_report_of_a_service_is_about_its_answers(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def always_bees(url: str, dataset: Dataset, *rest: object) -> tuple[dict[str, str], torch.Tensor]:
         return {"name": "bees", "version": "0" * 12}, torch.tensor([[0.1, 0.7, 0.1, 0.1]]).repeat(len(dataset), 1)
 
     monkeypatch.setattr("app.client.classify_dataset", always_bees)
-    monkeypatch.setattr("app.client.fetch_card", lambda *_: {"input_size": 8, "classes": CLASSES})
+    monkeypatch.setattr("app.client.fetch_card", lambda *_: {"input_size": 16, "classes": TOY_CLASSES})
     assert evaluate("--url", "http://127.0.0.1:9", "--limit", "10", "--report", str(tmp_path / "report")) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["confusion_matrix"] == [[0, 4, 0, 0], [0, 3, 0, 0], [0, 3, 0, 0], [0, 0, 0, 0]]
@@ -81,17 +50,17 @@ def test_report_of_a_service_is_about_its_answers(
     assert len(report["most_wrong"]) == 7
 
 
-def test_without_report_nothing_is_drawn(weights: Path, tmp_path: Path) -> None:
-    assert evaluate("--weights", str(weights)) == 0
-    assert list(tmp_path.iterdir()) == [weights]
+def test_without_report_nothing_is_drawn(toy_weights: Path, tmp_path: Path) -> None:
+    assert evaluate("--weights", str(toy_weights)) == 0
+    assert list(tmp_path.iterdir()) == [toy_weights]
 
 
 def test_missing_matplotlib_is_said_before_the_evaluation(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert evaluate("--weights", str(weights), "--report", str(tmp_path / "report")) == 1
+    assert evaluate("--weights", str(toy_weights), "--report", str(tmp_path / "report")) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
@@ -100,11 +69,11 @@ def test_missing_matplotlib_is_said_before_the_evaluation(
 
 
 def test_report_folder_that_is_a_file_is_one_line(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate("--weights", str(weights), "--report", str(weights)) == 1
+    assert evaluate("--weights", str(toy_weights), "--report", str(toy_weights)) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
     assert line.startswith("resnet: error: ")
-    assert str(weights) in line
+    assert str(toy_weights) in line

@@ -4,15 +4,18 @@ import struct
 import sys
 import threading
 import time
+import warnings
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
-from app.errors import BadBase64, DeadlinePassed, TooManyPixels, UndecodableImage
+from app.errors import BadBase64, DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from app.imaging import Decoder, decode
 from app.threads import ThreadDied
+from model import pictures
+from tests.bombs import picture_bombs
 from tests.conftest import encode, noise
 
 LIMIT = 4096 * 4096
@@ -189,6 +192,20 @@ async def test_the_decoder_keeps_order_and_puts_errors_in_their_place():
     np.testing.assert_array_equal(results[3], read(large))
 
 
+@pytest.mark.anyio
+async def test_images_that_are_ready_pass_through_without_a_thread():
+    decoder = Decoder(32, LIMIT, threads=1)
+    ready = [read(encode(noise(seed=seed))) for seed in range(2)]
+    try:
+        mixed = await decoder.decode_all([ready[0], encode(noise()), ready[1]], time.monotonic() + 60)
+        decoder.close()
+        assert await decoder.decode_all(ready, time.monotonic() + 60) == ready
+    finally:
+        decoder.close()
+    assert (mixed[0] is ready[0], mixed[2] is ready[1]) == (True, True)
+    np.testing.assert_array_equal(mixed[1], ready[0])
+
+
 def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(monkeypatch):
     data = encode(noise(64, 64), "JPEG", progressive=True)
     assert read(data).shape == (3, 32, 32)
@@ -196,6 +213,31 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(monkeypatc
     monkeypatch.setattr("app.imaging._finish", lambda *_: pytest.fail("decoded"))
     with pytest.raises(UndecodableImage):
         read(data[:scan] + data[scan:-2] * 20 + data[-2:])
+
+
+def test_bombs_and_floods_are_refused_and_slivers_and_animations_are_not():
+    for name, (data, _kind, status, code) in picture_bombs().items():
+        try:
+            outcome = (200, None) if read(data).shape == (3, 32, 32) else None
+        except ServiceError as error:
+            outcome = (error.status, error.code)
+        assert outcome == (status, code), name
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_a_large_ordinary_picture_is_far_from_the_limit_of_reads(image_format, monkeypatch):
+    monkeypatch.setattr("model.pictures.MAX_READS", pictures.MAX_READS // 20)
+    assert read(encode(noise(800, 800), image_format)).shape == (3, 32, 32)
+
+
+def test_what_pillow_warns_of_reaches_neither_log_nor_memory():
+    with warnings.catch_warnings(record=True) as seen:
+        Decoder(32, LIMIT, threads=1).close()
+        for size in range(1000, 1010):  # a text of its own each
+            tag = struct.pack("<HHHII", 1, 0x010E, 2, size, 8)
+            assert read(encode(noise(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0" + tag)).shape == (3, 32, 32)
+        assert seen == []
+        assert not any("1005" in str(key) for key in getattr(TiffImagePlugin, "__warningregistry__", ()))
 
 
 @pytest.mark.anyio

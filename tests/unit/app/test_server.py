@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 import uvloop
 
-from app.server import Server
+from app.server import LISTENERS, Server
 from app.service import Service
 from app.settings import Settings
 from tests.fakes import FakeEngine
@@ -29,14 +29,19 @@ async def hello(scope, _receive, send):
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-async def close_over_waiting_clients(count):
-    """Connect and send while the event loop cannot accept, close the port at once, and return the answers."""
+async def started():
+    """A server, the task that runs it, and its address."""
     config = uvicorn.Config(hello, port=0, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
     server = Server(config, Service(Settings(), lambda _settings: FakeEngine()))
     running = asyncio.create_task(server.serve())
-    while not server.started:
+    while not server.started or len(server.servers) < LISTENERS:
         await asyncio.sleep(0)
-    address = server.servers[0].sockets[0].getsockname()
+    return server, running, server.servers[0].sockets[0].getsockname()
+
+
+async def close_over_waiting_clients(count):
+    """Connect and send while the event loop cannot accept, close the port at once, and return the answers."""
+    server, running, address = await started()
     clients = [socket.create_connection(address) for _ in range(count)]
     for client in clients:
         client.sendall(REQUEST)
@@ -57,3 +62,26 @@ def test_clients_that_the_loop_has_not_accepted_yet_are_answered(new_loop):
     with asyncio.Runner(loop_factory=new_loop) as runner:
         answers = runner.run(close_over_waiting_clients(20))
     assert [answer.endswith(b"hello") for answer in answers] == [True] * 20
+
+
+async def turns_to_accept(count):
+    """Connect while the event loop cannot accept, and return in how many of its turns all are accepted."""
+    server, running, address = await started()
+    clients = [socket.create_connection(address) for _ in range(count)]
+    turns = 0
+    while len(server.server_state.connections) < count:
+        await asyncio.sleep(0)
+        turns += 1
+    for client in clients:
+        client.close()
+    server.should_exit = True
+    await running
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+    return turns
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_crowd_is_let_in_within_a_few_turns_of_the_loop(new_loop):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(turns_to_accept(8 * LISTENERS)) <= 8 + 4

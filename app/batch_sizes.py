@@ -1,0 +1,62 @@
+"""Which batch sizes to use: measured on the engine itself, in about a second."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+BUDGET_S = 1.0
+
+# A larger batch must be faster by this factor to be worth its longer wait.
+WORTHWHILE = 1.05
+
+# Beside another program's burst the measurement says little: whatever it says, this many images may share a batch.
+LEAST = 16
+
+
+def choose_batch_sizes(
+    run: Callable[[NDArray[np.uint8]], object],
+    input_size: int,
+    largest: int,
+    *,
+    budget_s: float = BUDGET_S,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[int, ...]:
+    """Measure batches of 1, 2, 4, ... images, up to `largest`, and return the sizes to pad batches to, increasing.
+
+    The last of them is the smallest batch that no larger one beats by more than WORTHWHILE, or LEAST. Each size is
+    run twice, the first time to warm it up; no further one is tried once as much again would not fit into the budget.
+    """
+    began = clock()
+    rates: dict[int, float] = {}
+    size = 1
+    while size <= largest:
+        images = np.zeros((size, 3, input_size, input_size), np.uint8)
+        run(images)
+        started = clock()
+        run(images)
+        ended = clock()
+        rates[size] = size / max(ended - started, 1e-9)
+        size *= 2
+        if ended - began + 4 * (ended - started) > budget_s:  # two runs of twice the size
+            break
+    best = max(rates.values())
+    chosen = next(size for size, rate in rates.items() if rate * WORTHWHILE >= best)
+    log.info(
+        "the best batch holds %d images, by measurement: %s images/s",
+        chosen,
+        ", ".join(f"{size}: {rate:.0f}" for size, rate in rates.items()),
+    )
+    return ladder(min(max(chosen, LEAST), largest))
+
+
+def ladder(largest: int) -> tuple[int, ...]:
+    """Return 1, 2, 3, 4, 6, 8, 12, ... up to `largest`: padding adds a half at most, a fifth on average."""
+    sizes = {step << shift for step in (2, 3) for shift in range(largest.bit_length())} | {1, largest}
+    return tuple(sorted(size for size in sizes if size <= largest))

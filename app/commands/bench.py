@@ -1,0 +1,189 @@
+"""`resnet bench engine`: the service's engine beside every other way to compute the same, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.commands.settings_flags import add_settings, read_settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from app.contenders import Run
+
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+PRODUCT_SIDE = 4096
+PAUSE_S = 0.1
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"expected batch sizes such as 1,8,32, not {text!r}")
+    return sizes
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, not {text!r}")
+    return value
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("what", choices=["engine"], help="what to measure")
+    parser.add_argument("--sizes", type=_sizes, default=SIZES, help="batch sizes [1,2,4,...,512]")
+    parser.add_argument(
+        "--rounds", type=_positive, default=5, help="rounds, interleaved; medians are shown [%(default)s]"
+    )
+    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these contenders, besides the engine")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round there")
+    add_settings(parser, only={"weights", "device", "precision", "runtime", "threads"})
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print; exit 1 if the engine cannot be loaded."""
+    settings = read_settings(arguments)
+    import numpy as np
+    import torch
+
+    from app.contenders import contenders, explained
+    from app.cores import available_cores
+    from app.engine import EngineUnavailable
+    from model import checkpoint
+    from model.checkpoint import CheckpointError
+    from model.cost import count_macs
+    from model.machine import describe
+
+    threads = settings.threads or available_cores()
+    settings = settings.model_copy(update={"threads": threads})
+    torch.set_num_threads(threads)
+    device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        source = checkpoint.load(settings.weights)
+    except CheckpointError as error:
+        raise SystemExit(f"resnet: error: {error}") from None
+    size = source.metadata.input_size
+    images = np.random.default_rng(0).integers(0, 256, (max(arguments.sizes), 3, size, size), dtype=np.uint8)
+    wanted = source.self_test_probabilities.numpy()
+    runs: dict[str, Run] = {}
+    left_out: dict[str, str] = {}
+    for name, make in contenders(source, settings, device).items():
+        if name != "engine" and arguments.only and name not in arguments.only:
+            continue
+        print(f"setting up {name} ...", flush=True)
+        try:
+            with explained():
+                made = make()
+                off = float(np.abs(made(source.self_test_images.numpy()) - wanted).max())
+                for count in arguments.sizes:  # what is compiled, captured or allocated at first sight
+                    made(images[:count])
+        except EngineUnavailable as error:
+            if name == "engine":
+                raise SystemExit(f"resnet: error: {error}") from None
+            left_out[name] = str(error)
+            continue
+        print(f"  probabilities within {off:.4f} of those measured in training")
+        runs[name] = made
+    seconds, products = _measure(runs, images, arguments.sizes, arguments.rounds, device)
+    operations = 2 * count_macs(source.network(), size)
+    result = {
+        "command": f"resnet bench engine --sizes {','.join(map(str, arguments.sizes))} --rounds {arguments.rounds}",
+        "device": device,
+        "threads": threads,
+        "precision": settings.precision,
+        "ceiling": _ceiling(products, operations),
+        "left_out": left_out,
+        "contenders": {name: _summary(by_size) for name, by_size in seconds.items()},
+    }
+    _print(result)
+    if arguments.json:
+        text = json.dumps({"machine": describe(), **result, "rounds_s": seconds}, indent=1)
+        arguments.json.write_text(text + "\n")
+    return 0
+
+
+def _measure(
+    runs: dict[str, Run], images: NDArray[np.uint8], sizes: tuple[int, ...], rounds: int, device: str
+) -> tuple[dict[str, dict[int, list[list[float]]]], dict[str, list[float]]]:
+    """Return seconds[contender][size][round] = the times of its calls, and the seconds of large matrix products.
+
+    Each contender runs a size so often in a round that 32 images have passed, and once at least. Each round begins with
+    another one, and each measurement with a pause and a call that does not count: some runtimes' threads spin for a
+    while after their last batch, at the cost of the next.
+    """
+    import torch
+
+    seconds: dict[str, dict[int, list[list[float]]]] = {name: {size: [] for size in sizes} for name in runs}
+    products: dict[str, list[float]] = {"bfloat16": [], "float32": []}
+    matrices = {
+        name: torch.randn(PRODUCT_SIDE, PRODUCT_SIDE, device=device, dtype=getattr(torch, name)) for name in products
+    }
+    for number in range(rounds):
+        order = [*runs][number % len(runs) :] + [*runs][: number % len(runs)]
+        for size in sizes:
+            for name in order:
+                run, times = runs[name], []
+                time.sleep(PAUSE_S)
+                run(images[:size])
+                for _ in range(max(1, 32 // size)):
+                    started = time.perf_counter()
+                    run(images[:size])
+                    times.append(round(time.perf_counter() - started, 6))
+                seconds[name][size].append(times)
+        for name, matrix in matrices.items():
+            started = time.perf_counter()
+            float((matrix @ matrix)[0, 0])  # the copy waits for a GPU
+            products[name].append(round(time.perf_counter() - started, 4))
+    return seconds, products
+
+
+def _ceiling(products: dict[str, list[float]], operations: int) -> dict[str, Any]:
+    """Return how many images/s the machine could compute if all of it were as fast as one large matrix product."""
+    rates = {name: 2 * PRODUCT_SIDE**3 / statistics.median(times) for name, times in products.items()}
+    return {
+        "operations_per_s": {name: round(rate) for name, rate in rates.items()},
+        "images_per_s": {name: round(rate / operations, 1) for name, rate in rates.items()},
+    }
+
+
+def _summary(by_size: dict[int, list[list[float]]]) -> dict[str, dict[str, float]]:
+    """Return images/s (median of rounds) and latency in ms (of all calls), by batch size."""
+    summary = {}
+    for size, rounds in by_size.items():
+        calls = sorted(call for times in rounds for call in times)
+        summary[str(size)] = {
+            "images_per_s": round(statistics.median(size * len(times) / sum(times) for times in rounds), 1),
+            "p50_ms": round(statistics.median(calls) * 1e3, 2),
+            "p99_ms": round(calls[min(len(calls) - 1, int(0.99 * len(calls)))] * 1e3, 2),
+        }
+    return summary
+
+
+def _print(result: dict[str, Any]) -> None:
+    sizes = list(result["contenders"]["engine"])
+    print(f"\n{'images/s at batch':<30}" + "".join(f"{size:>9}" for size in sizes))
+    for name, by_size in result["contenders"].items():
+        print(f"{name:<30}" + "".join(f"{by_size[size]['images_per_s']:>9.1f}" for size in sizes))
+    print(f"\n{'p50 / p99 ms at batch':<30}" + "".join(f"{size:>16}" for size in sizes))
+    for name, by_size in result["contenders"].items():
+        cells = (f"{by_size[size]['p50_ms']:.1f} / {by_size[size]['p99_ms']:.1f}" for size in sizes)
+        print(f"{name:<30}" + "".join(f"{cell:>16}" for cell in cells))
+    ceiling = result["ceiling"]["images_per_s"]
+    print(f"\nceiling, by a product of {PRODUCT_SIDE} x {PRODUCT_SIDE} matrices: ", end="")
+    print(", ".join(f"{rate} images/s in {name}" for name, rate in ceiling.items()))
+    best = max(ceiling.values())
+    shares = (f"{rates['images_per_s'] / best:.0%} at {size}" for size, rates in result["contenders"]["engine"].items())
+    print(f"the engine reaches, of the higher one, {', '.join(shares)}")
+    for name, reason in result["left_out"].items():
+        print(f"left out: {name}: {reason}")

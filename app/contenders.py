@@ -1,0 +1,120 @@
+"""The ways to compute the same probabilities that `resnet bench engine` compares with the service's own engine.
+
+Each is a function of uint8 (N, 3, S, S) to float32 (N, classes), set up as its makers advise.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from app.engine import CheckpointEngine, EngineUnavailable, open_backend
+from app.settings import Settings
+from model.checkpoint import Checkpoint
+from model.fuse import fold_batch_norm
+from model.transforms import normalise
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+class Whole(nn.Module):
+    """Uint8 images to probabilities: what every contender computes."""
+
+    def __init__(self, source: Checkpoint, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.calibration = source.metadata.calibration
+        self.register_buffer("mean", torch.tensor(source.metadata.mean))
+        self.register_buffer("std", torch.tensor(source.metadata.std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 (N, 3, S, S) to probabilities (N, classes)."""
+        mean, std = self.get_buffer("mean").float(), self.get_buffer("std").float()
+        inputs = normalise(images, mean, std).to(next(self.network.parameters()).dtype)
+        return self.calibration.probabilities(self.network(inputs).float())
+
+
+def contenders(source: Checkpoint, settings: Settings, device: str) -> dict[str, Callable[[], Run]]:
+    """Return by name what sets each contender up; "engine" is the service's own, as `settings` say."""
+
+    def eager(dtype: torch.dtype, *, channels_last: bool, folded: bool) -> Callable[[], Run]:
+        def make() -> Run:
+            network = fold_batch_norm(source.network()) if folded else source.network()
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            return _torch_run(Whole(source, network.to(device, dtype, memory_format=layout)).to(device), device)  # type: ignore[call-overload]
+
+        return make
+
+    def ours(**changes: str) -> Callable[[], Run]:
+        return lambda: CheckpointEngine(source, open_backend(source, settings.model_copy(update=changes))).run
+
+    made: dict[str, Callable[[], Run]] = {
+        "engine": ours(),
+        "eager float32": eager(torch.float32, channels_last=False, folded=False),
+        "eager bfloat16 channels-last": eager(torch.bfloat16, channels_last=True, folded=False),
+        "folded float32": eager(torch.float32, channels_last=True, folded=True),
+        "torch.compile float32": lambda: _compiled(source, torch.float32, device),
+        "torch.compile bfloat16": lambda: _compiled(source, torch.bfloat16, device),
+    }
+    if device == "cpu":
+        if find_spec("openvino"):
+            for precision in ("float32", "bfloat16", "int8"):
+                made[f"OpenVINO {precision}"] = ours(runtime="openvino", precision=precision)
+        if find_spec("onnxruntime") and find_spec("onnx"):
+            made["ONNX Runtime float32"] = lambda: _onnx_runtime(source, settings.threads)
+    else:
+        made["CUDA graphs bfloat16"] = lambda: _compiled(source, torch.bfloat16, device, mode="reduce-overhead")
+    return made
+
+
+def _torch_run(module: Callable[[Tensor], Tensor], device: str) -> Run:
+    @torch.inference_mode()
+    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        probabilities: NDArray[np.float32] = module(torch.from_numpy(images).to(device)).cpu().numpy()
+        return probabilities
+
+    return run
+
+
+def _compiled(source: Checkpoint, dtype: torch.dtype, device: str, mode: str | None = None) -> Run:
+    network = fold_batch_norm(source.network()).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return _torch_run(torch.compile(Whole(source, network).to(device), dynamic=False, mode=mode), device)
+
+
+def _onnx_runtime(source: Checkpoint, threads: int) -> Run:
+    import onnxruntime
+
+    file = io.BytesIO()
+    size = source.metadata.input_size
+    example = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    module = Whole(source, fold_batch_norm(source.network())).eval()
+    axes = {"images": {0: "n"}, "probabilities": {0: "n"}}
+    names = {"input_names": ["images"], "output_names": ["probabilities"]}
+    torch.onnx.export(module, (example,), file, dynamo=False, dynamic_axes=axes, opset_version=17, **names)  # type: ignore[arg-type]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+
+    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        probabilities: NDArray[np.float32] = session.run(None, {"images": images})[0]
+        return probabilities
+
+    return run
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what a contender cannot do here into EngineUnavailable, whose message is one line."""
+    try:
+        yield
+    except EngineUnavailable:
+        raise
+    except Exception as error:
+        raise EngineUnavailable(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from None

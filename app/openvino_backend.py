@@ -1,0 +1,50 @@
+"""The network in OpenVINO: the faster runtime on CPUs (benchmarks/engine_cpu.json), and the one for int8."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.batcher import EngineOutOfMemory
+from model.checkpoint import Checkpoint
+from model.openvino_graph import core, float_model, quantised_model
+from model.precision import has_fast_bfloat16
+
+
+class OpenVinoBackend:
+    """Compiled for this CPU in float32, bfloat16 or int8 (`precision`); any batch size will do."""
+
+    runtime = "openvino"
+    device = "cpu"
+
+    def __init__(self, source: Checkpoint, precision: str, threads: int) -> None:
+        self.dtype = precision
+        metadata = source.metadata
+        if precision == "int8":
+            images = source.self_test_images.numpy()
+            model = quantised_model(source.network(), metadata.mean, metadata.std, images, threads)
+            # For what is left in floats.
+            precision = "bfloat16" if has_fast_bfloat16(torch.device("cpu")) else "float32"
+        else:
+            model = float_model(source.network(), metadata.mean, metadata.std)
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[precision],
+        }
+        self._request = core().compile_model(model, "CPU", options).create_infer_request()
+
+    def logits(self, images: NDArray[np.uint8]) -> Tensor:
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
+        try:
+            return torch.from_numpy(self._request.infer([np.ascontiguousarray(images)], share_inputs=True)[0])
+        except RuntimeError as error:
+            if "bad_alloc" in str(error) or "allocate" in str(error):
+                raise EngineOutOfMemory from error
+            raise
+
+    def close(self) -> None:
+        """Give the compiled network's memory back."""
+        del self._request

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import checkpoint
+from model.checkpoint import Metadata
+from model.data import Dataset
+from model.resnet import Architecture
+
+TOY_CLASSES = ("ant", "bee", "cat", "dog")
+
+
+def toy_test_set(*_args: object, **_options: object) -> Dataset:
+    """Make 40 images of noise and of the first three classes: there is no dog."""
+    images = torch.randint(0, 256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return Dataset("toy", "test", images, torch.arange(40) % 3, TOY_CLASSES)
+
+
+@pytest.fixture
+def toy_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Save an untrained checkpoint of a narrow network, and put the toy test set in the place of CIFAR-10."""
+    monkeypatch.setattr("model.datasets.load_dataset", toy_test_set)
+    monkeypatch.setattr("model.resnet.STAGE_WIDTHS", (16, 16, 32, 32))
+    torch.manual_seed(0)
+    metadata = Metadata(
+        name="toy",
+        architecture=Architecture("resnet18", len(TOY_CLASSES)).to_dict(),
+        classes=TOY_CLASSES,
+        input_size=16,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        measured=({"split": "toy held-out", "images": 5, "top1": 0.5, "nll": 1.0, "ece": 0.1},),
+    )
+    tensors = checkpoint.half_precision(metadata.build())
+    path = tmp_path / "toy.safetensors"
+    checkpoint.save(path, metadata, tensors, toy_test_set().images[:2], torch.full((2, len(TOY_CLASSES)), 0.25))
+    return path

@@ -1,0 +1,67 @@
+"""Batch sizes by measurement, with an engine and a clock that only pretend."""
+
+import pytest
+
+from app.batch_sizes import LEAST, choose_batch_sizes, ladder
+
+
+class Machine:
+    """Computes in `seconds(images)`, by its own clock."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.now = 0.0
+        self.batches = []
+
+    def run(self, images):
+        self.batches.append(len(images))
+        self.now += self.seconds(len(images))
+
+    def choose(self, largest=64, budget_s=1.0):
+        return choose_batch_sizes(self.run, 8, largest, budget_s=budget_s, clock=lambda: self.now)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "largest", "best"),
+    [
+        (lambda images: 0.001 + 0.0001 * images, 64, 64),  # larger is always better: up to the largest allowed
+        (lambda images: 0.001 + 0.0001 * images, 16, 16),
+        (lambda images: 0.001 * max(images, 32), 64, 32),  # a device with 32 places
+        (lambda images: 0.001 * max(images, 32) if images < 64 else 0.01 * images, 64, 32),  # a larger one is slower
+        (lambda images: 0.001 * images, 64, LEAST),  # nothing is gained
+        (lambda images: 0.001 * images, 4, 4),
+    ],
+)
+def test_the_smallest_batch_that_is_as_fast_as_any(seconds, largest, best):
+    sizes = Machine(seconds).choose(largest)
+    assert sizes == ladder(best)
+
+
+def test_it_stays_within_its_budget():
+    machine = Machine(lambda images: 0.01 * images**0.9)
+    machine.choose(largest=1024)
+    assert machine.now <= 1.0
+    assert machine.batches[-1] == 32
+
+
+def test_a_slow_network_is_run_at_least_once():
+    machine = Machine(lambda images: 3.0 * images)
+    assert machine.choose() == ladder(LEAST)
+    assert machine.batches == [1, 1]
+
+
+def test_the_choice_is_logged(caplog):
+    with caplog.at_level("INFO"):
+        Machine(lambda images: 0.001 * max(images, 8)).choose(16)
+    assert "best batch holds 8 images, by measurement: 1: 125, 2: 250, 4: 500, 8: 1000, 16: 1000" in " ".join(
+        caplog.messages
+    )
+
+
+@pytest.mark.parametrize("largest", [1, 2, 3, 5, 32, 100])
+def test_a_ladder_reaches_its_end_and_pads_little(largest):
+    sizes = ladder(largest)
+    assert sizes[0] == 1
+    assert sizes[-1] == largest
+    for images in range(1, largest + 1):
+        assert next(size for size in sizes if size >= images) <= 1.5 * images

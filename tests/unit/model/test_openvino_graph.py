@@ -1,0 +1,67 @@
+"""Every kind of network as an OpenVINO model: the same answers as PyTorch's, and eight-bit ones that are close."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.openvino_graph import core, float_model, quantised_model
+from model.resnet import Architecture
+from model.transforms import normalise
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def network(seed=0, **options):
+    """A network whose batch norm has seen something, so that folding it matters."""
+    torch.manual_seed(seed)
+    built = Architecture(num_classes=7, **options).build()
+    built.train()(torch.randn(8, 3, 32, 32))
+    return built.eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+
+
+def expected(net, images):
+    with torch.inference_mode():
+        return net(normalise(torch.from_numpy(images), torch.tensor(MEAN), torch.tensor(STD))).numpy()
+
+
+def answers(model, images):
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return compiled([images])[0]
+
+
+NETWORKS = [
+    {"arch": "resnet18"},
+    {"arch": "resnet20", "shortcut": "none"},
+    {"arch": "resnet56"},
+    {"arch": "resnet18", "stem": "imagenet"},
+    {"arch": "resnet50"},
+    {"arch": "resnet50", "groups": 32, "width_per_group": 4},
+]
+
+
+@pytest.mark.parametrize("options", NETWORKS, ids=lambda options: "-".join(map(str, options.values())))
+def test_floats_are_what_pytorch_computes(options, images):
+    net = network(**options)
+    wanted = expected(net, images)
+    np.testing.assert_allclose(answers(float_model(net, MEAN, STD), images), wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", NETWORKS, ids=lambda options: "-".join(map(str, options.values())))
+def test_integers_are_close(options, images):
+    net = network(**options)
+    wanted = expected(net, images)
+    got = answers(quantised_model(net, MEAN, STD, images, threads=1), images)
+    spread = wanted.std()
+    assert np.abs(got - wanted).max() > 0  # it does round
+    assert np.sqrt(((got - wanted) ** 2).mean()) < 0.25 * spread
+
+
+def test_one_image_and_many_get_the_same_answer(images):
+    model = float_model(network(arch="resnet20"), MEAN, STD)
+    alone = np.concatenate([answers(model, images[i : i + 1]) for i in range(len(images))])
+    np.testing.assert_allclose(alone, answers(model, images), atol=1e-4)

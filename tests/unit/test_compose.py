@@ -1,0 +1,27 @@
+"""docker-compose.yml knows the settings."""
+
+import re
+
+from app.settings import Settings
+from tests.conftest import ROOT
+
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+# The container's address and port are those of the image; its checkpoint is named in an override, with its mount.
+FIXED = {"host", "port", "weights"}
+
+
+def test_every_setting_is_passed_on():
+    passed = re.findall(r"^      RESNET_([A-Z0-9_]+):", COMPOSE, re.M)
+    assert sorted(name.lower() for name in passed) == sorted(Settings.model_fields.keys() - FIXED)
+
+
+def test_what_the_image_sets_is_not_unset():
+    """Compose takes a name without a value out of the environment, if the shell does not have it."""
+    set_by_image = dict(re.findall(r"^ +(RESNET_[A-Z0-9_]+)=(\S+)", DOCKERFILE, re.M))
+    assert set_by_image.pop("RESNET_HOST") == "0.0.0.0"
+    assert set_by_image
+    for name, value in set_by_image.items():
+        assert f"      {name}: ${{{name}:-{value}}}\n" in COMPOSE
