@@ -70,10 +70,10 @@ def faulty_finish(image, size, finish=imaging._finish):
     return finish(image, size)
 
 
-def load(_settings):
+def load(settings):
     if "FAULTY_LOAD" in os.environ:
         hang()
-    return FaultyEngine()
+    return FaultyEngine(batch_sizes=settings.batch_sizes or (1, 32))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,19 @@ gpu=$(devices) cpu=$(devices -f docker-compose.cpu.yml)
 check "docker-compose.yml reserves a GPU: $gpu" test "$gpu" = "cuda [('nvidia', ['gpu'])]"
 check "docker-compose.cpu.yml reserves none: $cpu" test "$cpu" = "cpu []"
 
+# shellcheck disable=SC2016
+secrets() {
+  docker compose --env-file /dev/null -f docker-compose.yml config --format json |
+    python3 -c 'import json, os, sys
+service = json.load(sys.stdin)["services"]["resnet"]
+(mount,) = service["volumes"]
+assert mount["target"] == "/secrets" and mount["read_only"], mount
+print(mount["type"], os.path.basename(mount["source"]), service["environment"].get("RESNET_TLS_CERT"))'
+}
+none=$(secrets) some=$(SECRETS=./tests/tls RESNET_TLS_CERT=/secrets/localhost.crt secrets)
+check "/secrets is an empty volume: $none" test "$none" = "volume secrets None"
+check "/secrets is the folder SECRETS: $some" test "$some" = "bind tls /secrets/localhost.crt"
+
 # --- build ---
 start=$SECONDS
 # shellcheck disable=SC2086
@@ -75,14 +88,17 @@ compose up --detach --no-build >"$work/up" 2>&1 || {
   report FAIL "compose up"
   exit 1
 }
-container=$(compose ps --all --quiet resnet)
-health=
-while [ $((SECONDS - start)) -lt 120 ] && [ "$health" != healthy ] && [ "$health" != unhealthy ]; do
-  sleep 1
-  health=$(docker inspect --format '{{.State.Health.Status}}' "$container")
-done
-check "healthy after $((SECONDS - start)) s" test "$health" = healthy
-[ "$health" = healthy ] || { docker logs --tail 30 "$container"; exit 1; }
+await_health() {
+  container=$(compose ps --all --quiet resnet)
+  health=
+  while [ $((SECONDS - start)) -lt 120 ] && [ "$health" != healthy ] && [ "$health" != unhealthy ]; do
+    sleep 1
+    health=$(docker inspect --format '{{.State.Health.Status}}' "$container")
+  done
+  check "healthy after $((SECONDS - start)) s" test "$health" = healthy
+  [ "$health" = healthy ] || { docker logs --tail 30 "$container"; exit 1; }
+}
+await_health
 
 # --- the service ---
 url=http://$(compose port resnet 8000)
@@ -107,6 +123,24 @@ cat "$work/out"
 check "/readyz answers" has /readyz ready
 check "/metrics answers" has /metrics '^resnet_ready 1'
 
+# --- what it is made of ---
+made_of() {
+  docker exec --interactive "$container" /opt/venv/bin/python - <<'PYTHON'
+import importlib.metadata, json, pathlib, re
+def key(name): return re.sub("[-_.]+", "-", name).lower()
+bom = json.loads(pathlib.Path("/srv/resnet/sbom.cdx.json").read_text())
+assert bom["bomFormat"] == "CycloneDX", bom["bomFormat"]
+listed = {key(one["name"]): one["version"] for one in [bom["metadata"]["component"], *bom["components"]]}
+installed = {key(one.name): one.version for one in importlib.metadata.distributions()}
+assert listed == installed, sorted(listed.items() ^ installed.items())
+assert not [name for name in installed if "cyclonedx" in name], "its tool is in the image"
+print(", ".join(f"{name} {listed[name]}" for name in ("resnet-service", "torch", "fastapi", "pillow")))
+PYTHON
+}
+check "the SBOM lists what is installed, version for version, and nothing else" made_of
+cat "$work/out"
+check "the checkpoint is the pinned one" inside sh -c 'cd weights && sha256sum --check --strict SHA256SUMS'
+
 # --- how it is locked up ---
 status() { inside cat /proc/1/status | grep -E "^$1:\s+$2\$"; }
 read_only() { grep 'Read-only file system' <<<"$(docker exec --user 0 "$container" touch "$1" 2>&1)"; }
@@ -114,9 +148,14 @@ no_compiler() {
   inside sh -c 'for name in cc gcc g++ c++ clang make ld as; do command -v $name && exit 1; done; echo none found' | tee "$work/seen"
   grep -qx 'none found' "$work/seen"
 }
+writable() { docker run --rm --entrypoint find "$image" /srv /opt ! -type l -writable; }
+check "by itself, too, the image runs as $(docker run --rm --entrypoint id "$image" -u)" \
+  test "$(docker image inspect --format '{{.Config.User}}' "$image")" = 10001:10001
+check "what it serves belongs to others, also where / can be written" test "$(writable | wc -l)" = 0
 check "process 1 is user and group 10001" eval "status Uid '(10001\s*){4}' && status Gid '(10001\s*){4}'"
 check "no capabilities" eval "status CapEff 0+ && status CapPrm 0+ && status CapBnd 0+"
 check "no new privileges" status NoNewPrivs 1
+check "system calls are filtered" status Seccomp 2
 check "/ is read-only, for root too" eval "read_only /probe && read_only /srv/resnet/app/probe"
 check "/tmp can be written" inside touch /tmp/probe
 check "no compiler" no_compiler
@@ -129,8 +168,38 @@ compose stop >/dev/null 2>&1
 check "SIGTERM: exit code 0 after $((SECONDS - start)) s" test "$(docker inspect --format '{{.State.ExitCode}}' "$container")" = 0
 docker logs --tail 5 "$container" >"$work/log" 2>&1
 check "the last log lines show the drain, from SIGTERM to its end" sh -c "grep -q draining '$work/log' && grep -q 'Finished server' '$work/log'"
+check "as JSON, which the image sets" sh -c "! grep -v '^{' '$work/log'"
 cat "$work/log"
 check "compose down" compose down
+
+# --- with secrets: HTTPS, keys, a port for probes ---
+mkdir "$work/secrets"
+cp tests/tls/localhost.* "$work/secrets"
+printf 'alice:%s\n' "$(printf %s hunter2 | sha256sum | cut -d ' ' -f 1)" >"$work/secrets/keys.txt"
+chmod -R a+rX "$work/secrets"
+export SECRETS=$work/secrets RESNET_ADMIN_PORT=9000 RESNET_API_KEYS_FILE=/secrets/keys.txt
+export RESNET_TLS_CERT=/secrets/localhost.crt RESNET_TLS_KEY=/secrets/localhost.key
+start=$SECONDS
+compose up --detach --no-build >"$work/up" 2>&1 || cat "$work/up"
+await_health
+ask() { # ask KEY: the status that /model answers with over HTTPS
+  python3 - "https://localhost:$(compose port resnet 8000 | cut -d : -f 2)/model" "$1" <<'PYTHON'
+import ssl, sys, urllib.error, urllib.request
+url, key = sys.argv[1:]
+request = urllib.request.Request(url, headers={"authorization": f"Bearer {key}"})
+try:
+    with urllib.request.urlopen(request, timeout=30, context=ssl.create_default_context(cafile="tests/tls/localhost.crt")) as answer:
+        print(answer.status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+PYTHON
+}
+check "HTTPS and the key: 200" test "$(ask hunter2)" = 200
+check "HTTPS and another key: 401" test "$(ask hunter3)" = 401
+check "the certificate and the keys are read again" inside resnet reload
+docker logs --tail 5 "$container" >"$work/log" 2>&1
+check "the log says so" sh -c "grep -q 'read the certificate' '$work/log' && grep -q 'read 1 keys' '$work/log'"
+check "compose down again" compose down --volumes
 
 echo "$failures failed"
 [ "$failures" -eq 0 ]

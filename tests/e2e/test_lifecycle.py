@@ -116,7 +116,7 @@ def test_a_second_signal_ends_it_at_once(start):
 
 def test_settings_are_logged_on_one_line_without_the_key(start):
     service = start(wait=False, api_key="hunter2")
-    while "settings:" not in service.log:
+    while "settings:" not in service.log or not service.log.endswith("\n"):
         assert service.process.poll() is None
         time.sleep(0.01)
     line = next(line for line in service.log.splitlines() if "settings:" in line)
@@ -152,6 +152,12 @@ def use_the_wrong_transform(path):
     checkpoint.save(path, metadata, source.tensors, source.self_test_images, source.self_test_probabilities)
 
 
+def pin_another(path):
+    """The file is in order; it is not the one that was pinned."""
+    path.write_bytes(WEIGHTS.read_bytes())
+    path.with_name("SHA256SUMS").write_text(f"{'0' * 64}  {path.name}\n")
+
+
 class Bomb:
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
@@ -174,6 +180,7 @@ def rename_a_torch_file(path):
         (drop_a_tensor, "missing tensor(s): head.bias"),
         (name_an_unknown_architecture, "unknown architecture 'resnet19'"),
         (use_the_wrong_transform, "self-test failed"),
+        (pin_another, "is not the one in"),
         (rename_a_pickle, "looks like a pickle"),
         (rename_a_torch_file, "looks like a pickle"),
         (lambda _path: None, "No such file"),

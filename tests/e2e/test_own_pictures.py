@@ -123,8 +123,6 @@ def test_fine_tuning_the_shipped_checkpoint_takes_fewer_steps(trained, tmp_path,
         tmp_path / "run" / "checkpoint.safetensors",
         "--top-k",
         "1",
-        "--batch-sizes",
-        "1",
         *files,
     )
     found = [line.split(": ")[1].split()[0] for line in asked.stdout.splitlines()]

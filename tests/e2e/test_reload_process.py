@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.engine import TorchEngine
+from app.engine import CheckpointEngine, open_backend
+from app.settings import Settings
 from model import checkpoint
+from tests.checkpoints import put, write_turned
 from tests.conftest import ROOT
 from tests.process import WEIGHTS
 
@@ -25,13 +27,7 @@ BATCH_SIZES = (1, 2, 4, 8)
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """The shipped checkpoint, and one that takes every class for the next one."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    source = checkpoint.load(WEIGHTS)
-    turned = {name: source.tensors[name].roll(1, dims=0).contiguous() for name in ("head.weight", "head.bias")}
-    answers = source.self_test_probabilities.roll(1, dims=1)
-    path = folder / "turned.safetensors"
-    checkpoint.save(path, source.metadata, source.tensors | turned, source.self_test_images, answers)
-    return [WEIGHTS, path]
+    return [WEIGHTS, write_turned(tmp_path_factory.mktemp("checkpoints") / "turned.safetensors")]
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +37,11 @@ def expected(checkpoints, examples):
     answers = {}
     for path in checkpoints:
         source = checkpoint.load(path)
-        engine = TorchEngine(source, device="cpu", precision="float32", batch_sizes=(10,), threads=1)
+        engine = CheckpointEngine(
+            source, open_backend(source, Settings(device="cpu", precision="float32", threads=1)), (10,)
+        )
         answers[source.version] = engine.run(np.ascontiguousarray(images))
     return answers
-
-
-def put(path, data):
-    """Replace a file as one should: never half-written under its name."""
-    temporary = path.with_suffix(".new")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 async def reload(service):
@@ -147,6 +138,20 @@ def test_weights_change_under_load_without_a_gap_and_a_bad_file_is_refused(
     assert "content does not match its SHA-256 digest" in error
     assert service.stop() == 0
     assert "Traceback" not in service.log
+
+
+def test_a_pinned_digest_stops_any_other_file(start, tmp_path, checkpoints, expected):
+    path = tmp_path / "current.safetensors"
+    old, new = checkpoints
+    put(path, old.read_bytes())
+    service = start(weights=path, weights_sha256=checkpoint.load(old).sha256)
+    put(path, new.read_bytes())
+    code, line = asyncio.run(reload(service))
+    assert code == 1
+    assert line == f"refused: the service's log says why; version {next(iter(expected))} serves on"
+    (error,) = [line for line in service.log.splitlines() if " ERROR " in line]
+    assert "is not the one expected" in error
+    assert service.stop() == 0
 
 
 def test_sighup_before_the_service_is_ready_is_ignored_and_a_reload_does_not_hold_up_the_end(start):

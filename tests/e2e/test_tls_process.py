@@ -1,10 +1,14 @@
 """HTTPS in the real process, and the files that settings name, when they are bad."""
 
 import asyncio
+import os
+import shutil
+import signal
 import socket
 import ssl
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
@@ -16,7 +20,8 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.e2e
 
-CERT, KEY = ROOT / "tests" / "tls" / "localhost.crt", ROOT / "tests" / "tls" / "localhost.key"
+TLS = ROOT / "tests" / "tls"
+CERT, KEY = TLS / "localhost.crt", TLS / "localhost.key"
 PNG = {"content-type": "image/png"}
 
 
@@ -47,6 +52,41 @@ def test_https_is_spoken_and_nothing_else(start, examples, monkeypatch):
     assert torch.allclose(probabilities.sum(dim=1), torch.ones(4), atol=1e-4)
     assert service.stop() == 0
     assert "Traceback" not in service.log
+
+
+def test_a_renewed_certificate_is_taken_over_and_a_bad_one_is_not(start, tmp_path):
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    shutil.copy(CERT, chain)
+    shutil.copy(KEY, key)
+    service = start(tls_cert=chain, tls_key=key)
+
+    def offered():
+        return ssl.get_server_certificate(("127.0.0.1", service.port), timeout=60)
+
+    def hang_up(expected):
+        lines = service.log.count(expected)
+        os.kill(service.process.pid, signal.SIGHUP)
+        while service.log.count(expected) == lines:
+            assert service.process.poll() is None, service.log
+            time.sleep(0.01)
+
+    old, new = CERT.read_text(), (TLS / "renewed.crt").read_text()
+    with httpx.Client(base_url=service.url, verify=ssl.create_default_context(cafile=CERT), timeout=60) as http:
+        assert http.get("/readyz").status_code == 200
+        assert offered() == old
+        shutil.copy(TLS / "renewed.crt", chain)
+        hang_up("the certificate stays as it was")
+        assert offered() == old
+        shutil.copy(TLS / "renewed.key", key)
+        hang_up("read the certificate")
+        assert offered() == new
+        assert http.get("/readyz").status_code == 200  # on the connection from before
+    key.write_text("no key")
+    hang_up("the certificate stays as it was")
+    assert offered() == new
+    assert service.stop() == 0
+    assert "Traceback" not in service.log
+    assert "BEGIN" not in service.log
 
 
 @pytest.mark.parametrize(

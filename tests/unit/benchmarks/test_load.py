@@ -1,43 +1,120 @@
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks.load import LoadError, closed_loop, post, summarise
+from benchmarks.load import Load, closed_loop, open_loop, post, summarise
 
-REQUEST = post("/predict", b"picture", {"content-type": "image/png"})
+REQUESTS = [post("/predict", body, {"content-type": "image/png"}) for body in (b"picture", b"another")]
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
-async def serve(answer: bytes, seen: list[bytes], clients: int, seconds: float) -> list[float]:
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+@asynccontextmanager
+async def server(answer, seen):
+    async def handle(reader, writer):
         try:
             while True:
-                seen.append(await reader.readexactly(len(REQUEST)))
-                writer.write(answer)
+                seen.append(await reader.readexactly(len(REQUESTS[0])))
+                for part in answer:
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(0)
         except asyncio.IncompleteReadError:
             writer.close()
 
-    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
-        return await closed_loop(server.sockets[0].getsockname()[1], REQUEST, clients, seconds)
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as listener:
+        yield listener.sockets[0].getsockname()[1]
 
 
-def test_every_client_sends_its_next_request_when_it_has_its_answer() -> None:
-    seen: list[bytes] = []
-    times = asyncio.run(serve(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", seen, 3, 0.1))
-    assert len(times) == len(seen) >= 3
-    assert set(seen) == {REQUEST}
-    assert REQUEST == (
+async def closed(answer, seen, clients=1, seconds=0.1):
+    async with server(answer, seen) as port:
+        return await closed_loop(port, REQUESTS, clients, seconds)
+
+
+def test_every_client_sends_its_next_request_when_it_has_its_answer():
+    seen = []
+    load = asyncio.run(closed([GOOD], seen, clients=3))
+    assert len(load.times) == len(seen) >= 3
+    assert load.errors == 0
+    assert set(seen) == set(REQUESTS)
+    assert REQUESTS[0] == (
         b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 7\r\ncontent-type: image/png\r\n\r\npicture"
     )
 
 
-def test_another_status_is_an_error() -> None:
-    with pytest.raises(LoadError, match="429 too many requests: full"):
-        asyncio.run(serve(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nfull", [], 1, 0.1))
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [GOOD[:10], GOOD[10:30], GOOD[30:-1], GOOD[-1:]],
+        [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n", b"0\r\n\r\n"],
+    ],
+    ids=["in pieces", "in chunks"],
+)
+def test_an_answer_counts_when_it_is_whole(answer):
+    seen = []
+    load = asyncio.run(closed(answer, seen))
+    assert len(load.times) == len(seen) > 1
 
 
-def test_summary_is_in_milliseconds() -> None:
-    assert summarise([0.001 * n for n in range(1, 101)], 10.0) == {
+def test_another_status_is_an_error():
+    load = asyncio.run(closed([b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nfull"], []))
+    assert not load.times
+    assert load.errors > 1
+
+
+def test_a_closed_connection_is_an_error_and_is_opened_again():
+    async def one_answer_a_connection(reader, writer):
+        await reader.readexactly(len(REQUESTS[0]))
+        writer.write(GOOD)
+        await reader.readexactly(len(REQUESTS[0]))
+        writer.close()
+
+    async def run():
+        async with await asyncio.start_server(one_answer_a_connection, "127.0.0.1", 0) as listener:
+            return await closed_loop(listener.sockets[0].getsockname()[1], REQUESTS, 1, 0.1)
+
+    load = asyncio.run(run())
+    assert len(load.times) > 1
+    assert load.errors > 1
+
+
+def test_an_open_loop_does_not_wait_for_answers():
+    waiting = []
+
+    async def run():
+        three_wait = asyncio.Event()
+
+        async def handle(reader, writer):
+            await reader.readexactly(len(REQUESTS[0]))
+            waiting.append(writer)
+            if len(waiting) == 3:
+                three_wait.set()
+            await three_wait.wait()
+            writer.write(GOOD)
+
+        async with await asyncio.start_server(handle, "127.0.0.1", 0) as listener:
+            return await open_loop(listener.sockets[0].getsockname()[1], REQUESTS, rate=5000, seconds=0.001, seed=3)
+
+    load = asyncio.run(run())
+    assert len(load.times) == len(waiting) >= 3
+    assert load.errors == 0
+
+
+def test_an_open_loop_counts_refused_connections():
+    async def run():
+        async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as listener:
+            port = listener.sockets[0].getsockname()[1]
+        return await open_loop(port, REQUESTS, rate=1000, seconds=0.01)
+
+    load = asyncio.run(run())
+    assert not load.times
+    assert load.errors > 0
+
+
+def test_summary_is_in_milliseconds():
+    assert summarise(Load([0.001 * n for n in range(1, 101)], errors=2), 10.0) == {
         "requests_per_s": 10.0,
         "p50_ms": pytest.approx(50.5),
         "p99_ms": pytest.approx(99.99),
+        "errors": 2,
     }

@@ -1,0 +1,144 @@
+"""Ten times what the service can do: it does what it can, refuses the rest at once, and is itself again soon after."""
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+
+import httpx
+import pytest
+
+from benchmarks.load import LoadError, closed_loop, exchange, post, summarise
+from benchmarks.machine import write
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.e2e
+
+CLIENTS = 64
+TIMES = 10
+RECOVERY_S = 2.0
+PROBE_S = 0.1
+PROBES = ("/livez", "/readyz")
+
+
+async def probe(port, path):
+    """Ask as an orchestrator does, on a new connection, and return the seconds it took. Raises LoadError unless 200."""
+    begun = time.perf_counter()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        await exchange(reader, writer, f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        return time.perf_counter() - begun
+    finally:
+        writer.close()
+
+
+async def probe_until(port, path, done):
+    times = []
+    while not done.is_set():
+        times.append(await probe(port, path))
+        await asyncio.sleep(PROBE_S)
+    return times
+
+
+async def answered_later(port, request, seconds):
+    """Return the answers a second to so many clients as before, from RECOVERY_S on; refused ones try again."""
+    begin = time.perf_counter() + RECOVERY_S
+    counted = 0
+
+    async def client():
+        nonlocal counted
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while (now := time.perf_counter()) < begin + seconds:
+            try:
+                await exchange(reader, writer, request)
+                counted += begin <= now and time.perf_counter() < begin + seconds
+            except LoadError as refusal:
+                if "http/1.1 429 " not in str(refusal):
+                    raise
+                await asyncio.sleep(0.1)
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    return counted / seconds
+
+
+async def overload(port, rate, seconds):
+    """Let the sender send, probing meanwhile; return it, still waiting for answers, and the seconds of all probes."""
+    command = ["-m", "tests.overload", str(port), str(rate), str(seconds), "examples/cat.png"]
+    sender = await asyncio.create_subprocess_exec(
+        sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, limit=1 << 30
+    )
+    try:
+        done = asyncio.Event()
+        probing = [asyncio.create_task(probe_until(port, path, done)) for path in PROBES]
+        assert await sender.stdout.readline() == b"sent\n"
+        done.set()
+        probes = [one for times in await asyncio.gather(*probing) for one in times]
+        return sender, probes
+    except BaseException:
+        sender.kill()
+        raise
+
+
+async def scenario(port, picture, seconds, closed_s):
+    request = post("/predict", picture, {"content-type": "image/png"})
+    await closed_loop(port, [request], CLIENTS, 1.0)  # not counted: warming up
+    begun = time.perf_counter()
+    times = await closed_loop(port, [request], CLIENTS, closed_s)
+    before = summarise(times, time.perf_counter() - begun)
+    sender, probes = await overload(port, TIMES * before["requests_per_s"], seconds)
+    after = await answered_later(port, request, closed_s)
+    sent = json.loads(await sender.stdout.read())
+    return before, sent, probes, after
+
+
+@pytest.mark.parametrize(
+    ("seconds", "closed_s", "timeout_ms"),
+    [
+        pytest.param(4, 2.0, 60_000, id="short"),  # a deadline that a machine busy with something else keeps, too
+        pytest.param(60, 10.0, 10_000, id="a-minute", marks=pytest.mark.chaos),  # the default
+    ],
+)
+def test_ten_times_the_sustainable_rate_is_answered_or_refused_at_once(start, examples, seconds, closed_s, timeout_ms):
+    service = start(timeout_ms=timeout_ms)
+    before, sent, probes, after = asyncio.run(scenario(service.port, examples["cat"], seconds, closed_s))
+    took = [answered - begun for begun, answered in sent["good"]]
+    goodput = sum(answered <= sent["sending_s"] for _, answered in sent["good"]) / sent["sending_s"]
+    cuts = statistics.quantiles(took, n=100)
+    result = {
+        "command": "pytest -m chaos tests/e2e/test_overload.py",
+        "before": before,
+        "offered_per_s": round(sent["sent"] / sent["sending_s"], 1),
+        "seconds": round(sent["sending_s"], 1),
+        "statuses": sent["statuses"],
+        "not_sent_for_lack_of_connections": sent["not_sent"],
+        "unanswered": sent["unanswered"],
+        "goodput_per_s": round(goodput, 1),
+        "goodput_share": round(goodput / before["requests_per_s"], 3),
+        "accepted_p50_s": round(cuts[49], 3),
+        "accepted_p99_s": round(cuts[98], 3),
+        "accepted_slowest_s": round(max(took), 3),
+        "queue_empty_after_s": round(max(answered for _, answered in sent["good"]) - sent["sending_s"], 3),
+        "after_2_s_per_s": round(after, 1),
+        "after_2_s_share": round(after / before["requests_per_s"], 3),
+        "probes": len(probes),
+        "probe_p50_ms": round(statistics.median(probes) * 1e3, 1),
+        "probe_p99_ms": round(statistics.quantiles(probes, n=100)[98] * 1e3, 1),
+        "probe_slowest_ms": round(max(probes) * 1e3, 1),
+    }
+    if seconds == 60:
+        write("reliability/overload.json", result)
+    assert set(sent["statuses"]) == {"200", "429"}, result
+    assert sent["429_without_retry_after"] == 0
+    assert sent["unanswered"] == 0
+    assert max(took) <= timeout_ms / 1000 + 1.0  # the client's side of it, too
+    ask = {"content": examples["cat"], "headers": {"content-type": "image/png"}}
+    assert httpx.post(f"{service.url}/predict", timeout=60, **ask).status_code == 200
+    assert service.metric("resnet_queue_images") == 0
+    assert service.stop() == 0
+    assert "Traceback" not in service.log
+    if seconds == 60:
+        # Looser than what is meant, for machines that are busy with something else: see docs/reliability.md.
+        assert result["goodput_share"] >= 0.5, result
+        assert result["after_2_s_share"] >= 0.7, result

@@ -1,0 +1,141 @@
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks.peers import report
+from benchmarks.peers.contenders import CONTENDERS, HERE, OURS
+from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, Classifier, decode
+from benchmarks.peers.server import ContenderError, check
+
+
+def load(rate, cpu, errors=0):
+    figures = {"requests_per_s": rate, "p50_ms": 1.0, "p99_ms": 2.0, "errors": errors}
+    return figures | {"cpu_ms_per_request": cpu, "peak_memory_mb": 100}
+
+
+def turn(rate, cpu, errors=0):
+    return {"clients_1": load(rate, cpu), "clients_64": load(10 * rate, cpu, errors), "open_loop": load(5.0, cpu)}
+
+
+@pytest.fixture
+def record():
+    about = {"title": "X", "settings": "some", "versions": {"x": "1.0"}}
+    return {
+        "engine": "null",
+        "clients": [1, 64],
+        "seconds": 4,
+        "closed_loop": "wrk",
+        "open_loop_requests_per_s": 5.0,
+        "machine": {"date": "2000-01-01", "processor": "P", "cores": 2, "torch": "2"},
+        "contenders": {OURS: about | {"title": "this service"}, "x": about, "broken": about | {"title": "B"}},
+        "rounds": [
+            {OURS: turn(100, 1.0), "x": turn(50, 2.0, errors=3), "broken": {"error": "B: exited with 1\nlog"}},
+            {OURS: turn(300, 1.0), "x": turn(100, 4.0), "broken": {"error": "B: exited with 1\nlog"}},
+            {OURS: turn(200, 1.0), "x": turn(400, 4.0), "broken": {"error": "B: exited with 1\nlog"}},
+        ],
+    }
+
+
+def test_ratios_are_medians_of_the_rounds_own(record):
+    assert report.ratio(record, "x", "clients_1", "requests_per_s") == 2.0  # of 2, 3 and 0.5
+    medians = report.medians(record)
+    assert medians[OURS]["clients_1"]["requests_per_s"] == 200
+    assert medians["x"]["clients_64"]["ours_to_theirs_cpu_ms_per_request"] == 0.25
+    assert "broken" not in medians
+
+
+def test_the_table_has_a_row_for_each_that_was_measured(record):
+    lines = report.table(record).splitlines()
+    assert len(lines) == 2 + 2
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| **this service** | 200 | 2,000 |" in lines[2]
+    assert "| X 1.0 | 100 | 1,000 |" in lines[3]
+    assert "| 3 |" in lines[3], "errors of all rounds"
+
+
+def test_what_failed_is_said(record):
+    text = report.section(record)
+    assert "B failed in round 1: B: exited with 1" in text
+    assert "log" not in text.replace("log.", "")
+
+
+def test_the_chart_is_drawn(record, tmp_path):
+    report.draw(record, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 5000
+
+
+def test_every_peer_has_its_pins_and_its_module():
+    for contender in CONTENDERS:
+        assert (HERE / f"{contender.module}.py").is_file()
+        if contender.packages:
+            pins = (HERE / "requirements" / f"{contender.name}.txt").read_text().splitlines()
+            assert all("==" in pin for pin in pins)
+
+
+class Answers(BaseHTTPRequestHandler):
+    answer = staticmethod(lambda body: (200, b""))
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        status, answer = self.answer(body)
+        self.send_response(status)
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """Start a server of the given answers, and check it as a null engine's."""
+    monkeypatch.setenv(ENGINE_VARIABLE, "null")
+
+    def run(answer):
+        monkeypatch.setattr(Answers, "answer", staticmethod(answer))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            return check(SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}/"), "null")
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+    return run
+
+
+def refuse_or(answer):
+    return lambda body: (200, answer(body)) if body.startswith(b"\x89PNG") else (422, b"")
+
+
+def test_a_contender_that_answers_rightly_passes(ask):
+    classifier = Classifier()
+    assert ask(refuse_or(lambda body: classifier.answers([decode(body)])[0])) == 10
+    answer = json.loads(classifier.answers([np.zeros((3, 32, 32), np.uint8)])[0])
+    assert [one["probability"] for one in answer["predictions"][0]["probabilities"]] == list(NULL_PROBABILITIES)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda _: (200, b"{}"), "what is no picture"),
+        (lambda _: (500, b"broken"), "status 500: broken"),
+    ],
+    ids=["answers anything", "fails"],
+)
+def test_a_contender_that_does_not_is_named(ask, answer, message):
+    with pytest.raises(ContenderError, match=message):
+        ask(answer)
+
+
+def test_other_probabilities_are_refused(ask):
+    wrong = {"predictions": [{"probabilities": [{"label": "x", "index": n, "probability": 0.1} for n in range(10)]}]}
+    with pytest.raises(ContenderError, match="other than the null engine"):
+        ask(refuse_or(lambda _: json.dumps(wrong).encode()))
