@@ -1,19 +1,38 @@
-"""A closed-loop load generator: each client has a connection of its own and sends when it has its answer.
+"""Load for any HTTP server, at little cost of its own: it runs on the same processor as what it measures.
 
-Plain streams rather than an HTTP library: with 64 clients, httpx's pool let some requests wait for seconds before they
-were sent, and its time was counted as the service's.
+Closed loop: each client has a connection and sends its next request when it has its answer. Open loop: requests arrive
+at random times and wait for nobody, as those of many independent users do; a closed loop hides what a slow answer does
+to the ones behind it. Plain protocols rather than an HTTP library: with 64 clients, httpx's pool let some requests wait
+for seconds before they were sent, and its time was counted as the service's.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import json
+import random
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
+
+import uvloop
+
+# Answers that have not come so long after the last request was sent are counted as errors.
+PATIENCE_S = 10.0
 
 
-class LoadError(RuntimeError):
-    """The service did not answer 200."""
+@dataclass
+class Load:
+    """What came of a load: the seconds each good answer took, and how many requests had no good answer."""
+
+    times: list[float] = field(default_factory=list)
+    errors: int = 0
 
 
 def post(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
@@ -23,8 +42,12 @@ def post(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+class LoadError(RuntimeError):
+    """The service did not answer 200."""
+
+
 async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
-    """Send a request and return the answer's body. Raises LoadError for a status other than 200."""
+    """Send a request and return the answer's body, for who wants to read it. Raises LoadError unless it is a 200."""
     writer.write(request)
     status, *headers = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
     length = next(int(line.partition(":")[2]) for line in headers if line.startswith("content-length:"))
@@ -34,29 +57,167 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, r
     return body
 
 
-async def closed_loop(port: int, request: bytes, clients: int, seconds: float) -> list[float]:
-    """Return the seconds from sending to the whole answer, of every request that was begun within `seconds`."""
-    times: list[float] = []
+class Client(asyncio.Protocol):
+    """One connection, one request at a time."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport
+        self._answer: asyncio.Future[bool] | None = None
+        self._buffer = b""
+        self.closed = False
+
+    @classmethod
+    async def connect(cls, port: int) -> Client:
+        """Open a connection to 127.0.0.1. Raises OSError."""
+        _, client = await asyncio.get_running_loop().create_connection(cls, "127.0.0.1", port)
+        return client
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport to write to."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Collect the answer until it is whole."""
+        self._buffer = self._buffer + data if self._buffer else data
+        header, found, body = self._buffer.partition(b"\r\n\r\n")
+        if found and _is_whole(header.lower(), body):
+            self._buffer = b""
+            self._finish(header[9:12] == b"200")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A request that waits for its answer waits in vain."""
+        self.closed = True
+        self._finish(good=False)
+
+    def _finish(self, good: bool) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(good)
+
+    async def exchange(self, request: bytes) -> bool:
+        """Send a request and wait for its answer; return whether its status was 200."""
+        self._answer = asyncio.get_running_loop().create_future()
+        if self.closed:
+            return False
+        self._transport.write(request)
+        return await self._answer
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
+
+
+def _is_whole(header: bytes, body: bytes) -> bool:
+    """Tell whether the body is complete, of a known length or in chunks; `header` is in lower case."""
+    _, found, rest = header.partition(b"\r\ncontent-length:")
+    if found:
+        return len(body) >= int(rest.partition(b"\r\n")[0])
+    return body.endswith(b"0\r\n\r\n")
+
+
+async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Load:
+    """Send `requests` in turn from so many clients; those begun within `seconds` count."""
+    load = Load()
+    turn = cycle(requests)
     until = time.perf_counter() + seconds
 
-    async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async def one_client() -> None:
+        client = await Client.connect(port)
+        while (started := time.perf_counter()) < until:
+            if client.closed:
+                client = await Client.connect(port)
+            if await client.exchange(next(turn)):
+                load.times.append(time.perf_counter() - started)
+            else:
+                load.errors += 1
+        client.close()
+
+    await asyncio.gather(*(one_client() for _ in range(clients)))
+    return load
+
+
+async def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
+    """Send `requests` in turn at random times, `rate` a second on average (Poisson arrivals, the same for each seed).
+
+    An answer's time counts from when its request was due, so that what holds back the sender is not hidden either.
+    Connections are opened as they are needed and used again.
+    """
+    load = Load()
+    turn = cycle(requests)
+    idle: list[Client] = []
+    begun = time.perf_counter()
+
+    async def one_request(request: bytes, due: float) -> None:
+        client = None
         try:
-            while (started := time.perf_counter()) < until:
-                await exchange(reader, writer, request)
-                times.append(time.perf_counter() - started)
-        finally:
-            writer.close()
+            client = idle.pop() if idle else await Client.connect(port)
+            good = await client.exchange(request)
+        except OSError:
+            good = False
+        if good:
+            load.times.append(time.perf_counter() - due)
+        else:
+            load.errors += 1
+        if client is not None and not client.closed:
+            idle.append(client)
 
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return times
+    tasks: list[asyncio.Task[None]] = []
+    for arrival in _arrivals(rate, seconds, seed):
+        due = begun + arrival
+        await asyncio.sleep(due - time.perf_counter())
+        tasks.append(asyncio.create_task(one_request(next(turn), due)))
+    done, late = await asyncio.wait(tasks, timeout=PATIENCE_S)
+    load.errors += len(late)
+    for task in late:
+        task.cancel()
+    for task in done:
+        task.result()  # raises what is no fault of the server's
+    for client in idle:
+        client.close()
+    return load
 
 
-def summarise(times: list[float], seconds: float) -> dict[str, float]:
-    """Return requests per second, and the median and the 99th percentile in milliseconds."""
-    cuts = statistics.quantiles(times, n=100)
+def _arrivals(rate: float, seconds: float, seed: int) -> Iterator[float]:
+    """Yield the times of a Poisson process of `rate` a second, at least one, until `seconds`."""
+    chance = random.Random(seed)
+    arrival = chance.expovariate(rate)
+    yield arrival
+    while (arrival := arrival + chance.expovariate(rate)) < seconds:
+        yield arrival
+
+
+def summarise(load: Load, seconds: float) -> dict[str, float]:
+    """Return good answers per second, their median and 99th percentile in milliseconds, and the errors."""
+    cuts = statistics.quantiles(load.times, n=100) if len(load.times) > 1 else [float("nan")] * 99
     return {
-        "requests_per_s": round(len(times) / seconds, 1),
+        "requests_per_s": round(len(load.times) / seconds, 1),
         "p50_ms": round(cuts[49] * 1e3, 2),
         "p99_ms": round(cuts[98] * 1e3, 2),
+        "errors": load.errors,
     }
+
+
+def main() -> None:
+    """Load a URL and print what came of it as one line of JSON."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--clients", type=int, help="closed loop: so many that wait for their answers")
+    kind.add_argument("--rate", type=float, help="open loop: requests a second")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0, help="of the open loop's arrivals")
+    parser.add_argument("--content-type", default="image/png")
+    parser.add_argument("url", help="http://127.0.0.1:PORT/PATH")
+    parser.add_argument("bodies", type=Path, nargs="+", help="files to send in turn")
+    arguments = parser.parse_args()
+    address = urlsplit(arguments.url)
+    headers = {"content-type": arguments.content_type}
+    requests = [post(address.path, file.read_bytes(), headers) for file in arguments.bodies]
+    port = address.port or 80
+    if arguments.rate is None:
+        load = uvloop.run(closed_loop(port, requests, arguments.clients, arguments.seconds))
+    else:
+        load = uvloop.run(open_loop(port, requests, arguments.rate, arguments.seconds, arguments.seed))
+    print(json.dumps({"requests": len(load.times), **summarise(load, arguments.seconds)}))
+
+
+if __name__ == "__main__":
+    main()

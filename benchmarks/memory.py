@@ -1,0 +1,116 @@
+"""Resident memory of the real process, with the network, over 100,000 requests in every form, bad ones among them.
+
+Every request goes the whole way, because memory is kept in different places: by the C library for each thread, by the
+engine for each batch size, by the answers' path for each error. On two cores that is some ten minutes.
+
+python -m benchmarks.memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from itertools import count
+from pathlib import Path
+
+from app.settings import Settings
+from benchmarks.large_requests import examples, forms
+from benchmarks.load import post
+from benchmarks.machine import FOLDER, write
+from benchmarks.open_loop import Connections
+from tests.process import ServiceProcess, service_process
+
+REQUESTS = 100_000
+STEP = 10_000
+CLIENTS = 64
+
+# What the service is compared with: weights as they are stored, in memory of their own rather than mapped.
+INTERPRETER = """
+import sys, torch
+from safetensors.torch import load_file
+weights = {name: tensor.clone() for name, tensor in load_file(sys.argv[1]).items()}
+print(open("/proc/self/status").read().partition("VmRSS:")[2].split()[0])
+"""
+
+
+def interpreter_mb(weights: Path) -> float:
+    """Return the resident megabytes of an interpreter that has only imported torch and loaded the weights."""
+    command = [sys.executable, "-c", INTERPRETER, str(weights)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
+
+
+def mixture() -> list[bytes]:
+    """Return requests to be sent in turn: mostly one image, in every form, and bad ones of several kinds."""
+    png = {"content-type": "image/png"}
+    pictures = [post("/predict", path.read_bytes(), png) for path in sorted((FOLDER.parent / "examples").glob("*.png"))]
+    three = forms(examples(3))
+    bad = [
+        post("/predict", b"no picture", png),
+        post("/predict", b"\x93NUMPY", {"content-type": "application/x-npy"}),
+        post("/predict", b'{"images": ["%%%"]}', {"content-type": "application/json"}),
+        post("/nowhere", b"", {}),
+    ]
+    return [*pictures * 5, *three.values(), *bad]
+
+
+async def send(port: int, requests: list[bytes], total: int) -> Counter[int]:
+    """Send so many requests, in turn, from CLIENTS clients in closed loop; return how often each status came."""
+    connections = Connections(port, CLIENTS)
+    numbers = count()
+    statuses: Counter[int] = Counter()
+
+    async def client() -> None:
+        while (number := next(numbers)) < total:
+            statuses[(await connections.ask(requests[number % len(requests)]))[1]] += 1
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    connections.close()
+    return statuses
+
+
+def resident_mb(service: ServiceProcess) -> float:
+    """Return the service's resident megabytes."""
+    return round(service.resident_bytes / 2**20, 1)
+
+
+def main() -> None:
+    """Send the requests in steps, and write the resident size after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="how many; a multiple of 10,000 (%(default)s)")
+    total = parser.parse_args().requests
+    requests = mixture()
+    statuses: Counter[int] = Counter()
+    after: dict[int, float] = {}
+    with tempfile.TemporaryDirectory() as folder, service_process(Path(folder) / "log", timeout_ms=60_000) as service:
+        service.wait_ready()
+        ready_mb = resident_mb(service)
+        for sent in range(STEP, total + 1, STEP):
+            statuses += asyncio.run(send(service.port, requests, STEP))
+            after[sent] = resident_mb(service)
+            print(sent, after[sent], json.dumps(statuses), flush=True)
+        open_files = service.open_files
+    interpreter = interpreter_mb(Settings().weights)
+    write(
+        "memory.json",
+        {
+            "command": "python -m benchmarks.memory",
+            "resident_mb": {
+                "interpreter with torch and the weights": round(interpreter, 1),
+                "service when ready": ready_mb,
+                **{f"service after {sent} requests": mb for sent, mb in after.items()},
+            },
+            "last_over_first_step": round(after[max(after)] / after[STEP], 4),
+            "above_the_interpreter_mb": round(after[max(after)] - interpreter, 1),
+            "open_files": open_files,
+            "statuses": dict(sorted(statuses.items())),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""All contenders in interleaved rounds, one alive at a time: figures, table and chart.
+
+python -m benchmarks.peers --engine null|checkpoint
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks import processes
+from benchmarks.peers import environments, report
+from benchmarks.peers.contenders import CONTENDERS, DEFAULT_ENVIRONMENTS, OURS, Contender
+from benchmarks.peers.measure import Loader
+from benchmarks.peers.server import ContenderError, check, running
+
+CLIENTS = {"null": (1, 64), "checkpoint": (1, 16, 64)}
+WARM_UP_S = 2
+OPEN_LOOP_SHARE = 0.5  # of what our service answers to the most clients
+
+
+def parse() -> argparse.Namespace:
+    """Return the command's flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=tuple(CLIENTS), required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
+    parser.add_argument("--clients", type=int, nargs="+", help="clients of the closed loops; by default the engine's")
+    parser.add_argument("--only", nargs="+", choices=[one.name for one in CONTENDERS], help="leave the others out")
+    parser.add_argument("--environments", type=Path, default=DEFAULT_ENVIRONMENTS, help="folder of the environments")
+    parser.add_argument("--install-only", action="store_true", help="make the environments and stop")
+    return parser.parse_args()
+
+
+def prepare(chosen: list[Contender], folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
+    """Make the environments; return the python of each contender that can take part, and what is known of each."""
+    pythons, known = {}, {}
+    for contender in chosen:
+        about: dict[str, Any] = {"title": contender.title, "settings": contender.settings, "versions": {}}
+        reason = contender.missing
+        if reason is None:
+            try:
+                python = environments.make(contender, folder)
+                about["versions"] = environments.versions(contender, python)
+                pythons[contender.name] = python
+            except (subprocess.CalledProcessError, OSError) as error:
+                reason = f"its environment could not be made: {error}"
+        if reason is not None:
+            about["left_out"] = reason
+            print(f"{contender.title} is left out: {reason}", flush=True)
+        known[contender.name] = about
+    return pythons, known
+
+
+@dataclass
+class Rounds:
+    """The measurement of one contender in one round; ours comes first and sets the rate of everyone's open loop."""
+
+    engine: str
+    clients: list[int]
+    seconds: int
+    loader: Loader
+    rate: float | None = None
+
+    def turn(self, contender: Contender, python: Path, number: int) -> dict[str, Any]:
+        """Start a contender, check it, load it in every way, end it; what goes wrong is part of the record."""
+        turn: dict[str, Any] = {}
+        started = time.monotonic()
+        try:
+            with running(contender, python, self.engine) as server:
+                turn["ready_s"] = round(time.monotonic() - started, 1)
+                turn["pictures_checked"] = check(server, self.engine)
+                for clients in self.clients:
+                    self.loader.closed(server, clients, WARM_UP_S)
+                    turn[f"clients_{clients}"] = self.loader.closed(server, clients, self.seconds)
+                if self.rate is None:
+                    self.rate = round(OPEN_LOOP_SHARE * turn[f"clients_{self.clients[-1]}"]["requests_per_s"], 1)
+                turn["open_loop"] = self.loader.open(server, self.rate, self.seconds, seed=number)
+        except (ContenderError, httpx.HTTPError) as error:
+            turn["error"] = str(error) or type(error).__name__
+        return turn
+
+
+def main() -> None:
+    """Measure, and write the record after every round."""
+    arguments = parse()
+    arguments.clients = sorted(arguments.clients or CLIENTS[arguments.engine])
+    processes.adopt_orphans()
+    chosen = [one for one in CONTENDERS if arguments.only is None or one.name in (OURS, *arguments.only)]
+    folder = arguments.environments.resolve()
+    pythons, known = prepare(chosen, folder)
+    loader = Loader(environments.wrk(folder))
+    if arguments.install_only:
+        return
+    record: dict[str, Any] = {
+        "command": "python -m benchmarks.peers " + " ".join(sys.argv[1:]),
+        "engine": arguments.engine,
+        "seconds": arguments.seconds,
+        "clients": arguments.clients,
+        "closed_loop": loader.closed_loop,
+        "contenders": known,
+        "rounds": [],
+    }
+    rounds = Rounds(arguments.engine, arguments.clients, arguments.seconds, loader)
+    for number in range(arguments.rounds):
+        turns: dict[str, Any] = {}
+        for contender in chosen:
+            if contender.name in pythons:
+                turns[contender.name] = rounds.turn(contender, pythons[contender.name], number)
+                print(number, contender.name, turns[contender.name], flush=True)
+        record["rounds"].append(turns)
+        record["open_loop_requests_per_s"] = rounds.rate
+        report.write(record)
+    report.publish()
+
+
+if __name__ == "__main__":
+    main()

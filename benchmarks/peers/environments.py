@@ -1,0 +1,97 @@
+"""An environment for each peer, with the pinned versions of requirements/.
+
+What the work itself needs (our own dependencies, torch's gigabytes among them) is not installed again: links to those
+packages of the environment that runs this, and to no others, come last on each peer's path, so that its own win.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from benchmarks.peers.contenders import HERE, Contender
+
+
+def make(contender: Contender, folder: Path) -> Path:
+    """Make the contender's environment unless it is up to date; return its python. Raises CalledProcessError."""
+    if not contender.packages:
+        return Path(sys.executable)
+    environment = folder / contender.name
+    python = environment / "bin" / "python"
+    requirements = HERE / "requirements" / f"{contender.name}.txt"
+    installed = environment / "installed.txt"
+    if installed.is_file() and installed.read_text() == requirements.read_text():
+        return python
+    print(f"installing {contender.title} into {environment}", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", environment], check=True)
+    packages = next((environment / "lib").glob("python*")) / "site-packages"
+    (packages / "zz_shared.pth").write_text(f"{_shared(folder)}\n")
+    # The lists are complete: pip need not look for what else a peer could want.
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--requirement", str(requirements)], check=True)
+    installed.write_text(requirements.read_text())
+    return python
+
+
+def _shared(folder: Path) -> Path:
+    """Return a folder of links to the packages that this project depends on, and to what those depend on."""
+    project = tomllib.loads((HERE.parent.parent / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(line) for line in project["dependencies"]]
+    names: dict[str, Path] = {}
+    seen: set[str] = set()
+    while wanted:
+        requirement = wanted.pop()
+        if str(requirement) in seen:
+            continue
+        seen.add(str(requirement))
+        found = distribution(requirement.name)
+        for file in found.files or ():
+            if file.parts[0] not in {"..", "__pycache__"}:
+                names[file.parts[0]] = Path(str(found.locate_file(file.parts[0])))
+        for line in found.requires or ():
+            needed = Requirement(line)
+            marker = needed.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *requirement.extras)):
+                wanted.append(needed)
+    shared = folder.resolve() / "shared"
+    shutil.rmtree(shared, ignore_errors=True)
+    shared.mkdir(parents=True)
+    for name, path in names.items():
+        (shared / name).symlink_to(path)
+    return shared
+
+
+def versions(contender: Contender, python: Path) -> dict[str, str]:
+    """Return the versions of the contender's packages, asked in its own environment."""
+    code = "import json, sys; from importlib.metadata import version as v; print(json.dumps([*map(v, sys.argv[1:])]))"
+    result = subprocess.run([python, "-c", code, *contender.packages], check=True, capture_output=True, text=True)
+    return dict(zip(contender.packages, json.loads(result.stdout), strict=True))
+
+
+def wrk(folder: Path) -> list[str] | None:
+    """Return the command that starts wrk: the one on the path, else Debian's package unpacked here, else None."""
+    command = shutil.which("wrk")
+    if command:
+        return [command]
+    environment = folder / "wrk"
+    binary = environment / "usr" / "bin" / "wrk"
+    if not binary.is_file() and shutil.which("apt-get"):
+        environment.mkdir(parents=True, exist_ok=True)
+        for package in ("wrk", "libluajit-5.1-2"):
+            subprocess.run(["apt-get", "download", "-q", package], cwd=environment, check=False, capture_output=True)
+        for archive in environment.glob("*.deb"):
+            subprocess.run(["dpkg", "--extract", archive, environment], check=False, capture_output=True)
+    libraries = os.pathsep.join(str(path) for path in (environment / "usr" / "lib").glob("*-linux-gnu"))
+    start = ["env", f"LD_LIBRARY_PATH={libraries}", str(binary)]
+    works = (
+        binary.is_file() and "wrk" in subprocess.run([*start, "-v"], check=False, capture_output=True, text=True).stdout
+    )
+    return start if works else None

@@ -1,0 +1,192 @@
+"""The record of the rounds as a table and a chart: benchmarks/peers_*.json -> docs/peers.md and docs/peers-*.png."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.machine import FOLDER, describe
+from benchmarks.peers.contenders import OURS
+
+DOCS = FOLDER.parent / "docs"
+TITLES = {
+    "null": "The service's own cost: an engine that answers at once",
+    "checkpoint": "The shipped checkpoint",
+}
+COLOURS = ("#D55E00", "#0072B2")  # ours, theirs; Okabe and Ito
+DPI = 150
+
+Record = dict[str, Any]
+
+
+def write(record: Record) -> None:
+    """Write the record with the machine and the medians of what there is so far."""
+    text = json.dumps({"machine": describe(), **record, "medians": medians(record)}, indent=1)
+    _path(record["engine"]).write_text(text + "\n")
+
+
+def _path(engine: str) -> Path:
+    return FOLDER / f"peers_{engine}.json"
+
+
+def names(record: Record) -> list[str]:
+    """Return the contenders that completed at least one round, in the record's order."""
+    return [name for name in record["contenders"] if any(_whole(turns.get(name)) for turns in record["rounds"])]
+
+
+def _whole(turn: dict[str, Any] | None) -> bool:
+    return turn is not None and "open_loop" in turn
+
+
+def median(record: Record, name: str, load: str, figure: str) -> float:
+    """Return the median over the rounds of a figure of one load: `clients_<n>` or `open_loop`."""
+    return statistics.median(turns[name][load][figure] for turns in record["rounds"] if _whole(turns.get(name)))
+
+
+def ratio(record: Record, name: str, load: str, figure: str) -> float:
+    """Return ours divided by theirs: the median of the rounds' own ratios, since a machine drifts between rounds."""
+    both = [turns for turns in record["rounds"] if _whole(turns.get(OURS)) and _whole(turns.get(name))]
+    return statistics.median(turns[OURS][load][figure] / turns[name][load][figure] for turns in both)
+
+
+def medians(record: Record) -> dict[str, Any]:
+    """Return, for each contender and load, the medians of all figures, and the ratios of rate and processor time."""
+    result: dict[str, Any] = {}
+    for name in names(record):
+        first = next(turns[name] for turns in record["rounds"] if _whole(turns.get(name)))
+        loads = [key for key, value in first.items() if isinstance(value, dict)]
+        result[name] = {load: {key: median(record, name, load, key) for key in first[load]} for load in loads}
+        if name != OURS and OURS in names(record):
+            for load in loads:
+                for figure in ("requests_per_s", "cpu_ms_per_request"):
+                    result[name][load][f"ours_to_theirs_{figure}"] = round(ratio(record, name, load, figure), 2)
+    return result
+
+
+def errors(record: Record, name: str) -> int:
+    """Return the requests without a good answer, over all loads and rounds."""
+    turns = [turns[name] for turns in record["rounds"] if name in turns]
+    return sum(load["errors"] for turn in turns for load in turn.values() if isinstance(load, dict))
+
+
+def table(record: Record) -> str:
+    """Return the record as a Markdown table, medians of the rounds."""
+    clients = record["clients"]
+    ends = (f"clients_{clients[0]}", f"clients_{clients[-1]}")
+    few_and_many = f"{clients[0]} / {clients[-1]}"
+    header = ["", *(f"requests/s, {count}" for count in clients)]
+    header += [f"p50 ms, {few_and_many}", f"p99 ms, {few_and_many}", "open loop: p50 / p99 ms"]
+    header += [f"CPU ms a request, {few_and_many}", "errors", "memory MB", f"ours ÷ theirs: requests/s, {few_and_many}"]
+    header += [f"CPU, {clients[-1]}"]
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
+    for name in names(record):
+
+        def pair(figure: str, form: str, loads: tuple[str, ...] = ends, name: str = name) -> str:
+            return " / ".join(format(median(record, name, load, figure), form) for load in loads)
+
+        about = record["contenders"][name]
+        version = next(iter(about["versions"].values()), "")
+        row = [f"**{about['title']}**" if name == OURS else f"{about['title']} {version}"]
+        row += [format(median(record, name, f"clients_{count}", "requests_per_s"), ",.0f") for count in clients]
+        row += [pair("p50_ms", ".1f"), pair("p99_ms", ".1f")]
+        row += [
+            f"{median(record, name, 'open_loop', 'p50_ms'):.1f} / {median(record, name, 'open_loop', 'p99_ms'):.1f}"
+        ]
+        row += [pair("cpu_ms_per_request", ".2f"), str(errors(record, name))]
+        row += [format(max(median(record, name, load, "peak_memory_mb") for load in ends), ",.0f")]
+        if name == OURS or OURS not in names(record):
+            row += ["", ""]
+        else:
+            row += [" / ".join(f"{ratio(record, name, load, 'requests_per_s'):.2f}" for load in ends)]
+            row += [f"{ratio(record, name, ends[1], 'cpu_ms_per_request'):.2f}"]
+        lines.append(row)
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+
+
+def draw(record: Record, path: Path) -> None:
+    """Draw requests per second and processor time a request, at the most clients, as bars in a PNG."""
+    shown = names(record)
+    load = f"clients_{record['clients'][-1]}"
+    figure = Figure(figsize=(10, 0.45 * len(shown) + 1.4), layout="constrained")
+    panels = (
+        ("requests_per_s", f"requests/s at {record['clients'][-1]} clients (more is better)", ",.0f"),
+        ("cpu_ms_per_request", "processor time a request, ms (less is better)", ".2f"),
+    )
+    for axes, (what, title, form) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+        values = [median(record, name, load, what) for name in shown]
+        colours = [COLOURS[0] if name == OURS else COLOURS[1] for name in shown]
+        bars = axes.barh([record["contenders"][name]["title"] for name in shown], values, color=colours)
+        axes.bar_label(bars, [format(value, form) for value in values], padding=3, fontsize=8)
+        axes.set_title(title, fontsize=10)
+        axes.margins(x=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.invert_yaxis()
+    machine = record["machine"]
+    figure.suptitle(
+        f"{TITLES[record['engine']]}: {machine['date']}, {machine['processor']}, {machine['cores']} cores", fontsize=11
+    )
+    figure.savefig(path, dpi=DPI)
+
+
+def section(record: Record) -> str:
+    """Return what docs/peers.md says of one engine."""
+    machine = record["machine"]
+    left_out = [
+        f"{about['title']} is left out: {about['left_out']}."
+        for about in record["contenders"].values()
+        if "left_out" in about
+    ]
+    failed = [
+        f"{record['contenders'][name]['title']} failed in round {number + 1}: {turn['error'].splitlines()[0]}"
+        for number, turns in enumerate(record["rounds"])
+        for name, turn in turns.items()
+        if "error" in turn
+    ]
+    parts = [
+        f"## {TITLES[record['engine']]}",
+        f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}. Medians of "
+        f"{len(record['rounds'])} rounds of {record['seconds']} s. Closed loops by {record['closed_loop']}; the open "
+        f"loop sends {record['open_loop_requests_per_s']} requests/s to all.",
+        table(record),
+        f"![bar chart](peers-{record['engine']}.png)",
+        f"Raw rounds: [benchmarks/peers_{record['engine']}.json](../benchmarks/peers_{record['engine']}.json).",
+        *left_out,
+        *failed,
+    ]
+    return "\n\n".join(parts)
+
+
+PREAMBLE = """# Beside its peers
+
+Made by `make bench-peers`; do not edit. Every contender does the same work: one PNG picture of 32 x 32 in the body
+(`examples/`, in turn), decoded by the same function, the same engine in the same precision, the same JSON with all ten
+classes. Batches are of at most 32. One contender is alive at a time, started anew in every round, and the rounds are
+interleaved; the load generator runs on the same machine. Before it is measured, each has to give the right classes and
+the checkpoint's own self-test probabilities (with the engine that answers at once: that engine's answer), and to
+refuse a file that is no picture. "CPU" is user and system time of all processes of the server, the steadiest figure on
+a machine that is shared; "memory" is the largest sum of their proportional set sizes seen (once a second). In the open
+loop, requests arrive at random (Poisson) and wait for nobody, at half the rate that this service answers to the most
+clients; times count from when a request was due.
+"""
+
+
+def publish() -> None:
+    """Write docs/peers.md and the charts from the records that there are, and print the tables."""
+    records = [json.loads(_path(engine).read_text()) for engine in TITLES if _path(engine).is_file()]
+    for record in records:
+        draw(record, DOCS / f"peers-{record['engine']}.png")
+        print(table(record))
+    newest = records[-1]["contenders"]
+    settings = ["## Settings", "What each one's guide to performance recommends."]
+    settings += [f"- **{about['title']}**{_versions(about)}: {about['settings']}." for about in newest.values()]
+    text = "\n\n".join([PREAMBLE.strip(), *map(section, records), "\n\n".join(settings[:2]), "\n".join(settings[2:])])
+    (DOCS / "peers.md").write_text(text + "\n")
+
+
+def _versions(about: dict[str, Any]) -> str:
+    listed = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return f" ({listed})" if listed else ""

@@ -1,0 +1,126 @@
+"""The tables of docs/reliability.md, from the files under benchmarks/reliability/: python -m benchmarks.reliability_page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.machine import FOLDER
+
+PAGE = FOLDER.parent / "docs" / "reliability.md"
+UNITS = {"resident_mb": "resident memory (MB)", "open_files": "open files", "threads": "threads", "tasks": "tasks"}
+
+
+def report(name: str) -> dict[str, Any]:
+    """Return a file of evidence. Raises FileNotFoundError if it has not been made yet."""
+    loaded: dict[str, Any] = json.loads((FOLDER / "reliability" / f"{name}.json").read_text())
+    return loaded
+
+
+def _machine(one: dict[str, Any], name: str) -> str:
+    machine = one["machine"]
+    return f"`benchmarks/reliability/{name}.json`, {machine['date']}, {machine['cores']} cores of an {machine['processor']}"
+
+
+def overload() -> str:
+    """Return the table of the overload test: what was asked and what was reached."""
+    one = report("overload")
+    before, statuses = one["before"], one["statuses"]
+    return f"""| | asked | measured |
+|---|---|---|
+| sustainable rate (64 clients) | | {before["requests_per_s"]} requests/s |
+| offered, for {one["seconds"]:.0f} s | ten times that | {one["offered_per_s"]} requests/s ({one["not_sent_for_lack_of_connections"]} more found no free connection) |
+| answers | 200 and 429 only | {", ".join(f"{count:,} x {status}" for status, count in sorted(statuses.items()))} |
+| without an answer | none | {one["unanswered"]} |
+| slowest accepted request | within its deadline, 10 s | {one["accepted_slowest_s"]:.2f} s (p50 {one["accepted_p50_s"]:.2f} s, p99 {one["accepted_p99_s"]:.2f} s) |
+| goodput | 90 % of the sustainable rate | {one["goodput_per_s"]} requests/s, {one["goodput_share"]:.0%} |
+| probes ({one["probes"]}) | within 50 ms | p50 {one["probe_p50_ms"]} ms, p99 {one["probe_p99_ms"]} ms, slowest {one["probe_slowest_ms"]} ms |
+| the rate of 64 clients from 2 s after the end on | the sustainable one | {one["after_2_s_per_s"]} requests/s, {one["after_2_s_share"]:.0%} |
+| the last accepted request was answered | | {one["queue_empty_after_s"]:.2f} s after the end |
+
+({_machine(one, "overload")}; `make chaos`)"""
+
+
+def slow_clients() -> str:
+    """Return the table of the slow clients."""
+    one = report("slow_clients")
+    rows = [
+        f"| {kind} slow clients | {one['requests'][kind]:,} | {one['p50_ms'][kind]} ms | {one['p99_ms'][kind]} ms |"
+        for kind in ("without", "with")
+    ]
+    return f"""| | good requests | p50 | p99 |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+p99 is {one["p99_ratio"]} times as high with them; at most twice was asked.
+({_machine(one, "slow_clients")}; `make chaos`)"""
+
+
+def soak() -> str:
+    """Return the tables of the soak: what was answered, and what each process held."""
+    one = report("soak")
+    good = one["answers"]["good 200"]
+    bad = sum(count for kind, count in one["answers"].items() if kind.startswith("bad"))
+    rows = [
+        f"| {UNITS[name]}, process {number} | {life['at_rest'][0][name]:g} | {life['at_rest'][-1][name]:g} | "
+        f"{life['growth'][name]:+.1%} |"
+        for number, life in enumerate(one["processes"], 1)
+        for name in UNITS
+    ]
+    return f"""{good:,} good requests, all answered with 200; {one["verified_images"]:,} pictures' probabilities within
+{one["largest_difference_from_offline"]} of the offline ones. {bad:,} bad requests, {one["answers"]["slow"]:,} slow and {one["answers"]["leaving"]:,} leaving clients,
+{one["reloads"]} reloads, one restart. Found wrong: {"; ".join(one["first_problems"]) or "nothing"}.
+
+| at rest | after the first cycle | after the last | |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+({_machine(one, "soak")}; `make soak`)"""
+
+
+def fuzz() -> str:
+    """Return the tables of the fuzzing and of the bombs."""
+    one, bombs = report("fuzz"), report("bombs")
+    titles = {
+        "pictures": "damaged pictures",
+        "bodies": "damaged multipart and JSON bodies",
+        "schemathesis": "schemathesis, all checks",
+        "schemathesis_with_key": "schemathesis, with a key",
+    }
+    rows = [
+        f"| {title} | {one[name]['cases']:,} | "
+        f"{', '.join(f'{count:,} x {status}' for status, count in sorted(one[name]['statuses'].items()))} | "
+        f"{one[name].get('faults', one[name].get('unique_failures'))} | {one[name]['slowest_s']:.2f} s |"
+        for name, title in titles.items()
+    ]
+    return f"""| | cases | answers | faults | slowest |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+
+A fault is a 5xx other than a deadline that the request itself set, an answer that is none of the documented ones, or
+one that tells of the inside. Resident memory from the second to the last quarter of the damaged pictures:
+{one["pictures"]["resident_mb_second_quarter"]} to {one["pictures"]["resident_mb_last_quarter"]} MB; of the bodies: {one["bodies"]["resident_mb_second_quarter"]} to {one["bodies"]["resident_mb_last_quarter"]} MB.
+({_machine(one, "fuzz")}; `make chaos`)
+
+{bombs["bombs"]} bombs, each refused with the right 4xx: the slowest took {bombs["slowest_s"]} s, the largest {bombs["most_extra_mb"]} MB of memory.
+(`benchmarks/reliability/bombs.json`; `make chaos`)"""
+
+
+TABLES = {"overload": overload, "slow clients": slow_clients, "fuzz": fuzz, "soak": soak}
+
+
+def filled(page: str) -> str:
+    """Return the page with each table in its place, between `<!-- name -->` and `<!-- end -->`."""
+    for name, table in TABLES.items():
+        head, mark, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, tail = rest.partition("<!-- end -->")
+        try:
+            measured = table()
+        except FileNotFoundError:
+            measured = "Not measured yet."
+        page = f"{head}{mark}{measured}\n{end}{tail}"
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))
