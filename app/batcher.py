@@ -86,6 +86,7 @@ class Batcher:
         self.queued_images = 0
         self._jobs: deque[Job] = deque()
         self._running: list[Slice] = []
+        self._running_images = 0
         self._swap: Swap | None = None
         self._progress = time.monotonic()
         self._images_per_s = 0.0
@@ -135,8 +136,9 @@ class Batcher:
 
     def _seconds_until_done(self, count: int) -> float:
         """Return how long the engine will need for all it has and `count` images more; 0 while nothing is known."""
-        running = sum(stop - start for _, start, stop in self._running)
-        return (running + self.queued_images + count) / self._images_per_s if self._images_per_s else 0.0
+        if not self._images_per_s:
+            return 0.0
+        return (self._running_images + self.queued_images + count) / self._images_per_s
 
     # -- life
 
@@ -202,10 +204,11 @@ class Batcher:
             if self.max_wait_s:
                 await self._let_it_fill()
             self._running = self._form_batch()
+            self._running_images = sum(stop - start for _, start, stop in self._running)
             self._progress = time.monotonic()
             if self._running:
                 await self._run_batch(self._running)
-                self._running = []
+                self._running, self._running_images = [], 0
                 self._progress = time.monotonic()
 
     def _head_is_begun(self) -> bool:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import resource
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
-import h11
+import httptools
 from uvicorn import Config
-from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.errors import HeaderTooSlow, MalformedRequest, ServiceError
@@ -25,13 +26,20 @@ from app.errors import HeaderTooSlow, MalformedRequest, ServiceError
 OTHER_FILES = 128
 LATE_S = 0.05
 
-# h11 refuses a larger header only if a part of it is still missing, so that the network would decide.
-MAX_HEADER_BYTES = 64 << 10
-HEADER_END = re.compile(rb"\n\r?\n")
+MAX_HEADER_BYTES = 64 << 10  # of a header, or of chunks' lines and trailers; the parser itself has no limits
 
 # A refused client may still be sending. Closing at once would reset the connection, and take the answer with it.
 LINGER_S = 1.0
 TOO_MANY_CONNECTIONS = "too-many-connections"
+
+# More than one request that offers another protocol in one piece of data is not what any client sends.
+MAX_UPGRADES = 8
+
+# The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
+WHEN_GONE = "resnet.when_gone"
+
+# The ASGI extension to send an answer whole: its "respond" is `Connection.respond`.
+WHOLE_ANSWER = "resnet.whole_answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ class ConnectionLimits:
     refused: Callable[[str], None]
 
 
-class Connection(H11Protocol):
+class Connection(HttpToolsProtocol):
     """uvicorn's connection with a time limit on headers and unread answers, and a limit on how many there are.
 
     The header's time runs from the opening of the connection, or from the first byte after an answer, to the header's
@@ -62,9 +70,22 @@ class Connection(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
+        self._extensions: dict[str, dict[object, object]] = {
+            WHEN_GONE: {"tell": self.when_gone},
+            WHOLE_ANSWER: {"respond": self.respond},
+        }
+        self._header_begun = False
+        self._overhead_bytes = 0  # of headers, empty lines, chunks' lines and trailers, since anything came of them
+        self._came_of_it = False  # whether anything came of the last piece of data
+        self._active: RequestResponseCycle | None = None
+        self._refusal: ServiceError | None = None  # of what follows a request that is not answered yet
+        self._gone = False
+        self._tell_gone: Callable[[], None] | None = None
         self._header_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
+
+    # -- what the client does
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first header, unless there are too many connections already."""
@@ -77,26 +98,139 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a header or a body; those that follow a refusal are thrown away."""
-        if self._linger_timer is not None:
+        if self._refused():
             return
-        if self._header_too_large(data):
-            self._unset_keepalive_if_required()
+        self._unset_keepalive_if_required()
+        self._came_of_it = False
+        self._feed(data)
+        self._overhead_bytes = 0 if self._came_of_it else self._overhead_bytes + len(data)
+        if self._overhead_bytes > MAX_HEADER_BYTES and not self._refused():
             self.send_400_response("")
-        else:
-            super().data_received(data)
         self._watch_header()
 
-    def on_response_complete(self) -> None:
-        """Go on to the next request; a part of its header may be here already."""
-        super().on_response_complete()
-        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
-            self._unset_keepalive_if_required()
-        self._watch_header()
+    def _feed(self, data: bytes) -> None:
+        try:
+            for _ in range(MAX_UPGRADES):
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    data = self._without_upgrade() + data[upgrade.args[0] :]
+        except httptools.HttpParserError:
+            pass
+        self.send_400_response("")
+
+    def _without_upgrade(self) -> bytes:
+        """Write the header that offers another protocol without the offer: the parser would take no body after it.
+
+        Java's and curl's clients offer HTTP/2 so. Raises HttpParserError for CONNECT, which asks for a tunnel.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("no tunnels")
+        lines = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
+                lines.append(name + b": " + b",".join(kept))
+            elif name != b"upgrade":
+                lines.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join([*lines, b"", b""])
+
+    def on_message_begin(self) -> None:
+        """Take note of a request's first byte."""
+        super().on_message_begin()
+        self._header_begun = True
+        self.scope["extensions"] = self._extensions
+
+    def on_headers_complete(self) -> None:
+        """Begin a request. What is raised here refuses it: httptools makes a HttpParserError of it."""
+        self._header_begun, self._came_of_it = False, True
+        size = len(b" / HTTP/1.1\r\n\r\n") + len(self.parser.get_method()) + len(self.url) - 1
+        hosts = 0
+        for name, value in self.headers:
+            size += len(name) + len(value) + len(b": \r\n")
+            hosts += name == b"host"
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                raise ValueError("a coding that nothing here undoes")
+        if size > MAX_HEADER_BYTES:
+            raise ValueError("the header is too large")
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            raise ValueError("a request of HTTP/1.1 names exactly one host")
+        if not self.parser.should_upgrade():  # else it comes again: see `_without_upgrade`
+            super().on_headers_complete()
+            self.headers = []  # what else may come are trailers: nobody here asks for them
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a request's body."""
+        self._came_of_it = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request, unless it comes again: see `_without_upgrade`."""
+        self._came_of_it = True
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
-        self._cancel_timers()
+        for timer in (self._header_timer, self._unread_timer, self._linger_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+        if self._active is not None and self._active is not self.cycle:  # uvicorn tells the newest only
+            self._forget(self._active)
+        self._gone = True
+        if self._tell_gone is not None:
+            self._tell_gone()
+
+    def when_gone(self, tell: Callable[[], None] | None) -> None:
+        """Call `tell` as soon as the client has left, at once if it has; None forgets who was to be told."""
+        self._tell_gone = tell
+        if self._gone and tell is not None:
+            tell()
+        elif not self._gone:
+            self.flow.resume_reading()  # a large body's last piece has paused it, and only a reader sees the end
+
+    # -- what becomes of answers
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._active = cycle
+        super()._start_asgi_task(cycle, app)
+
+    async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send the active request's answer at once, where ASGI's two messages would be two writes to the network."""
+        cycle = self._active
+        assert cycle is not None
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        if cycle.disconnected:
+            return
+        lines = [STATUS_LINE[status]]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+            if name == b"connection" and value == b"close":
+                cycle.keep_alive = False
+        if not cycle.keep_alive and (b"connection", b"close") not in headers:
+            lines.append(b"connection: close\r\n")
+        lines += (b"\r\n", body)
+        self.transport.write(b"".join(lines))
+        cycle.waiting_for_100_continue = False
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request; a part of its header may be here already, or its refusal."""
+        super().on_response_complete()
+        if self._refusal is not None and not self._answering() and not self.transport.is_closing():
+            self._refuse(self._refusal)
+        elif self._header_begun:
+            self._unset_keepalive_if_required()
+        self._watch_header()
 
     def pause_writing(self) -> None:
         """The client does not read its answer; it has a while to begin."""
@@ -115,21 +249,19 @@ class Connection(H11Protocol):
         super().timeout_keep_alive_handler()
         self._abort_later()
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP; overrides uvicorn's plain text."""
-        self._refuse(MalformedRequest("This is not an HTTP request that can be read, or its header is too large."))
+    # -- headers that do not come, and what is no HTTP
 
-    def _header_too_large(self, data: bytes) -> bool:
-        if self.conn.their_state is not h11.IDLE:
-            return False
-        begun = self.conn.trailing_data[0]
-        too_long = len(begun) + len(data) > MAX_HEADER_BYTES
-        return too_long and HEADER_END.search(begun + data, 0, MAX_HEADER_BYTES) is None
+    def _answering(self) -> bool:
+        """Whether a request is being read or answered, or waits behind one that is."""
+        return bool(self.pipeline) or not (self._active is None or self._active.response_complete)
+
+    def _refused(self) -> bool:
+        """Whether nothing more is read: what came was refused, or will be after the answers to requests before it."""
+        return self._linger_timer is not None or self._refusal is not None or self.transport.is_closing()
 
     def _watch_header(self) -> None:
         """Let the header's time run exactly while a header is awaited and the keep-alive timer does not run."""
-        refused = self._linger_timer is not None or self.transport.is_closing()
-        if refused or self.conn.their_state is not h11.IDLE or self.timeout_keep_alive_task is not None:
+        if self._refused() or self._answering() or self.timeout_keep_alive_task is not None:
             if self._header_timer is not None:
                 self._header_timer.cancel()
                 self._header_timer = None
@@ -144,43 +276,60 @@ class Connection(H11Protocol):
         self._header_timer = None
         if self.transport.is_closing():
             return
-        if self.conn.trailing_data[0]:
+        if self._header_begun:
             self._refuse(HeaderTooSlow())
         else:
             self.transport.close()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP; overrides uvicorn's plain text. Requests before it, accepted ones, come first."""
+        self._header_begun = False
+        error = MalformedRequest("This is not an HTTP request that can be read, or its header is too large.")
+        broken = self.cycle if self._answering() and self.cycle.more_body else None
+        if broken is not None and self.pipeline:  # its body is, and it has not begun to be answered
+            self.pipeline.popleft()
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._active  # type: ignore[assignment]
+        elif broken is not None:
+            self._forget(broken)
+            if broken.response_started:
+                self.transport.close()
+            else:
+                self._refuse(error)
+            return
+        if self._answering():
+            self._refusal = error
+        else:
+            self._refuse(error)
+
+    def _forget(self, cycle: RequestResponseCycle) -> None:
+        """Let a request know that nobody waits for its answer."""
+        cycle.disconnected = True
+        cycle.message_event.set()
+        if self._tell_gone is not None:
+            self._tell_gone()
+
     def _refuse(self, error: ServiceError) -> None:
-        """Answer with a problem, if an answer may still begin, and close."""
-        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            self._limits.refused(error.code)
-            request_id = uuid.uuid4().hex
-            body = json.dumps(error.problem() | {"request_id": request_id}).encode()
-            headers = [
-                ("content-type", "application/problem+json"),
-                ("content-length", str(len(body))),
-                ("x-request-id", request_id),
-                ("x-content-type-options", "nosniff"),
-                ("connection", "close"),
-            ]
-            start = h11.Response(status_code=error.status, headers=headers, reason=STATUS_PHRASES[error.status])
-            events = (start, h11.Data(data=body), h11.EndOfMessage())
-            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
-            if self.transport.can_write_eof():  # TLS cannot
-                self.transport.write_eof()
-                self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
-                self._abort_later()
-                return
-        self.transport.close()
+        """Answer with a problem, and close."""
+        self._limits.refused(error.code)
+        request_id = uuid.uuid4().hex
+        body = json.dumps(error.problem() | {"request_id": request_id}).encode()
+        head = (
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/problem+json\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nx-content-type-options: nosniff\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self._unset_keepalive_if_required()
+        self.transport.write(head.encode() + body)
+        if self.transport.can_write_eof():  # TLS cannot
+            self.transport.write_eof()
+            self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
+        else:
+            self.transport.close()
         self._abort_later()
 
     def _abort_later(self) -> None:
         if self._unread_timer is None:
             self._unread_timer = self.loop.call_later(self._limits.unread_timeout_s, self.transport.abort)
-
-    def _cancel_timers(self) -> None:
-        for timer in (self._header_timer, self._unread_timer, self._linger_timer):
-            if timer is not None:
-                timer.cancel()
 
 
 def connections_within_files(wanted: int) -> int:

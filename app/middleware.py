@@ -10,10 +10,10 @@ import time
 import uuid
 from collections.abc import Mapping
 
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.connections import WHOLE_ANSWER
 from app.errors import BodyTooSlow, NotReady, ServiceError
 from app.lifecycle import State
 from app.service import Service
@@ -52,12 +52,11 @@ class BodyWatch:
     A client that is still sending does not see an answer before its last byte is taken, or before it meets a reset.
     """
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        headers = Headers(scope=scope)
+    def __init__(self, head: Mapping[bytes, bytes], receive: Receive) -> None:
         self._receive = receive
         self._begun = False
-        self._waits_for_continue = "expect" in headers
-        self.complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self._waits_for_continue = b"expect" in head
+        self.complete = head.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in head
 
     async def receive(self) -> Message:
         """Receive the next message for the application."""
@@ -93,14 +92,17 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
+        head = dict(scope["headers"])
+        given = head.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
-        body = BodyWatch(scope, receive)
+        start: Message | None = None
+        body = BodyWatch(head, receive)
+        whole = scope.get("extensions", {}).get(WHOLE_ANSWER) if scope["method"] != "HEAD" else None
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, start
             if message["type"] == "http.response.start":
                 status = message["status"]
                 await body.discard_rest(status)
@@ -110,6 +112,14 @@ class RequestContext:
                     # would go on reading it, without limit of time or size.
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
+                start = message
+                return
+            if start is not None:  # it waits here for the body, so that both can be sent at once
+                first, start = start, None
+                if whole is not None and not message.get("more_body", False):
+                    await whole["respond"](status, first["headers"], message.get("body", b""))
+                    return
+                await send(first)
             await send(message)
 
         try:

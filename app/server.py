@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.admin import AdminServer
-from app.connections import MAX_HEADER_BYTES, Connection, ConnectionLimits, connections_within_files
+from app.connections import Connection, ConnectionLimits, connections_within_files
 from app.main import create_admin_app
 from app.pidfile import pid_file
 from app.service import Service
@@ -198,11 +198,11 @@ def _common(service: Service, max_connections: int) -> dict[str, Any]:
     return {
         "host": settings.host,
         "http": partial(Connection, limits=limits),
-        "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
         "ws": "none",
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        "proxy_headers": False,  # nothing here asks who the client is
         "timeout_keep_alive": settings.keep_alive_s,
         "backlog": 2048,
     }

@@ -1,7 +1,7 @@
 """POST requests of one path go straight to their handler, past the framework; everything else takes its usual way.
 
-FastAPI documents that route, as all others, and would answer it alike. But routing, solving dependencies and the
-stacks of context managers around them cost about as much as all that the service itself does for a small picture.
+FastAPI documents that route, as all others, and would answer it alike. But its stack of middleware, routing, solving
+dependencies and the context managers around them cost more than all that the service itself does for a small picture.
 `make bench-peers` measures the whole, with an engine that answers at once.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,20 +20,31 @@ Answer = Callable[[Request], Awaitable[Response]]
 OnError = Callable[[Request, Exception], Awaitable[Response]]
 
 
-class Shortcut:
-    """Plain ASGI middleware: `answer` takes the path's POST requests, `on_error` what it raises for a client."""
+class Application(FastAPI):
+    """FastAPI, but for POST requests of `short_path`: `short_app` answers these."""
 
-    def __init__(self, app: ASGIApp, path: str, answer: Answer, on_error: OnError) -> None:
-        self.app = app
+    short_path: str | None = None
+    short_app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a request the one way or the other."""
+        if scope["type"] == "http" and scope["path"] == self.short_path and scope["method"] == "POST":
+            scope["app"] = self
+            await self.short_app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+class Handler:
+    """An ASGI application of one function: `answer` takes the requests, `on_error` what it raises for a client."""
+
+    def __init__(self, path: str, answer: Answer, on_error: OnError) -> None:
         self.path = path
         self.answer = answer
         self.on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on."""
-        if scope["type"] != "http" or scope["path"] != self.path or scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
+        """Answer a request."""
         scope["state"]["route"] = self.path  # the metrics' label, which routing would have found
         request = Request(scope, receive)
         try:

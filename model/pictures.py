@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from model.transforms import evaluation_transform
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 # Pillow walks through a file's parts in Python, a few reads a part: millions of empty ones, or of fill bytes between
-# them, would take many seconds. The largest ordinary files take some ten thousand reads.
+# them, would take many seconds. The largest ordinary files take some ten thousand reads; one of fewer bytes cannot take
+# as many.
 MAX_READS = 200_000
 
 # Entropy-coded data never holds this marker, and progressive files have about ten; thousands are a bomb for the CPU.
@@ -75,7 +77,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data)
     try:
-        image = Image.open(BoundedReader(data), formats=FORMATS)
+        image = Image.open(BoundedReader(data) if len(data) > MAX_READS else io.BytesIO(data), formats=FORMATS)
         width, height = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureTooLarge(max_pixels) from error
@@ -105,10 +107,9 @@ def picture_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turn the picture as its EXIF orientation says; damaged EXIF data says nothing."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # the picture itself is fine
-        return image
+    with suppress(Exception):  # the picture itself is fine
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

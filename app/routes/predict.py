@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import to_json
 
 from app.bodies import read_body, split_images
+from app.connections import WHEN_GONE
 from app.errors import BadParameter, ServiceError, UnsupportedMediaType
 from app.imaging import Decoded, Entry
 from app.jobs import Job, Outcome
@@ -27,6 +28,9 @@ from app.service import Service
 
 # Larger bodies are taken apart in a thread: a hostile one can take seconds.
 SMALL_BODY_BYTES = 64 << 10
+
+# Another server than ours does not say when a client leaves.
+NOBODY_TELLS: dict[str, Callable[[object], None]] = {"tell": lambda _callback: None}
 
 PATH = "/predict"
 
@@ -63,7 +67,10 @@ async def answer(request: Request) -> Response:
     """Answer as `documented` does, without the framework between: the way that requests take (app/shortcut.py)."""
     service: Service = request.app.state.service
     service.require_room()  # most requests of an overload end here, before they cost any more
-    texts = {"top_k": request.query_params.get("top_k"), "x-timeout-ms": request.headers.get("x-timeout-ms")}
+    texts = {
+        "top_k": request.query_params.get("top_k") if request.scope["query_string"] else None,
+        "x-timeout-ms": request.headers.get("x-timeout-ms"),
+    }
     numbers = {name: _positive(text) for name, text in texts.items() if text is not None}
     with holding_key(request, service):
         if None in numbers.values():
@@ -151,17 +158,12 @@ def _readable(decoded: list[Decoded]) -> list[NDArray[np.uint8]]:
 
 async def _outcome(request: Request, job: Job) -> Outcome:
     """Wait for a job, and abandon it when the client leaves."""
-
-    async def abandon_on_disconnect() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        job.abandon()
-
-    watcher = asyncio.create_task(abandon_on_disconnect())
+    tell = request.scope.get("extensions", {}).get(WHEN_GONE, NOBODY_TELLS)["tell"]
+    tell(job.abandon)
     try:
         return await job.wait()
     finally:
-        watcher.cancel()
+        tell(None)
 
 
 def _count(service: Service, decoded: list[Decoded], outcome: Outcome) -> None:

@@ -92,7 +92,7 @@ def bodies(picture):
 
 
 def headers(picture):
-    """Huge header values and many headers: what h11 refuses is 400, what reaches us gets its own status."""
+    """Huge header values and many headers: what the parser refuses is 400, what reaches us gets its own status."""
     huge = "x" * (1 << 20)
     long = "9" * 5000
     return {

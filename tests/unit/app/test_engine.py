@@ -146,7 +146,9 @@ signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_signal_after_another_thread_closed_openvino_is_handled():
-    ended = subprocess.run([sys.executable, "-c", SIGNAL_AFTER_CLOSE], cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AFTER_CLOSE], check=False, cwd=ROOT, capture_output=True, text=True
+    )
     assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 

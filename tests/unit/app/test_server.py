@@ -31,7 +31,9 @@ async def hello(scope, _receive, send):
 
 async def started():
     """A server, the task that runs it, and its address."""
-    config = uvicorn.Config(hello, port=0, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        hello, port=0, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False
+    )
     server = Server(config, Service(Settings(), lambda _settings: FakeEngine()))
     running = asyncio.create_task(server.serve())
     while not server.started or len(server.servers) < LISTENERS:
