@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -95,10 +93,10 @@ class Telemetry:
         self.batch_images.observe(images)
         self.inference_seconds.observe(seconds)
 
-    def predicted(self, winners: NDArray[np.int64], confidences: NDArray[np.float32]) -> None:
-        """Record the answers of a request: class indices (N,) and their probabilities (N,)."""
+    def predicted(self, winners: list[int], confidences: list[float]) -> None:
+        """Record the answers of a request: the index and the probability of each image's likeliest class."""
         self._ok.inc(len(winners))
-        for winner, confidence in zip(winners.tolist(), confidences.tolist(), strict=True):
+        for winner, confidence in zip(winners, confidences, strict=True):
             self._by_class[winner].inc()
             self.confidence.observe(confidence)
 

@@ -136,8 +136,9 @@ async def _classify(request: Request, service: Service, parts: Parts, entries: l
         raise
     finally:
         ticket.release()
-    _count(service, decoded, outcome)
-    predictions = _predictions(parts.classes, decoded, outcome, wish.top_k)
+    ranking = _rank(outcome.probabilities)
+    _count(service, decoded, outcome.queue_s, ranking)
+    predictions = _predictions(parts.classes, decoded, ranking, wish.top_k)
     timing = (
         f"decode;dur={decode_s * 1e3:.2f}, queue;dur={outcome.queue_s * 1e3:.2f}, "
         f"inference;dur={outcome.inference_s * 1e3:.2f}"
@@ -166,21 +167,33 @@ async def _outcome(request: Request, job: Job) -> Outcome:
         tell(None)
 
 
-def _count(service: Service, decoded: list[Decoded], outcome: Outcome) -> None:
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Every image's classes from the likeliest to the least likely (N, classes), and their probabilities, rounded."""
+
+    order: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+
+def _rank(probabilities: NDArray[np.float32]) -> Ranking:
+    """Rank the classes of float32 (N, classes); of equal ones the first comes first."""
+    order = (-probabilities).argsort(axis=1, kind="stable")
+    return Ranking(order, probabilities[np.arange(len(order))[:, None], order].astype(np.float64).round(6))
+
+
+def _count(service: Service, decoded: list[Decoded], queue_s: float, ranking: Ranking) -> None:
     """Record what became of the request's images."""
     telemetry = service.telemetry
-    telemetry.queue_seconds.observe(outcome.queue_s)
-    telemetry.predicted(outcome.probabilities.argmax(axis=1), outcome.probabilities.max(axis=1))
+    telemetry.queue_seconds.observe(queue_s)
+    telemetry.predicted(ranking.order[:, 0].tolist(), ranking.probabilities[:, 0].tolist())
     for one in decoded:
         if isinstance(one, ServiceError):
             telemetry.images.labels(one.code).inc()
 
 
-def _predictions(classes: list[str], decoded: list[Decoded], outcome: Outcome, top_k: int) -> list[dict[str, Any]]:
-    """Put the outcome into words, in the request's order: `top_k` classes an image, or its error in its place."""
-    order = np.argsort(-outcome.probabilities, axis=1, kind="stable")[:, :top_k]
-    ranked = np.take_along_axis(outcome.probabilities, order, axis=1).astype(float).round(6)
-    answers = zip(order.tolist(), ranked.tolist(), strict=True)
+def _predictions(classes: list[str], decoded: list[Decoded], ranking: Ranking, top_k: int) -> list[dict[str, Any]]:
+    """Put the ranking into words, in the request's order: `top_k` classes an image, or its error in its place."""
+    answers = zip(ranking.order[:, :top_k].tolist(), ranking.probabilities[:, :top_k].tolist(), strict=True)
     predictions: list[dict[str, Any]] = []
     for one in decoded:
         if isinstance(one, ServiceError):
