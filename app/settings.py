@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     max_queue_images: Annotated[int, Field(ge=1, description="images that may wait; more are refused with 429")] = 1024
     max_queue_s: Annotated[
         float, Field(gt=0, description="seconds of work that may wait; more is refused with 429")
-    ] = 4.0
+    ] = 2.0
     timeout_ms: Annotated[int, Field(ge=1, description="deadline of a request; x-timeout-ms can only shorten it")] = (
         10_000
     )
