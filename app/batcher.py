@@ -1,9 +1,11 @@
 """Collects images from many requests into batches for one engine. Knows no torch and no HTTP.
 
 Batch-when-free: an idle engine takes what is queued at once; while it runs, the queue grows and becomes the next
-batch. Images are counted, not requests: a large request is split over several batches, small ones share one.
+batch. Once that one is full nothing is gained by waiting: it is handed to the engine's thread, which then has no pause
+between the two while the event loop is busy with something else. Images are counted, not requests: a large request is
+split over several batches, small ones share one.
 The queue is bounded, by images and by time: what would not be done by its deadline is refused at once, and what is
-expired or abandoned is dropped when a batch is formed, before it costs the engine anything. If the engine or the loop
+expired or abandoned is dropped when a batch begins, before it costs the engine anything. If the engine or the loop
 itself dies, everything waiting fails at once and `on_fatal` is told.
 The engine can be exchanged between two batches, and only when no request is answered in part: all images of a request
 are computed by one engine, whose name and version its outcome carries.
@@ -20,11 +22,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-
+from app.batches import (
+    Batch,
+    Computed,
+    EngineBroken,
+    EngineOutOfMemory,
+    Run,
+    Slice,
+    compute,
+    count_of,
+    in_halves,
+    together,
+)
 from app.errors import DeadlinePassed, EngineFailed, QueueFull, ServiceError
 from app.jobs import Images, Job, ModelName, Probabilities, Ticket
-from app.threads import in_thread
+from app.threads import in_thread, step_back
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +45,8 @@ MAX_CONSECUTIVE_FAILURES = 3
 # The share of a request's time that the queue may be expected to take; the rest is for what was not foreseen.
 QUEUE_SHARE = 0.8
 
-
-class EngineOutOfMemory(Exception):
-    """The batch did not fit; a smaller one may."""
-
-
-class EngineBroken(Exception):
-    """The engine will not work again in this process."""
-
-
-Slice = tuple[Job, int, int]
-Run = Callable[[Images], Probabilities]
+# One that is computed, and a full one behind it.
+MAX_BATCHES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +88,15 @@ class Batcher:
         self._on_fatal = on_fatal
         self.queued_images = 0
         self._jobs: deque[Job] = deque()
-        self._running: list[Slice] = []
+        self._waiting_images = 0
+        self._batches: deque[Batch] = deque()
         self._running_images = 0
         self._swap: Swap | None = None
         self._progress = time.monotonic()
         self._images_per_s = 0.0
         self._failures = 0
         self._changed = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine", initializer=step_back)
         self._task: asyncio.Task[None] | None = None
         self._dead = False
 
@@ -125,10 +129,14 @@ class Batcher:
             raise EngineFailed
         ticket.give_back(ticket.places - len(images))
         job = Job(images, ticket, deadline)
-        if not self._jobs and not self._running:
+        if not self._jobs and not self._batches:
             self._progress = job.enqueued
         self._jobs.append(job)
-        self._changed.set()
+        self._waiting_images += len(images)
+        if self._batches:
+            self._start_full_batch()
+        else:
+            self._changed.set()
         return job
 
     def _free_places(self, count: int) -> None:
@@ -149,7 +157,7 @@ class Batcher:
 
     def stalled_s(self) -> float:
         """Return for how many seconds there has been work and no progress: no batch was formed, and none ended."""
-        return time.monotonic() - self._progress if self._jobs or self._running else 0.0
+        return time.monotonic() - self._progress if self._jobs or self._batches else 0.0
 
     def start(self) -> None:
         """Start the loop."""
@@ -180,10 +188,12 @@ class Batcher:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Fail everything that waits, whatever ended the loop, and report the end unless it was asked for."""
         self._dead = True
-        for job in [*(job for job, _, _ in self._running), *self._jobs]:
+        for batch in self._batches:
+            batch.result.cancel()
+        for job in [*(job for batch in self._batches for job, _ in batch.slices), *self._jobs]:
             job.fail(EngineFailed())
         self._jobs.clear()
-        self._running = []
+        self._batches.clear()
         if self._swap is not None and not self._swap.done.done():
             self._swap.done.set_exception(EngineFailed())
         if not task.cancelled():
@@ -203,12 +213,12 @@ class Batcher:
                 continue
             if self.max_wait_s:
                 await self._let_it_fill()
-            self._running = self._form_batch()
-            self._running_images = sum(stop - start for _, start, stop in self._running)
-            self._progress = time.monotonic()
-            if self._running:
-                await self._run_batch(self._running)
-                self._running, self._running_images = [], 0
+            self._start_batch()
+            while self._batches:
+                self._start_full_batch()
+                await self._finish_batch(self._batches[0])
+                self._batches.popleft()
+                self._begin_batch()
                 self._progress = time.monotonic()
 
     def _head_is_begun(self) -> bool:
@@ -227,7 +237,7 @@ class Batcher:
         left_s = self._jobs[0].enqueued + self.max_wait_s - time.monotonic()
         try:
             async with asyncio.timeout(left_s):
-                while sum(len(job.images) - job.taken for job in self._jobs if not job.future.done()) < self.max_batch:
+                while sum(job.untaken for job in self._jobs if not job.future.done()) < self.max_batch:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -247,64 +257,86 @@ class Batcher:
                 job.fail(DeadlinePassed())
                 job.ticket.release()
                 self._jobs.popleft()
+                self._waiting_images -= job.untaken
                 continue
-            count = min(room, len(job.images) - job.taken)
-            batch.append((job, job.taken, job.taken + count))
-            job.started = job.started or now
+            count = min(room, job.untaken)
+            batch.append((job, job.images[job.taken : job.taken + count]))
             job.taken += count
-            job.ticket.give_back(count)
+            self._waiting_images -= count
             room -= count
             if job.taken == len(job.images):
                 self._jobs.popleft()
         return batch
 
-    async def _run_batch(self, batch: list[Slice]) -> None:
-        """Compute a batch and hand out its answers. Raises EngineBroken if there is no point in going on."""
-        parts = [job.images[start:stop] for job, start, stop in batch]
-        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        started = time.monotonic()
+    def _start_full_batch(self) -> None:
+        """Hand the next batch to the engine's thread if it is full, unless an engine waits to take over."""
+        if self._waiting_images >= self.max_batch and len(self._batches) < MAX_BATCHES and self._swap is None:
+            self._start_batch()
+
+    def _start_batch(self) -> None:
+        """Hand what waits, up to `max_batch` images, to the engine's thread."""
+        slices = self._form_batch()
+        self._progress = time.monotonic()
+        if slices:
+            self._batches.append(Batch(slices, in_thread(self._thread, compute, self._run, slices)))
+            if len(self._batches) == 1:
+                self._begin_batch()
+
+    def _begin_batch(self) -> None:
+        """Free the places of the batch that the engine has come to, if there is one."""
+        self._running_images = 0
+        for job, images in self._batches[0].slices if self._batches else ():
+            job.ticket.give_back(len(images))
+            self._running_images += len(images)
+
+    async def _finish_batch(self, batch: Batch) -> None:
+        """Wait for a batch and hand out its answers. Raises EngineBroken if there is no point in going on."""
         try:
-            probabilities = await self._compute(images)
+            computed = await self._result(batch)
         except EngineOutOfMemory:
-            log.warning("out of memory for a batch of %d, also in halves", len(images))
-            self._fail_batch(batch, EngineFailed())
+            log.warning("out of memory for a batch of %d, also in halves", count_of(batch.slices))
+            _fail(batch, EngineFailed())
             return
         except EngineBroken:
             raise
         except Exception as error:
             self._failures += 1
-            log.exception("a batch of %d failed", len(images))
-            self._fail_batch(batch, ServiceError())
+            log.exception("a batch of %d failed", count_of(batch.slices))
+            _fail(batch, ServiceError())
             if self._failures >= MAX_CONSECUTIVE_FAILURES:
                 raise EngineBroken(f"{self._failures} batches failed in a row") from error
             return
-        seconds = time.monotonic() - started
         self._failures = 0
-        if len(images) == self.max_batch:  # a queue is worked off in full batches, whose rate is the best one
-            # The mean of the times, not of the rates: a few fast batches must not hide the slow ones between them.
-            each_s = seconds / len(images)
-            self._images_per_s = 1 / (0.9 / self._images_per_s + 0.1 * each_s) if self._images_per_s else 1 / each_s
-        self._on_batch(len(images), seconds)
-        at = 0
-        for job, start, stop in batch:
-            job.answer(probabilities[at : at + stop - start], self.model, seconds)
-            at += stop - start
+        if computed.probabilities is not None:
+            self._hand_out(computed.slices, computed.probabilities, computed.seconds)
 
-    async def _compute(self, images: Images, *, may_split: bool = True) -> Probabilities:
-        """Run the engine in its thread; out of memory, try two halves once."""
+    async def _result(self, batch: Batch) -> Computed:
+        """Wait for the engine; out of memory, try two halves once."""
         try:
-            probabilities = await in_thread(self._thread, self._run, images)
+            return await batch.result
         except EngineOutOfMemory:
-            if not may_split or len(images) == 1:
+            halves = in_halves(batch.slices)
+            if not all(halves):
                 raise
-            log.warning("out of memory for a batch of %d: trying two halves", len(images))
-            middle = len(images) // 2
-            halves = [await self._compute(half, may_split=False) for half in (images[:middle], images[middle:])]
-            return np.concatenate(halves)
-        if len(probabilities) != len(images) or not np.isfinite(probabilities).all():
-            raise RuntimeError("the engine returned the wrong number of answers, or values that are not finite")
-        return probabilities
+            log.warning("out of memory for a batch of %d: trying two halves", count_of(batch.slices))
+            return together([await in_thread(self._thread, compute, self._run, half) for half in halves])
 
-    def _fail_batch(self, batch: list[Slice], error: ServiceError) -> None:
-        for job, _, _ in batch:
-            job.fail(error)
+    def _hand_out(self, slices: list[Slice], probabilities: Probabilities, seconds: float) -> None:
+        """Give float32 (N, classes) to those who wait, and learn from the time it took."""
+        count = len(probabilities)
+        if count == self.max_batch:  # a queue is worked off in full batches, whose rate is the best one
+            # The mean of the times, not of the rates: a few fast batches must not hide the slow ones between them.
+            each_s = seconds / count
+            self._images_per_s = 1 / (0.9 / self._images_per_s + 0.1 * each_s) if self._images_per_s else 1 / each_s
+        self._on_batch(count, seconds)
+        started = time.monotonic() - seconds
+        at = 0
+        for job, images in slices:
+            job.started = job.started or max(started, job.enqueued)
+            job.answer(probabilities[at : at + len(images)], self.model, seconds)
+            at += len(images)
+
+
+def _fail(batch: Batch, error: ServiceError) -> None:
+    for job, _ in batch.slices:
+        job.fail(error)

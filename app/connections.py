@@ -38,8 +38,8 @@ MAX_UPGRADES = 8
 # The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
 WHEN_GONE = "resnet.when_gone"
 
-# The ASGI extension to send an answer whole: its "respond" is `Connection.respond`.
-WHOLE_ANSWER = "resnet.whole_answer"
+# The ASGI extension for what is whole: its "respond" and "body_is_here" are the methods of Connection.
+WHOLE = "resnet.whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self._extensions: dict[str, dict[object, object]] = {
             WHEN_GONE: {"tell": self.when_gone},
-            WHOLE_ANSWER: {"respond": self.respond},
+            WHOLE: {"respond": self.respond, "body_is_here": self.body_is_here},
         }
         self._header_begun = False
         self._overhead_bytes = 0  # of headers, empty lines, chunks' lines and trailers, since anything came of them
@@ -198,6 +198,10 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._active = cycle
         super()._start_asgi_task(cycle, app)
+
+    def body_is_here(self) -> bool:
+        """Whether the active request has come to its end, so that nothing of it has to be waited for."""
+        return self._active is not None and not self._active.more_body
 
     async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Send the active request's answer at once, where ASGI's two messages would be two writes to the network."""

@@ -56,6 +56,7 @@ class Job:
     __slots__ = (
         "_answers",
         "_finished",
+        "count",
         "deadline",
         "enqueued",
         "future",
@@ -68,6 +69,7 @@ class Job:
 
     def __init__(self, images: Images, ticket: Ticket, deadline: float) -> None:
         self.images = images
+        self.count = len(images)
         self.ticket = ticket
         self.deadline = deadline
         self.enqueued = time.monotonic()
@@ -77,6 +79,11 @@ class Job:
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._answers: list[Probabilities] = []
         self._finished = 0
+
+    @property
+    def untaken(self) -> int:
+        """How many images no batch has taken yet."""
+        return self.count - self.taken
 
     async def wait(self) -> Outcome:
         """Return the outcome. Raises DeadlinePassed at the deadline, ClientGone when abandoned, or what failed."""
@@ -107,7 +114,7 @@ class Job:
         self._answers.append(probabilities)
         self._finished += len(probabilities)
         self.inference_s += inference_s
-        if self._finished == len(self.images) and not self.future.done():
+        if self._finished == self.count and not self.future.done():
             every = self._answers[0] if len(self._answers) == 1 else np.concatenate(self._answers)
             queue_s = (self.started or self.enqueued) - self.enqueued
             self.future.set_result(Outcome(every, model, queue_s, self.inference_s))

@@ -8,12 +8,12 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.connections import WHOLE_ANSWER
+from app.connections import WHOLE
 from app.errors import BodyTooSlow, NotReady, ServiceError
 from app.lifecycle import State
 from app.service import Service
@@ -52,8 +52,9 @@ class BodyWatch:
     A client that is still sending does not see an answer before its last byte is taken, or before it meets a reset.
     """
 
-    def __init__(self, head: Mapping[bytes, bytes], receive: Receive) -> None:
+    def __init__(self, head: Mapping[bytes, bytes], receive: Receive, is_here: Callable[[], bool]) -> None:
         self._receive = receive
+        self._is_here = is_here
         self._begun = False
         self._waits_for_continue = b"expect" in head
         self.complete = head.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in head
@@ -68,6 +69,7 @@ class BodyWatch:
 
     async def discard_rest(self, status: int) -> None:
         """Read on to the end, within bounds, unless the client was too slow already or has not begun to send."""
+        self.complete = self.complete or self._is_here()
         if self.complete or status == BodyTooSlow.status or (self._waits_for_continue and not self._begun):
             return
         left_bytes = DISCARD_BYTES
@@ -98,8 +100,8 @@ class RequestContext:
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         start: Message | None = None
-        body = BodyWatch(head, receive)
-        whole = scope.get("extensions", {}).get(WHOLE_ANSWER) if scope["method"] != "HEAD" else None
+        whole = scope.get("extensions", {}).get(WHOLE)
+        body = BodyWatch(head, receive, whole["body_is_here"] if whole else lambda: False)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status, start
@@ -116,7 +118,7 @@ class RequestContext:
                 return
             if start is not None:  # it waits here for the body, so that both can be sent at once
                 first, start = start, None
-                if whole is not None and not message.get("more_body", False):
+                if whole and scope["method"] != "HEAD" and not message.get("more_body", False):
                     await whole["respond"](status, first["headers"], message.get("body", b""))
                     return
                 await send(first)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.batcher import EngineOutOfMemory
+from app.batches import EngineOutOfMemory
 from model.checkpoint import Checkpoint
 from model.openvino_graph import core, float_model, quantised_model
 from model.precision import has_fast_bfloat16

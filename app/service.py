@@ -20,7 +20,7 @@ from app.parts import Parts, name_of
 from app.reload import Reloader
 from app.settings import Settings
 from app.telemetry import Telemetry
-from app.threads import in_thread
+from app.threads import in_thread, step_back
 from app.tls import Certificate
 from model.checkpoint import CheckpointError
 
@@ -46,7 +46,7 @@ class Service:
         self.lifecycle = Lifecycle()
         self._engine_factory = engine_factory
         # Not the event loop's own threads: an exit waits for those, and a device can hang while an engine is loaded.
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=step_back)
         self.reloader = Reloader(self._load_engine, self._loader, self.telemetry)
         self._parts: Parts | None = None
         self._loading: asyncio.Task[None] | None = None

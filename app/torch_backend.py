@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.batcher import EngineBroken, EngineOutOfMemory
+from app.batches import EngineBroken, EngineOutOfMemory
 from model.checkpoint import Checkpoint
 from model.fuse import fold_batch_norm
 from model.transforms import normalise

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from app.batcher import EngineBroken
+from app.batches import EngineBroken
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from app.batcher import Batcher, EngineBroken, EngineOutOfMemory
+from app.batcher import Batcher
+from app.batches import EngineBroken, EngineOutOfMemory
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, QueueFull, ServiceError
 from tests.fakes import FakeEngine, probabilities_of
 
@@ -184,6 +185,32 @@ async def test_an_abandoned_request_never_costs_the_engine():
     assert engine.batches == [1, 2]
 
 
+async def test_a_full_batch_follows_without_the_event_loop():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        waiting = [submit(batcher, pictures(2)) for _ in range(2)]
+        await asyncio.sleep(0)
+        engine.release()
+        assert engine.entered.wait(10)  # the event loop stands still meanwhile
+        await asyncio.gather(first, *waiting)
+    assert engine.batches == [1, 4]
+
+
+async def test_what_is_abandoned_behind_a_running_batch_is_not_computed():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        jobs = [batcher.submit(batcher.admit(2, math.inf), pictures(2), time.monotonic() + 30) for _ in range(2)]
+        jobs[0].abandon()
+        engine.release()
+        await asyncio.gather(first, jobs[1].wait())
+        with pytest.raises(ClientGone):
+            await jobs[0].wait()
+        assert batcher.queued_images == 0
+    assert engine.batches == [1, 2]
+
+
 async def test_the_rest_of_a_split_request_is_dropped_once_it_expires():
     engine = FakeEngine()
     async with running(engine) as batcher:
@@ -298,7 +325,7 @@ async def test_work_without_progress_counts_as_a_stall_and_idleness_does_not(mon
         monkeypatch.setattr(batcher, "_changed", asyncio.Event())  # a wake-up gets lost: the loop waits on the old one
         waiting = submit(batcher, pictures(1))
         await asyncio.sleep(0)
-        assert not batcher._running
+        assert not batcher._batches
         assert batcher.stalled_s() > 0
         waiting.cancel()
 

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from app.batcher import EngineBroken
+from app.batches import EngineBroken
 from app.errors import DeadlinePassed, EngineFailed, ServiceError
 from tests.fakes import FakeEngine, probabilities_of
 from tests.unit.app.test_batcher import MODEL, occupied, pictures, running, submit
@@ -31,10 +31,11 @@ async def test_a_split_request_is_finished_by_the_engine_that_began_it_and_the_n
     old, new = FakeEngine(), FakeEngine(shift=1)
     async with running(old) as batcher:
         old.hold()
-        begun, next_one = submit(batcher, pictures(6)), submit(batcher, pictures(7, seed=1))
+        begun = submit(batcher, pictures(6))
         assert await asyncio.to_thread(old.entered.wait, 10)
         swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
         await asyncio.sleep(0)
+        next_one = submit(batcher, pictures(7, seed=1))
         old.release()
         first, second, _ = await asyncio.gather(begun, next_one, swap)
     assert (old.batches, new.batches) == ([4, 2], [4, 3])  # without a swap: 4, 4, 4, 1

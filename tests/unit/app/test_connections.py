@@ -14,7 +14,7 @@ from app.connections import (
     MAX_HEADER_BYTES,
     OTHER_FILES,
     WHEN_GONE,
-    WHOLE_ANSWER,
+    WHOLE,
     Connection,
     ConnectionLimits,
     connections_within_files,
@@ -320,7 +320,7 @@ async def test_trailers_are_no_headers():
 async def test_a_whole_answer_is_one_write_and_closes_where_it_should(headers):
     async def respond(scope, receive, _send):
         await receive()
-        await scope["extensions"][WHOLE_ANSWER]["respond"](200, [(b"content-length", b"2"), *headers], b"ok")
+        await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"2"), *headers], b"ok")
 
     protocol, transport = Port(respond).connect()
     protocol.data_received(REQUEST if headers else REQUEST.replace(b"1.1", b"1.0"))

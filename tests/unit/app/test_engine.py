@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app.batcher import EngineBroken, EngineOutOfMemory
+from app.batches import EngineBroken, EngineOutOfMemory
 from app.engine import CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine, open_backend
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint

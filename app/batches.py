@@ -1,0 +1,77 @@
+"""What the engine's thread does with one batch, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.jobs import Images, Job, Probabilities
+
+
+class EngineOutOfMemory(Exception):
+    """The batch did not fit; a smaller one may."""
+
+
+class EngineBroken(Exception):
+    """The engine will not work again in this process."""
+
+
+Slice = tuple[Job, Images]
+Run = Callable[[Images], Probabilities]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What became of a batch: the slices that somebody still waited for, their probabilities, and the time they took.
+
+    `probabilities` is float32 (N, classes), or None if there were no such slices.
+    """
+
+    slices: list[Slice]
+    probabilities: Probabilities | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Slices of requests that the engine's thread has."""
+
+    slices: list[Slice]
+    result: asyncio.Future[Computed]
+
+
+def compute(run: Run, slices: list[Slice]) -> Computed:
+    """Run the engine on what is still waited for. Raises RuntimeError if its answers cannot be right."""
+    started = time.monotonic()
+    wanted = [(job, images) for job, images in slices if not job.future.done() and job.deadline > started]
+    if not wanted:
+        return Computed([], None, 0.0)
+    parts = [images for _, images in wanted]
+    images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    probabilities = run(images)
+    if len(probabilities) != len(images) or not np.isfinite(probabilities).all():
+        raise RuntimeError("the engine returned the wrong number of answers, or values that are not finite")
+    return Computed(wanted, probabilities, time.monotonic() - started)
+
+
+def count_of(slices: list[Slice]) -> int:
+    """Return the number of images."""
+    return sum(len(images) for _, images in slices)
+
+
+def in_halves(slices: list[Slice]) -> tuple[list[Slice], list[Slice]]:
+    """Divide a batch; of a single image the first half is nothing."""
+    each = [(job, images[i : i + 1]) for job, images in slices for i in range(len(images))]
+    middle = len(each) // 2
+    return each[:middle], each[middle:]
+
+
+def together(parts: list[Computed]) -> Computed:
+    """Put the parts of a divided batch together."""
+    known = [one.probabilities for one in parts if one.probabilities is not None]
+    slices = [one for part in parts for one in part.slices]
+    return Computed(slices, np.concatenate(known) if known else None, sum(part.seconds for part in parts))
