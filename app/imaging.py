@@ -62,6 +62,15 @@ def _finish(image: Image.Image, size: int) -> NDArray[np.uint8]:
         raise UndecodableImage from error
 
 
+def _without_stack(error: ServiceError) -> ServiceError:
+    """Take from an error what it holds of the calls that it came through, the picture and its pixels among it.
+
+    In a list that one of these calls holds, it would be garbage in a circle: hundreds of MB until Python looks for it.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 class Decoder:
     """Decodes the images of a request: a tiny one on the spot, all others in a bounded pool of threads."""
 
@@ -129,7 +138,7 @@ class Decoder:
                 return None
             return _finish(image, self.size)
         except ServiceError as error:
-            return error
+            return _without_stack(error)
 
     def _decode_some(self, entries: Sequence[Entry], deadline: float) -> list[Decoded]:
         done: list[Decoded] = []
@@ -139,7 +148,7 @@ class Decoder:
             try:
                 done.append(decode(entry, self.size, self.max_pixels) if isinstance(entry, bytes) else entry)
             except ServiceError as error:
-                done.append(error)
+                done.append(_without_stack(error))
         return done
 
     def close(self) -> None:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import ctypes
 
+# What is this large gets pages of its own, which go back when it is freed. More than a batch of pictures of 32 x 32
+# takes, so that what each request needs is still taken from pages that are there; less than what large pictures take.
+OWN_PAGES_BYTES = 1 << 20
+
+# From glibc's malloc.h.
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+
 
 def give_back_memory() -> None:
     """Return to the system what has been freed. glibc would keep it; other C libraries do not, and nothing is done.
@@ -13,3 +21,16 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def give_back_large_blocks() -> None:
+    """Let blocks of OWN_PAGES_BYTES and more go back to the system as soon as they are freed, from now on.
+
+    glibc begins so, but raises its threshold to each such block that is freed, up to 32 MB. From then on the buffers of
+    large pictures come from heaps, one a thread, which small blocks above them keep from shrinking: pictures of many
+    sizes let the process grow without an end in sight. Nothing is done where the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, OWN_PAGES_BYTES)  # a threshold that is set stays
+        mallopt(M_TRIM_THRESHOLD, 2 * OWN_PAGES_BYTES)  # at glibc's ratio; it would be 128 kB, and heaps breathe often

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from app.admin import AdminServer
 from app.connections import Connection, ConnectionLimits, connections_within_files
 from app.main import create_admin_app
+from app.memory import give_back_large_blocks
 from app.pidfile import pid_file
 from app.service import Service
 from app.settings import Settings
@@ -158,6 +159,7 @@ def serve(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal or a failure ends it, and return the exit code."""
     service: Service = app.state.service
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    give_back_large_blocks()
     gc.collect()
     gc.freeze()  # what the imports left; each full collection would look through it again, for a tenth of a second
     max_connections = connections_within_files(settings.max_connections)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -153,7 +153,8 @@ async def _classify(request: Request, service: Service, parts: Parts, entries: l
 def _readable(decoded: list[Decoded]) -> list[NDArray[np.uint8]]:
     """Return the images that could be read. Raises the error of one that is alone in its request."""
     if len(decoded) == 1 and isinstance(decoded[0], ServiceError):
-        raise decoded[0]
+        # Its stack holds the list and the body: left in the list, it would keep both until a garbage collection.
+        raise cast(ServiceError, decoded.pop())
     return [one for one in decoded if not isinstance(one, ServiceError)]
 
 

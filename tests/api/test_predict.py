@@ -1,10 +1,12 @@
 import asyncio
 import base64
+import gc
 import re
 
 import numpy as np
 import pytest
 
+from app.errors import ServiceError
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import CLASSES, FakeEngine, probabilities_of
@@ -77,6 +79,20 @@ async def test_a_request_of_only_bad_images_says_so_of_each(client):
     answer = await client.post("/predict", files=[("file", b"junk"), ("file", b"")])
     assert answer.status_code == 200
     assert [one["error"]["status"] for one in answer.json()["predictions"]] == [422, 422]
+
+
+@pytest.mark.parametrize("body", [b"no picture", PICTURES[0][:-50], encode(noise(256, 256))[:-50]])
+async def test_a_refused_body_is_let_go_without_a_garbage_collection(client, body):
+    """An error's stack holds the body."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert (await client.post("/predict", content=body, headers=PNG)).status_code == 422
+        # A thread of the decoder may not have let go of the last one yet.
+        assert sum(issubclass(type(one), ServiceError) for one in gc.get_objects()) <= 1
+    finally:
+        gc.enable()
 
 
 async def test_a_large_request_is_answered_whole_and_in_order():

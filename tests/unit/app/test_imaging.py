@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import io
 import struct
 import sys
@@ -268,4 +269,21 @@ async def test_a_thread_that_dies_or_hangs_takes_its_own_request_only():
         assert len(await decoder.decode_all([encode(noise())] * 3, time.monotonic() + 60)) == 3
     finally:
         go_on.set()
+        decoder.close()
+
+
+@pytest.mark.anyio
+async def test_damaged_pictures_are_let_go_without_a_garbage_collection():
+    """Held in circles, a few kilobytes each from a few clients let the service take gigabytes."""
+    tiny, large = encode(noise())[:-50], encode(noise(256, 256))[:-50]
+    decoder = Decoder(32, LIMIT, threads=2)
+    gc.collect()
+    gc.disable()
+    try:
+        for files in ([tiny], [large], [large] * 5):
+            decoded = await decoder.decode_all(files, time.monotonic() + 60)
+            assert [type(one) for one in decoded] == [UndecodableImage] * len(files)
+            assert [one for one in gc.get_objects() if issubclass(type(one), Image.Image)] == []
+    finally:
+        gc.enable()
         decoder.close()
