@@ -67,6 +67,7 @@ bench: $(VENV)/.installed ## make the figures under benchmarks/ again
 	$(BIN)/python -m benchmarks.service --data $(DATA) --precision int8
 	$(BIN)/python -m benchmarks.open_loop
 	$(BIN)/python -m benchmarks.large_requests
+	$(BIN)/python -m benchmarks.readme_figures
 
 bench-memory: $(VENV)/.installed ## resident memory over 100,000 requests, some ten minutes on two cores
 	$(BIN)/python -m benchmarks.memory
@@ -74,6 +75,7 @@ bench-memory: $(VENV)/.installed ## resident memory over 100,000 requests, some 
 bench-peers: $(VENV)/.installed ## this service beside LitServe, Mosec, BentoML, Ray Serve, TorchServe: docs/peers.md, an hour (PEERS=flags, such as '--rounds 1')
 	$(BIN)/python -m benchmarks.peers --engine null --seconds 4 $(PEERS)
 	$(BIN)/python -m benchmarks.peers --engine checkpoint $(PEERS)
+	$(BIN)/python -m benchmarks.readme_figures
 
 experiment-degradation: $(VENV)/.installed ## plain against residual networks: docs/degradation.md (EXPERIMENT=flags, such as '--epochs 10')
 	$(BIN)/python -m benchmarks.degradation --root $(DATA) $(EXPERIMENT)

@@ -18,7 +18,7 @@ libc.malloc.restype = ctypes.c_void_p
 blocks = [libc.malloc(1 << 16) for _ in range(1000)]
 for block in blocks:
     ctypes.memset(block, 1, 1 << 16)
-last = libc.malloc(64)  # above them all: freeing them shrinks nothing
+last = libc.malloc(1 << 16)  # above them all: freeing them shrinks nothing
 for block in blocks:
     libc.free(ctypes.c_void_p(block))
 before = resident()

@@ -1,0 +1,133 @@
+"""The figures of README.md, from the files under benchmarks/: python -m benchmarks.readme_figures."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.machine import FOLDER
+
+PAGE = FOLDER.parent / "README.md"
+ENGINES = {
+    "engine": "**the service's engine** (`auto`: float32 here)",
+    "eager float32": "PyTorch, eager float32",
+    "eager bfloat16 channels-last": "PyTorch, eager bfloat16, channels last",
+    "folded float32": "PyTorch, batch norm folded",
+}
+PEERS = {"ours": "**this service**", "fastapi": "plain FastAPI, no batching"}
+
+
+def report(name: str) -> dict[str, Any]:
+    """Return a file of evidence. Raises FileNotFoundError if it has not been made yet."""
+    loaded: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return loaded
+
+
+def machine_of(one: dict[str, Any]) -> str:
+    """Say on what and when a file was made."""
+    machine = one["machine"]
+    instructions = ", ".join(machine["instructions"])
+    return f"{machine['cores']} cores of an {machine['processor']} ({instructions}), torch {machine['torch']}, {machine['date']}"
+
+
+def service() -> str:
+    """Return the table of accuracy, start, load and memory."""
+    offline, served = report("evaluate_checkpoint"), report("evaluate_service")
+    int8, plain, quick = report("precisions_cpu"), report("service_cpu"), report("service_cpu_int8")
+
+    def accuracy(one: dict[str, Any]) -> str:
+        return f"{one['top1']:.2%}, {one['ece']:.2%}"
+
+    def load(one: dict[str, Any], clients: str) -> str:
+        found = one["clients_median"][clients]
+        return f"{found['requests_per_s']} requests/s, p50 {found['p50_ms']} ms, p99 {found['p99_ms']} ms"
+
+    bad = plain["bad_input"]
+    rows = [
+        (
+            "top-1, calibration error (15 bins) on the 10,000 test images, offline",
+            accuracy(offline),
+            "`benchmarks/evaluate_checkpoint.json`, `make evaluate`",
+        ),
+        (
+            "the same, each image sent to the service as a PNG",
+            accuracy(served),
+            "`benchmarks/evaluate_service.json`, `make bench`",
+        ),
+        ("the same in int8, engine alone", accuracy(int8["test_set"]["int8"]), "`benchmarks/precisions_cpu.json`"),
+        ("start of the process to ready", f"{plain['ready_s']} s", "`benchmarks/service_cpu.json`"),
+        ("one client, one 32 x 32 PNG a request", load(plain, "1"), "〃"),
+        ("64 clients, the same", load(plain, "64"), "〃"),
+        ("one client, `RESNET_PRECISION=int8`", load(quick, "1"), "`benchmarks/service_cpu_int8.json`"),
+        ("64 clients, int8", load(quick, "64"), "〃"),
+        (
+            "slowest refusal of bad input; growth of resident memory",
+            f"{max(bad['seconds'].values()):.2f} s; {bad['resident_growth_mb']} MB",
+            "`benchmarks/service_cpu.json`",
+        ),
+        ("resident memory after the run", f"{plain['resident_mb']} MB", "〃"),
+    ]
+    table = "\n".join(f"| {what} | {figure} | {evidence} |" for what, figure, evidence in rows)
+    filled = plain["clients_median"]["64"]["mean_batch_images"]
+    return f"""On {machine_of(plain)}; a GPU has not been measured yet.
+
+| what | figure | evidence |
+|---|---|---|
+{table}
+
+The load generator (`benchmarks/load.py`) shares the cores with the service. With 64 clients, a batch held {filled} images on average."""
+
+
+def engine() -> str:
+    """Return the table of the engine and its contenders, images/s."""
+    one = report("engine_cpu")
+    sizes = list(one["contenders"]["engine"])
+
+    def rate(found: dict[str, float] | None) -> str:
+        return f"{found['images_per_s']:.0f}" if found else ""
+
+    rows = "\n".join(
+        f"| {ENGINES.get(name, name)} | {' | '.join(rate(found.get(size)) for size in sizes)} |"
+        for name, found in one["contenders"].items()
+    )
+    ceiling = one["ceiling"]["images_per_s"]
+    share = one["contenders"]["engine"]["32"]["images_per_s"] / max(ceiling.values())
+    return f"""| | {" | ".join(sizes)} |
+|---|{"---:|" * len(sizes)}
+{rows}
+
+One large matrix product reaches the equivalent of {ceiling["float32"]:.0f} images/s in float32 and {ceiling["bfloat16"]:.0f} in bfloat16 there; the engine reaches {share:.0%} of the better one at batch 32.
+({machine_of(one)})"""
+
+
+def peers() -> str:
+    """Return the table of what the services themselves cost."""
+    one = report("peers_null")
+    rows = "\n".join(
+        f"| {PEERS.get(name, one['contenders'][name]['title'])} | {found['clients_1']['requests_per_s']:.0f} | "
+        f"{found['clients_64']['requests_per_s']:.0f} | {found['clients_64']['cpu_ms_per_request']:.2f} |"
+        for name, found in one["medians"].items()
+    )
+    return f"""| | requests/s, 1 client | 64 clients | processor ms a request, 64 clients |
+|---|---:|---:|---:|
+{rows}
+
+({machine_of(one)})"""
+
+
+def write() -> None:
+    """Fill what stands between the marks; a part whose evidence is not there stays as it is."""
+    text = PAGE.read_text()
+    for name, make in (("service", service), ("engine", engine), ("peers", peers)):
+        try:
+            made = make()
+        except FileNotFoundError:
+            continue
+        before, mark, rest = text.partition(f"<!-- figures: {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        text = f"{before}{mark}{made}\n{end}{after}"
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    write()
