@@ -9,7 +9,7 @@ from benchmarks.machine import FOLDER
 
 PAGE = FOLDER.parent / "README.md"
 ENGINES = {
-    "engine": "**the service's engine** (`auto`: float32 here)",
+    "engine": "**the service's engine** (`auto`)",
     "eager float32": "PyTorch, eager float32",
     "eager bfloat16 channels-last": "PyTorch, eager bfloat16, channels last",
     "folded float32": "PyTorch, batch norm folded",

@@ -12,6 +12,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def float32() -> Iterator[None]:
+    """Train in float32 on every processor: some tests compare with what is computed otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.learner.has_fast_bfloat16", lambda _device: False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def narrow_stages() -> Iterator[None]:
     """Build every network with few channels: the same layers and names at a thousandth of the cost."""
