@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from app.batch_sizes import choose_batch_sizes
 from app.cores import available_cores
@@ -64,7 +63,7 @@ class Backend(Protocol):
     device: str
     dtype: str
 
-    def logits(self, images: NDArray[np.uint8]) -> Tensor:
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken."""
 
     def close(self) -> None:
@@ -90,10 +89,7 @@ class CheckpointEngine:
         padded = next((size for size in self.batch_sizes if size >= count), count)
         if padded > count:
             images = np.concatenate([images, np.zeros((padded - count, *images.shape[1:]), np.uint8)])
-        with torch.inference_mode():
-            logits = self.backend.logits(images)[:count]
-            probabilities: NDArray[np.float32] = self.calibration.probabilities(logits).numpy()
-        return probabilities
+        return self.calibration.probabilities_of(self.backend.logits(images)[:count])
 
     def prepare(self, largest: int) -> None:
         """Choose the batch sizes by measurement, up to `largest`, or warm up those that were given."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from app.batches import EngineOutOfMemory
 from model.checkpoint import Checkpoint
@@ -36,14 +35,15 @@ class OpenVinoBackend:
         }
         self._request = core().compile_model(model, "CPU", options).create_infer_request()
 
-    def logits(self, images: NDArray[np.uint8]) -> Tensor:
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
         try:
-            return torch.from_numpy(self._request.infer([np.ascontiguousarray(images)], share_inputs=True)[0])
+            logits: NDArray[np.float32] = self._request.infer([np.ascontiguousarray(images)], share_inputs=True)[0]
         except RuntimeError as error:
             if "bad_alloc" in str(error) or "allocate" in str(error):
                 raise EngineOutOfMemory from error
             raise
+        return logits
 
     def close(self) -> None:
         """Give the compiled network's memory back."""

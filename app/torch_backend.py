@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from app.batches import EngineBroken, EngineOutOfMemory
 from model.checkpoint import Checkpoint
@@ -29,8 +28,8 @@ class TorchBackend:
         self.mean = torch.tensor(source.metadata.mean, device=self._device)
         self.std = torch.tensor(source.metadata.std, device=self._device)
 
-    def logits(self, images: NDArray[np.uint8]) -> Tensor:
-        """Map uint8 (N, 3, S, S) to float32 logits (N, classes) on the CPU."""
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
         try:
             return self._forward(images)
         except torch.OutOfMemoryError as error:
@@ -44,10 +43,10 @@ class TorchBackend:
             raise
 
     @torch.inference_mode()
-    def _forward(self, images: NDArray[np.uint8]) -> Tensor:
+    def _forward(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         batch = torch.from_numpy(images).to(self._device)
         inputs = normalise(batch, self.mean, self.std).to(self._dtype, memory_format=torch.channels_last)
-        logits: Tensor = self.network(inputs).float().cpu()
+        logits: NDArray[np.float32] = self.network(inputs).float().cpu().numpy()
         return logits
 
     def close(self) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,6 +36,24 @@ class Calibration:
             return torch.softmax(logits / self.temperature, dim=1)
         surprisal = -torch.log_softmax(logits, dim=1)
         return torch.softmax(-(surprisal**self.exponent) / self.temperature, dim=1)
+
+    def probabilities_of(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Do the same in NumPy, for float32 (N, classes) that an engine has just computed.
+
+        torch would wake its threads for it, which then spin for a while on the cores that the engine wants for its next
+        batch: one of eight took 1.4 times as long.
+        """
+        if self.exponent == 1.0:
+            return _softmax(logits / np.float32(self.temperature))
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        surprisal = np.log(np.exp(shifted).sum(axis=1, keepdims=True)) - shifted
+        return _softmax(-(surprisal ** np.float32(self.exponent)) / np.float32(self.temperature))
+
+
+def _softmax(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -70,3 +71,13 @@ def test_certain_logits_give_finite_probabilities() -> None:
     found = fit_calibration(logits.expand(1000, 3), labels)
     assert 0.2 <= found.temperature <= 10
     assert 0.5 <= found.exponent <= 3
+
+
+@pytest.mark.parametrize("calibration", [Calibration(), Calibration(1.7), Calibration(0.6, 1.4)])
+def test_numpy_gives_what_torch_gives(calibration):
+    logits = 30 * torch.randn(7, 10, generator=torch.Generator().manual_seed(0))
+    logits[0, 0] = 300.0
+    expected = calibration.probabilities(logits)
+    found = calibration.probabilities_of(logits.numpy())
+    assert found.dtype == np.float32
+    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-6, rtol=1e-4)
