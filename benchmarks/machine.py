@@ -18,3 +18,9 @@ def write(name: str, result: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(text + "\n")
     print(text)
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return a file of evidence. Raises FileNotFoundError if it has not been made yet."""
+    loaded: dict[str, Any] = json.loads((FOLDER / name).read_text())
+    return loaded

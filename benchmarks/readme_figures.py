@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from benchmarks.machine import FOLDER
+from benchmarks.machine import FOLDER, read
 
 PAGE = FOLDER.parent / "README.md"
 ENGINES = {
@@ -17,12 +16,6 @@ ENGINES = {
 PEERS = {"ours": "**this service**", "fastapi": "plain FastAPI, no batching"}
 
 
-def report(name: str) -> dict[str, Any]:
-    """Return a file of evidence. Raises FileNotFoundError if it has not been made yet."""
-    loaded: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
-    return loaded
-
-
 def machine_of(one: dict[str, Any]) -> str:
     """Say on what and when a file was made."""
     machine = one["machine"]
@@ -32,8 +25,8 @@ def machine_of(one: dict[str, Any]) -> str:
 
 def service() -> str:
     """Return the table of accuracy, start, load and memory."""
-    offline, served = report("evaluate_checkpoint"), report("evaluate_service")
-    int8, plain, quick = report("precisions_cpu"), report("service_cpu"), report("service_cpu_int8")
+    offline, served = read("evaluate_checkpoint.json"), read("evaluate_service.json")
+    int8, plain, quick = read("precisions_cpu.json"), read("service_cpu.json"), read("service_cpu_int8.json")
 
     def accuracy(one: dict[str, Any]) -> str:
         return f"{one['top1']:.2%}, {one['ece']:.2%}"
@@ -80,7 +73,7 @@ The load generator (`benchmarks/load.py`) shares the cores with the service. Wit
 
 def engine() -> str:
     """Return the table of the engine and its contenders, images/s."""
-    one = report("engine_cpu")
+    one = read("engine_cpu.json")
     sizes = list(one["contenders"]["engine"])
 
     def rate(found: dict[str, float] | None) -> str:
@@ -102,7 +95,7 @@ One large matrix product reaches the equivalent of {ceiling["float32"]:.0f} imag
 
 def peers() -> str:
     """Return the table of what the services themselves cost."""
-    one = report("peers_null")
+    one = read("peers_null.json")
     rows = "\n".join(
         f"| {PEERS.get(name, one['contenders'][name]['title'])} | {found['clients_1']['requests_per_s']:.0f} | "
         f"{found['clients_64']['requests_per_s']:.0f} | {found['clients_64']['cpu_ms_per_request']:.2f} |"

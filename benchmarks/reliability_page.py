@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from benchmarks.machine import FOLDER
+from benchmarks.machine import FOLDER, read
 
 PAGE = FOLDER.parent / "docs" / "reliability.md"
 UNITS = {"resident_mb": "resident memory (MB)", "open_files": "open files", "threads": "threads", "tasks": "tasks"}
-
-
-def report(name: str) -> dict[str, Any]:
-    """Return a file of evidence. Raises FileNotFoundError if it has not been made yet."""
-    loaded: dict[str, Any] = json.loads((FOLDER / "reliability" / f"{name}.json").read_text())
-    return loaded
 
 
 def _machine(one: dict[str, Any], name: str) -> str:
@@ -24,7 +17,7 @@ def _machine(one: dict[str, Any], name: str) -> str:
 
 def overload() -> str:
     """Return the table of the overload test: what was asked and what was reached."""
-    one = report("overload")
+    one = read("reliability/overload.json")
     before, statuses = one["before"], one["statuses"]
     return f"""| | asked | measured |
 |---|---|---|
@@ -43,7 +36,7 @@ def overload() -> str:
 
 def slow_clients() -> str:
     """Return the table of the slow clients."""
-    one = report("slow_clients")
+    one = read("reliability/slow_clients.json")
     rows = [
         f"| {kind} slow clients | {one['requests'][kind]:,} | {one['p50_ms'][kind]} ms | {one['p99_ms'][kind]} ms |"
         for kind in ("without", "with")
@@ -58,7 +51,7 @@ p99 is {one["p99_ratio"]} times as high with them; at most twice was asked.
 
 def soak() -> str:
     """Return the tables of the soak: what was answered, and what each process held."""
-    one = report("soak")
+    one = read("reliability/soak.json")
     good = one["answers"]["good 200"]
     bad = sum(count for kind, count in one["answers"].items() if kind.startswith("bad"))
     rows = [
@@ -80,7 +73,7 @@ def soak() -> str:
 
 def fuzz() -> str:
     """Return the tables of the fuzzing and of the bombs."""
-    one, bombs = report("fuzz"), report("bombs")
+    one, bombs = read("reliability/fuzz.json"), read("reliability/bombs.json")
     titles = {
         "pictures": "damaged pictures",
         "bodies": "damaged multipart and JSON bodies",

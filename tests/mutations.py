@@ -262,6 +262,14 @@ CONTENT_TYPES = (
 )
 
 
+def damaged_start(chance, file, within=130):
+    """Change one to three of a file's first bytes, drawn by `chance`, a NumPy generator."""
+    body = bytearray(file)
+    for at in chance.integers(0, within, chance.integers(1, 4)):
+        body[at] = chance.integers(256)
+    return body
+
+
 if __name__ == "__main__":
     make = {"picture": mutated_picture, "body": mutated_body}[sys.argv[1]]
     name, kind, data = make(int(sys.argv[2]), int(sys.argv[3]))

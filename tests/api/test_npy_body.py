@@ -9,6 +9,7 @@ from tests.api.conftest import occupied, serving
 from tests.api.test_errors import assert_problem
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
+from tests.mutations import damaged_start
 from tests.unit.app.test_npy import npy
 
 pytestmark = pytest.mark.anyio
@@ -83,9 +84,7 @@ async def test_mutated_arrays_are_answered_or_refused(client):
     good = npy(IMAGES)
     statuses = set()
     for _ in range(200):
-        body = bytearray(good)
-        for at in chance.integers(0, 130, chance.integers(1, 4)):
-            body[at] = chance.integers(256)
+        body = damaged_start(chance, good)
         statuses.add((await post(client, bytes(body))).status_code)
     assert statuses == {200, 400, 422}
 

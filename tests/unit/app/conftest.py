@@ -36,3 +36,9 @@ def toy_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "toy.safetensors"
     checkpoint.save(path, metadata, tensors, toy_test_set().images[:2], torch.full((2, len(TOY_CLASSES)), 0.25))
     return path
+
+
+@pytest.fixture
+def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let refused connections close soon."""
+    monkeypatch.setattr("app.connections.LINGER_S", 0.01)

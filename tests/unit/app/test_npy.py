@@ -7,6 +7,7 @@ import pytest
 from app.bodies import split_images
 from app.errors import MalformedRequest, ServiceError, TooManyImages, UnusableArray
 from app.npy import MAX_HEADER_BYTES, read_npy
+from tests.mutations import damaged_start
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8)
 
@@ -134,9 +135,7 @@ def test_mutated_files_are_read_or_refused():
     good = npy(IMAGES)
     outcomes = set()
     for _ in range(3000):
-        body = bytearray(good)
-        for at in chance.integers(0, 130, chance.integers(1, 4)):
-            body[at] = chance.integers(256)
+        body = damaged_start(chance, good)
         if chance.random() < 0.2:
             del body[int(chance.integers(len(body))) :]
         try:

@@ -13,6 +13,10 @@ from app.service import Service
 from app.settings import Settings
 from tests.fakes import FakeEngine
 
+on_both_loops = pytest.mark.parametrize(
+    "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 
@@ -59,7 +63,7 @@ async def close_over_waiting_clients(count):
     return answers
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@on_both_loops
 def test_clients_that_the_loop_has_not_accepted_yet_are_answered(new_loop):
     with asyncio.Runner(loop_factory=new_loop) as runner:
         answers = runner.run(close_over_waiting_clients(20))
@@ -83,7 +87,7 @@ async def turns_to_accept(count):
     return turns
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@on_both_loops
 def test_a_crowd_is_let_in_within_a_few_turns_of_the_loop(new_loop):
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert runner.run(turns_to_accept(8 * LISTENERS)) <= 8 + 4

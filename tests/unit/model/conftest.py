@@ -1,7 +1,10 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from tests.unit.model.runs import trainer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,3 +29,11 @@ def narrow_stages() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("model.resnet.STAGE_WIDTHS", (16, 16, 32, 32))
         yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, narrow_stages: None, one_thread: None, float32: None) -> Path:
+    """Train once for the tests of a file that look at what a run leaves."""
+    out = tmp_path_factory.mktemp("run")
+    trainer(out).run()
+    return out

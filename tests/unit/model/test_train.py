@@ -15,14 +15,8 @@ from model.evaluate import compute_logits, score
 from model.learner import TrainingError
 from model.recipe import Recipe
 from model.train import Stopped, Trainer, pick_device
-from tests import toy_training
 from tests.toy_training import toy_dataset
-
-RECIPE = replace(toy_training.RECIPE, learning_rate=0.1, cutmix=0.0)
-
-
-def trainer(out: Path, recipe: Recipe = RECIPE, **options: Any) -> Trainer:
-    return Trainer(recipe, toy_dataset(), out, device=torch.device("cpu"), **options)
+from tests.unit.model.runs import RECIPE, trainer
 
 
 def everything_stored(loaded: Checkpoint) -> dict[str, Tensor]:
@@ -39,13 +33,6 @@ def epochs_in(out: Path) -> list[int]:
 
 
 pytestmark = pytest.mark.usefixtures("narrow_stages")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, narrow_stages: None, one_thread: None) -> Path:
-    out = tmp_path_factory.mktemp("run")
-    trainer(out).run()
-    return out
 
 
 class Interrupted(RuntimeError):
@@ -349,53 +336,3 @@ def test_device_auto_is_one_that_exists() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert pick_device("auto").type == expected
     assert pick_device("cpu").type == "cpu"
-
-
-def test_run_can_go_on_from_a_checkpoint_with_a_recipe_of_its_own(tmp_path: Path, undisturbed: Path) -> None:
-    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
-    standing_still = replace(RECIPE, phases=((16, 1),), learning_rate=1e-12)
-    loaded = checkpoint.load(trainer(tmp_path, standing_still, init_from=source).run())
-    assert loaded.metadata.recipe["init_from"] == {"version": source.version, "recipe": source.metadata.recipe}
-    for name, tensor in source.tensors.items():
-        if not name.endswith(("running_mean", "running_var")):  # batch norm still sees new pictures
-            torch.testing.assert_close(loaded.tensors[name], tensor, rtol=1e-3, atol=1e-6)
-
-
-def test_checkpoint_of_another_network_is_no_start(tmp_path: Path, undisturbed: Path) -> None:
-    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
-    with pytest.raises(TrainingError, match="another architecture"):
-        trainer(tmp_path, replace(RECIPE, arch="resnet34"), init_from=source)
-
-
-def test_other_classes_get_a_fresh_head_on_trained_weights(tmp_path: Path, undisturbed: Path) -> None:
-    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
-    other = replace(toy_dataset(), classes=("ant", "bee", "cow", "dog", "elk"))
-    recipe = replace(RECIPE, hold_out=0)
-    tuned = Trainer(recipe, other, tmp_path, device=torch.device("cpu"), temperature=1.0, init_from=source)
-    weights = tuned.learner.network.state_dict()
-    assert weights["head.weight"].shape[0] == 5
-    stored = {name: value.float() for name, value in source.tensors.items() if not name.startswith("head.")}
-    assert all(torch.equal(weights[name], value) for name, value in stored.items())
-
-
-@pytest.mark.parametrize("share", [1.0, 0.5])
-def test_final_weights_keep_a_share_of_the_initial_ones(tmp_path: Path, undisturbed: Path, share: float) -> None:
-    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
-    recipe = replace(RECIPE, phases=((16, 1),), learning_rate=0.05)
-    tuned = checkpoint.load(trainer(tmp_path / "0", recipe, init_from=source).run()).tensors
-    kept = checkpoint.load(trainer(tmp_path / "1", replace(recipe, keep_initial=share), init_from=source).run())
-    for name, tensor in source.tensors.items():
-        if not name.endswith(("running_mean", "running_var")):
-            expected = share * tensor.float() + (1 - share) * tuned[name].float()
-            torch.testing.assert_close(kept.tensors[name].float(), expected, rtol=2e-3, atol=2e-4)
-    assert not torch.equal(tuned["head.weight"], source.tensors["head.weight"])
-    assert kept.metadata.recipe["keep_initial"] == share
-
-
-def test_nothing_initial_can_be_kept_of_fresh_weights_or_other_classes(tmp_path: Path, undisturbed: Path) -> None:
-    with pytest.raises(TrainingError, match="--keep-initial needs --init-from"):
-        trainer(tmp_path, replace(RECIPE, keep_initial=0.5))
-    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
-    other = replace(toy_dataset(), classes=("ant", "bee", "cow", "dog"))
-    with pytest.raises(TrainingError, match="of the same classes"):
-        Trainer(replace(RECIPE, keep_initial=0.5), other, tmp_path, device=torch.device("cpu"), init_from=source)

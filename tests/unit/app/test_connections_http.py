@@ -1,0 +1,145 @@
+"""What a connection takes for a request: junk, too much, pipelines, offers to upgrade, chunks, trailers."""
+
+import asyncio
+
+import pytest
+
+from app.connections import MAX_HEADER_BYTES
+from tests.connections import REQUEST, Port, answer, echo, ended
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
+
+
+async def test_a_second_request_behind_the_first_is_answered():
+    protocol, transport = Port().connect()
+    protocol.data_received(REQUEST + REQUEST)
+    while transport.sent.count(b"HTTP/1.1 200 ") < 2:
+        await asyncio.sleep(0)
+    assert protocol._header_timer is None
+
+
+NOT_HTTP = {
+    "TLS": b"\x16\x03\x01\x02\x00\r\n\r\n",
+    "an endless header": b"GET / HTTP/1.1\r\nx: " + b"x" * 70_000,
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+    "a coding": b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+    "a tunnel": b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a target that is none": b"GET :x HTTP/1.1\r\nhost: x\r\n\r\n",
+    "an endless target, and no HTTP then": b"GET /" + b"x" * 70_000 + b" HTTP/9\r\n",
+    "many upgrades": b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n" * 2000,
+}
+
+
+@pytest.mark.parametrize("junk", NOT_HTTP.values(), ids=NOT_HTTP)
+async def test_what_is_not_http_gets_400(junk):
+    port = Port()
+    protocol, transport = port.connect()
+    protocol.data_received(junk)
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert b"HTTP/1.1 400 " in transport.sent
+    assert b"urn:resnet:problem:malformed-request" in transport.sent
+    assert protocol._header_timer is None
+    assert port.refused == ["malformed-request"]
+
+
+async def test_empty_lines_before_a_request_are_skipped_and_do_not_prolong_the_headers_time():
+    protocol, transport = Port().connect()
+    timer = protocol._header_timer
+    protocol.data_received(b"\r\n\r\n")
+    assert protocol._header_timer is timer
+    protocol.data_received(REQUEST)
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+
+
+UPGRADES = {
+    "length": b"content-length: 5\r\n\r\nhello",
+    "chunks": b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 60, 1000])
+@pytest.mark.parametrize("body", UPGRADES.values(), ids=UPGRADES)
+async def test_a_body_behind_an_offer_of_another_protocol_is_read(body, piece_bytes):
+    protocol, transport = Port(echo).connect()
+    request = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n" + body
+    for _ in range(2):
+        transport.sent = b""
+        for start in range(0, len(request), piece_bytes):
+            protocol.data_received(request[start : start + piece_bytes])
+        await ended(protocol)
+        assert transport.sent.endswith(b"\r\n\r\nhello")
+
+
+async def test_requests_before_what_is_not_http_are_answered_first():
+    port = Port(echo)
+    protocol, transport = port.connect()
+    accepted = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n"
+    broken = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nno length\r\n"
+    protocol.data_received(accepted + b"first" + accepted + b"other" + broken)
+    protocol.data_received(b"more of it")
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    answers = transport.sent.split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200", b"200", b"400"]
+    assert [answer[-5:] for answer in answers[:2]] == [b"first", b"other"]
+    assert port.refused == ["malformed-request"]
+
+
+async def test_a_body_that_breaks_off_ends_its_request_with_400():
+    seen = []
+
+    async def read(scope, receive, send):
+        while (message := await receive())["type"] == "http.request":
+            seen.append(message["body"])
+        seen.append("gone")
+        await answer(scope, receive, send)  # goes nowhere
+
+    port = Port(read)
+    protocol, transport = port.connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+    await asyncio.sleep(0)
+    protocol.data_received(b"no length\r\n")
+    await ended(protocol)
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert seen == [b"a", "gone"]
+    assert transport.sent.startswith(b"HTTP/1.1 400 ")
+    assert transport.sent.count(b"HTTP/1.1 ") == 1
+
+
+async def test_chunks_that_hold_nothing_end_after_a_while():
+    protocol, transport = Port(echo).connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
+    for _ in range(MAX_HEADER_BYTES // 10_000 + 1):
+        assert transport.sent == b""
+        protocol.data_received(b"x: y\r\n" * 1_667)
+    assert transport.sent.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_trailers_are_no_headers():
+    seen = []
+
+    async def look(scope, receive, send):
+        await echo(scope, receive, send)
+        seen.extend(scope["headers"])
+
+    protocol, _ = Port(look).connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
+    protocol.data_received(b"authorization: Bearer x\r\n\r\n")
+    await ended(protocol)
+    assert seen == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
+
+
+@pytest.mark.parametrize("piece_bytes", [1 << 30, 50_000, 10_000])
+@pytest.mark.parametrize(("header_bytes", "status"), [(MAX_HEADER_BYTES - 100, b"200"), (MAX_HEADER_BYTES + 1, b"400")])
+async def test_too_large_a_header_gets_400_however_it_arrives(header_bytes, status, piece_bytes):
+    protocol, transport = Port().connect()
+    request = REQUEST[:-2] + b"x-more: "
+    request += b"x" * (header_bytes - len(request) - 4) + b"\r\n\r\n"
+    what_follows = bytes(100_000)
+    for start in range(0, len(request), piece_bytes):
+        protocol.data_received(request[start : start + piece_bytes] + what_follows * (piece_bytes > len(request)))
+    while not transport.sent:
+        await asyncio.sleep(0)
+    assert transport.sent.startswith(b"HTTP/1.1 " + status)

@@ -1,0 +1,18 @@
+"""Short runs in this process: 64 pictures of noise, learnt by heart."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.recipe import Recipe
+from model.train import Trainer
+from tests import toy_training
+from tests.toy_training import toy_dataset
+
+RECIPE = replace(toy_training.RECIPE, learning_rate=0.1, cutmix=0.0)
+
+
+def trainer(out: Path, recipe: Recipe = RECIPE, **options: Any) -> Trainer:
+    return Trainer(recipe, toy_dataset(), out, device=torch.device("cpu"), **options)
