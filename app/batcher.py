@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from app.admission import Load, require_room
 from app.batches import (
     Batch,
     Computed,
@@ -34,16 +35,13 @@ from app.batches import (
     in_halves,
     together,
 )
-from app.errors import DeadlinePassed, EngineFailed, QueueFull, ServiceError
+from app.errors import DeadlinePassed, EngineFailed, ServiceError
 from app.jobs import Images, Job, ModelName, Probabilities, Ticket
 from app.threads import in_thread, step_back
 
 log = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_FAILURES = 3
-
-# The share of a request's time that the queue may be expected to take; the rest is for what was not foreseen.
-QUEUE_SHARE = 0.8
 
 # One that is computed, and a full one behind it.
 MAX_BATCHES = 2
@@ -103,19 +101,15 @@ class Batcher:
     # -- for requests
 
     def require_room(self, count: int, deadline: float) -> None:
-        """Raise QueueFull, saying when to come back, if there is no room or no time for `count` images.
-
-        They are wanted by `deadline`, a time.monotonic(), and what is ahead of them must not take longer than
-        `max_queue_s`; but two batches may always wait, so that the engine has work. Raises EngineFailed if it is dead.
-        """
+        """Raise what `app.admission.require_room` raises, or EngineFailed if the engine is dead."""
         if self._dead:
             raise EngineFailed
-        ahead_s = self._seconds_until_done(0)
-        in_time = self._seconds_until_done(count) <= QUEUE_SHARE * (deadline - time.monotonic())
-        too_long = ahead_s > self.max_queue_s and self.queued_images >= 2 * self.max_batch
-        no_room = self.queued_images + count > self.max_queue_images
-        if no_room or too_long or (self.queued_images and not in_time):
-            raise QueueFull(retry_after_s=min(60, max(1, math.ceil(ahead_s))))
+        require_room(self.load, count, deadline, max_queue_images=self.max_queue_images, max_queue_s=self.max_queue_s)
+
+    @property
+    def load(self) -> Load:
+        """What the engine has to do."""
+        return Load(self.queued_images, self._running_images, self._images_per_s, self.max_batch)
 
     def admit(self, count: int, deadline: float) -> Ticket:
         """Reserve places for `count` images that are wanted by `deadline`. Raises what `require_room` raises."""
@@ -141,12 +135,6 @@ class Batcher:
 
     def _free_places(self, count: int) -> None:
         self.queued_images -= count
-
-    def _seconds_until_done(self, count: int) -> float:
-        """Return how long the engine will need for all it has and `count` images more; 0 while nothing is known."""
-        if not self._images_per_s:
-            return 0.0
-        return (self._running_images + self.queued_images + count) / self._images_per_s
 
     # -- life
 

@@ -93,9 +93,12 @@ class Job:
             return await self.future
         finally:
             timer.cancel()
-            self.ticket.release()
-            # An engine that hangs leaves the job in the queue, whose bound no longer counts it.
-            self.images = self.images[:0].copy()
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Give back places and images of a job that has ended; it may still be in the queue, if an engine hangs."""
+        self.ticket.release()
+        self.images = self.images[:0].copy()
 
     def fail(self, error: ServiceError) -> None:
         """End the job with an error, unless it has ended already."""

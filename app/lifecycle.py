@@ -27,12 +27,12 @@ class Lifecycle:
         self.state = State.STARTING
         self.reason: str | None = "the model is loading"
         self.on_failure = on_failure
-        self._started = time.monotonic()
+        self.started = time.monotonic()
 
     @property
     def uptime_s(self) -> float:
         """Seconds since the process began to start the service."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self.started
 
     @property
     def exit_code(self) -> int:

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app.engine import load_engine
 from app.errors import BadParameter, ClientGone, MalformedRequest, MethodNotAllowed, NotFound, ServiceError
 from app.middleware import RequestContext, problem_response
 from app.routes import health, predict
 from app.routes.docs import mount_docs
 from app.routes.document import KEY_IS_ASKED_FOR
-from app.service import EngineFactory, Service
+from app.service import Service
 from app.settings import Settings
 from app.shortcut import Application, Handler
 
+if TYPE_CHECKING:
+    from app.engine_service import EngineFactory
 
-def create_app(settings: Settings, engine_factory: EngineFactory = load_engine) -> FastAPI:
-    """Build the application; the engine is loaded when it starts, by `engine_factory`.
+
+def create_app(settings: Settings, engine_factory: EngineFactory | None = None) -> FastAPI:
+    """Build the application of a process with an engine, which is loaded when it starts, by `engine_factory`.
 
     Raises SettingsError if a file that the settings name cannot be used.
     """
-    service = Service(settings, engine_factory)
+    # It brings torch with it, which HTTP processes in front of an engine process never need.
+    from app.engine import load_engine
+    from app.engine_service import EngineService
+
+    return app_of(EngineService(settings, engine_factory or load_engine))
+
+
+def app_of(service: Service) -> FastAPI:
+    """Build the application of the first port."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -39,7 +50,7 @@ def create_app(settings: Settings, engine_factory: EngineFactory = load_engine) 
     keyed = [KEY_IS_ASKED_FOR] if service.keys.required else []
     app.include_router(predict.router, dependencies=keyed)
     app.include_router(health.router, dependencies=keyed)
-    if settings.admin_port is None:
+    if service.settings.admin_port is None:
         app.include_router(health.probes)
     mount_docs(app)
     app.short_path = predict.PATH

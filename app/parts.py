@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from app.batcher import Batcher
-from app.engine import Engine
 from app.imaging import Decoder
-from app.jobs import ModelName
+from app.jobs import Images, Job, ModelName, Ticket
+
+if TYPE_CHECKING:  # it brings torch with it, which a process without an engine never needs
+    from app.engine import Engine
+
+
+class Queue(Protocol):
+    """What requests see of a batcher: this process' own (Batcher), or that of the engine process (RemoteBatcher)."""
+
+    model: ModelName
+
+    @property
+    def queued_images(self) -> int:
+        """Images that are admitted and not yet in a batch, those being decoded included."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether what is submitted will be computed."""
+
+    def require_room(self, count: int, deadline: float) -> None:
+        """Raise QueueFull if `count` images could not be admitted, EngineFailed if the engine is dead."""
+
+    def admit(self, count: int, deadline: float) -> Ticket:
+        """Reserve places for `count` images. Raises what `require_room` raises."""
+
+    def submit(self, ticket: Ticket, images: Images, deadline: float) -> Job:
+        """Queue uint8 (N, 3, S, S), 1 <= N <= the ticket's places; `deadline` is a time.monotonic()."""
+
+    def stalled_s(self) -> float:
+        """Return for how many seconds there has been work and no progress."""
+
+    async def close(self) -> None:
+        """End it; what still waits fails with EngineFailed."""
 
 
 class Parts:
-    """The parts that predict. The engine can be exchanged; classes and input size stay what they are."""
+    """The parts that predict, as requests see them. `card` is what the checkpoint that is served says of itself."""
 
-    def __init__(self, engine: Engine, batcher: Batcher, decoder: Decoder) -> None:
-        self.engine = engine
+    def __init__(self, card: dict[str, Any], batcher: Queue, decoder: Decoder) -> None:
+        self.card = card
         self.batcher = batcher
         self.decoder = decoder
-        self.classes: list[str] = engine.card["classes"]
-        self.input_size: int = engine.card["input_size"]
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """What the checkpoint that is served says of itself."""
-        return self.engine.card
-
-    async def adopt(self, engine: Engine) -> None:
-        """Let another engine of the same classes and input size take over; returns once the old one is done with."""
-        await self.batcher.swap(engine.run, name_of(engine))
-        self.engine = engine
+        self.classes: list[str] = card["classes"]
+        self.input_size: int = card["input_size"]
 
     def stalled(self, timeout_s: float) -> str | None:
         """Return what has had work and made no progress for longer than that, or None."""
@@ -41,6 +62,21 @@ class Parts:
         """End batcher and decoder; what still waits fails."""
         await self.batcher.close()
         self.decoder.close()
+
+
+class EngineParts(Parts):
+    """The parts around an engine of this process. It can be exchanged; classes and input size stay what they are."""
+
+    def __init__(self, engine: Engine, batcher: Batcher, decoder: Decoder) -> None:
+        super().__init__(engine.card, batcher, decoder)
+        self.engine = engine
+        self.batcher: Batcher = batcher
+
+    async def adopt(self, engine: Engine) -> None:
+        """Let another engine of the same classes and input size take over; returns once the old one is done with."""
+        await self.batcher.swap(engine.run, name_of(engine))
+        self.engine = engine
+        self.card = engine.card
 
 
 def name_of(engine: Engine) -> ModelName:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from app.batches import EngineOutOfMemory
 from app.engine import Engine, SelfTestFailed
 from app.memory import give_back_memory
-from app.parts import Parts
+from app.parts import EngineParts
 from app.telemetry import Telemetry
 from app.threads import in_thread
 from model.checkpoint import CheckpointError
@@ -63,7 +63,7 @@ class Reloader:
         """Whether a reload is under way."""
         return self._task is not None and not self._task.done()
 
-    def begin(self, parts: Parts) -> None:
+    def begin(self, parts: EngineParts) -> None:
         """Start a reload, or remember that another one is to follow the one under way."""
         if self.running:
             self._again = True
@@ -77,7 +77,7 @@ class Reloader:
             self._task.cancel()
             await asyncio.wait({self._task})
 
-    async def _run(self, parts: Parts) -> None:
+    async def _run(self, parts: EngineParts) -> None:
         """Reload until no further one was asked for meanwhile."""
         while True:
             self.outcome = await self._reload(parts)
@@ -88,7 +88,7 @@ class Reloader:
                 return
             self._again = False
 
-    async def _reload(self, parts: Parts) -> Outcome:
+    async def _reload(self, parts: EngineParts) -> Outcome:
         started = time.monotonic()
         old = parts.card["version"]
         log.info("reload: loading the checkpoint again; version %s serves meanwhile", old)
@@ -110,7 +110,7 @@ class Reloader:
         log.info("reload: version %s serves in place of %s (%.1f s)", parts.card["version"], old, seconds)
         return Outcome.SUCCEEDED
 
-    async def _exchange(self, parts: Parts) -> bool:
+    async def _exchange(self, parts: EngineParts) -> bool:
         """Load, compare, swap, and release the engine that is not needed; return whether another one serves now."""
         needless = new = await in_thread(self._pool, self._load)
         old = parts.engine

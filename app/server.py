@@ -7,13 +7,12 @@ import gc
 import logging
 import math
 import os
-import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -25,7 +24,11 @@ from app.memory import give_back_large_blocks
 from app.pidfile import pid_file
 from app.service import Service
 from app.settings import Settings
+from app.signals import Signals
 from app.tls import limited_handshakes
+
+if TYPE_CHECKING:
+    from app.engine_service import EngineService
 
 log = logging.getLogger(__name__)
 
@@ -48,46 +51,29 @@ class Server(uvicorn.Server):
     SIGHUP: read keys, certificate and checkpoint again; but where it says that the terminal has gone, as SIGTERM.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, admin: AdminServer | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        admin: AdminServer | None = None,
+        reload: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(config)
         self.service = service
         self.admin = admin
-        self._draining: asyncio.Task[None] | None = None
-        self._in_terminal = os.isatty(0)
-        service.lifecycle.on_failure = self._exit_soon
+        self._reload = reload
+        service.lifecycle.on_failure = self.exit_soon
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Install the handlers for the time of serving; overrides uvicorn's."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        try:
+        """Install our handlers for the time of serving; overrides uvicorn's. Without `reload` there are none."""
+        if self._reload is None:
             yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it would end the process
-
-    def _on_signal(self, number: signal.Signals) -> None:
-        if self._draining is not None:
-            log.warning("second signal: stopping at once")
-            logging.shutdown()
-            os._exit(128 + number)
-        log.info("%s: draining", number.name)
-        self.service.lifecycle.drain()
-        self._draining = asyncio.get_running_loop().create_task(self._drain(), name="drain")
-
-    def _on_hangup(self) -> None:
-        if self._in_terminal and not os.isatty(0):
-            self._on_signal(signal.SIGHUP)
-        else:
-            self.service.reload()
-
-    async def _drain(self) -> None:
-        await asyncio.sleep(self.service.settings.drain_delay_s)
-        self.should_exit = True
+            return
+        delay_s = self.service.settings.drain_delay_s
+        signals = Signals(self.service.lifecycle, drain_delay_s=delay_s, stop=self.exit_soon, reload=self._reload)
+        with signals.handled():
+            yield
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; the second port, if there is one, is there all the while."""
@@ -119,7 +105,8 @@ class Server(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
 
-    def _exit_soon(self) -> None:
+    def exit_soon(self) -> None:
+        """Close the port soon, finish what was accepted, and end."""
         self.should_exit = True
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
@@ -157,15 +144,29 @@ class Server(uvicorn.Server):
 
 def serve(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal or a failure ends it, and return the exit code."""
-    service: Service = app.state.service
+    service: EngineService = app.state.service
+    prepare_process()
+    with pid_file(settings.port):
+        Server(first_port(app, service), service, second_port(service), service.reload).run()
+    return service.lifecycle.exit_code
+
+
+def prepare_process() -> None:
+    """Set what holds for the whole of a process that serves, once everything is imported."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     give_back_large_blocks()
     gc.collect()
     gc.freeze()  # what the imports left; each full collection would look through it again, for a tenth of a second
-    max_connections = connections_within_files(settings.max_connections)
-    if max_connections < settings.max_connections:
+
+
+def first_port(app: FastAPI, service: Service) -> uvicorn.Config:
+    """Return the options of the port that answers requests."""
+    settings = service.settings
+    wanted = settings.max_connections
+    max_connections = connections_within_files(wanted)
+    if max_connections < wanted:
         log.warning("the limit of open files allows for %d connections only", max_connections)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         port=settings.port,
         ssl_certfile=settings.tls_cert,
@@ -173,19 +174,20 @@ def serve(app: FastAPI, settings: Settings) -> int:
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         **_common(service, max_connections),
     )
-    admin = None
-    if settings.admin_port is not None:
-        beside = uvicorn.Config(
-            create_admin_app(service),
-            port=settings.admin_port,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-            **_common(service, ADMIN_CONNECTIONS),
-        )
-        admin = AdminServer(beside, service)
-    with pid_file(settings.port):
-        Server(config, service, admin).run()
-    return service.lifecycle.exit_code
+
+
+def second_port(service: Service) -> AdminServer | None:
+    """Return the server of the port for probes and metrics, if the settings want one."""
+    if service.settings.admin_port is None:
+        return None
+    config = uvicorn.Config(
+        create_admin_app(service),
+        port=service.settings.admin_port,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        **_common(service, ADMIN_CONNECTIONS),
+    )
+    return AdminServer(config, service)
 
 
 def _common(service: Service, max_connections: int) -> dict[str, Any]:

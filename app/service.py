@@ -1,41 +1,29 @@
-"""The parts of the running service and how they start and stop together."""
+"""What a process that answers requests has, whether the engine is in it or in another process."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from abc import ABC, abstractmethod
 
-from app.batcher import Batcher
 from app.bodies import BodyBudget
-from app.engine import Engine, EngineUnavailable, SelfTestFailed, load_engine
 from app.errors import NotReady
-from app.imaging import Decoder
 from app.keys import Keys
 from app.lifecycle import Lifecycle, State
-from app.memory import give_back_memory
-from app.parts import Parts, name_of
-from app.reload import Reloader
+from app.parts import Parts
+from app.schemas import Reloads
 from app.settings import Settings
 from app.telemetry import Telemetry
-from app.threads import in_thread, step_back
 from app.tls import Certificate
-from model.checkpoint import CheckpointError
-
-log = logging.getLogger(__name__)
-
-EngineFactory = Callable[[Settings], Engine]
 
 
-class Service:
-    """Settings, keys, certificate, telemetry and lifecycle from the start; engine, batcher and decoder once loaded.
+class Service(ABC):
+    """Settings, keys, certificate, telemetry and lifecycle from the start; the parts that predict once there are any.
 
-    Raises SettingsError if the file of keys or the certificate cannot be used.
+Raises SettingsError if the file of keys or the
+    certificate cannot be used.
     """
 
-    def __init__(self, settings: Settings, engine_factory: EngineFactory = load_engine) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
         self.keys = Keys(settings)
@@ -44,79 +32,31 @@ class Service:
         )
         self.body_budget = BodyBudget(settings.max_buffered_bytes)
         self.lifecycle = Lifecycle()
-        self._engine_factory = engine_factory
-        # Not the event loop's own threads: an exit waits for those, and a device can hang while an engine is loaded.
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=step_back)
-        self.reloader = Reloader(self._load_engine, self._loader, self.telemetry)
         self._parts: Parts | None = None
-        self._loading: asyncio.Task[None] | None = None
-        self.telemetry.watch(self._queued_images, lambda: self.unready_reason() is None)
+        self.telemetry.watch(self.queued_images, lambda: self.unready_reason() is None)
 
+    @abstractmethod
     async def start(self) -> None:
-        """Begin to load the engine; the port opens meanwhile, and `/readyz` says what is awaited."""
-        self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
+        """Begin to get ready; the port opens meanwhile, and `/readyz` says what is awaited."""
 
-    async def _load(self) -> None:
-        started = time.monotonic()
-        try:
-            engine = await in_thread(self._loader, self._load_engine)
-            await in_thread(self._loader, give_back_memory)
-        except (CheckpointError, EngineUnavailable, SelfTestFailed) as error:
-            self.lifecycle.fail(f"cannot serve: {error}", "the checkpoint cannot be served; the log says why")
-            return
-        except Exception as error:
-            log.exception("the engine could not be started")
-            self.lifecycle.fail(f"cannot serve: {type(error).__name__}", "the engine could not be started")
-            return
-        batcher = Batcher(
-            engine.run,
-            name_of(engine),
-            max_batch=engine.batch_sizes[-1],
-            max_queue_images=self.settings.max_queue_images,
-            max_queue_s=self.settings.max_queue_s,
-            max_wait_s=self.settings.max_wait_ms / 1000,
-            on_batch=self.telemetry.batch_done,
-            on_fatal=lambda reason: self.lifecycle.fail(reason, "the engine failed"),
-        )
-        decoder = Decoder(engine.card["input_size"], self.settings.max_pixels, self.settings.decode_threads)
-        self._parts = Parts(engine, batcher, decoder)
-        self.telemetry.describe_model(engine.card)
-        batcher.start()
-        card = engine.card
-        log.info(
-            "loaded %s version %s on %s in %s by %s (%.1f s)",
-            *(card[key] for key in ("name", "version", "device", "dtype", "runtime")),
-            time.monotonic() - started,
-        )
-        self.lifecycle.mark_ready()
+    @abstractmethod
+    async def stop(self) -> None:
+        """End the parts; to be called once HTTP is done, when nothing waits any more."""
 
-    def _load_engine(self) -> Engine:
-        """Load the checkpoint file. Batch sizes measured once stay: beside a serving engine they come out wrong."""
-        settings = self.settings
-        if self._parts is not None:
-            settings = settings.model_copy(update={"batch_sizes": self._parts.engine.batch_sizes})
-        return self._engine_factory(settings)
+    @property
+    @abstractmethod
+    def reloads(self) -> Reloads:
+        """What has become of the reloads of the checkpoint."""
 
-    def reload(self) -> None:
-        """Read keys, certificate and checkpoint again; the last takes over without a gap, if the service is ready."""
+    async def metrics(self) -> bytes:
+        """Return the service's metrics in Prometheus' text format. Raises NotReady where they cannot be had."""
+        return self.telemetry.render()
+
+    def read_files_again(self) -> None:
+        """Read keys and certificate again; those that cannot be used stay as they are."""
         self.keys.reload()
         if self.certificate is not None:
             self.certificate.reload()
-        if self._parts is not None and self.lifecycle.state is State.READY:
-            self.reloader.begin(self._parts)
-        else:
-            log.warning("reload ignored: %s", self.lifecycle.reason)
-
-    async def stop(self) -> None:
-        """End the parts; to be called once HTTP is done, when nothing waits any more."""
-        await self.reloader.close()
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.wait({self._loading})
-        if self._parts is not None:
-            await self._parts.close()
-        self._loader.shutdown(wait=False)
-        self.lifecycle.stop()
 
     @property
     def loaded(self) -> Parts | None:
@@ -146,5 +86,6 @@ class Service:
             return "the batcher is not running"
         return self.stalled()
 
-    def _queued_images(self) -> float:
+    def queued_images(self) -> float:
+        """Return how many images wait or are being decoded."""
         return self._parts.batcher.queued_images if self._parts else 0

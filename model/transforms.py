@@ -6,12 +6,14 @@ Nothing here is random; the training augmentation is in `augment.py`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional
+
+if TYPE_CHECKING:  # who only decodes pictures needs no torch, which takes two seconds and hundreds of MB
+    from torch import Tensor
 
 # The true per-channel figures of CIFAR-10's 50,000 training images, as fractions of 255. The often-seen std
 # (0.2023, 0.1994, 0.2010) is the mean of the per-image stds. A checkpoint carries the ones it was trained with.
@@ -46,11 +48,13 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """
     scale = (1 / (255 * std)).view(1, 3, 1, 1)
     offset = (mean / std).view(1, 3, 1, 1)
-    return images.to(torch.float32) * scale - offset
+    return images.float() * scale - offset
 
 
 def resize_batch(images: Tensor, size: int) -> Tensor:
     """Resize float (N, 3, S, S) to (N, 3, size, size) with antialiasing; for progressive training sizes."""
     if images.shape[-1] == size:
         return images
+    from torch.nn import functional
+
     return functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)

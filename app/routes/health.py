@@ -50,7 +50,7 @@ async def health(service: ServiceDep) -> Response:
 @probes.get("/metrics", response_class=Response, responses=METRICS_RESPONSES, summary="Prometheus metrics")
 async def metrics(service: ServiceDep) -> Response:
     """Prometheus' text format."""
-    return Response(service.telemetry.render(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await service.metrics(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get(
@@ -78,12 +78,7 @@ def describe(service: Service) -> Health:
             "device": parts.card["device"] if parts else None,
             "dtype": parts.card["dtype"] if parts else None,
             "queue_images": parts.batcher.queued_images if parts else 0,
-            "reload": {
-                "running": service.reloader.running,
-                "finished": service.reloader.finished,
-                "outcome": service.reloader.outcome,
-                "ended_at": service.reloader.ended_at,
-            },
+            "reload": service.reloads,
             "uptime_s": round(service.lifecycle.uptime_s, 3),
         }
     )

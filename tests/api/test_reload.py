@@ -66,12 +66,12 @@ def label(shift):
 
 async def test_memory_is_given_back_after_every_load(monkeypatch):
     given_back = []
-    for module in ("app.service", "app.reload"):
+    for module in ("app.engine_service", "app.reload"):
         monkeypatch.setattr(f"{module}.give_back_memory", partial(given_back.append, module))
     async with serving(factory=Engines(FakeEngine(), FakeEngine(shift=1))) as client:
-        assert given_back == ["app.service"]
+        assert given_back == ["app.engine_service"]
         await reload(client)
-        assert given_back == ["app.service", "app.reload"]
+        assert given_back == ["app.engine_service", "app.reload"]
 
 
 async def test_the_new_model_answers_and_everything_names_it(caplog):

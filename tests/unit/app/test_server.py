@@ -8,8 +8,8 @@ import pytest
 import uvicorn
 import uvloop
 
+from app.engine_service import EngineService
 from app.server import LISTENERS, Server
-from app.service import Service
 from app.settings import Settings
 from tests.fakes import FakeEngine
 
@@ -38,7 +38,7 @@ async def started():
     config = uvicorn.Config(
         hello, port=0, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False
     )
-    server = Server(config, Service(Settings(), lambda _settings: FakeEngine()))
+    server = Server(config, EngineService(Settings(), lambda _settings: FakeEngine()))
     running = asyncio.create_task(server.serve())
     while not server.started or len(server.servers) < LISTENERS:
         await asyncio.sleep(0)

@@ -1,0 +1,48 @@
+"""Whether more images may join the queue: one rule, for the batcher and for HTTP processes that stand in front of it.
+
+The queue is bounded by images and by time. What waits is compared with the rate of the last full batches, so that what
+is accepted keeps its deadline on a slow device as on a fast one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple
+
+from app.errors import QueueFull
+
+# The share of a request's time that the queue may be expected to take; the rest is for what was not foreseen.
+QUEUE_SHARE = 0.8
+
+
+class Load(NamedTuple):
+    """What an engine has to do: images that wait (those being decoded included), images of the batch it is at.
+
+    `images_per_s` is what it does in full batches, 0 while nothing is known; `max_batch` what a full one holds.
+    """
+
+    queued_images: int
+    running_images: int
+    images_per_s: float
+    max_batch: int
+
+    def seconds_until_done(self, count: int) -> float:
+        """Return how long the engine will need for all it has and `count` images more; 0 while nothing is known."""
+        if not self.images_per_s:
+            return 0.0
+        return (self.running_images + self.queued_images + count) / self.images_per_s
+
+
+def require_room(load: Load, count: int, deadline: float, *, max_queue_images: int, max_queue_s: float) -> None:
+    """Raise QueueFull, saying when to come back, if there is no room or no time for `count` images.
+
+    They are wanted by `deadline`, a time.monotonic(), and what is ahead of them must not take longer than
+    `max_queue_s`; but two batches may always wait, so that the engine has work.
+    """
+    ahead_s = load.seconds_until_done(0)
+    in_time = load.seconds_until_done(count) <= QUEUE_SHARE * (deadline - time.monotonic())
+    too_long = ahead_s > max_queue_s and load.queued_images >= 2 * load.max_batch
+    no_room = load.queued_images + count > max_queue_images
+    if no_room or too_long or (load.queued_images and not in_time):
+        raise QueueFull(retry_after_s=min(60, max(1, math.ceil(ahead_s))))

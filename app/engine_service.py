@@ -1,0 +1,115 @@
+"""The service of a process that has the engine: how its parts start, reload and stop together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from app.batcher import Batcher
+from app.engine import Engine, EngineUnavailable, SelfTestFailed, load_engine
+from app.imaging import Decoder
+from app.lifecycle import State
+from app.memory import give_back_memory
+from app.parts import EngineParts, name_of
+from app.reload import Reloader
+from app.schemas import Reloads
+from app.service import Service
+from app.settings import Settings
+from app.threads import in_thread, step_back
+from model.checkpoint import CheckpointError
+
+log = logging.getLogger(__name__)
+
+EngineFactory = Callable[[Settings], Engine]
+
+
+class EngineService(Service):
+    """Engine, batcher and decoder in this process, once `engine_factory` has loaded the engine.
+
+    Raises SettingsError if the file of keys or the certificate cannot be used.
+    """
+
+    def __init__(self, settings: Settings, engine_factory: EngineFactory = load_engine) -> None:
+        super().__init__(settings)
+        self._engine_factory = engine_factory
+        # Not the event loop's own threads: an exit waits for those, and a device can hang while an engine is loaded.
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=step_back)
+        self.reloader = Reloader(self._load_engine, self._loader, self.telemetry)
+        self._parts: EngineParts | None = None
+        self._loading: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to load the engine; the port opens meanwhile, and `/readyz` says what is awaited."""
+        self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
+
+    async def _load(self) -> None:
+        started = time.monotonic()
+        try:
+            engine = await in_thread(self._loader, self._load_engine)
+            await in_thread(self._loader, give_back_memory)
+        except (CheckpointError, EngineUnavailable, SelfTestFailed) as error:
+            self.lifecycle.fail(f"cannot serve: {error}", "the checkpoint cannot be served; the log says why")
+            return
+        except Exception as error:
+            log.exception("the engine could not be started")
+            self.lifecycle.fail(f"cannot serve: {type(error).__name__}", "the engine could not be started")
+            return
+        batcher = Batcher(
+            engine.run,
+            name_of(engine),
+            max_batch=engine.batch_sizes[-1],
+            max_queue_images=self.settings.max_queue_images,
+            max_queue_s=self.settings.max_queue_s,
+            max_wait_s=self.settings.max_wait_ms / 1000,
+            on_batch=self.telemetry.batch_done,
+            on_fatal=lambda reason: self.lifecycle.fail(reason, "the engine failed"),
+        )
+        decoder = Decoder(engine.card["input_size"], self.settings.max_pixels, self.settings.decode_threads)
+        self._parts = EngineParts(engine, batcher, decoder)
+        self.telemetry.describe_model(engine.card)
+        batcher.start()
+        card = engine.card
+        log.info(
+            "loaded %s version %s on %s in %s by %s (%.1f s)",
+            *(card[key] for key in ("name", "version", "device", "dtype", "runtime")),
+            time.monotonic() - started,
+        )
+        await self._before_ready()
+        self.lifecycle.mark_ready()
+
+    async def _before_ready(self) -> None:
+        """Wait for what else must be there, once the engine is: here nothing."""
+
+    def _load_engine(self) -> Engine:
+        """Load the checkpoint file. Batch sizes measured once stay: beside a serving engine they come out wrong."""
+        settings = self.settings
+        if self._parts is not None:
+            settings = settings.model_copy(update={"batch_sizes": self._parts.engine.batch_sizes})
+        return self._engine_factory(settings)
+
+    def reload(self) -> None:
+        """Read keys, certificate and checkpoint again; the last takes over without a gap, if the service is ready."""
+        self.read_files_again()
+        if self._parts is not None and self.lifecycle.state is State.READY:
+            self.reloader.begin(self._parts)
+        else:
+            log.warning("reload ignored: %s", self.lifecycle.reason)
+
+    @property
+    def reloads(self) -> Reloads:
+        """What has become of the reloads of the checkpoint."""
+        return Reloads.model_validate(self.reloader, from_attributes=True)
+
+    async def stop(self) -> None:
+        """End the parts; to be called once HTTP is done, when nothing waits any more."""
+        await self.reloader.close()
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait({self._loading})
+        if self._parts is not None:
+            await self._parts.close()
+        self._loader.shutdown(wait=False)
+        self.lifecycle.stop()

@@ -1,0 +1,72 @@
+"""The signals that end the service or reload it: the first one drains, where uvicorn would close its port first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from app.lifecycle import Lifecycle
+
+log = logging.getLogger(__name__)
+
+
+class Signals:
+    """SIGTERM or SIGINT: unready, wait, `stop`. A second one: `at_once`, exit now.
+
+    SIGHUP: `reload`; but where it says that the terminal has gone, as SIGTERM.
+    """
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        *,
+        drain_delay_s: float,
+        stop: Callable[[], None],
+        reload: Callable[[], None],
+        at_once: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._drain_delay_s = drain_delay_s
+        self._stop = stop
+        self._reload = reload
+        self._at_once = at_once
+        self._draining: asyncio.Task[None] | None = None
+        self._in_terminal = os.isatty(0)
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Install the handlers for the time of serving."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it would end the process
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._draining is not None:
+            log.warning("second signal: stopping at once")
+            self._at_once()
+            logging.shutdown()
+            os._exit(128 + number)
+        log.info("%s: draining", number.name)
+        self._lifecycle.drain()
+        self._draining = asyncio.get_running_loop().create_task(self._drain(), name="drain")
+
+    def _on_hangup(self) -> None:
+        if self._in_terminal and not os.isatty(0):
+            self._on_signal(signal.SIGHUP)
+        else:
+            self._reload()
+
+    async def _drain(self) -> None:
+        await asyncio.sleep(self._drain_delay_s)
+        self._stop()
