@@ -77,11 +77,7 @@ class EngineService(Service):
             *(card[key] for key in ("name", "version", "device", "dtype", "runtime")),
             time.monotonic() - started,
         )
-        await self._before_ready()
         self.lifecycle.mark_ready()
-
-    async def _before_ready(self) -> None:
-        """Wait for what else must be there, once the engine is: here nothing."""
 
     def _load_engine(self) -> Engine:
         """Load the checkpoint file. Batch sizes measured once stay: beside a serving engine they come out wrong."""

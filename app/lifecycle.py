@@ -55,6 +55,11 @@ class Lifecycle:
         if self.state is not State.FAILED:
             self.state, self.reason = State.DRAINING, "the service is shutting down"
 
+    def follow(self, state: State, reason: str | None, started: float) -> None:
+        """Be where another process is, that began at `started`, a time.monotonic(); what failed here stays so."""
+        if self.state is not State.FAILED:
+            self.state, self.reason, self.started = state, reason, started
+
     def stop(self) -> None:
         """Everything accepted has been answered."""
         if self.state is not State.FAILED:

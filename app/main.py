@@ -33,6 +33,10 @@ def create_app(settings: Settings, engine_factory: EngineFactory | None = None) 
     from app.engine import load_engine
     from app.engine_service import EngineService
 
+    if settings.http_processes > 1:
+        from app.processes.host import HostService
+
+        return app_of(HostService(settings, engine_factory or load_engine))
     return app_of(EngineService(settings, engine_factory or load_engine))
 
 

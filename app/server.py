@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -29,12 +29,14 @@ from app.tls import limited_handshakes
 
 if TYPE_CHECKING:
     from app.engine_service import EngineService
+    from app.processes.host import HostService
 
 log = logging.getLogger(__name__)
 
 # Once the port is closed, requests that a connection's buffer already holds get this long to be read and begun.
 LINGER_S = 0.2
 ADMIN_CONNECTIONS = 64
+BACKLOG = 2048
 
 # uvloop accepts one connection a turn for each descriptor of a port. With one descriptor a crowd is let in at the pace
 # of the turns, tens a second under load, and a probe that comes behind it waited for sixteen seconds.
@@ -145,6 +147,10 @@ class Server(uvicorn.Server):
 def serve(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal or a failure ends it, and return the exit code."""
     service: EngineService = app.state.service
+    if settings.http_processes > 1:
+        from app.processes.supervisor import supervise  # it brings torch with it, which HTTP processes never need
+
+        return supervise(cast("HostService", service))
     prepare_process()
     with pid_file(settings.port):
         Server(first_port(app, service), service, second_port(service), service.reload).run()
@@ -160,9 +166,9 @@ def prepare_process() -> None:
 
 
 def first_port(app: FastAPI, service: Service) -> uvicorn.Config:
-    """Return the options of the port that answers requests."""
+    """Return the options of the port that answers requests, in this process' share of the connections."""
     settings = service.settings
-    wanted = settings.max_connections
+    wanted = max(1, settings.max_connections // settings.http_processes)
     max_connections = connections_within_files(wanted)
     if max_connections < wanted:
         log.warning("the limit of open files allows for %d connections only", max_connections)
@@ -208,5 +214,5 @@ def _common(service: Service, max_connections: int) -> dict[str, Any]:
         "server_header": False,
         "proxy_headers": False,  # nothing here asks who the client is
         "timeout_keep_alive": settings.keep_alive_s,
-        "backlog": 2048,
+        "backlog": BACKLOG,
     }

@@ -19,7 +19,7 @@ from app.tls import Certificate
 class Service(ABC):
     """Settings, keys, certificate, telemetry and lifecycle from the start; the parts that predict once there are any.
 
-Raises SettingsError if the file of keys or the
+    Of limits on bytes and connections each HTTP process has its share. Raises SettingsError if the file of keys or the
     certificate cannot be used.
     """
 
@@ -30,7 +30,7 @@ Raises SettingsError if the file of keys or the
         self.certificate = (
             Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
         )
-        self.body_budget = BodyBudget(settings.max_buffered_bytes)
+        self.body_budget = BodyBudget(settings.max_buffered_bytes // settings.http_processes)
         self.lifecycle = Lifecycle()
         self._parts: Parts | None = None
         self.telemetry.watch(self.queued_images, lambda: self.unready_reason() is None)

@@ -31,6 +31,10 @@ class Settings(BaseSettings):
         int | None,
         Field(ge=1, le=65535, description="port of its own for probes and metrics; none leaves them on the first port"),
     ] = None
+    http_processes: Annotated[
+        int,
+        Field(ge=1, le=64, description="processes that speak HTTP; with two or more, the engine has one of its own"),
+    ] = 1
     tls_cert: Annotated[
         Path | None, Field(description="certificate chain (PEM) to speak HTTPS with; none speaks HTTP")
     ] = None
@@ -113,6 +117,8 @@ class Settings(BaseSettings):
             )
         if self.max_buffered_bytes < self.max_body_bytes:
             raise ValueError("max_buffered_bytes must be at least max_body_bytes")
+        if self.max_buffered_bytes // self.http_processes < self.max_body_bytes:
+            raise ValueError("max_buffered_bytes must be at least max_body_bytes for each of http_processes")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key need each other")
         if self.admin_port == self.port:

@@ -1,0 +1,105 @@
+"""The block of memory that all processes see: how much the engine has to do, and who is alive.
+
+So an HTTP process refuses what there is no room for, and answers probes, without asking anybody. Each number is eight
+aligned bytes that one process writes: there is nothing to lock, and two of them may be a moment apart. The exact bound
+is the engine process' own, when the images get there.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+
+from app.admission import Load
+
+# Written by the engine process.
+HEARTBEAT, QUEUED, RUNNING, RATE, MAX_BATCH, STALLED = range(6)
+ENGINE_WORDS = 8
+
+# For each HTTP process, eight words (a cache line) that it writes, and eight that the engine process writes.
+TAKEN, ALIVE, DECODER_STALLED = range(3)
+RECEIVED = 8
+PROCESS_WORDS = 16
+
+WORD_BYTES = 8
+
+
+class Block:
+    """The block behind an open file; HTTP processes have the indices 0 to `processes` - 1."""
+
+    def __init__(self, file: int, processes: int) -> None:
+        self.file = file
+        self.processes = processes
+        self._words = memoryview(mmap.mmap(file, _bytes(processes))).cast("d")
+        self._first = [ENGINE_WORDS + PROCESS_WORDS * index for index in range(processes)]
+
+    @classmethod
+    def create(cls, processes: int) -> Block:
+        """Return a new block of zeros, with every process alive by now. Linux only."""
+        file = os.memfd_create("resnet")
+        os.ftruncate(file, _bytes(processes))
+        block = cls(file, processes)
+        block.publish(Load(0, 0, 0.0, 0), 0.0)
+        for index in range(processes):
+            block.beat(index, 0.0)
+        return block
+
+    # -- the engine process writes
+
+    def publish(self, load: Load, stalled_s: float) -> None:
+        """Say what the engine has to do, for how long it has made no progress, and that its process is alive."""
+        words = self._words
+        words[QUEUED], words[RUNNING], words[RATE], words[MAX_BATCH] = load
+        words[STALLED] = stalled_s
+        words[HEARTBEAT] = time.monotonic()
+
+    def receive(self, index: int, images: int) -> None:
+        """Count images that have come from an HTTP process: the engine's queue has them from now on."""
+        self._words[self._first[index] + RECEIVED] += images
+
+    # -- an HTTP process writes
+
+    def take(self, index: int, images: int) -> None:
+        """Count images that are let in, to be decoded and sent; a negative number of those that will not be sent."""
+        self._words[self._first[index] + TAKEN] += images
+
+    def beat(self, index: int, decoder_stalled_s: float) -> None:
+        """Say that an HTTP process is alive, and for how long its decoder has made no progress."""
+        first = self._first[index]
+        self._words[first + DECODER_STALLED] = decoder_stalled_s
+        self._words[first + ALIVE] = time.monotonic()
+
+    # -- everybody reads
+
+    def load(self) -> Load:
+        """Return what the engine has to do, with what is being decoded or on its way as part of the queue."""
+        words = self._words
+        return Load(int(words[QUEUED]) + self.coming_images(), int(words[RUNNING]), words[RATE], int(words[MAX_BATCH]))
+
+    def coming_images(self) -> int:
+        """Return how many images are being decoded or on their way to the engine process."""
+        words = self._words
+        return max(0, int(sum(words[first + TAKEN] - words[first + RECEIVED] for first in self._first)))
+
+    @property
+    def engine_stalled_s(self) -> float:
+        """For how many seconds the engine has had work and made no progress."""
+        return self._words[STALLED]
+
+    @property
+    def engine_silent_s(self) -> float:
+        """For how many seconds nothing has been heard of the engine process."""
+        return time.monotonic() - self._words[HEARTBEAT]
+
+    def silent_s(self, index: int) -> float:
+        """Return for how many seconds nothing has been heard of an HTTP process."""
+        return time.monotonic() - self._words[self._first[index] + ALIVE]
+
+    def decoder_stalled_s(self, index: int) -> float:
+        """Return for how many seconds every decoding thread of an HTTP process has been busy with one piece of work."""
+        return self._words[self._first[index] + DECODER_STALLED]
+
+
+def _bytes(processes: int) -> int:
+    return WORD_BYTES * (ENGINE_WORDS + PROCESS_WORDS * processes)

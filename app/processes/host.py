@@ -1,0 +1,148 @@
+"""The service of the engine process, when others speak HTTP: it has the engine, and speaks for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+
+from app.admission import Load
+from app.engine import load_engine
+from app.engine_service import EngineFactory, EngineService
+from app.lifecycle import State
+from app.processes.block import Block
+from app.processes.frames import Kind
+from app.processes.front import Front
+from app.processes.numbers import merged, numbers_of
+from app.settings import Settings
+
+TICK_S = 0.1
+
+# One of two: an HTTP process that asks for all numbers waits twice as long (SCRAPE_LIMIT_S).
+COUNT_LIMIT_S = 2.0
+
+
+class HostService(EngineService):
+    """Ready once the engine is and every HTTP process serves.
+
+    `fronts` is to be filled before `start`. Raises SettingsError if a file that the settings name cannot be used.
+    """
+
+    def __init__(self, settings: Settings, engine_factory: EngineFactory = load_engine) -> None:
+        self.block = Block.create(settings.http_processes)
+        self.fronts: list[Front] = []
+        super().__init__(settings, engine_factory)
+        self.closing = False
+        self._told = b""
+        self._ticking: asyncio.Task[None] | None = None
+
+    def add_front(self) -> Front:
+        """Add the next HTTP process."""
+        front = Front(self, self.block, len(self.fronts), on_turn=self._publish, on_lost=self._on_lost)
+        self.fronts.append(front)
+        return front
+
+    async def start(self) -> None:
+        """Begin to load the engine, and to tell the HTTP processes what becomes of it."""
+        self._ticking = asyncio.get_running_loop().create_task(self._tick(), name="tick")
+        await super().start()
+
+    async def _load(self) -> None:
+        """Load the engine once every HTTP process serves: beside their start the best batch would be measured wrong."""
+        for front in self.fronts:
+            await front.serving.wait()
+        await super()._load()
+
+    async def close_fronts(self, timeout_s: float) -> bool:
+        """Let every HTTP process close the port, finish what it accepted, and end; return whether all of them have.
+
+        After a failure nothing is finished: what waits is answered with 503 first.
+        """
+        self.closing = True
+        if self.lifecycle.state is State.FAILED and self._parts is not None:
+            await self._parts.batcher.close()
+            await asyncio.sleep(0)  # what failed is told in callbacks
+        self._tell()
+        for front in self.fronts:
+            front.link.send(Kind.CLOSE)
+        lost = [asyncio.ensure_future(front.link.lost.wait()) for front in self.fronts]
+        _, pending = await asyncio.wait(lost, timeout=timeout_s)
+        for one in pending:
+            one.cancel()
+        return not pending
+
+    async def stop(self) -> None:
+        """End the parts; to be called once every HTTP process has ended."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+        await super().stop()
+
+    def _on_lost(self, front: Front) -> None:
+        if not self.closing:
+            self.lifecycle.fail(f"HTTP process {front.index} has ended by itself", "an HTTP process has ended")
+
+    # -- what the others are told
+
+    async def _tick(self) -> None:
+        while True:
+            self._publish()
+            self._tell()
+            await asyncio.sleep(TICK_S)
+
+    def _publish(self) -> None:
+        """Write what the engine has to do into the block."""
+        if self._parts is None:
+            self.block.publish(Load(0, 0, 0.0, 0), 0.0)
+        else:
+            self.block.publish(self._parts.batcher.load, self._parts.batcher.stalled_s())
+
+    def _tell(self) -> None:
+        """Tell every HTTP process the state, if it has changed."""
+        status = {
+            "state": self.lifecycle.state,
+            "reason": self.lifecycle.reason,
+            "started": self.lifecycle.started,
+            "stalled": self.stalled(),
+            "unready": self.unready_reason(),
+            "card": self._parts.card if self._parts else None,
+            "reloads": self.reloads.model_dump(mode="json"),
+        }
+        told = json.dumps(status).encode()
+        if told != self._told:
+            self._told = told
+            for front in self.fronts:
+                front.link.send(Kind.STATUS, told)
+
+    def read_files_again(self) -> None:
+        """Let the HTTP processes read keys and certificate again; here nobody uses them."""
+        for front in self.fronts:
+            front.link.send(Kind.READ_AGAIN)
+
+    # -- what probes and metrics see
+
+    def stalled(self) -> str | None:
+        """Return what makes no progress, in any process, or None."""
+        return super().stalled() or self._stalled_front()
+
+    def _stalled_front(self) -> str | None:
+        limit_s = self.settings.stall_timeout_s
+        for front in self.fronts:
+            if front.serving.is_set() and not front.link.lost.is_set():
+                if self.block.decoder_stalled_s(front.index) > limit_s:
+                    return "the decoder makes no progress"
+                if self.block.silent_s(front.index) > max(limit_s, 1.0):
+                    return "an HTTP process makes no progress"
+        return None
+
+    def queued_images(self) -> float:
+        """Return how many images wait or are being decoded, in all processes."""
+        return super().queued_images() + self.block.coming_images()
+
+    async def metrics(self) -> bytes:
+        """Return the metrics of all processes; of one that does not answer, or has ended, the last ones."""
+        counts = [front.count() for front in self.fronts if front.serving.is_set() and not front.link.lost.is_set()]
+        if counts:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait(counts, timeout=COUNT_LIMIT_S)
+        known = [front.numbers for front in self.fronts if front.numbers is not None]
+        return merged(numbers_of(self.telemetry.registry), known)

@@ -1,0 +1,158 @@
+"""The service of an HTTP process: it is in the state in which the engine process is, and predicts by asking it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from app.cores import available_cores
+from app.errors import NotReady
+from app.imaging import MAX_THREADS, Decoder
+from app.lifecycle import State
+from app.parts import Parts
+from app.processes.block import Block
+from app.processes.frames import Kind, Payload, pack_number, unpack_number
+from app.processes.link import Link
+from app.processes.numbers import numbers_of
+from app.processes.remote import RemoteBatcher
+from app.schemas import Reloads
+from app.service import Service
+from app.settings import Settings
+
+BEAT_S = 0.1
+
+# A scrape passes through the engine process, which waits half as long for the numbers of each HTTP process.
+SCRAPE_LIMIT_S = 4.0
+
+
+class HttpService(Service):
+    """What answers requests without an engine. `on_close`, to be set, is called when the port is to be closed.
+
+    Raises SettingsError if the file of keys or the certificate cannot be used.
+    """
+
+    on_close: Callable[[], None]
+
+    def __init__(self, settings: Settings, end: socket.socket, block: Block, index: int) -> None:
+        self._stalled: str | None = None
+        self._unready: str | None = "the engine process has not been heard of"
+        self._reloads = Reloads(running=False, finished=0, outcome=None, ended_at=None)
+        super().__init__(settings)
+        self._end = end
+        self._block = block
+        self._index = index
+        self._batcher = batcher = RemoteBatcher(block, index, settings, self._send)
+        self._link = Link(
+            {
+                Kind.ANSWER: batcher.on_answer,
+                Kind.REFUSAL: batcher.on_refusal,
+                Kind.STATUS: self._on_status,
+                Kind.CLOSE: lambda _payload: self.on_close(),
+                Kind.READ_AGAIN: lambda _payload: self.read_files_again(),
+                Kind.COUNT: lambda _payload: self._send_numbers(),
+                Kind.METRICS: self._on_metrics,
+            },
+            self._on_lost,
+        )
+        self._scrapes: dict[int, asyncio.Future[bytes]] = {}
+        self._number = 0
+        self._beating: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def _send(self, packed: bytes) -> None:
+        self._link.send_frame(packed)
+
+    async def start(self) -> None:
+        """Begin to listen to the engine process."""
+        await self._link.open(self._end)
+        self._beating = asyncio.get_running_loop().create_task(self._beat(), name="beat")
+
+    def say_serving(self) -> None:
+        """Tell the engine process that the port is open here."""
+        self._link.send(Kind.SERVING)
+
+    async def stop(self) -> None:
+        """Leave the last numbers with the engine process, and end."""
+        self._stopping = True
+        if self._beating is not None:
+            self._beating.cancel()
+        if self._parts is not None:
+            await self._parts.close()
+        self._send_numbers()
+        await self._link.close()
+        self.lifecycle.stop()
+
+    async def _beat(self) -> None:
+        while True:
+            self._block.beat(self._index, self._parts.decoder.stalled_s() if self._parts else 0.0)
+            await asyncio.sleep(BEAT_S)
+
+    # -- what the engine process says
+
+    def _on_status(self, payload: Payload) -> None:
+        """Be in the state of the engine process."""
+        status = json.loads(payload)
+        self._unready, self._stalled = status["unready"], status["stalled"]
+        self._reloads = Reloads.model_validate(status["reloads"])
+        if status["card"] is not None and (self._parts is None or self._parts.card != status["card"]):
+            self._adopt(status["card"])
+        self.lifecycle.follow(State(status["state"]), status["reason"], status["started"])
+
+    def _adopt(self, card: dict[str, Any]) -> None:
+        if self._parts is None:
+            settings = self.settings
+            threads = settings.decode_threads or min(MAX_THREADS, available_cores())
+            decoder = Decoder(card["input_size"], settings.max_pixels, max(1, threads // settings.http_processes))
+            self._parts = Parts(card, self._batcher, decoder)
+        self._parts.card = card
+        self._batcher.model = {"name": card["name"], "version": card["version"]}
+        self.telemetry.describe_model(card)
+
+    def _on_lost(self) -> None:
+        """The engine process has ended, which nothing here survives."""
+        if not self._stopping:
+            self._batcher.lose()
+            for scrape in self._scrapes.values():
+                scrape.cancel()
+            self.lifecycle.fail("the engine process has ended", "the engine process has ended")
+
+    # -- what probes and metrics see
+
+    @property
+    def reloads(self) -> Reloads:
+        """What has become of the reloads of the checkpoint."""
+        return self._reloads
+
+    def stalled(self) -> str | None:
+        """Return what makes no progress, here or in the other processes, or None."""
+        return super().stalled() or self._stalled
+
+    def unready_reason(self) -> str | None:
+        """Return why a prediction would fail now, or None."""
+        return super().unready_reason() or self._unready
+
+    async def metrics(self) -> bytes:
+        """Return the metrics of all processes. Raises NotReady if the engine process does not put them together."""
+        self._number += 1
+        number = self._number
+        self._scrapes[number] = scrape = asyncio.get_running_loop().create_future()
+        self._link.send_frame(pack_number(Kind.SCRAPE, number))
+        try:
+            await asyncio.wait({scrape}, timeout=SCRAPE_LIMIT_S)
+            if scrape.done() and not scrape.cancelled():
+                text: bytes = scrape.result()
+                return text
+            raise NotReady
+        finally:
+            del self._scrapes[number]
+
+    def _on_metrics(self, payload: Payload) -> None:
+        number, text = unpack_number(payload)
+        if number in self._scrapes:
+            self._scrapes[number].set_result(text)
+
+    def _send_numbers(self) -> None:
+        self._link.send(Kind.NUMBERS, numbers_of(self.telemetry.registry))

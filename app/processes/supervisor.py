@@ -1,0 +1,124 @@
+"""The engine process' life: it binds the port, starts the HTTP processes, obeys the signals, and ends with all of them.
+
+No process is ever started again: when one ends by itself, all do, with exit code 1, and the orchestrator restarts the
+whole. The HTTP processes do not obey signals. They see at their socket when the engine process has ended, however that
+came about, so that none is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import uvicorn
+
+from app.pidfile import pid_file
+from app.processes.host import HostService
+from app.processes.http import IGNORED
+from app.server import BACKLOG, prepare_process, second_port
+from app.settings import Settings
+from app.signals import Signals
+
+log = logging.getLogger(__name__)
+
+# What an HTTP process takes to end beyond `drain_timeout_s`, amply; then it hangs.
+MARGIN_S = 10.0
+
+
+def supervise(service: HostService) -> int:
+    """Serve until a signal or a failure ends it, and return the exit code."""
+    settings = service.settings
+    config = uvicorn.Config("", settings.host, settings.port, ssl_certfile=settings.tls_cert, log_config=None)
+    with pid_file(settings.port), config.bind_socket() as port:
+        port.listen(BACKLOG)
+        prepare_process()
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(Supervisor(service).run(port))
+    return service.lifecycle.exit_code
+
+
+class Supervisor:
+    """Starts and ends the HTTP processes around the life of a service."""
+
+    def __init__(self, service: HostService) -> None:
+        self._service = service
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._end = asyncio.Event()
+
+    async def run(self, port: socket.socket) -> None:
+        """Serve until a signal or a failure ends it; the HTTP processes listen on `port`, which is closed here."""
+        service = self._service
+        service.lifecycle.on_failure = self._end.set
+        signals = Signals(
+            service.lifecycle,
+            drain_delay_s=service.settings.drain_delay_s,
+            stop=self._end.set,
+            reload=service.reload,
+            at_once=self._kill,
+        )
+        admin = second_port(service)
+        with signals.handled():
+            async with admin.running() if admin else nullcontext():
+                try:
+                    for _ in range(service.settings.http_processes):
+                        await self._start_process(port)
+                    port.close()  # the last HTTP process to close it closes it for good
+                    await service.start()
+                    await self._end.wait()
+                    await self._finish()
+                finally:
+                    self._kill()
+                    await service.stop()
+
+    async def _start_process(self, port: socket.socket) -> None:
+        front = self._service.add_front()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            files = (theirs.fileno(), port.fileno(), self._service.block.file)
+            self._processes.append(start_process(self._service.settings, front.index, files))
+        await front.link.open(ours)
+
+    async def _finish(self) -> None:
+        """Let the HTTP processes finish what they accepted, and wait for their end."""
+        lifecycle = self._service.lifecycle
+        if not await self._service.close_fronts(self._service.settings.drain_timeout_s + MARGIN_S):
+            lifecycle.fail("an HTTP process does not end", "an HTTP process does not end")
+        for process in self._processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)  # its socket is closed: it has ended, or is about to
+            if process.poll() not in {0, None}:
+                lifecycle.fail(f"HTTP process {process.pid} has ended with {process.returncode}", "it failed to drain")
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
+def start_process(settings: Settings, index: int, files: tuple[int, int, int]) -> subprocess.Popen[bytes]:
+    """Start an HTTP process. It inherits the files, and gets the settings where no list of processes shows the key."""
+    known = settings.model_dump(mode="json")
+    if settings.api_key is not None:
+        known["api_key"] = settings.api_key.get_secret_value()
+    # Not from whatever folder this process happens to be in, as -m would by itself.
+    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+    command = [sys.executable, "-P", "-m", "app.processes.http", str(index), *map(str, files)]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # inherited, until it ignores them
+    try:
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, pass_fds=files, env={**os.environ, "PYTHONPATH": path}
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as pipe:  # it has ended, which its socket tells
+        pipe.write(json.dumps(known).encode())
+    return process
