@@ -52,6 +52,7 @@ class HostService(EngineService):
         for front in self.fronts:
             await front.serving.wait()
         await super()._load()
+        self._tell()
 
     async def close_fronts(self, timeout_s: float) -> bool:
         """Let every HTTP process close the port, finish what it accepted, and end; return whether all of them have.
@@ -97,7 +98,7 @@ class HostService(EngineService):
             self.block.publish(self._parts.batcher.load, self._parts.batcher.stalled_s())
 
     def _tell(self) -> None:
-        """Tell every HTTP process the state, if it has changed."""
+        """Tell every HTTP process the state, if it has changed; none of them hears of it later than who asks here."""
         status = {
             "state": self.lifecycle.state,
             "reason": self.lifecycle.reason,
@@ -112,6 +113,7 @@ class HostService(EngineService):
             self._told = told
             for front in self.fronts:
                 front.link.send(Kind.STATUS, told)
+                front.link.flush()
 
     def read_files_again(self) -> None:
         """Let the HTTP processes read keys and certificate again; here nobody uses them."""

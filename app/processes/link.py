@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 class Link(asyncio.Protocol):
     """Hands each frame to the handler of its kind; what is sent in one turn of the event loop goes in one write.
 
-    `on_turn` is called after each piece of data and before each write, `on_lost` once when the other process has gone.
+    `on_turn` is called after each piece of data, and again once what that has set going has run, and before each write;
+    `on_lost` once, when the other process has gone.
     Writes are not held back: admission bounds what images take, and everything else is small.
     """
 
@@ -31,6 +32,7 @@ class Link(asyncio.Protocol):
         self._on_turn = on_turn
         self._frames = Frames()
         self._waiting: list[bytes] = []
+        self._turn_comes = False
         self._transport: asyncio.Transport | None = None
         self.lost = asyncio.Event()
 
@@ -47,6 +49,7 @@ class Link(asyncio.Protocol):
         for kind, payload in self._frames.feed(data):
             self._handlers[kind](payload)
         self._on_turn()
+        self._turn_soon()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The other process has ended, or this one has closed."""
@@ -59,19 +62,28 @@ class Link(asyncio.Protocol):
 
     def send_frame(self, packed: bytes) -> None:
         """Send a frame that is packed already."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._write)
         self._waiting.append(packed)
+        self._turn_soon()
 
-    def _write(self) -> None:
+    def _turn_soon(self) -> None:
+        if not self._turn_comes:
+            self._turn_comes = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_comes = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
         self._on_turn()
-        if self._transport is not None and not self.lost.is_set():
+        if self._waiting and self._transport is not None and not self.lost.is_set():
             self._transport.write(b"".join(self._waiting))
         self._waiting.clear()
 
     async def close(self) -> None:
         """Send what waits, then close."""
-        self._write()
+        self.flush()
         if self._transport is not None:
             self._transport.close()
             await self.lost.wait()

@@ -37,24 +37,23 @@ def supervise(service: HostService) -> int:
     """Serve until a signal or a failure ends it, and return the exit code."""
     settings = service.settings
     config = uvicorn.Config("", settings.host, settings.port, ssl_certfile=settings.tls_cert, log_config=None)
-    with pid_file(settings.port), config.bind_socket() as port:
-        port.listen(BACKLOG)
-        prepare_process()
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(Supervisor(service).run(port))
+    prepare_process()
+    with pid_file(settings.port), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(Supervisor(service, config).run())
     return service.lifecycle.exit_code
 
 
 class Supervisor:
-    """Starts and ends the HTTP processes around the life of a service."""
+    """Starts and ends the HTTP processes around the life of a service; `config` says on which port they listen."""
 
-    def __init__(self, service: HostService) -> None:
+    def __init__(self, service: HostService, config: uvicorn.Config) -> None:
         self._service = service
+        self._config = config
         self._processes: list[subprocess.Popen[bytes]] = []
         self._end = asyncio.Event()
 
-    async def run(self, port: socket.socket) -> None:
-        """Serve until a signal or a failure ends it; the HTTP processes listen on `port`, which is closed here."""
+    async def run(self) -> None:
+        """Serve until a signal or a failure ends it. Exits the process, with a line in the log, if a port is taken."""
         service = self._service
         service.lifecycle.on_failure = self._end.set
         signals = Signals(
@@ -68,9 +67,10 @@ class Supervisor:
         with signals.handled():
             async with admin.running() if admin else nullcontext():
                 try:
-                    for _ in range(service.settings.http_processes):
-                        await self._start_process(port)
-                    port.close()  # the last HTTP process to close it closes it for good
+                    with self._config.bind_socket() as port:  # the last HTTP process to close it closes it for good
+                        port.listen(BACKLOG)
+                        for _ in range(service.settings.http_processes):
+                            await self._start_process(port)
                     await service.start()
                     await self._end.wait()
                     await self._finish()
