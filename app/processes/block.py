@@ -18,11 +18,15 @@ HEARTBEAT, QUEUED, RUNNING, RATE, MAX_BATCH, STALLED = range(6)
 ENGINE_WORDS = 8
 
 # For each HTTP process, eight words (a cache line) that it writes, and eight that the engine process writes.
-TAKEN, ALIVE, DECODER_STALLED = range(3)
+TAKEN, ALIVE, DECODER_STALLED, CONNECTIONS, ARRIVED = range(5)
 RECEIVED = 8
 PROCESS_WORDS = 16
 
 WORD_BYTES = 8
+
+# Every process says ten times a second that it is alive. An event loop that is merely busy is late by less than this.
+BEAT_S = 0.1
+LATE_S = 1.0
 
 
 class Block:
@@ -70,6 +74,12 @@ class Block:
         self._words[first + DECODER_STALLED] = decoder_stalled_s
         self._words[first + ALIVE] = time.monotonic()
 
+    def count_connections(self, index: int, connections: int, arrived: int) -> None:
+        """Say how many connections an HTTP process has, and how many have ever been handed to it."""
+        first = self._first[index]
+        self._words[first + CONNECTIONS] = connections
+        self._words[first + ARRIVED] = arrived
+
     # -- everybody reads
 
     def load(self) -> Load:
@@ -91,6 +101,11 @@ class Block:
     def engine_silent_s(self) -> float:
         """For how many seconds nothing has been heard of the engine process."""
         return time.monotonic() - self._words[HEARTBEAT]
+
+    def connections(self, index: int, handed: int) -> int:
+        """Return how many connections an HTTP process has, or will have when all that were `handed` to it are there."""
+        first = self._first[index]
+        return int(self._words[first + CONNECTIONS] + handed - self._words[first + ARRIVED])
 
     def silent_s(self, index: int) -> float:
         """Return for how many seconds nothing has been heard of an HTTP process."""

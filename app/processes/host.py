@@ -10,37 +10,32 @@ from app.admission import Load
 from app.engine import load_engine
 from app.engine_service import EngineFactory, EngineService
 from app.lifecycle import State
-from app.processes.block import Block
+from app.processes.block import BEAT_S, LATE_S, Block
 from app.processes.frames import Kind
 from app.processes.front import Front
 from app.processes.numbers import merged, numbers_of
 from app.settings import Settings
-
-TICK_S = 0.1
 
 # One of two: an HTTP process that asks for all numbers waits twice as long (SCRAPE_LIMIT_S).
 COUNT_LIMIT_S = 2.0
 
 
 class HostService(EngineService):
-    """Ready once the engine is and every HTTP process serves.
+    """Ready once the engine is and every HTTP process serves; `fronts` are these.
 
-    `fronts` is to be filled before `start`. Raises SettingsError if a file that the settings name cannot be used.
+    Raises SettingsError if a file that the settings name cannot be used.
     """
 
     def __init__(self, settings: Settings, engine_factory: EngineFactory = load_engine) -> None:
         self.block = Block.create(settings.http_processes)
-        self.fronts: list[Front] = []
+        self.fronts = [
+            Front(self, self.block, index, on_turn=self._publish, on_lost=self._on_lost)
+            for index in range(settings.http_processes)
+        ]
         super().__init__(settings, engine_factory)
         self.closing = False
         self._told = b""
         self._ticking: asyncio.Task[None] | None = None
-
-    def add_front(self) -> Front:
-        """Add the next HTTP process."""
-        front = Front(self, self.block, len(self.fronts), on_turn=self._publish, on_lost=self._on_lost)
-        self.fronts.append(front)
-        return front
 
     async def start(self) -> None:
         """Begin to load the engine, and to tell the HTTP processes what becomes of it."""
@@ -88,7 +83,7 @@ class HostService(EngineService):
         while True:
             self._publish()
             self._tell()
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(BEAT_S)
 
     def _publish(self) -> None:
         """Write what the engine has to do into the block."""
@@ -132,7 +127,7 @@ class HostService(EngineService):
             if front.serving.is_set() and not front.link.lost.is_set():
                 if self.block.decoder_stalled_s(front.index) > limit_s:
                     return "the decoder makes no progress"
-                if self.block.silent_s(front.index) > max(limit_s, 1.0):
+                if self.block.silent_s(front.index) > max(limit_s, LATE_S):
                     return "an HTTP process makes no progress"
         return None
 

@@ -1,20 +1,26 @@
 """An HTTP process in front of the engine process, which starts it: python -m app.processes.http INDEX FILES...
 
-The files are those of the socket to the engine process, the port, and the block; standard input has the settings. The
-engine process alone obeys signals: a terminal or a supervisor sends them to every process at once.
+The files are the socket to the engine process, the one that connections come through, and the block; standard input has
+the settings. The engine process alone obeys signals: a terminal or a supervisor sends them to every process at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import math
 import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+
+import uvicorn
 
 from app.main import app_of
 from app.processes.block import Block
+from app.processes.door import AT_ONCE, MARK
 from app.processes.http_service import HttpService
 from app.server import Server, first_port, prepare_process
 from app.settings import Settings, SettingsError
@@ -27,24 +33,66 @@ IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class HttpServer(Server):
-    """The first port's server, without signals of its own. It says when the port is open."""
+    """Serves the connections that come through `passage`. It has no port, and no signals, of its own."""
 
     service: HttpService
 
+    def __init__(self, config: uvicorn.Config, service: HttpService, passage: socket.socket) -> None:
+        super().__init__(config, service)
+        self._passage = passage
+        self._arrived = 0
+        self._taking: set[asyncio.Task[None]] = set()
+        passage.setblocking(False)
+        service.on_close = self.exit_soon
+        service.on_beat = self._count
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the port."""
+        """Begin to take connections, and say so."""
         await super().startup(sockets)
+        asyncio.get_running_loop().add_reader(self._passage, self._on_connections)
         self.service.say_serving()
 
+    def _on_connections(self) -> None:
+        for connection in self._arrivals(AT_ONCE):
+            task = asyncio.get_running_loop().create_task(self._take(connection), name="take")
+            self._taking.add(task)
+            task.add_done_callback(self._taking.discard)
+        self._count()
 
-def serve(settings: Settings, index: int, link: int, port: int, block: int) -> int:
+    def _count(self) -> None:
+        self.service.count_connections(len(self.server_state.connections) + len(self._taking), self._arrived)
+
+    def _arrivals(self, most: float) -> Iterator[socket.socket]:
+        """Yield the connections that are here, at most so many."""
+        while most > 0:
+            try:
+                mark, files, _, _ = socket.recv_fds(self._passage, len(MARK), 1)
+            except BlockingIOError:
+                return
+            if not mark:
+                asyncio.get_running_loop().remove_reader(self._passage)
+                return
+            self._arrived += 1
+            most -= 1
+            yield from (socket.socket(fileno=file) for file in files)
+
+    def _close_port(self) -> list[socket.socket]:
+        """Return the connections that were handed over before the port was closed, and not taken yet."""
+        asyncio.get_running_loop().remove_reader(self._passage)
+        return list(self._arrivals(math.inf))
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Finish what was accepted."""
+        await asyncio.gather(*self._taking)
+        await super().shutdown(sockets)
+
+
+def serve(settings: Settings, index: int, link: int, passage: int, block: int) -> int:
     """Serve until the engine process says otherwise, or ends, and return the exit code."""
     service = HttpService(settings, socket.socket(fileno=link), Block(block, settings.http_processes), index)
-    server = HttpServer(first_port(app_of(service), service), service)
-    service.on_close = server.exit_soon
+    server = HttpServer(first_port(app_of(service), service), service, socket.socket(fileno=passage))
     prepare_process()
-    with socket.socket(fileno=port) as listener:
-        server.run(sockets=[listener])
+    server.run(sockets=[])
     return service.lifecycle.exit_code
 
 

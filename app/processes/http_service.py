@@ -13,7 +13,7 @@ from app.errors import NotReady
 from app.imaging import MAX_THREADS, Decoder
 from app.lifecycle import State
 from app.parts import Parts
-from app.processes.block import Block
+from app.processes.block import BEAT_S, Block
 from app.processes.frames import Kind, Payload, pack_number, unpack_number
 from app.processes.link import Link
 from app.processes.numbers import numbers_of
@@ -22,19 +22,20 @@ from app.schemas import Reloads
 from app.service import Service
 from app.settings import Settings
 
-BEAT_S = 0.1
-
 # A scrape passes through the engine process, which waits half as long for the numbers of each HTTP process.
 SCRAPE_LIMIT_S = 4.0
 
 
 class HttpService(Service):
-    """What answers requests without an engine. `on_close`, to be set, is called when the port is to be closed.
+    """What answers requests without an engine.
+
+    `on_close`, to be set, is called when the port has been closed, `on_beat` ten times a second.
 
     Raises SettingsError if the file of keys or the certificate cannot be used.
     """
 
     on_close: Callable[[], None]
+    on_beat: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, settings: Settings, end: socket.socket, block: Block, index: int) -> None:
         self._stalled: str | None = None
@@ -74,6 +75,10 @@ class HttpService(Service):
         """Tell the engine process that the port is open here."""
         self._link.send(Kind.SERVING)
 
+    def count_connections(self, connections: int, arrived: int) -> None:
+        """Let the engine process know how many connections there are here, and how many have ever come."""
+        self._block.count_connections(self._index, connections, arrived)
+
     async def stop(self) -> None:
         """Leave the last numbers with the engine process, and end."""
         self._stopping = True
@@ -87,6 +92,7 @@ class HttpService(Service):
 
     async def _beat(self) -> None:
         while True:
+            self.on_beat()
             self._block.beat(self._index, self._parts.decoder.stalled_s() if self._parts else 0.0)
             await asyncio.sleep(BEAT_S)
 

@@ -9,12 +9,9 @@ from functools import partial
 from app.admission import require_room
 from app.errors import EngineFailed
 from app.jobs import Images, Job, ModelName, Outcome, Ticket
-from app.processes.block import Block
+from app.processes.block import LATE_S, Block
 from app.processes.frames import Answers, Kind, Payload, pack_number, pack_submission, unpack_refusal
 from app.settings import Settings
-
-# The engine process says ten times a second that it is alive. A loop that is merely busy is late by less than this.
-LATE_S = 1.0
 
 
 class RemoteBatcher:

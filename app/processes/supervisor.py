@@ -21,6 +21,8 @@ from pathlib import Path
 import uvicorn
 
 from app.pidfile import pid_file
+from app.processes.door import Door
+from app.processes.front import Front
 from app.processes.host import HostService
 from app.processes.http import IGNORED
 from app.server import BACKLOG, prepare_process, second_port
@@ -67,24 +69,27 @@ class Supervisor:
         with signals.handled():
             async with admin.running() if admin else nullcontext():
                 try:
-                    with self._config.bind_socket() as port:  # the last HTTP process to close it closes it for good
-                        port.listen(BACKLOG)
-                        for _ in range(service.settings.http_processes):
-                            await self._start_process(port)
+                    port = self._config.bind_socket()
+                    port.listen(BACKLOG)
+                    door = Door(port, [await self._start_process(front) for front in service.fronts], service.block)
+                    door.open()
                     await service.start()
                     await self._end.wait()
+                    door.close()
                     await self._finish()
                 finally:
                     self._kill()
                     await service.stop()
 
-    async def _start_process(self, port: socket.socket) -> None:
-        front = self._service.add_front()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            files = (theirs.fileno(), port.fileno(), self._service.block.file)
+    async def _start_process(self, front: Front) -> socket.socket:
+        """Start an HTTP process, and return what connections are handed to it through."""
+        link, its_link = socket.socketpair()
+        passage, its_passage = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        with its_link, its_passage:
+            files = (its_link.fileno(), its_passage.fileno(), self._service.block.file)
             self._processes.append(start_process(self._service.settings, front.index, files))
-        await front.link.open(ours)
+        await front.link.open(link)
+        return passage
 
     async def _finish(self) -> None:
         """Let the HTTP processes finish what they accepted, and wait for their end."""

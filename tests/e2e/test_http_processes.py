@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,17 +25,32 @@ def children(service):
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def connections(service):
+    """How many connections with clients each HTTP process has."""
+    fields = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    here = {
+        f"socket:[{one[9]}]" for one in fields if int(one[1].partition(":")[2], 16) == service.port and one[3] == "01"
+    }
+
+    def count(pid):
+        return sum(str(file.readlink()) in here for file in Path(f"/proc/{pid}/fd").iterdir())
+
+    return [count(pid) for pid in children(service)]
+
+
 @contextmanager
-def only(service, index):
-    """Let one HTTP process alone accept connections; the others stand still."""
-    others = [pid for number, pid in enumerate(children(service)) if number != index]
-    for pid in others:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in others:
-            os.kill(pid, signal.SIGCONT)
+def one_each(service, **headers):
+    """A client of each HTTP process, which keeps its connection."""
+    with ExitStack() as stack:
+        while True:
+            clients = [httpx.Client(base_url=service.url, headers=headers, timeout=60) for _ in range(2)]
+            for client in clients:
+                stack.enter_context(client)
+                client.get("/readyz")
+            if all(connections(service)):
+                break
+            stack.close()
+        yield clients
 
 
 @pytest.fixture(scope="module")
@@ -69,68 +84,83 @@ def hang(service, pool, tmp_path):
     return first
 
 
-def wait_for_metric(service, name, value):
-    while service.metric(name) != value:
+def wait_for_queue(service, images):
+    while httpx.get(f"{service.url}/health").json()["queue_images"] != images:
         time.sleep(0.01)
 
 
-def predict(service, content, kind="image/png", **headers):
-    return httpx.post(f"{service.url}/predict", content=content, headers={"content-type": kind, **headers}, timeout=60)
+def predict(client, content, kind="image/png", **headers):
+    return client.post("/predict", content=content, headers={"content-type": kind, **headers})
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_each_of_them_answers_as_a_single_process_does(two, service, examples, index):
+def test_each_of_them_answers_as_a_single_process_does(two, service, examples):
     files = [("file", one) for one in examples.values()] + [("file", b"no picture")]
-    with only(two, index):
-        for name, picture in examples.items():
-            answer = predict(two, picture)
-            assert answer.json()["predictions"][0]["label"] == name
-            assert answer.json() == predict(service, picture).json()
-        together = [httpx.post(f"{one.url}/predict", files=files, timeout=60).json() for one in (two, service)]
-        assert [one["label"] for one in together[0]["predictions"][:-1]] == list(examples)
-        assert together[0]["predictions"][-1] == together[1]["predictions"][-1]
-        large = encode(noise(400, 300))  # decoded in a thread
-        assert predict(two, large).json() == predict(service, large).json()
-        assert httpx.get(f"{two.url}/model").json() == httpx.get(f"{service.url}/model").json()
+    with one_each(two) as clients, httpx.Client(base_url=service.url, timeout=60) as single:
+        for client in clients:
+            for name, picture in examples.items():
+                answer = predict(client, picture)
+                assert answer.json()["predictions"][0]["label"] == name
+                assert answer.json() == predict(single, picture).json()
+            ours, theirs = (one.post("/predict", files=files).json()["predictions"] for one in (client, single))
+            assert [one["label"] for one in ours[:-1]] == list(examples)
+            assert ours[-1] == theirs[-1]
+            large = encode(noise(400, 300))  # decoded in a thread
+            assert predict(client, large).json() == predict(single, large).json()
+            assert client.get("/model").json() == single.get("/model").json()
+        assert all(connections(two))
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_each_of_them_refuses_as_a_single_process_does(two, index):
-    too_large = socket.create_connection(("127.0.0.1", two.port))
-    with only(two, index):
-        for answer, status, code in [
-            (predict(two, b"x", "text/plain"), 415, "unsupported-media-type"),
-            (predict(two, b"no picture"), 422, "undecodable-image"),
-            (predict(two, b"{", "application/json"), 400, "malformed-request"),
-            (httpx.post(f"{two.url}/predict?top_k=99", content=GOOD, headers=PNG), 422, "bad-parameter"),
-            (httpx.get(f"{two.url}/predict"), 405, "method-not-allowed"),
-            (httpx.post(f"{two.url}/predict", files=[("file", GOOD)] * 257), 413, "too-many-images"),
-        ]:
-            assert (answer.status_code, answer.json()["type"]) == (status, f"urn:resnet:problem:{code}")
-    too_large.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n")
-    assert b"HTTP/1.1 413 " in too_large.recv(1000)
-    too_large.close()
+def test_each_of_them_refuses_as_a_single_process_does(two):
+    with one_each(two) as clients:
+        for client in clients:
+            for answer, status, code in [
+                (predict(client, b"x", "text/plain"), 415, "unsupported-media-type"),
+                (predict(client, b"no picture"), 422, "undecodable-image"),
+                (predict(client, b"{", "application/json"), 400, "malformed-request"),
+                (client.post("/predict?top_k=99", content=GOOD, headers=PNG), 422, "bad-parameter"),
+                (client.get("/predict"), 405, "method-not-allowed"),
+                (client.post("/predict", files=[("file", GOOD)] * 257), 413, "too-many-images"),
+            ]:
+                assert (answer.status_code, answer.json()["type"]) == (status, f"urn:resnet:problem:{code}")
+        assert all(connections(two))
+    with socket.create_connection(("127.0.0.1", two.port)) as too_large:
+        too_large.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n")
+        assert b"HTTP/1.1 413 " in too_large.recv(1000)
+
+
+def test_connections_go_to_the_process_that_has_the_fewest(two):
+    while any(connections(two)):
+        time.sleep(0.01)
+    clients = [socket.create_connection(("127.0.0.1", two.port)) for _ in range(40)]
+    while sum(connections(two)) < 40:
+        time.sleep(0.01)
+    assert max(connections(two)) <= 22  # what was there just before may still be counted
+    for client in clients:
+        client.close()
 
 
 def test_the_metrics_are_those_of_all_whoever_is_asked(two, examples):
-    def counted():
-        names = (
-            'resnet_requests_total{route="/predict",status="200"}',
-            'resnet_request_seconds_count{route="/predict"}',
-            'resnet_images_total{outcome="ok"}',
-            'resnet_predictions_total{label="ship"}',
-            "resnet_queue_seconds_count",
-            "resnet_batch_images_sum",
-        )
-        return [two.metric(name) for name in names]
+    names = (
+        'resnet_requests_total{route="/predict",status="200"}',
+        'resnet_request_seconds_count{route="/predict"}',
+        'resnet_images_total{outcome="ok"}',
+        'resnet_predictions_total{label="ship"}',
+        "resnet_queue_seconds_count",
+        "resnet_batch_images_sum",
+    )
 
-    before = counted()
-    for index, count in ((0, 3), (1, 4)):
-        with only(two, index):
+    def counted(client):
+        values = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line[0] != "#")
+        return [float(values.get(name, 0)) for name in names]
+
+    with one_each(two) as clients:
+        before = counted(clients[0])
+        for client, count in zip(clients, (3, 4), strict=True):
             for _ in range(count):
-                assert predict(two, examples["ship"]).status_code == 200
-    for _ in range(10):
-        assert [now - then for now, then in zip(counted(), before, strict=True)] == [7] * 6
+                assert predict(client, examples["ship"]).status_code == 200
+        for client in clients:
+            assert [now - then for now, then in zip(counted(client), before, strict=True)] == [7] * 6
+        assert all(connections(two))
     assert two.metric("resnet_ready") == 1
     assert two.metric("resnet_queue_images") == 0
     lines = httpx.get(f"{two.url}/metrics").text.splitlines()
@@ -144,14 +174,9 @@ def test_the_metrics_are_those_of_all_whoever_is_asked(two, examples):
 def test_requests_of_both_share_a_batch(start_faulty, pool, tmp_path):
     service = start_faulty()
     first = hang(service, pool, tmp_path)
-    waiting = []
-    for index, count in ((0, 3), (1, 4)):
-        before = len(waiting)
-        with only(service, index):
-            waiting += [pool.submit(ask, service, GOOD) for _ in range(count)]
-            deadline = time.monotonic() + 60
-            while httpx.get(f"{service.url}/health").json()["queue_images"] != before + count:
-                assert time.monotonic() < deadline
+    waiting = [pool.submit(ask, service, GOOD) for _ in range(7)]
+    wait_for_queue(service, 7)
+    assert min(connections(service)) >= 2
     (tmp_path / "release").touch()
     assert [one.result() for one in [first, *waiting]] == [(200, "")] * 8
     assert service.metric("resnet_batch_images_count") == 2
@@ -163,14 +188,11 @@ def test_requests_of_both_share_a_batch(start_faulty, pool, tmp_path):
 def test_the_queue_has_one_bound_for_both_and_deadlines_are_kept(start_faulty, pool, tmp_path):
     service = start_faulty(batch_sizes="1", max_images=1, max_queue_images=2)
     first = hang(service, pool, tmp_path)
-    with only(service, 0):
-        waiting = [pool.submit(ask, service, GOOD) for _ in range(2)]
-        # One of them is in the thread behind the first, for batches of one are full, and frees its place only then.
-        while httpx.get(f"{service.url}/health").json()["queue_images"] != 2:
-            time.sleep(0.01)
-    for index in (0, 1):
-        with only(service, index):
-            answer = predict(service, GOOD)
+    waiting = [pool.submit(ask, service, GOOD) for _ in range(2)]
+    wait_for_queue(service, 2)
+    with one_each(service) as clients:
+        for client in clients:
+            answer = predict(client, GOOD)
             assert (answer.status_code, answer.json()["type"]) == (429, "urn:resnet:problem:queue-full")
             assert int(answer.headers["retry-after"]) >= 1
     (tmp_path / "release").touch()
@@ -179,10 +201,11 @@ def test_the_queue_has_one_bound_for_both_and_deadlines_are_kept(start_faulty, p
     (tmp_path / "release").unlink()
     (tmp_path / "hanging").unlink()
     first = hang(service, pool, tmp_path)
-    for index in (0, 1):
-        with only(service, index):
-            assert ask(service, GOOD, **{"x-timeout-ms": "200"}) == (504, "deadline-passed")
-    wait_for_metric(service, "resnet_queue_images", 0)
+    with one_each(service) as clients:
+        for client in clients:
+            answer = predict(client, GOOD, **{"x-timeout-ms": "200"})
+            assert (answer.status_code, answer.json()["type"]) == (504, "urn:resnet:problem:deadline-passed")
+            wait_for_queue(service, 0)
     (tmp_path / "release").touch()
     assert first.result() == (200, "")
     assert service.metric("resnet_batch_images_sum") == 4  # what had expired was not computed
@@ -197,8 +220,9 @@ def test_a_client_that_leaves_costs_no_device_time(start_faulty, pool, tmp_path)
     for _ in range(4):
         with socket.create_connection(("127.0.0.1", service.port)) as client:
             client.sendall(head.encode() + GOOD)
-            wait_for_metric(service, "resnet_queue_images", 1)
-        wait_for_metric(service, "resnet_queue_images", 0)
+            wait_for_queue(service, 1)
+        wait_for_queue(service, 0)
+    assert service.metric("resnet_queue_images") == 0
     assert service.metric('resnet_images_total{outcome="client-gone"}') == 4
     (tmp_path / "release").touch()
     assert first.result() == (200, "")
@@ -222,18 +246,48 @@ def test_what_fails_one_batch_fails_its_own_requests_and_nothing_else(start_faul
     assert service.stop() == 0
 
 
-def test_what_stands_still_turns_all_of_them_unready_until_it_goes_on(start):
+def answer_of(client, path):
+    """What a probe says, or None if the process of this client stands still."""
+    try:
+        answer = client.get(path, timeout=0.5)
+        return answer.status_code, answer.text
+    except httpx.TimeoutException:
+        return None
+
+
+@pytest.mark.parametrize("which", ["an HTTP process", "the engine"])
+def test_what_stands_still_turns_the_others_unready_until_it_goes_on(start, which):
     service = start(http_processes=2, stall_timeout_s=1.5)
-    for pid, reason in ((children(service)[0], "an HTTP process makes"), (service.process.pid, "the engine makes")):
+    pid = service.process.pid if which == "the engine" else children(service)[0]
+    with one_each(service) as clients:
         os.kill(pid, signal.SIGSTOP)
-        for path, status in (("readyz", 503), ("livez", 503)):
-            while (answer := httpx.get(f"{service.url}/{path}")).status_code != status:
-                time.sleep(0.05)
-            assert answer.text == f"{reason} no progress\n"
+        for path in ("/readyz", "/livez"):
+            left = set(clients) if which == "the engine" else {next(one for one in clients if answer_of(one, path))}
+            for client in left:
+                while (said := answer_of(client, path)) != (503, f"{which} makes no progress\n"):
+                    assert said[0] == 200
+                    time.sleep(0.05)
         os.kill(pid, signal.SIGCONT)
-        for path in ("readyz", "livez"):
-            while httpx.get(f"{service.url}/{path}").status_code != 200:
-                time.sleep(0.05)
+        for path in ("/readyz", "/livez"):
+            for client in clients:
+                while answer_of(client, path)[0] != 200:
+                    time.sleep(0.05)
+    assert service.stop() == 0
+
+
+def test_a_process_that_stands_still_gets_no_further_connections(start):
+    service = start(http_processes=2)
+    stopped = children(service)[0]
+    os.kill(stopped, signal.SIGSTOP)
+    while service.process.poll() is None:
+        try:
+            with httpx.Client(base_url=service.url, timeout=0.5) as client:
+                for _ in range(20):
+                    assert client.get("/readyz", headers={"connection": "close"}).status_code == 200
+            break
+        except httpx.TimeoutException:
+            continue
+    os.kill(stopped, signal.SIGCONT)
     assert service.stop() == 0
 
 
@@ -243,14 +297,9 @@ def test_a_renewed_file_of_keys_reaches_both(start, tmp_path, examples):
     service = start(http_processes=2, api_keys_file=keys)
 
     def statuses():
-        found = []
-        for index in (0, 1):
-            with only(service, index):
-                found += [
-                    predict(service, examples["cat"], authorization=f"Bearer {key}").status_code
-                    for key in ("old", "new")
-                ]
-        return found
+        with one_each(service) as clients:
+            headers = [{"authorization": f"Bearer {key}"} for key in ("old", "new")]
+            return [predict(one, examples["cat"], **header).status_code for one in clients for header in headers]
 
     assert statuses() == [200, 401] * 2
     keys.write_text(f"new:{sha256(b'new').hexdigest()}\n")
@@ -264,10 +313,10 @@ def test_a_renewed_file_of_keys_reaches_both(start, tmp_path, examples):
 
 def test_probes_have_a_port_of_their_own_in_the_engine_process(start, examples):
     service = start(http_processes=2, admin_port=free_port())
-    for index in (0, 1):
-        with only(service, index):
-            assert predict(service, examples["cat"]).status_code == 200
-            assert httpx.get(f"{service.url}/readyz").status_code == 404
+    with one_each(service) as clients:
+        for client in clients:
+            assert predict(client, examples["cat"]).status_code == 200
+            assert client.get("/readyz").status_code == 404
     assert service.metric('resnet_requests_total{route="/predict",status="200"}') == 2
     assert httpx.get(f"{service.probes_url}/health").json()["status"] == "ready"
     os.kill(children(service)[0], signal.SIGKILL)
