@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from app.errors import TooManyRequests
 from app.settings import Settings, SettingsError
@@ -29,6 +30,37 @@ class Key:
     max_concurrent: int | None = None
 
 
+class UnderWay(Protocol):
+    """Counts the requests under way by their keys' names."""
+
+    def begin(self, name: str, limit: int | None) -> bool:
+        """Count a request, unless there are `limit` already; return whether it was counted."""
+
+    def end(self, name: str) -> None:
+        """Count a request no longer."""
+
+
+class LocalUnderWay:
+    """Those of this process."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def begin(self, name: str, limit: int | None) -> bool:
+        """Count a request, unless there are `limit` already; return whether it was counted."""
+        count = self._counts.get(name, 0)
+        if limit is not None and count >= limit:
+            return False
+        self._counts[name] = count + 1
+        return True
+
+    def end(self, name: str) -> None:
+        """Count a request no longer."""
+        self._counts[name] -= 1
+        if not self._counts[name]:
+            del self._counts[name]
+
+
 class Keys:
     """The keys of `api_key` and `api_keys_file`. Raises SettingsError if the file cannot be used."""
 
@@ -37,7 +69,7 @@ class Keys:
         self._single = [Key(SINGLE, digest_of(single.get_secret_value().encode()))] if single else []
         self._path = settings.api_keys_file
         self._keys: list[Key] = []
-        self._under_way: dict[str, int] = {}
+        self.under_way: UnderWay = LocalUnderWay()
         self._read()
 
     @property
@@ -58,16 +90,12 @@ class Keys:
     @contextmanager
     def hold(self, key: Key) -> Iterator[None]:
         """Count a request as under way. Raises TooManyRequests if the key has as many as it may."""
-        count = self._under_way.get(key.name, 0)
-        if key.max_concurrent is not None and count >= key.max_concurrent:
+        if not self.under_way.begin(key.name, key.max_concurrent):
             raise TooManyRequests(retry_after_s=1)
-        self._under_way[key.name] = count + 1
         try:
             yield
         finally:
-            self._under_way[key.name] -= 1
-            if not self._under_way[key.name]:
-                del self._under_way[key.name]
+            self.under_way.end(key.name)
 
     def reload(self) -> bool:
         """Read the file again and log what came of it; a file that cannot be used leaves the keys as they are."""

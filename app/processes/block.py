@@ -2,7 +2,8 @@
 
 So an HTTP process refuses what there is no room for, and answers probes, without asking anybody. Each number is eight
 aligned bytes that one process writes: there is nothing to lock, and two of them may be a moment apart. The exact bound
-is the engine process' own, when the images get there.
+is the engine process' own, when the images get there. What has to be exact here, how many requests a key has under way,
+stands behind a lock (key_counts.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import time
 
 from app.admission import Load
+from app.processes.key_counts import TABLE_BYTES, SharedUnderWay
 
 # Written by the engine process.
 HEARTBEAT, QUEUED, RUNNING, RATE, MAX_BATCH, STALLED = range(6)
@@ -35,14 +37,16 @@ class Block:
     def __init__(self, file: int, processes: int) -> None:
         self.file = file
         self.processes = processes
-        self._words = memoryview(mmap.mmap(file, _bytes(processes))).cast("d")
+        memory = memoryview(mmap.mmap(file, _words_bytes(processes) + TABLE_BYTES))
+        self._words = memory[: _words_bytes(processes)].cast("d")
+        self.under_way = SharedUnderWay(memory[_words_bytes(processes) :], file)
         self._first = [ENGINE_WORDS + PROCESS_WORDS * index for index in range(processes)]
 
     @classmethod
     def create(cls, processes: int) -> Block:
         """Return a new block of zeros, with every process alive by now. Linux only."""
         file = os.memfd_create("resnet")
-        os.ftruncate(file, _bytes(processes))
+        os.ftruncate(file, _words_bytes(processes) + TABLE_BYTES)
         block = cls(file, processes)
         block.publish(Load(0, 0, 0.0, 0), 0.0)
         for index in range(processes):
@@ -116,5 +120,5 @@ class Block:
         return self._words[self._first[index] + DECODER_STALLED]
 
 
-def _bytes(processes: int) -> int:
+def _words_bytes(processes: int) -> int:
     return WORD_BYTES * (ENGINE_WORDS + PROCESS_WORDS * processes)

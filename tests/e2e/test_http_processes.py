@@ -270,7 +270,7 @@ def test_what_stands_still_turns_the_others_unready_until_it_goes_on(start, whic
         os.kill(pid, signal.SIGCONT)
         for path in ("/readyz", "/livez"):
             for client in clients:
-                while answer_of(client, path)[0] != 200:
+                while (answer_of(client, path) or (0,))[0] != 200:
                     time.sleep(0.05)
     assert service.stop() == 0
 
@@ -308,6 +308,29 @@ def test_a_renewed_file_of_keys_reaches_both(start, tmp_path, examples):
         time.sleep(0.01)
     assert statuses() == [401, 200] * 2
     assert service.metric('resnet_key_requests_total{key="old"}') == 2
+    assert service.stop() == 0
+
+
+def test_a_keys_limit_is_one_for_both(start_faulty, pool, tmp_path):
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"few:{sha256(b'few').hexdigest()}:3\nmany:{sha256(b'many').hexdigest()}\n")
+    service = start_faulty(api_keys_file=keys)
+    few, many = ({"authorization": f"Bearer {key}"} for key in ("few", "many"))
+    first = pool.submit(ask, service, bad("hang"), **few)
+    while not (tmp_path / "hanging").exists():
+        time.sleep(0.01)
+    waiting = [pool.submit(ask, service, GOOD, **few) for _ in range(2)]
+    wait_for_queue(service, 2)
+    with one_each(service) as clients:
+        for client in clients:
+            answer = predict(client, GOOD, **few)
+            assert (answer.status_code, answer.json()["type"]) == (429, "urn:resnet:problem:too-many-requests")
+        waiting += [pool.submit(ask, service, GOOD, **many) for _ in range(4)]
+        wait_for_queue(service, 6)
+        (tmp_path / "release").touch()
+        assert [one.result() for one in [first, *waiting]] == [(200, "")] * 7
+        for client in clients:
+            assert predict(client, GOOD, **few).status_code == 200
     assert service.stop() == 0
 
 

@@ -105,4 +105,4 @@ def test_a_key_has_at_most_so_many_requests_under_way_also_across_a_reload(path)
             pass
     with keys.hold(bob):
         pass
-    assert keys._under_way == {}
+    assert keys.under_way._counts == {}

@@ -1,0 +1,133 @@
+"""Which process gets a connection, in this process: what the kernel and silent processes make of it held still."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+from app.processes.block import Block
+from app.processes.door import MARK, PAUSE_S, Door
+
+pytestmark = pytest.mark.anyio
+
+
+class House:
+    """A door with `count` HTTP processes, of which here only the passages' ends are."""
+
+    def __init__(self, count=2):
+        self.port = socket.create_server(("127.0.0.1", 0))
+        self.address = self.port.getsockname()
+        pairs = [socket.socketpair(type=socket.SOCK_SEQPACKET) for _ in range(count)]
+        self.ends = [end for _, end in pairs]
+        self.block = Block.create(count)
+        self.door = Door(self.port, [ours for ours, _ in pairs], self.block)
+        self.clients = []
+
+    def connect(self, count=1):
+        self.clients += [socket.create_connection(self.address) for _ in range(count)]
+
+    def arrived(self, index):
+        """The connections that have come to a process, closed; None at the end if there will be no more."""
+        found = []
+        self.ends[index].setblocking(False)
+        while True:
+            try:
+                mark, files, _, _ = socket.recv_fds(self.ends[index], 1, 1)
+            except BlockingIOError:
+                return found
+            if not mark:
+                return [*found, None]
+            assert mark == MARK
+            (file,) = files
+            os.close(file)
+            found.append("connection")
+
+    def leave(self):
+        for one in (*self.clients, *self.ends):
+            one.close()
+        os.close(self.block.file)
+
+    def counts(self):
+        return [len(self.arrived(index)) for index in range(len(self.ends))]
+
+
+@pytest.fixture
+async def house():
+    house = House()
+    house.door.open()
+    yield house
+    house.door.close()
+    house.leave()
+
+
+async def turns():
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_crowd_is_dealt_out_evenly(house):
+    house.connect(20)
+    await turns()
+    assert house.counts() == [10, 10]
+
+
+async def test_the_process_with_the_fewest_gets_the_next_ones(house):
+    house.block.count_connections(0, connections=6, arrived=0)
+    house.connect(4)
+    await turns()
+    assert house.counts() == [0, 4]
+    house.connect(4)
+    await turns()
+    assert house.counts() == [1, 3]  # now they have seven each
+
+
+async def test_a_silent_process_gets_none_unless_all_are(house, monkeypatch):
+    silent = {0}
+    monkeypatch.setattr(house.block, "silent_s", lambda index: 5.0 if index in silent else 0.0)
+    house.connect(4)
+    await turns()
+    assert house.counts() == [0, 4]
+    silent.add(1)
+    house.connect(4)
+    await turns()
+    assert house.counts() == [4, 0]
+
+
+async def test_a_process_that_has_ended_gets_none(house):
+    house.ends[0].close()
+    house.connect(3)
+    await turns()
+    assert len(house.arrived(1)) == 3
+
+
+async def test_closing_hands_on_what_the_kernel_has_accepted_and_says_that_it_was_the_last():
+    house = House()
+    house.door.open()
+    house.connect(6)  # the event loop has had no turn
+    house.door.close()
+    assert [house.arrived(index) for index in (0, 1)] == [["connection"] * 3 + [None]] * 2
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(house.address)
+    house.leave()
+
+
+async def test_where_nobody_takes_any_clients_wait_and_none_is_lost(house, monkeypatch):
+    monkeypatch.setattr("app.processes.door.PAUSE_S", 0)
+    send_fds, full = socket.send_fds, True
+
+    def send(*arguments):
+        if full:
+            raise BlockingIOError
+        return send_fds(*arguments)
+
+    monkeypatch.setattr("app.processes.door.socket.send_fds", send)
+    house.connect(6)
+    await turns()
+    assert house.counts() == [0, 0]
+    full = False
+    found = 0
+    while found < 6:
+        await asyncio.sleep(PAUSE_S)
+        found += sum(house.counts())
+    assert found == 6

@@ -1,0 +1,239 @@
+"""An HTTP process' stand-in and the engine process' end, joined by a real socket, around a real batcher."""
+
+import asyncio
+import math
+import os
+import socket
+import time
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from app.errors import ClientGone, DeadlinePassed, EngineFailed, NotReady, QueueFull
+from app.processes.block import Block
+from app.processes.frames import Kind
+from app.processes.host import HostService
+from app.processes.link import Link
+from app.processes.remote import RemoteBatcher
+from app.settings import Settings
+from tests.fakes import FakeEngine, probabilities_of
+
+pytestmark = pytest.mark.anyio
+
+
+def pictures(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
+
+
+class Pair:
+    """The host with its batcher, and `remote`, the stand-in of its first HTTP process."""
+
+    def __init__(self, engine, **settings):
+        given = {"http_processes": 2, "batch_sizes": "1,2,4", "max_images": 4} | settings
+        self.settings = Settings(**given)
+        engine.batch_sizes = self.settings.batch_sizes
+        self.host = HostService(self.settings, lambda _settings: engine)
+        self.block = Block(self.host.block.file, 2)
+        self.remote = RemoteBatcher(self.block, 0, self.settings, self.send)
+        handlers = {Kind.ANSWER: self.remote.on_answer, Kind.REFUSAL: self.remote.on_refusal}
+        self.statuses = []
+        self.link = Link({**handlers, Kind.STATUS: self.statuses.append}, self.remote.lose)
+
+    def send(self, packed):
+        self.link.send_frame(packed)
+
+    async def open(self):
+        ours, theirs = socket.socketpair()
+        other, self.other_end = socket.socketpair()
+        for front, end in zip(self.host.fronts, (ours, other), strict=True):
+            await front.link.open(end)
+            front.serving.set()
+        await self.link.open(theirs)
+        await self.host.start()
+        await self.host._loading
+
+    async def close(self):
+        for link in (self.link, *(front.link for front in self.host.fronts)):
+            if not link.lost.is_set():
+                await link.close()
+        self.other_end.close()
+        os.close(self.block.file)
+
+    @property
+    def batcher(self):
+        return self.host.loaded.batcher
+
+    def submit(self, images, seconds=30.0):
+        deadline = time.monotonic() + seconds
+        return self.remote.submit(self.remote.admit(len(images), math.inf), images, deadline)
+
+
+@asynccontextmanager
+async def joined(engine, **settings):
+    pair = Pair(engine, **settings)
+    await pair.open()
+    try:
+        yield pair
+    finally:
+        engine.release()
+        pair.host.closing = True
+        await pair.host.stop()
+        await pair.close()
+
+
+async def until(condition):
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def occupied(engine, pair):
+    """Fill the engine with one image, so that what follows has to queue."""
+    engine.hold()
+    first = asyncio.ensure_future(pair.submit(pictures(1)).wait())
+    assert await asyncio.to_thread(engine.entered.wait, 10)
+    await until(lambda: pair.remote.queued_images == 0)
+    return first
+
+
+async def test_answers_are_the_engines_and_keep_their_owner():
+    engine = FakeEngine()
+    async with joined(engine) as pair:
+        requests = [pictures(count, seed=count) for count in (1, 4, 2, 3)]
+        outcomes = await asyncio.gather(*(pair.submit(images).wait() for images in requests))
+        for images, outcome in zip(requests, outcomes, strict=True):
+            np.testing.assert_array_equal(outcome.probabilities, probabilities_of(images))
+            assert outcome.model == {"name": "fake", "version": "0123456789ab"}
+            assert outcome.inference_s > 0
+        assert pair.remote.queued_images == 0
+        assert sum(engine.batches) == 10
+
+
+async def test_places_count_from_admission_until_a_batch_begins():
+    engine = FakeEngine()
+    async with joined(engine) as pair:
+        first = await occupied(engine, pair)
+        ticket = pair.remote.admit(4, math.inf)
+        assert pair.remote.queued_images == 4
+        assert pair.host.queued_images() == 4
+        job = pair.remote.submit(ticket, pictures(3), time.monotonic() + 30)  # one could not be decoded
+        assert pair.remote.queued_images == 3
+        await until(lambda: pair.batcher.queued_images == 3)
+        assert pair.remote.queued_images == 3
+        ticket.release()
+        assert pair.remote.queued_images == 3
+        engine.release()
+        await asyncio.gather(first, job.wait())
+        assert pair.remote.queued_images == 0
+
+
+async def test_what_there_is_no_room_for_is_refused_here():
+    engine = FakeEngine()
+    async with joined(engine, max_queue_images=6) as pair:
+        first = await occupied(engine, pair)
+        pair.block.take(1, 4)  # the other HTTP process is decoding them
+        pair.remote.require_room(2, math.inf)
+        with pytest.raises(QueueFull):
+            pair.remote.admit(3, math.inf)
+        pair.block.take(1, -4)
+        engine.release()
+        await first
+
+
+async def test_what_slips_through_is_refused_there_with_the_same_error():
+    engine = FakeEngine()
+    async with joined(engine, max_queue_images=6) as pair:
+        first = await occupied(engine, pair)
+        tickets = [pair.remote.admit(3, math.inf) for _ in range(2)]
+        ticket = pair.batcher.admit(2, math.inf)  # the engine has got others meanwhile
+        jobs = [pair.remote.submit(one, pictures(3), time.monotonic() + 30) for one in tickets]
+        waiting = [asyncio.ensure_future(job.wait()) for job in jobs]
+        with pytest.raises(QueueFull) as refused:
+            await waiting[1]
+        assert refused.value.retry_after_s >= 1
+        assert pair.batcher.queued_images == 5
+        assert pair.block.coming_images() == 0
+        ticket.release()
+        engine.release()
+        await asyncio.gather(first, waiting[0])
+
+
+@pytest.mark.parametrize("reason", ["deadline", "client", "cancelled"])
+async def test_images_that_nobody_waits_for_are_cancelled_before_they_cost_anything(reason):
+    engine = FakeEngine()
+    async with joined(engine) as pair:
+        first = await occupied(engine, pair)
+        job = pair.submit(pictures(2), seconds=0.05 if reason == "deadline" else 30)
+        waiting = asyncio.ensure_future(job.wait())
+        await until(lambda: pair.batcher.queued_images == 2 or waiting.done())
+        if reason == "client":
+            job.abandon()
+        elif reason == "cancelled":
+            waiting.cancel()
+        error = {"deadline": DeadlinePassed, "client": ClientGone, "cancelled": asyncio.CancelledError}[reason]
+        with pytest.raises(error):
+            await waiting
+        await until(lambda: pair.batcher.queued_images == 0)
+        assert pair.remote.queued_images == 0
+        assert list(pair.host.fronts[0]._jobs) == [1]
+        engine.release()
+        await first
+        await pair.submit(pictures(1)).wait()
+        assert engine.batches == [1, 1]
+
+
+async def test_when_the_engine_process_ends_all_that_waits_fails_and_nothing_more_is_taken():
+    engine = FakeEngine()
+    async with joined(engine) as pair:
+        first = await occupied(engine, pair)
+        waiting = asyncio.ensure_future(pair.submit(pictures(1)).wait())
+        ticket = pair.remote.admit(1, math.inf)
+        pair.host.closing = True
+        await pair.host.fronts[0].link.close()
+        for one in (first, waiting):
+            with pytest.raises(EngineFailed):
+                await one
+        assert not pair.remote.alive
+        with pytest.raises(EngineFailed):
+            pair.remote.admit(1, math.inf)
+        with pytest.raises(EngineFailed):
+            pair.remote.submit(ticket, pictures(1), time.monotonic() + 30)
+
+
+async def test_when_the_http_process_ends_its_images_cost_nothing_and_the_service_fails():
+    engine = FakeEngine()
+    async with joined(engine) as pair:
+        first = await occupied(engine, pair)
+        first.add_done_callback(lambda one: one.exception())
+        waiting = asyncio.ensure_future(pair.submit(pictures(3)).wait())
+        waiting.add_done_callback(lambda one: one.exception())
+        await until(lambda: pair.batcher.queued_images == 3)
+        await pair.link.close()
+        await until(lambda: pair.batcher.queued_images == 0)
+        assert pair.host.lifecycle.exit_code == 1
+        engine.release()
+        await pair.batcher.submit(pair.batcher.admit(1, math.inf), pictures(1), time.monotonic() + 30).wait()
+        assert engine.batches == [1, 1]
+
+
+async def test_a_failed_service_refuses_what_still_arrives():
+    engine = FakeEngine()
+    async with joined(engine) as pair:
+        ticket = pair.remote.admit(1, math.inf)
+        pair.host.lifecycle.fail("broken", "broken")
+        with pytest.raises(NotReady):
+            await pair.remote.submit(ticket, pictures(1), time.monotonic() + 30).wait()
+
+
+async def test_the_other_processes_hear_of_ready_before_anybody_can_ask():
+    engine = FakeEngine()
+    pair = Pair(engine)
+    ready_when_told = []
+    pair.link._handlers[Kind.STATUS] = ready_when_told.append
+    await pair.open()
+    assert pair.host.unready_reason() is None
+    await until(lambda: any(b'"state": "ready"' in one for one in ready_when_told))
+    pair.host.closing = True
+    await pair.host.stop()
+    await pair.close()
