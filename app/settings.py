@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -119,6 +120,8 @@ class Settings(BaseSettings):
             raise ValueError("max_buffered_bytes must be at least max_body_bytes")
         if self.max_buffered_bytes // self.http_processes < self.max_body_bytes:
             raise ValueError("max_buffered_bytes must be at least max_body_bytes for each of http_processes")
+        if self.http_processes > 1 and sys.platform != "linux":
+            raise ValueError("more than one of http_processes needs Linux")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key need each other")
         if self.admin_port == self.port:

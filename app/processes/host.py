@@ -52,12 +52,11 @@ class HostService(EngineService):
     async def close_fronts(self, timeout_s: float) -> bool:
         """Let every HTTP process close the port, finish what it accepted, and end; return whether all of them have.
 
-        After a failure nothing is finished: what waits is answered with 503 first.
+        After a failure there is nothing to wait for: what waits is answered with 503.
         """
         self.closing = True
         if self.lifecycle.state is State.FAILED and self._parts is not None:
             await self._parts.batcher.close()
-            await asyncio.sleep(0)  # what failed is told in callbacks
         self._tell()
         for front in self.fronts:
             front.link.send(Kind.CLOSE)

@@ -28,6 +28,9 @@ from app.telemetry import set_up_logging
 
 log = logging.getLogger(__name__)
 
+# For answers that are being sent, once the engine process has ended.
+ORPHAN_S = 2
+
 # Blocked by the engine process while it starts this one, so that none comes before it is ignored.
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -44,6 +47,7 @@ class HttpServer(Server):
         self._taking: set[asyncio.Task[None]] = set()
         passage.setblocking(False)
         service.on_close = self.exit_soon
+        service.lifecycle.on_failure = self._exit_at_once
         service.on_beat = self._count
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -51,6 +55,11 @@ class HttpServer(Server):
         await super().startup(sockets)
         asyncio.get_running_loop().add_reader(self._passage, self._on_connections)
         self.service.say_serving()
+
+    def _exit_at_once(self) -> None:
+        """End without the engine process: what waits has its answer, and what is still being sent would get none."""
+        self.config.timeout_graceful_shutdown = ORPHAN_S
+        self.exit_soon()
 
     def _on_connections(self) -> None:
         for connection in self._arrivals(AT_ONCE):

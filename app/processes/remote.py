@@ -17,7 +17,7 @@ from app.settings import Settings
 class RemoteBatcher:
     """The queue of another process, with the interface of app.batcher.Batcher that requests use (app.parts.Queue).
 
-    `send` takes packed frames; the replies are to be given to `on_answer` and `on_refusal`. Jobs time out here, and
+    `send` takes packed frames; replies are to be given to `on_answer` and `on_refusal`. Jobs time out here, and
     one that ends before its answer, for whatever reason, is cancelled there.
     """
 

@@ -32,7 +32,7 @@ from app.signals import Signals
 log = logging.getLogger(__name__)
 
 # What an HTTP process takes to end beyond `drain_timeout_s`, amply; then it hangs.
-MARGIN_S = 10.0
+MARGIN_S = 5.0
 
 
 def supervise(service: HostService) -> int:

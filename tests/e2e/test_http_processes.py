@@ -246,6 +246,24 @@ def test_what_fails_one_batch_fails_its_own_requests_and_nothing_else(start_faul
     assert service.stop() == 0
 
 
+def test_a_hung_engine_turns_all_of_them_unready_until_it_goes_on(start_faulty, pool, tmp_path):
+    service = start_faulty(stall_timeout_s=0.5)
+    first = hang(service, pool, tmp_path)
+    with one_each(service) as clients:
+        for path in ("/readyz", "/livez"):
+            for client in clients:
+                while (said := client.get(path)).status_code == 200:
+                    time.sleep(0.01)
+                assert said.text == "the engine makes no progress\n"
+        (tmp_path / "release").touch()
+        assert first.result() == (200, "")
+        for path in ("/readyz", "/livez"):
+            for client in clients:
+                while client.get(path).status_code != 200:
+                    time.sleep(0.01)
+    assert service.stop() == 0
+
+
 def answer_of(client, path):
     """What a probe says, or None if the process of this client stands still."""
     try:

@@ -144,6 +144,15 @@ def test_a_hung_engine_does_not_keep_sigterm_from_ending_all_of_them(start_fault
     wait_for_the_end_of(pids)
 
 
+def test_a_process_that_does_not_end_is_killed_and_that_is_no_success(start):
+    service = start(http_processes=2, drain_timeout_s=0.5)
+    pids = children(service)
+    os.kill(pids[0], signal.SIGSTOP)
+    assert service.stop() == 1
+    assert service.log.count("an HTTP process does not end") == 1
+    wait_for_the_end_of(pids)
+
+
 def test_a_checkpoint_that_cannot_be_served_is_refused_in_one_line(start, tmp_path):
     service = start(wait=False, http_processes=2, weights=tmp_path / "none.safetensors")
     assert service.process.wait(timeout=120) == 1

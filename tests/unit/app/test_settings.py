@@ -57,6 +57,8 @@ def test_every_setting_is_a_flag_with_its_default_in_the_help():
         ("--tls-key", "key.pem"),
         ("--admin-port", "8000"),
         ("--header-timeout-s", "0"),
+        ("--http-processes", "0"),
+        ("--http-processes", "17"),  # each needs room for one body of the largest size
     ],
 )
 def test_a_bad_value_is_one_line(arguments):

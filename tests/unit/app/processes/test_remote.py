@@ -217,6 +217,18 @@ async def test_when_the_http_process_ends_its_images_cost_nothing_and_the_servic
         assert engine.batches == [1, 1]
 
 
+async def test_a_decoder_that_hangs_in_any_process_makes_the_service_unready():
+    async with joined(FakeEngine(), stall_timeout_s=5) as pair:
+        pair.block.beat(1, 4.0)
+        assert pair.host.unready_reason() is None
+        pair.block.beat(1, 6.0)
+        assert pair.host.stalled() == "the decoder makes no progress"
+        pair.statuses.clear()
+        await until(lambda: any(b'"stalled": "the decoder makes no progress"' in one for one in pair.statuses))
+        pair.block.beat(1, 0.0)
+        assert pair.host.unready_reason() is None
+
+
 async def test_a_failed_service_refuses_what_still_arrives():
     engine = FakeEngine()
     async with joined(engine) as pair:

@@ -1,0 +1,98 @@
+"""What HTTP processes in front of an engine process cost and bring: requests/s, processor time and memory, in turns.
+
+The engine answers at once, so that what is measured is everything but the network: HTTP, decoding, batching, and what
+the processes say to each other. Load comes from wrk on the same machine. Where the cores are fewer than the processes
+and wrk want, the processor time says more than the rate.
+
+python -m benchmarks.http_processes --processes 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import processes
+from benchmarks.machine import FOLDER, write
+from benchmarks.peers.engine import ENGINE_VARIABLE, PORT_VARIABLE
+from benchmarks.peers.ports import free_port
+from tests.process import service_process
+
+WARM_UP_S = 1
+
+
+def parse() -> argparse.Namespace:
+    """Return the command's flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="values of http_processes")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--clients", type=int, default=64)
+    return parser.parse_args()
+
+
+def closed_loop(url: str, clients: int, seconds: int) -> dict[str, Any]:
+    """Load with clients that send the example pictures in turn, the next one when they have their answer."""
+    pictures = map(str, sorted((FOLDER.parent / "examples").glob("*.png")))
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "-s", str(FOLDER / "peers" / "wrk.lua"), url]
+    done = subprocess.run([*command, "--", "image/png", *pictures], check=True, capture_output=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def turn(count: int, clients: int, seconds: int) -> dict[str, Any]:
+    """Start the service with `count` HTTP processes, load it, and return the figures of that time."""
+    port = free_port()
+    os.environ |= {ENGINE_VARIABLE: "null", PORT_VARIABLE: str(port)}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        service_process(
+            Path(folder) / "log", command=("benchmarks.peers.ours",), port=port, http_processes=count
+        ) as service,
+    ):
+        service.wait_ready()
+        url = f"{service.url}/predict"
+        closed_loop(url, clients, WARM_UP_S)
+        members = processes.tree(service.process.pid)
+        before = [processes.cpu_seconds([one]) for one in members]
+        result = closed_loop(url, clients, seconds)
+        spent = [processes.cpu_seconds([one]) - then for one, then in zip(members, before, strict=True)]
+        each_ms = [round(1e3 * one / result["requests"], 4) for one in spent]
+        memory_mb = round(processes.memory_bytes(members) / 2**20)
+        assert service.stop() == 0
+    return result | {"cpu_ms_per_request": round(sum(each_ms), 4), "of_each": each_ms, "memory_mb": memory_mb}
+
+
+def main() -> None:
+    """Measure in turns, and write the record."""
+    arguments = parse()
+    if shutil.which("wrk") is None:
+        raise SystemExit("wrk is not on the path")
+    rounds = [
+        {str(count): turn(count, arguments.clients, arguments.seconds) for count in arguments.processes}
+        for _ in range(arguments.rounds)
+    ]
+    names = [str(count) for count in arguments.processes]
+    figures = ("requests_per_s", "cpu_ms_per_request", "memory_mb")
+    medians = {
+        name: {figure: statistics.median(one[name][figure] for one in rounds) for figure in figures} for name in names
+    }
+    ratios = {
+        name: {
+            figure: [round(one[name][figure] / one[names[0]][figure], 3) for one in rounds] for figure in figures[:2]
+        }
+        for name in names[1:]
+    }
+    record = {"clients": arguments.clients, "seconds": arguments.seconds, "medians": medians, "ratios": ratios}
+    write("http_processes.json", {**record, "rounds": rounds})
+
+
+if __name__ == "__main__":
+    main()
