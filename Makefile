@@ -69,6 +69,9 @@ bench: $(VENV)/.installed ## make the figures under benchmarks/ again
 	$(BIN)/python -m benchmarks.large_requests
 	$(BIN)/python -m benchmarks.readme_figures
 
+bench-processes: $(VENV)/.installed ## two HTTP processes beside a single process, with an engine that answers at once; needs wrk
+	$(BIN)/python -m benchmarks.http_processes
+
 bench-memory: $(VENV)/.installed ## resident memory over 100,000 requests, some ten minutes on two cores
 	$(BIN)/python -m benchmarks.memory
 

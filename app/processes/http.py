@@ -22,7 +22,7 @@ from app.main import app_of
 from app.processes.block import Block
 from app.processes.door import AT_ONCE, MARK
 from app.processes.http_service import HttpService
-from app.server import Server, first_port, prepare_process
+from app.server import LINGER_S, Server, first_port, prepare_process
 from app.settings import Settings, SettingsError
 from app.telemetry import set_up_logging
 
@@ -91,8 +91,9 @@ class HttpServer(Server):
         return list(self._arrivals(math.inf))
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Finish what was accepted."""
-        await asyncio.gather(*self._taking)
+        """Finish what was accepted; handshakes that are under way are not waited for, as by a single process."""
+        if self._taking:
+            await asyncio.wait(self._taking, timeout=LINGER_S)
         await super().shutdown(sockets)
 
 

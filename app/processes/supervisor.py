@@ -31,7 +31,7 @@ from app.signals import Signals
 
 log = logging.getLogger(__name__)
 
-# What an HTTP process takes to end beyond `drain_timeout_s`, amply; then it hangs.
+# What an HTTP process takes to end beyond the time for accepted requests, and for last handshakes, amply.
 MARGIN_S = 5.0
 
 
@@ -93,8 +93,8 @@ class Supervisor:
 
     async def _finish(self) -> None:
         """Let the HTTP processes finish what they accepted, and wait for their end."""
-        lifecycle = self._service.lifecycle
-        if not await self._service.close_fronts(self._service.settings.drain_timeout_s + MARGIN_S):
+        lifecycle, settings = self._service.lifecycle, self._service.settings
+        if not await self._service.close_fronts(settings.drain_timeout_s + settings.header_timeout_s + MARGIN_S):
             lifecycle.fail("an HTTP process does not end", "an HTTP process does not end")
         for process in self._processes:
             with suppress(subprocess.TimeoutExpired):
