@@ -6,9 +6,9 @@ import hashlib
 import logging
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from app.errors import TooManyRequests
@@ -55,19 +55,21 @@ class Keys:
                 found = key
         return found if scheme.lower() == "bearer" else None
 
-    @contextmanager
-    def hold(self, key: Key) -> Iterator[None]:
-        """Count a request as under way. Raises TooManyRequests if the key has as many as it may."""
+    def take(self, key: Key) -> Callable[[], None]:
+        """Count a request as under way, until what is returned is called.
+
+        Raises TooManyRequests if the key has as many as it may.
+        """
         count = self._under_way.get(key.name, 0)
         if key.max_concurrent is not None and count >= key.max_concurrent:
             raise TooManyRequests(retry_after_s=1)
         self._under_way[key.name] = count + 1
-        try:
-            yield
-        finally:
-            self._under_way[key.name] -= 1
-            if not self._under_way[key.name]:
-                del self._under_way[key.name]
+        return partial(self._release, key.name)
+
+    def _release(self, name: str) -> None:
+        self._under_way[name] -= 1
+        if not self._under_way[name]:
+            del self._under_way[name]
 
     def reload(self) -> bool:
         """Read the file again and log what came of it; a file that cannot be used leaves the keys as they are."""

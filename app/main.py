@@ -18,7 +18,6 @@ from app.routes.docs import mount_docs
 from app.routes.document import KEY_IS_ASKED_FOR
 from app.service import EngineFactory, Service
 from app.settings import Settings
-from app.shortcut import Application, Handler
 
 
 def create_app(settings: Settings, engine_factory: EngineFactory = load_engine) -> FastAPI:
@@ -35,15 +34,13 @@ def create_app(settings: Settings, engine_factory: EngineFactory = load_engine) 
         await service.stop()
 
     title = "ResNet image classification"
-    app = Application(title=title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title=title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     keyed = [KEY_IS_ASKED_FOR] if service.keys.required else []
     app.include_router(predict.router, dependencies=keyed)
     app.include_router(health.router, dependencies=keyed)
     if settings.admin_port is None:
         app.include_router(health.probes)
     mount_docs(app)
-    app.short_path = predict.PATH
-    app.short_app = RequestContext(Handler(predict.PATH, predict.answer, answer_with_problem), service)
     return _furnish(app, service)
 
 

@@ -72,6 +72,8 @@ class Telemetry:
             "resnet_reloads", "Reloads of the checkpoint by how they ended", ["outcome"], registry=registry
         )
         self.ready = Gauge("resnet_ready", "1 when a prediction would succeed, else 0", registry=registry)
+        # Looking up a label costs more than counting does.
+        self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def watch(self, queued_images: Callable[[], float], ready: Callable[[], bool]) -> None:
         """Read the queue's depth, readiness and the running event loop's tasks when metrics are asked for."""
@@ -87,6 +89,15 @@ class Telemetry:
         ).set(1)
         self._by_class = [self.predictions.labels(label) for label in card["classes"]]
         self._ok = self.images.labels("ok")
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Record an answer; `route` is the route's template."""
+        known = self._answered.get((route, status))
+        if known is None:
+            known = self.requests.labels(route, str(status)), self.request_seconds.labels(route)
+            self._answered[route, status] = known
+        known[0].inc()
+        known[1].observe(seconds)
 
     def batch_done(self, images: int, seconds: float) -> None:
         """Record a finished batch."""
