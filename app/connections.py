@@ -12,7 +12,7 @@ import select
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import httptools
 from uvicorn import Config
@@ -255,16 +255,18 @@ class Connection(HttpToolsProtocol):
             return False
         if cycle.waiting_for_100_continue or self.flow.write_paused:
             return False
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        return 0 < len(length) < 9 and int(length) <= self._direct.max_body_bytes
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                return len(value) < 9 and int(value) <= self._direct.max_body_bytes
+        return False
 
     def _begin_direct(self) -> None:
         cycle, direct = self._active_direct()
-        direct.begin(self, list(cycle.scope["headers"]), cycle.scope["query_string"], bytes(cycle.body))
+        direct.begin(self, cast(Headers, cycle.scope["headers"]), cycle.scope["query_string"], bytes(cycle.body))
 
     def _refuse_direct(self, error: ServiceError) -> None:
         cycle, direct = self._active_direct()
-        direct.refuse(self, list(cycle.scope["headers"]), error)
+        direct.refuse(self, cast(Headers, cycle.scope["headers"]), error)
 
     def _active_direct(self) -> tuple[RequestResponseCycle, Direct]:
         """Return the active request, whose body is no longer awaited, and what answers it."""

@@ -182,7 +182,7 @@ class Exchange:
         if self._count:
             telemetry.images.labels(error.code).inc(self._count)
         if not isinstance(error, ClientGone):
-            telemetry.rejected.labels(error.code).inc()
+            telemetry.refused(error.code)
         headers = [(b"content-type", PROBLEM_TYPE.encode())]
         headers += [(name.encode(), value.encode()) for name, value in problem_headers(error).items()]
         if error.status == BodyTooSlow.status:

@@ -65,7 +65,7 @@ async def answer_with_problem(request: Request, error: Exception) -> Response:
     problem = _as_service_error(error)
     telemetry = request.app.state.service.telemetry
     if not isinstance(problem, ClientGone):
-        telemetry.rejected.labels(problem.code).inc()
+        telemetry.refused(problem.code)
     return problem_response(problem, request.state.request_id, getattr(error, "headers", None))
 
 

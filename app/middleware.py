@@ -29,7 +29,7 @@ SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 def request_id_of(given: bytes) -> str:
     """Return the caller's x-request-id if it is sane, else a new one."""
     text = given.decode("latin-1")
-    return text if SANE_REQUEST_ID.fullmatch(text) else os.urandom(16).hex()
+    return text if text and SANE_REQUEST_ID.fullmatch(text) else os.urandom(16).hex()
 
 
 def problem_response(

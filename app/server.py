@@ -197,7 +197,7 @@ def connection_options(service: Service, max_connections: int, direct: Direct | 
         body_timeout_s=settings.body_timeout_s,
         unread_timeout_s=settings.keep_alive_s,
         max_connections=max_connections,
-        refused=lambda reason: service.telemetry.rejected.labels(reason).inc(),
+        refused=service.telemetry.refused,
     )
     return {
         "host": settings.host,

@@ -74,6 +74,7 @@ class Telemetry:
         self.ready = Gauge("resnet_ready", "1 when a prediction would succeed, else 0", registry=registry)
         # Looking up a label costs more than counting does.
         self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._refused: dict[str, Counter] = {}
 
     def watch(self, queued_images: Callable[[], float], ready: Callable[[], bool]) -> None:
         """Read the queue's depth, readiness and the running event loop's tasks when metrics are asked for."""
@@ -98,6 +99,13 @@ class Telemetry:
             self._answered[route, status] = known
         known[0].inc()
         known[1].observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """Record a refusal by its error's code."""
+        known = self._refused.get(reason)
+        if known is None:
+            known = self._refused[reason] = self.rejected.labels(reason)
+        known.inc()
 
     def batch_done(self, images: int, seconds: float) -> None:
         """Record a finished batch."""
