@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+
+from app.batches import EngineOutOfMemory
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +18,10 @@ BUDGET_S = 1.0
 
 # A larger batch must be faster by this factor to be worth its longer wait.
 WORTHWHILE = 1.05
+
+# A run this short is disturbed by little: of three such ones the quickest counts.
+SHORT_S = 0.01
+SHORT_RUNS = 3
 
 # Beside another program's burst the measurement says little: whatever it says, this many images may share a batch.
 LEAST = 16
@@ -31,20 +38,28 @@ def choose_batch_sizes(
     """Measure batches of 1, 2, 4, ... images, up to `largest`, and return the sizes to pad batches to, increasing.
 
     The last of them is the smallest batch that no larger one beats by more than WORTHWHILE, or LEAST. Each size is
-    run twice, the first time to warm it up; no further one is tried once as much again would not fit into the budget.
+    run once to warm it up and then measured; no further one is tried once as much again would not fit into the budget,
+    or if this one did not fit into the memory. A first run is charged like the others: on CUDA it is one of the graphs
+    that are recorded before ready in any case, and would leave nothing of the budget. Raises EngineOutOfMemory if not
+    even one image fits.
     """
-    began = clock()
+    spent_s = 0.0
     rates: dict[int, float] = {}
     size = 1
     while size <= largest:
         images = np.zeros((size, 3, input_size, input_size), np.uint8)
-        run(images)
-        started = clock()
-        run(images)
-        ended = clock()
-        rates[size] = size / max(ended - started, 1e-9)
+        try:
+            run(images)
+            times = _times(partial(run, images), clock)
+        except EngineOutOfMemory:
+            if not rates:
+                raise
+            break
+        least_s = min(times)
+        rates[size] = size / max(least_s, 1e-9)
         size *= 2
-        if ended - began + 4 * (ended - started) > budget_s:  # two runs of twice the size
+        spent_s += times[0] + sum(times)
+        if spent_s + 4 * least_s > budget_s:  # two runs of twice the size
             break
     best = max(rates.values())
     chosen = next(size for size, rate in rates.items() if rate * WORTHWHILE >= best)
@@ -54,6 +69,16 @@ def choose_batch_sizes(
         ", ".join(f"{size}: {rate:.0f}" for size, rate in rates.items()),
     )
     return ladder(min(max(chosen, LEAST), largest))
+
+
+def _times(run: Callable[[], object], clock: Callable[[], float]) -> list[float]:
+    """Return the seconds of one run, or of a few short ones."""
+    times: list[float] = []
+    while not times or (len(times) < SHORT_RUNS and times[-1] < SHORT_S):
+        started = clock()
+        run()
+        times.append(clock() - started)
+    return times
 
 
 def ladder(largest: int) -> tuple[int, ...]:

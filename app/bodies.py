@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from email.message import Message
 
@@ -31,6 +31,8 @@ from app.npy import NPY_TYPE, read_npy
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
 JSON_FORM = 'The JSON body must be {"images": ["<base64>", ...]} with at least one image.'
 FIELD = "file"
+# Larger bodies are taken apart in a thread: a hostile one can take seconds.
+SMALL_BODY_BYTES = 64 << 10
 MAX_OTHER_FIELDS = 16
 MAX_PART_HEADER_BYTES = 8192
 
@@ -49,15 +51,23 @@ class BodyBudget:
 
         def take(count: int) -> None:
             nonlocal mine
-            if self.held_bytes + count > self.max_bytes:
-                raise QueueFull(retry_after_s=1)
-            self.held_bytes += count
+            self.take(count)
             mine += count
 
         try:
             yield take
         finally:
-            self.held_bytes -= mine
+            self.give_back(mine)
+
+    def take(self, count: int) -> None:
+        """Take bytes that `give_back` will return. Raises QueueFull when there are not so many left."""
+        if self.held_bytes + count > self.max_bytes:
+            raise QueueFull(retry_after_s=1)
+        self.held_bytes += count
+
+    def give_back(self, count: int) -> None:
+        """Return bytes that were taken."""
+        self.held_bytes -= count
 
 
 async def read_body(
@@ -108,6 +118,12 @@ def split_images(content_type: str | None, body: bytes, max_images: int, size: i
     if kind == NPY_TYPE:
         return list(read_npy(body, max_images, size))
     raise UnsupportedMediaType
+
+
+def refuse_codings(codings: Iterable[str]) -> None:
+    """Raise UnsupportedMediaType if one of the Content-Encoding headers names a coding."""
+    if any(coding.lower() != "identity" for coding in codings):
+        raise UnsupportedMediaType
 
 
 def _parameter(header: str, value: str, name: str) -> str:

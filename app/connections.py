@@ -6,13 +6,13 @@ The body's time is kept by `read_body`, the time between two requests by uvicorn
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import resource
-import uuid
-from collections.abc import Callable
+import select
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol, cast
 
 import httptools
 from uvicorn import Config
@@ -20,7 +20,8 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.errors import HeaderTooSlow, MalformedRequest, ServiceError
+from app.errors import BodyTooSlow, ClientGone, HeaderTooSlow, MalformedRequest, ServiceError
+from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_body
 
 # Open files that are not connections: the port, the event loop, libraries, /proc for the metrics, probes on their port.
 OTHER_FILES = 128
@@ -47,9 +48,23 @@ class ConnectionLimits:
     """What the connections of one port may take; `refused` is told the reason of each refusal."""
 
     header_timeout_s: float
+    body_timeout_s: float
     unread_timeout_s: float
     max_connections: int
     refused: Callable[[str], None]
+
+
+class Direct(Protocol):
+    """What answers requests to `path` whose bodies hold at most `max_body_bytes`, without the application."""
+
+    path: str
+    max_body_bytes: int
+
+    def begin(self, conversation: Connection, headers: Headers, query: bytes, body: bytes) -> None:
+        """Answer a request, now or later."""
+
+    def refuse(self, conversation: Connection, headers: Headers, error: ServiceError) -> None:
+        """Answer a request whose body did not come."""
 
 
 class Connection(HttpToolsProtocol):
@@ -67,9 +82,11 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: ConnectionLimits,
+        direct: Direct | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
+        self._direct = direct
         self._extensions: dict[str, dict[object, object]] = {
             WHEN_GONE: {"tell": self.when_gone},
             WHOLE: {"respond": self.respond, "body_is_here": self.body_is_here},
@@ -80,9 +97,12 @@ class Connection(HttpToolsProtocol):
         self._active: RequestResponseCycle | None = None
         self._refusal: ServiceError | None = None  # of what follows a request that is not answered yet
         self._gone = False
+        self._last = False  # whether the connection is to be closed after what is under way
+        self.began = 0.0  # when the active request did, if it is answered directly: a time.monotonic()
         self._tell_gone: Callable[[], None] | None = None
         self._header_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None  # while a small body is awaited
         self._linger_timer: asyncio.TimerHandle | None = None
 
     # -- what the client does
@@ -160,6 +180,8 @@ class Connection(HttpToolsProtocol):
             raise ValueError("a request of HTTP/1.1 names exactly one host")
         if not self.parser.should_upgrade():  # else it comes again: see `_without_upgrade`
             super().on_headers_complete()
+            if self._last:
+                self.cycle.keep_alive = False
             self.headers = []  # what else may come are trailers: nobody here asks for them
 
     def on_body(self, body: bytes) -> None:
@@ -172,6 +194,8 @@ class Connection(HttpToolsProtocol):
         self._came_of_it = True
         if not self.parser.should_upgrade():
             super().on_message_complete()
+            if self._body_timer is not None and self.cycle is self._active:
+                self._begin_direct()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
@@ -179,6 +203,8 @@ class Connection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+        if self._body_timer is not None:
+            self._refuse_direct(ClientGone())
         if self._active is not None and self._active is not self.cycle:  # uvicorn tells the newest only
             self._forget(self._active)
         self._gone = True
@@ -193,23 +219,87 @@ class Connection(HttpToolsProtocol):
         elif not self._gone:
             self.flow.resume_reading()  # a large body's last piece has paused it, and only a reader sees the end
 
+    def shutdown(self) -> None:
+        """Close once what the client has sent is answered, a request among it that lies unread in the socket."""
+        self._last = True
+        if self._answering() or not self._has_unread():
+            super().shutdown()
+
+    def _has_unread(self) -> bool:
+        """Whether the client has sent something that the event loop has not read yet."""
+        socket = self.transport.get_extra_info("socket")
+        if socket is None or self.transport.is_closing():
+            return False
+        poll = select.poll()
+        poll.register(socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
     # -- what becomes of answers
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Begin a request: a small one here, as soon as its body is, any other one in the application."""
         self._active = cycle
-        super()._start_asgi_task(cycle, app)
+        if not self._is_direct(cycle):
+            super()._start_asgi_task(cycle, app)
+            return
+        self.began = time.monotonic()
+        if cycle.more_body:
+            self._body_timer = self.loop.call_later(self._limits.body_timeout_s, self._refuse_direct, BodyTooSlow())
+        else:  # it came while the request before it was answered
+            self._begin_direct()
+
+    def _is_direct(self, cycle: RequestResponseCycle) -> bool:
+        """Whether a request's header announces what `Direct` takes."""
+        scope = cycle.scope
+        if self._direct is None or scope["method"] != "POST" or scope["path"] != self._direct.path:
+            return False
+        if cycle.waiting_for_100_continue or self.flow.write_paused:
+            return False
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                return len(value) < 9 and int(value) <= self._direct.max_body_bytes
+        return False
+
+    def _begin_direct(self) -> None:
+        cycle, direct = self._active_direct()
+        direct.begin(self, cast(Headers, cycle.scope["headers"]), cycle.scope["query_string"], bytes(cycle.body))
+
+    def _refuse_direct(self, error: ServiceError) -> None:
+        cycle, direct = self._active_direct()
+        direct.refuse(self, cast(Headers, cycle.scope["headers"]), error)
+
+    def _active_direct(self) -> tuple[RequestResponseCycle, Direct]:
+        """Return the active request, whose body is no longer awaited, and what answers it."""
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+        assert self._active is not None
+        assert self._direct is not None
+        return self._active, self._direct
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Run a part of a request that takes longer; it is cancelled when a drain's time is over."""
+        task = self.loop.create_task(work)
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def body_is_here(self) -> bool:
         """Whether the active request has come to its end, so that nothing of it has to be waited for."""
         return self._active is not None and not self._active.more_body
 
-    async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send the active request's answer at once, where ASGI's two messages would be two writes to the network."""
         cycle = self._active
         assert cycle is not None
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
-        if cycle.disconnected:
+        self.send_answer(status, headers, body)
+
+    def send_answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send the active request's answer, whole, unless its client has left."""
+        cycle = self._active
+        assert cycle is not None
+        if cycle.disconnected or cycle.response_complete:
             return
         lines = [STATUS_LINE[status]]
         for name, value in headers:
@@ -315,15 +405,18 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, error: ServiceError) -> None:
         """Answer with a problem, and close."""
         self._limits.refused(error.code)
-        request_id = uuid.uuid4().hex
-        body = json.dumps(error.problem() | {"request_id": request_id}).encode()
-        head = (
-            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/problem+json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nx-content-type-options: nosniff\r\n"
-            "connection: close\r\n\r\n"
-        )
+        request_id = os.urandom(16).hex()
+        body = problem_body(error, request_id)
+        headers = [
+            (b"content-type", PROBLEM_TYPE.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", request_id.encode()),
+            *SECURITY_HEADERS,
+            (b"connection", b"close"),
+        ]
+        head = STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % header for header in headers)
         self._unset_keepalive_if_required()
-        self.transport.write(head.encode() + body)
+        self.transport.write(head + b"\r\n" + body)
         if self.transport.can_write_eof():  # TLS cannot
             self.transport.write_eof()
             self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)

@@ -24,12 +24,12 @@ class ServiceError(Exception):
 
     def problem(self) -> dict[str, Any]:
         """Return the RFC 9457 object."""
-        return {
-            "type": f"urn:resnet:problem:{self.code}",
-            "title": self.title,
-            "status": self.status,
-            "detail": self.detail,
-        }
+        return problem_object(self.code, self.title, self.status, self.detail)
+
+
+def problem_object(code: str, title: str, status: int, detail: str) -> dict[str, Any]:
+    """Return the RFC 9457 object."""
+    return {"type": f"urn:resnet:problem:{code}", "title": title, "status": status, "detail": detail}
 
 
 class MalformedRequest(ServiceError):

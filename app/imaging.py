@@ -112,13 +112,19 @@ class Decoder:
 
         Raises DeadlinePassed at `deadline`, a time.monotonic(); files that are not begun by then never are.
         """
+        decoded = self.decode_here(entries)
+        return await self.decode_in_threads(entries, deadline) if decoded is None else decoded
+
+    def decode_here(self, entries: Sequence[Entry]) -> list[Decoded] | None:
+        """Return what `decode_all` would, if it takes no longer than a hop to a thread: a tiny file, or arrays."""
         if len(entries) == 1:
             alone = self._try_inline(entries[0])
-            if alone is not None:
-                return [alone]
+            return None if alone is None else [alone]
         ready = [entry for entry in entries if not isinstance(entry, bytes)]
-        if len(ready) == len(entries):
-            return ready
+        return ready if len(ready) == len(entries) else None
+
+    async def decode_in_threads(self, entries: Sequence[Entry], deadline: float) -> list[Decoded]:
+        """Return what `decode_all` does."""
         share = -(-len(entries) // self.threads)
         parts = [entries[i : i + share] for i in range(0, len(entries), share)]
         decoded = await asyncio.gather(

@@ -51,7 +51,7 @@ class Ticket:
 
 
 class Job:
-    """One request's images on their way through the queue; await `wait()` for the outcome."""
+    """One request's images on their way through the queue; await `wait()` for the outcome, or ask `when_done`."""
 
     __slots__ = (
         "_answers",
@@ -87,18 +87,28 @@ class Job:
 
     async def wait(self) -> Outcome:
         """Return the outcome. Raises DeadlinePassed at the deadline, ClientGone when abandoned, or what failed."""
+        self.when_done(lambda _job: None)
+        return await self.future
+
+    def when_done(self, tell: Callable[[Job], None]) -> None:
+        """Call `tell` on the event loop once the future is done, at the deadline at the latest."""
         left_s = max(0.0, self.deadline - time.monotonic())
-        timer = self.future.get_loop().call_later(left_s, self.fail, DeadlinePassed())
-        try:
-            return await self.future
-        finally:
+        timer = self.future.get_loop().call_later(left_s, self._expire)
+
+        def done(_future: asyncio.Future[Outcome]) -> None:
             timer.cancel()
             self.let_go()
+            tell(self)
+
+        self.future.add_done_callback(done)
 
     def let_go(self) -> None:
         """Give back places and images of a job that has ended; it may still be in the queue, if an engine hangs."""
         self.ticket.release()
         self.images = self.images[:0].copy()
+
+    def _expire(self) -> None:
+        self.fail(DeadlinePassed())
 
     def fail(self, error: ServiceError) -> None:
         """End the job with an error, unless it has ended already."""

@@ -6,9 +6,9 @@ import hashlib
 import logging
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -87,15 +87,14 @@ class Keys:
                 found = key
         return found if scheme.lower() == "bearer" else None
 
-    @contextmanager
-    def hold(self, key: Key) -> Iterator[None]:
-        """Count a request as under way. Raises TooManyRequests if the key has as many as it may."""
+    def take(self, key: Key) -> Callable[[], None]:
+        """Count a request as under way, until what is returned is called.
+
+        Raises TooManyRequests if the key has as many as it may.
+        """
         if not self.under_way.begin(key.name, key.max_concurrent):
             raise TooManyRequests(retry_after_s=1)
-        try:
-            yield
-        finally:
-            self.under_way.end(key.name)
+        return partial(self.under_way.end, key.name)
 
     def reload(self) -> bool:
         """Read the file again and log what came of it; a file that cannot be used leaves the keys as they are."""

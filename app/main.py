@@ -18,7 +18,6 @@ from app.routes.docs import mount_docs
 from app.routes.document import KEY_IS_ASKED_FOR
 from app.service import Service
 from app.settings import Settings
-from app.shortcut import Application, Handler
 
 if TYPE_CHECKING:
     from app.engine_service import EngineFactory
@@ -50,15 +49,13 @@ def app_of(service: Service) -> FastAPI:
         await service.stop()
 
     title = "ResNet image classification"
-    app = Application(title=title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title=title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     keyed = [KEY_IS_ASKED_FOR] if service.keys.required else []
     app.include_router(predict.router, dependencies=keyed)
     app.include_router(health.router, dependencies=keyed)
     if service.settings.admin_port is None:
         app.include_router(health.probes)
     mount_docs(app)
-    app.short_path = predict.PATH
-    app.short_app = RequestContext(Handler(predict.PATH, predict.answer, answer_with_problem), service)
     return _furnish(app, service)
 
 
@@ -83,7 +80,7 @@ async def answer_with_problem(request: Request, error: Exception) -> Response:
     problem = _as_service_error(error)
     telemetry = request.app.state.service.telemetry
     if not isinstance(problem, ClientGone):
-        telemetry.rejected.labels(problem.code).inc()
+        telemetry.refused(problem.code)
     return problem_response(problem, request.state.request_id, getattr(error, "headers", None))
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping
 
 from starlette.responses import Response
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.connections import WHOLE
 from app.errors import BodyTooSlow, NotReady, ServiceError
 from app.lifecycle import State
+from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, problem_body, problem_headers
 from app.service import Service
 
 log = logging.getLogger(__name__)
@@ -23,27 +23,22 @@ log = logging.getLogger(__name__)
 DISCARD_BYTES = 64 << 20
 DISCARD_S = 5.0
 
-# On every answer. There is no CORS: no page of another origin is meant to read an answer.
-SECURITY_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-]
-
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+def request_id_of(given: bytes) -> str:
+    """Return the caller's x-request-id if it is sane, else a new one."""
+    text = given.decode("latin-1")
+    return text if text and SANE_REQUEST_ID.fullmatch(text) else os.urandom(16).hex()
 
 
 def problem_response(
     error: ServiceError, request_id: str | None, more_headers: Mapping[str, str] | None = None
 ) -> Response:
     """Turn an error into `application/problem+json`, with the headers that its status asks for."""
-    headers = dict(more_headers or {})
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(error.retry_after_s)
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    body = json.dumps(error.problem() | {"request_id": request_id})
-    return Response(body, status_code=error.status, headers=headers, media_type="application/problem+json")
+    headers = {**(more_headers or {}), **problem_headers(error)}
+    body = problem_body(error, request_id)
+    return Response(body, status_code=error.status, headers=headers, media_type=PROBLEM_TYPE)
 
 
 class BodyWatch:
@@ -95,8 +90,7 @@ class RequestContext:
             return
         started = time.perf_counter()
         head = dict(scope["headers"])
-        given = head.get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = request_id_of(head.get(b"x-request-id", b""))
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         start: Message | None = None
@@ -137,9 +131,7 @@ class RequestContext:
             self._record(scope, request_id, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = scope["state"].get("route") or getattr(scope.get("route"), "path", "unmatched")
-        telemetry = self.service.telemetry
-        telemetry.requests.labels(route, str(status or 499)).inc()
-        telemetry.request_seconds.labels(route).observe(seconds)
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self.service.telemetry.answered(route, status or 499, seconds)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s %d %.1f ms id=%s", scope["method"], route, status, seconds * 1000, request_id)

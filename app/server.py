@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from app.admin import AdminServer
 from app.connections import Connection, ConnectionLimits, connections_within_files
+from app.direct import Direct
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks
 from app.pidfile import pid_file
@@ -178,7 +179,7 @@ def first_port(app: FastAPI, service: Service) -> uvicorn.Config:
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
-        **_common(service, max_connections),
+        **connection_options(service, max_connections, Direct(service)),
     )
 
 
@@ -191,23 +192,24 @@ def second_port(service: Service) -> AdminServer | None:
         port=service.settings.admin_port,
         lifespan="off",
         timeout_graceful_shutdown=1,
-        **_common(service, ADMIN_CONNECTIONS),
+        **connection_options(service, ADMIN_CONNECTIONS),
     )
     return AdminServer(config, service)
 
 
-def _common(service: Service, max_connections: int) -> dict[str, Any]:
+def connection_options(service: Service, max_connections: int, direct: Direct | None = None) -> dict[str, Any]:
     """Return the options of uvicorn that both ports have in common."""
     settings = service.settings
     limits = ConnectionLimits(
         header_timeout_s=settings.header_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
         unread_timeout_s=settings.keep_alive_s,
         max_connections=max_connections,
-        refused=lambda reason: service.telemetry.rejected.labels(reason).inc(),
+        refused=service.telemetry.refused,
     )
     return {
         "host": settings.host,
-        "http": partial(Connection, limits=limits),
+        "http": partial(Connection, limits=limits, direct=direct),
         "ws": "none",
         "log_config": None,
         "access_log": False,

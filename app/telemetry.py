@@ -72,6 +72,9 @@ class Telemetry:
             "resnet_reloads", "Reloads of the checkpoint by how they ended", ["outcome"], registry=registry
         )
         self.ready = Gauge("resnet_ready", "1 when a prediction would succeed, else 0", registry=registry)
+        # Looking up a label costs more than counting does.
+        self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._refused: dict[str, Counter] = {}
 
     def watch(self, queued_images: Callable[[], float], ready: Callable[[], bool]) -> None:
         """Read the queue's depth, readiness and the running event loop's tasks when metrics are asked for."""
@@ -87,6 +90,22 @@ class Telemetry:
         ).set(1)
         self._by_class = [self.predictions.labels(label) for label in card["classes"]]
         self._ok = self.images.labels("ok")
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Record an answer; `route` is the route's template."""
+        known = self._answered.get((route, status))
+        if known is None:
+            known = self.requests.labels(route, str(status)), self.request_seconds.labels(route)
+            self._answered[route, status] = known
+        known[0].inc()
+        known[1].observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """Record a refusal by its error's code."""
+        known = self._refused.get(reason)
+        if known is None:
+            known = self._refused[reason] = self.rejected.labels(reason)
+        known.inc()
 
     def batch_done(self, images: int, seconds: float) -> None:
         """Record a finished batch."""

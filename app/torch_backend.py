@@ -1,10 +1,18 @@
-"""The network in PyTorch: on CUDA, and on a CPU where OpenVINO is not installed."""
+"""The network in PyTorch, operation by operation.
+
+On a CPU where OpenVINO is not installed. On CUDA, what every faster way (app/cuda_backend.py) is compared with, and
+what is left if none of them works.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from app.batches import EngineBroken, EngineOutOfMemory
 from model.checkpoint import Checkpoint
@@ -30,27 +38,55 @@ class TorchBackend:
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
-        try:
+        with told_apart(self._device):
             return self._forward(images)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise EngineOutOfMemory from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):
-                raise EngineOutOfMemory from error
-            if self._device.type == "cuda" and "CUDA error" in str(error):  # sticky: the context is lost
-                raise EngineBroken("the CUDA context is lost") from error
-            raise
 
     @torch.inference_mode()
     def _forward(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         batch = torch.from_numpy(images).to(self._device)
-        inputs = normalise(batch, self.mean, self.std).to(self._dtype, memory_format=torch.channels_last)
-        logits: NDArray[np.float32] = self.network(inputs).float().cpu().numpy()
+        logits: NDArray[np.float32] = self.logits_by(self.network, batch).cpu().numpy()
         return logits
+
+    def logits_by(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Map uint8 (N, 3, S, S) to float32 (N, classes), both on the device; `network` takes normalised images."""
+        inputs = normalise(images, self.mean, self.std).to(self._dtype, memory_format=torch.channels_last)
+        return network(inputs).float()
 
     def close(self) -> None:
         """Give the network's memory back to the device."""
         del self.network
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def told_apart(device: torch.device) -> Iterator[None]:
+    """Turn torch's errors on `device` into EngineOutOfMemory and EngineBroken; others pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise EngineOutOfMemory from error
+        if device.type == "cuda" and "CUDA error" in str(error):  # sticky: the context is lost
+            raise EngineBroken("the CUDA context is lost") from error
+        raise
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether it says so, or was raised in the handling of one that does: ending a failed capture raises again.
+
+    "CUDA error: out of memory" is what the driver's own calls say, such as those for graphs and pinned memory. Unlike
+    the other errors of that name it is over once it has been reported.
+    """
+    while error is not None:
+        text = str(error)
+        if (
+            isinstance(error, torch.OutOfMemoryError)
+            or "can't allocate memory" in text
+            or "CUDA error: out of memory" in text
+        ):
+            return True
+        error = error.__context__
+    return False

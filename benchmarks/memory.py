@@ -86,7 +86,10 @@ def main() -> None:
     requests = mixture()
     statuses: Counter[int] = Counter()
     after: dict[int, float] = {}
-    with tempfile.TemporaryDirectory() as folder, service_process(Path(folder) / "log", timeout_ms=60_000) as service:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        service_process(Path(folder) / "log", timeout_ms=60_000, max_queue_s=60) as service,
+    ):
         service.wait_ready()
         ready_mb = resident_mb(service)
         for sent in range(STEP, total + 1, STEP):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import uvloop
 from numpy.typing import NDArray
 
 from app.settings import Settings
@@ -153,7 +154,7 @@ def median_of(rounds: list[dict[str, float | None]]) -> dict[str, float | None]:
 def _closed(port: int, request: bytes, clients: int) -> dict[str, float]:
     """Measure a closed loop; its rate is over the time to the last answer, not only that in which requests begin."""
     started = time.perf_counter()
-    load = asyncio.run(closed_loop(port, [request], clients, CLOSED_S))
+    load = uvloop.run(closed_loop(port, [request], clients, CLOSED_S))
     return summarise(load, time.perf_counter() - started)
 
 
@@ -168,7 +169,7 @@ def one_round(port: int, request: bytes, settings: Settings, seed: int) -> dict[
         fill_s = 1.2 * full / (rate - saturated["requests_per_s"]) if load > 1 else 0.0
         begin = SETTLE_S + fill_s
         end = begin + MEASURED_S
-        exchanges = asyncio.run(open_loop(port, request, poisson_arrivals(rate, end, seed), MAX_CONNECTIONS))
+        exchanges = uvloop.run(open_loop(port, request, poisson_arrivals(rate, end, seed), MAX_CONNECTIONS))
         results[f"{load:.0%}"] = evaluate(exchanges, begin, end, settings.timeout_ms / 1000)
         print(seed, f"{load:.0%}", results[f"{load:.0%}"], flush=True)
     return results

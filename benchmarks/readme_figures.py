@@ -27,6 +27,7 @@ def service() -> str:
     """Return the table of accuracy, start, load and memory."""
     offline, served = read("evaluate_checkpoint.json"), read("evaluate_service.json")
     int8, plain, quick = read("precisions_cpu.json"), read("service_cpu.json"), read("service_cpu_int8.json")
+    large, opened, memory = read("large_requests.json"), read("open_loop.json"), read("memory.json")
 
     def accuracy(one: dict[str, Any]) -> str:
         return f"{one['top1']:.2%}, {one['ece']:.2%}"
@@ -51,18 +52,49 @@ def service() -> str:
         ("start of the process to ready", f"{plain['ready_s']} s", "`benchmarks/service_cpu.json`"),
         ("one client, one 32 x 32 PNG a request", load(plain, "1"), "〃"),
         ("64 clients, the same", load(plain, "64"), "〃"),
+        (
+            "that, of the engine's own best rate in the same rounds",
+            f"{plain['of_the_engine_64_clients_median']:.0%}",
+            "〃",
+        ),
         ("one client, `RESNET_PRECISION=int8`", load(quick, "1"), "`benchmarks/service_cpu_int8.json`"),
         ("64 clients, int8", load(quick, "64"), "〃"),
+        ("that, of the engine's own in int8", f"{quick['of_the_engine_64_clients_median']:.0%}", "〃"),
+        (
+            "256 images in a request, of the engine's own rate: multipart, JSON, .npy",
+            ", ".join(f"{large['of_the_engine_median'][form]:.0%}" for form in ("multipart", "json", "npy")),
+            "`benchmarks/large_requests.json`",
+        ),
+        (
+            "random arrivals at 80 % of the saturated rate: p99, of one request alone",
+            f"{opened['median']['80%']['p99_ms']} ms, {opened['p99_at_80_percent_over_single_p50']} times",
+            "`benchmarks/open_loop.json`",
+        ),
+        (
+            "at 150 %: goodput, of the saturated rate; p99 of the refusals",
+            f"{opened['goodput_at_150_percent_over_saturated']:.0%}; {opened['median']['150%']['refusal_p99_ms']} ms",
+            "〃",
+        ),
         (
             "slowest refusal of bad input; growth of resident memory",
             f"{max(bad['seconds'].values()):.2f} s; {bad['resident_growth_mb']} MB",
             "`benchmarks/service_cpu.json`",
         ),
-        ("resident memory after the run", f"{plain['resident_mb']} MB", "〃"),
+        (
+            "resident memory after 100,000 requests; growth since the 10,000th",
+            f"{memory['resident_mb']['service after 100000 requests']:.0f} MB; "
+            f"{memory['last_over_first_step'] - 1:+.1%}",
+            "`benchmarks/memory.json`, `make bench-memory`",
+        ),
+        (
+            "that, above an interpreter that has only imported torch and loaded the weights",
+            f"{memory['above_the_interpreter_mb']:.0f} MB",
+            "〃",
+        ),
     ]
     table = "\n".join(f"| {what} | {figure} | {evidence} |" for what, figure, evidence in rows)
     filled = plain["clients_median"]["64"]["mean_batch_images"]
-    return f"""On {machine_of(plain)}; a GPU has not been measured yet.
+    return f"""On {machine_of(plain)}, but for the memory ({memory["machine"]["date"]}); a GPU has not been measured yet.
 
 | what | figure | evidence |
 |---|---|---|

@@ -1,12 +1,13 @@
 """The service as a whole, in the real process: time to ready, one client, 64 clients, and the whole test set over HTTP.
 
+The engine by itself is measured in the same rounds: what the service reaches of it is the figure that holds elsewhere.
+
 python -m benchmarks.service --data FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import subprocess
 import sys
@@ -16,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvloop
 
+from app.engine import load_engine
+from app.settings import Settings
+from benchmarks.large_requests import PAUSE_S, engine_rate, examples
 from benchmarks.load import closed_loop, post, summarise
 from benchmarks.machine import FOLDER, write
 from tests.process import ServiceProcess, service_process
@@ -31,7 +36,7 @@ def one_round(service: ServiceProcess, request: bytes, clients: int) -> dict[str
     names = ("resnet_batch_images_sum", "resnet_batch_images_count")
     before = [service.metric(name) for name in names]
     started = time.perf_counter()
-    load = asyncio.run(closed_loop(service.port, [request], clients, SECONDS))
+    load = uvloop.run(closed_loop(service.port, [request], clients, SECONDS))
     seconds = time.perf_counter() - started  # to the last answer: with 64 clients, many come after SECONDS
     images, batches = (service.metric(name) - start for name, start in zip(names, before, strict=True))
     return {**summarise(load, seconds), "mean_batch_images": round(images / batches, 2)}
@@ -64,6 +69,9 @@ def main() -> None:
     data, suffix = arguments.data, "" if arguments.precision == "auto" else f"_{arguments.precision}"
     picture = (FOLDER.parent / "examples" / "cat.png").read_bytes()
     rounds: dict[str, list[dict[str, float]]] = {"1": [], "64": []}
+    engine = load_engine(Settings(precision=arguments.precision))
+    images = examples(engine.batch_sizes[-1])
+    engine_rates: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         with service_process(Path(folder) / "serve.log", precision=arguments.precision) as service:
@@ -72,6 +80,8 @@ def main() -> None:
             bad = bad_input_times(service, picture)
             request = post("/predict", picture, PNG)
             for _ in range(ROUNDS):
+                engine_rates.append(round(engine_rate(engine, images), 1))
+                time.sleep(PAUSE_S)
                 for clients in (1, 64):
                     rounds[str(clients)].append(one_round(service, request, clients))
             if (data / "cifar-10-batches-py").is_dir():
@@ -91,6 +101,13 @@ def main() -> None:
             "ready_s": round(ready_s, 1),
             "exit_code_after_sigterm": exit_code,
             "clients_median": medians,
+            "engine_images_per_s": engine_rates,
+            "of_the_engine_64_clients_median": round(
+                statistics.median(
+                    one["requests_per_s"] / rate for one, rate in zip(rounds["64"], engine_rates, strict=True)
+                ),
+                3,
+            ),
             "resident_mb": round(resident_mb),
             "bad_input": bad,
             "rounds": rounds,

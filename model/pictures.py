@@ -107,6 +107,8 @@ def picture_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turn the picture as its EXIF orientation says; damaged EXIF data says nothing."""
+    if not any("exif" in str(key).lower() or "xmp" in str(key).lower() for key in image.info):
+        return image  # nothing can say so, and looking for it takes longer than a tiny picture's transform
     with suppress(Exception):  # the picture itself is fine
         ImageOps.exif_transpose(image, in_place=True)
     return image

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -21,28 +20,32 @@ async def get_service(request: Request) -> Service:
 ServiceDep = Annotated[Service, Depends(get_service)]
 
 
-@contextmanager
-def holding_key(request: Request, service: Service) -> Iterator[None]:
-    """Let a request pass that carries a key, if the service asks for one, and count it until its end.
+def take_key(service: Service, authorization: str) -> Callable[[], None]:
+    """Let a request pass that carries a key, if the service asks for one; return what to call at the request's end.
 
     Raises Unauthorized and TooManyRequests.
     """
     keys = service.keys
     if not keys.required:
-        yield
-        return
-    key = keys.find(request.headers.get("authorization", ""))
+        return _nothing
+    key = keys.find(authorization)
     if key is None:
         raise Unauthorized
     service.telemetry.key_requests.labels(key.name).inc()
-    with keys.hold(key):
-        yield
+    return keys.take(key)
+
+
+def _nothing() -> None:
+    pass
 
 
 async def require_key(request: Request, service: ServiceDep) -> AsyncIterator[None]:
-    """`holding_key` as a dependency of a route."""
-    with holding_key(request, service):
+    """`take_key` as a dependency of a route."""
+    release = take_key(service, request.headers.get("authorization", ""))
+    try:
         yield
+    finally:
+        release()
 
 
 KeyDep = Depends(require_key)

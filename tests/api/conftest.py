@@ -1,17 +1,40 @@
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 import pytest
+import uvicorn
 
+from app.direct import Direct
 from app.main import create_app
+from app.server import connection_options
 from app.settings import Settings
 from tests.fakes import FakeEngine
 
 
+class Server(uvicorn.Server):
+    """Serves on a free port of 127.0.0.1, in the test's own event loop; signals stay the test's."""
+
+    @contextmanager
+    def capture_signals(self):
+        yield
+
+    @asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self.serve())
+        while not self.started:
+            assert not task.done()
+            await asyncio.sleep(0)
+        try:
+            yield self.servers[0].sockets[0].getsockname()[1]
+        finally:
+            self.should_exit = True
+            await task
+
+
 @asynccontextmanager
 async def serving(engine=None, factory=None, wait=True, **settings):
-    """A client of the whole application, with a fake engine behind it and no process or socket between."""
+    """A client of the whole application with a fake engine behind it, over the connections of the real process."""
 
     def load(settings):
         loaded = factory(settings) if factory else engine or FakeEngine()
@@ -19,13 +42,17 @@ async def serving(engine=None, factory=None, wait=True, **settings):
         return loaded
 
     app = create_app(Settings(**settings), load)
-    transport = httpx.ASGITransport(app)
+    service = app.state.service
+    config = uvicorn.Config(
+        app, port=0, timeout_graceful_shutdown=5, **connection_options(service, 100, Direct(service))
+    )
     async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        Server(config).running() as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
+        client.app = app
         if wait:
-            await asyncio.wait({app.state.service._loading})
+            await asyncio.wait({service._loading})
         try:
             yield client
         finally:

@@ -67,14 +67,14 @@ async def test_one_key_cannot_have_more_requests_under_way_than_its_limit(keys_f
 async def test_reloading_takes_keys_away_and_lets_new_ones_in(keys_file):
     async with serving(api_keys_file=keys_file) as client:
         keys_file.write_text(line("carol"))
-        client._transport.app.state.service.keys.reload()
+        client.app.state.service.keys.reload()
         assert_problem(await post(client, headers=PNG | bearer("alice key")), 401, "unauthorized")
         assert (await post(client, headers=PNG | bearer("carol key"))).status_code == 200
 
 
 async def test_nothing_but_probes_and_pages_answers_without_a_key(keys_file):
     async with serving(api_keys_file=keys_file) as client:
-        routes = paths_of(client._transport.app.router)
+        routes = paths_of(client.app.router)
         assert {"/predict", "/model"} | PROBES | PAGES <= routes
         for path in routes - PROBES - PAGES:
             statuses = {(await client.request(method, path)).status_code for method in ("GET", "POST", "PUT", "DELETE")}
@@ -90,7 +90,7 @@ def paths_of(router):
 
 async def test_with_a_port_of_their_own_the_probes_leave_the_first_one():
     async with serving(admin_port=9) as client:
-        service = client._transport.app.state.service
+        service = client.app.state.service
         admin = httpx.ASGITransport(create_admin_app(service))
         async with httpx.AsyncClient(transport=admin, base_url="http://test") as probes:
             for path in PROBES:

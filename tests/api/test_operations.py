@@ -82,7 +82,7 @@ async def test_model_shows_the_checkpoint(client):
 
 async def test_draining_is_unready_but_still_serves():
     async with serving() as client:
-        client._transport.app.state.service.lifecycle.drain()
+        client.app.state.service.lifecycle.drain()
         assert (await client.get("/readyz")).status_code == 503
         assert (await client.get("/health")).json()["status"] == State.DRAINING
         answer = await client.post("/predict", content=encode(noise()), headers=PNG)

@@ -45,7 +45,7 @@ class Engines:
 
 
 async def reload(client, times=1):
-    service = client._transport.app.state.service
+    service = client.app.state.service
     for _ in range(times):
         service.reload()
     await asyncio.wait({service.reloader._task})
@@ -118,7 +118,7 @@ async def test_a_request_that_was_begun_is_answered_by_the_old_model_alone():
         begun = asyncio.ensure_future(ask(client, 10))
         assert await asyncio.to_thread(old.entered.wait, 10)
         done = asyncio.ensure_future(reload(client))
-        service = client._transport.app.state.service
+        service = client.app.state.service
         while service.loaded.batcher._swap is None:
             await asyncio.sleep(0.001)
         late = asyncio.ensure_future(ask(client, 10))
@@ -196,7 +196,7 @@ async def test_it_is_ignored_before_the_service_is_ready_and_while_it_drains(cap
     engines = Engines(FakeEngine())
     engines.hold()
     async with serving(factory=engines, wait=False) as client:
-        service = client._transport.app.state.service
+        service = client.app.state.service
         service.reload()
         assert "reload ignored: the model is loading" in caplog.text
         engines.release()
@@ -212,7 +212,7 @@ async def test_the_end_of_the_service_does_not_wait_for_a_load_that_hangs():
     async with serving(factory=engines) as client:
         engines.hold()
         engines.loading.clear()
-        client._transport.app.state.service.reload()
+        client.app.state.service.reload()
         assert await asyncio.to_thread(engines.loading.wait, 10)
     engines.release()
 
@@ -222,7 +222,7 @@ async def test_a_busy_engine_is_exchanged_once_its_batch_is_done():
     async with serving(factory=Engines(old, new)) as client:
         async with occupied(old, client) as first:
             done = asyncio.ensure_future(reload(client))
-            batcher = client._transport.app.state.service.loaded.batcher
+            batcher = client.app.state.service.loaded.batcher
             while batcher._swap is None:
                 await asyncio.sleep(0.001)
             assert (await client.get("/health")).json()["model"]["version"] == "0123456789ab"

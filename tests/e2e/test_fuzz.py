@@ -59,7 +59,8 @@ def serving(scale, request, **settings):
     """Return a service of its own for a whole run, the one of all tests for a quick one without settings."""
     if scale == "quick" and not settings:
         return request.getfixturevalue("service")
-    return request.getfixturevalue("start")(timeout_ms=120_000, **settings)
+    # However slow the machine is, nothing is refused for that.
+    return request.getfixturevalue("start")(timeout_ms=120_000, max_queue_s=120, **settings)
 
 
 def fault_of(answer):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.batch_sizes import LEAST, choose_batch_sizes, ladder
+from app.batch_sizes import LEAST, SHORT_RUNS, choose_batch_sizes, ladder
+from app.batches import EngineOutOfMemory
 
 
 class Machine:
@@ -44,10 +45,56 @@ def test_it_stays_within_its_budget():
     assert machine.batches[-1] == 32
 
 
+def test_first_runs_are_charged_like_the_others():
+    machine = Machine(lambda _images: 0.12)
+    machine.choose()
+    assert machine.now <= 1.0
+    assert machine.batches == [1, 1, 2, 2, 4, 4]
+
+
 def test_a_slow_network_is_run_at_least_once():
     machine = Machine(lambda images: 3.0 * images)
     assert machine.choose() == ladder(LEAST)
     assert machine.batches == [1, 1]
+
+
+def test_what_a_first_run_sets_up_is_not_the_measurements():
+    machine = Machine(lambda images: 0.0001 * max(images, 256))
+    usual = machine.run
+
+    def run(images):
+        if len(images) not in machine.batches:
+            machine.now += 0.5
+        usual(images)
+
+    machine.run = run
+    assert machine.choose(largest=1024) == ladder(256)
+
+
+def test_of_short_runs_the_quickest_counts():
+    def seconds(images):
+        disturbed = machine.batches.count(images) < 1 + SHORT_RUNS  # all runs of a size but the last one
+        return 0.009 if disturbed and images > LEAST else 0.001
+
+    machine = Machine(seconds)
+    assert machine.choose(largest=64) == ladder(64)
+
+
+def test_a_size_that_does_not_fit_ends_the_measurement():
+    def seconds(images):
+        if images > 32:
+            raise EngineOutOfMemory
+        return 0.001
+
+    assert Machine(seconds).choose(largest=1024) == ladder(32)
+
+
+def test_if_not_even_one_image_fits_it_says_so():
+    def seconds(_images):
+        raise EngineOutOfMemory
+
+    with pytest.raises(EngineOutOfMemory):
+        Machine(seconds).choose()
 
 
 def test_the_choice_is_logged(caplog):

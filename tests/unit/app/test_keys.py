@@ -95,14 +95,15 @@ def test_reloading_replaces_the_keys_and_a_bad_file_leaves_them(path, caplog):
 def test_a_key_has_at_most_so_many_requests_under_way_also_across_a_reload(path):
     keys = Keys(Settings(api_keys_file=path))
     bob = keys.find("Bearer bob's key")
-    with keys.hold(bob), keys.hold(bob):
-        with pytest.raises(TooManyRequests):
-            keys.hold(bob).__enter__()
-        keys.reload()
-        with pytest.raises(TooManyRequests):
-            keys.hold(keys.find("Bearer bob's key")).__enter__()
-        with keys.hold(keys.find("Bearer alice's key")):
-            pass
-    with keys.hold(bob):
-        pass
+    releases = [keys.take(bob), keys.take(bob)]
+    with pytest.raises(TooManyRequests):
+        keys.take(bob)
+    keys.reload()
+    with pytest.raises(TooManyRequests):
+        keys.take(keys.find("Bearer bob's key"))
+    releases.append(keys.take(keys.find("Bearer alice's key")))
+    releases.pop(0)()
+    releases.append(keys.take(bob))
+    for release in releases:
+        release()
     assert keys.under_way._counts == {}

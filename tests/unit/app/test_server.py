@@ -3,11 +3,13 @@
 import asyncio
 import signal
 import socket
+from functools import partial
 
 import pytest
 import uvicorn
 import uvloop
 
+from app.connections import Connection, ConnectionLimits
 from app.engine_service import EngineService
 from app.server import LISTENERS, Server
 from app.settings import Settings
@@ -17,6 +19,7 @@ on_both_loops = pytest.mark.parametrize(
     "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
 )
 
+KEPT = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 
@@ -33,11 +36,9 @@ async def hello(scope, _receive, send):
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-async def started():
+async def started(http="httptools"):
     """A server, the task that runs it, and its address."""
-    config = uvicorn.Config(
-        hello, port=0, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False
-    )
+    config = uvicorn.Config(hello, port=0, http=http, ws="none", lifespan="off", log_config=None, access_log=False)
     server = Server(config, EngineService(Settings(), lambda _settings: FakeEngine()))
     running = asyncio.create_task(server.serve())
     while not server.started or len(server.servers) < LISTENERS:
@@ -68,6 +69,42 @@ def test_clients_that_the_loop_has_not_accepted_yet_are_answered(new_loop):
     with asyncio.Runner(loop_factory=new_loop) as runner:
         answers = runner.run(close_over_waiting_clients(20))
     assert [answer.endswith(b"hello") for answer in answers] == [True] * 20
+
+
+async def read_answer(client):
+    """Read as much as the answer of `hello` and its end take, without holding up the event loop."""
+    loop = asyncio.get_running_loop()
+    answer = b""
+    while not answer.endswith(b"hello") and (piece := await loop.sock_recv(client, 1000)):
+        answer += piece
+    return answer
+
+
+async def shut_over_an_unread_request():
+    """Close an idle connection in whose socket a request lies that the loop has not read; return what comes then."""
+    limits = ConnectionLimits(60, 60, 60, 10, lambda _reason: None)
+    server, running, address = await started(partial(Connection, limits=limits))
+    with socket.create_connection(address) as idle, socket.create_connection(address) as busy:
+        for client in (idle, busy):
+            client.setblocking(False)
+            client.sendall(KEPT)
+            assert (await read_answer(client)).endswith(b"hello")
+        busy.sendall(KEPT)
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        answers = [await read_answer(busy), await read_answer(busy), await read_answer(idle)]
+    server.should_exit = True
+    await running
+    return answers
+
+
+@on_both_loops
+def test_a_request_that_the_loop_has_not_read_yet_is_answered_before_its_connection_closes(new_loop):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        answer, after, idle = runner.run(shut_over_an_unread_request())
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"connection: close" in answer
+    assert after == idle == b""
 
 
 async def turns_to_accept(count):

@@ -1,0 +1,212 @@
+"""POST /predict of a small body, answered on its connection: the way that most requests take, top to bottom.
+
+    connection has header and body -> room? key? parameters? -> split -> decode -> batcher -> JSON -> connection
+
+The steps are those of app/routes/predict.py, which documents the route and takes what is large or comes slowly. What is
+left out is all that stands between: a task, ASGI's messages, middleware, routing, dependencies. For a picture of
+32 x 32 pixels they cost more than all that the service itself does for it. Nothing is awaited here unless threads
+decode: the batcher calls back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+import numpy as np
+
+from app.answers import answer_json, nothing_to_compute, readable, server_timing
+from app.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
+from app.errors import BodyTooSlow, ClientGone, NotReady, ServiceError
+from app.imaging import Decoded, Entry
+from app.jobs import Job, Outcome, Ticket
+from app.lifecycle import State
+from app.middleware import request_id_of
+from app.parameters import NO_PARAMETERS, Parameters, Wish
+from app.parts import Parts
+from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_body, problem_headers
+from app.routes.common import take_key
+from app.routes.predict import PATH
+from app.service import Service
+
+log = logging.getLogger(__name__)
+
+
+class Conversation(Protocol):
+    """What a connection lets a request do, and when the request began: a time.monotonic()."""
+
+    began: float
+
+    def send_answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send the answer, whole, unless the client has left."""
+
+    def when_gone(self, tell: Callable[[], None] | None) -> None:
+        """Call `tell` as soon as the client has left; None forgets who was to be told."""
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Run a coroutine; it is cancelled when a drain's time is over."""
+
+
+class Direct:
+    """Answers requests to `path` whose bodies hold at most `max_body_bytes`."""
+
+    path = PATH
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.max_body_bytes = min(SMALL_BODY_BYTES, service.settings.max_body_bytes)
+
+    def begin(self, conversation: Conversation, headers: Headers, query: bytes, body: bytes) -> None:
+        """Answer a request, now or later. Raises nothing."""
+        exchange = Exchange(self.service, conversation, headers)
+        exchange.attempt(exchange.begin, query, body)
+
+    def refuse(self, conversation: Conversation, headers: Headers, error: ServiceError) -> None:
+        """Answer a request whose body did not come."""
+        Exchange(self.service, conversation, headers).refuse(error)
+
+
+class Exchange:
+    """One request on its way to its answer, and what it holds until then."""
+
+    __slots__ = (
+        "_conversation",
+        "_count",
+        "_decode_s",
+        "_decoded",
+        "_head",
+        "_headers",
+        "_held_bytes",
+        "_parts",
+        "_release_key",
+        "_request_id",
+        "_service",
+        "_ticket",
+        "_wish",
+    )
+
+    def __init__(self, service: Service, conversation: Conversation, headers: Headers) -> None:
+        self._service = service
+        self._conversation = conversation
+        self._headers = headers
+        self._head = dict(reversed(headers))  # of equal names the first one counts
+        self._request_id = request_id_of(self._head.get(b"x-request-id", b""))
+        self._release_key: Callable[[], None] | None = None
+        self._held_bytes = 0
+        self._ticket: Ticket | None = None
+        self._count = 0  # of images that were admitted
+        self._decode_s = 0.0
+        self._decoded: list[Decoded] = []
+        self._parts: Parts
+        self._wish: Wish
+
+    def attempt(self, step: Callable[..., None], *arguments: object) -> None:
+        """Take a step; what it raises is the answer."""
+        try:
+            step(*arguments)
+        except ServiceError as error:
+            self.refuse(error)
+        except Exception:
+            log.exception("request %s failed", self._request_id)
+            self.refuse(ServiceError())
+
+    def begin(self, query: bytes, body: bytes) -> None:
+        """Check the request, take its body apart and decode it. Raises ServiceError."""
+        service, head, settings = self._service, self._head, self._service.settings
+        service.require_room()  # most requests of an overload end here, before they cost any more
+        timeout = head.get(b"x-timeout-ms")
+        parameters = Parameters.read(query, timeout) if query or timeout is not None else NO_PARAMETERS
+        self._release_key = take_key(service, head.get(b"authorization", b"").decode("latin-1"))
+        parts = self._parts = service.require_parts()
+        self._wish = parameters.wish(len(parts.classes), settings.timeout_ms, self._conversation.began)
+        service.body_budget.take(len(body))
+        self._held_bytes = len(body)
+        if b"content-encoding" in head:
+            refuse_codings(value.decode("latin-1") for name, value in self._headers if name == b"content-encoding")
+        kind = head.get(b"content-type", b"").decode("latin-1")
+        entries = split_images(kind, body, settings.max_images, parts.input_size)
+        self._ticket = parts.batcher.admit(len(entries), self._wish.deadline)
+        self._count = len(entries)
+        began = time.perf_counter()
+        decoded = parts.decoder.decode_here(entries)
+        if decoded is None:
+            self._conversation.start(self._decode_in_threads(entries, began))
+        else:
+            self._submit(decoded, began)
+
+    async def _decode_in_threads(self, entries: list[Entry], began: float) -> None:
+        """Decode what would hold up the event loop."""
+        try:
+            decoded = await self._parts.decoder.decode_in_threads(entries, self._wish.deadline)
+        except ServiceError as error:
+            self.refuse(error)
+        except asyncio.CancelledError:  # the drain's time is over
+            self.refuse(NotReady())
+        except Exception:
+            log.exception("request %s failed", self._request_id)
+            self.refuse(ServiceError())
+        else:
+            self.attempt(self._submit, decoded, began)
+
+    def _submit(self, decoded: list[Decoded], began: float) -> None:
+        """Queue the images that could be read."""
+        self._decode_s = time.perf_counter() - began
+        self._service.telemetry.decode_seconds.observe(self._decode_s)
+        self._decoded = decoded
+        images = readable(decoded)
+        if not images:
+            self._answer(nothing_to_compute(self._parts))
+            return
+        assert self._ticket is not None
+        batch = images[0][None] if len(images) == 1 else np.stack(images)
+        job = self._parts.batcher.submit(self._ticket, batch, self._wish.deadline)
+        self._conversation.when_gone(job.abandon)
+        job.when_done(self._done)
+
+    def _done(self, job: Job) -> None:
+        """Go on once the batcher has an answer, or none."""
+        self._conversation.when_gone(None)
+        self.attempt(lambda: self._answer(job.future.result()))
+
+    def _answer(self, outcome: Outcome) -> None:
+        body = answer_json(self._parts, self._service.telemetry, self._decoded, outcome, self._wish.top_k)
+        timing = server_timing(self._decode_s, outcome).encode()
+        self._end(200, [(b"content-type", b"application/json"), (b"server-timing", timing)], body)
+
+    def refuse(self, error: ServiceError) -> None:
+        """Answer with a problem."""
+        telemetry = self._service.telemetry
+        if self._count:
+            telemetry.images.labels(error.code).inc(self._count)
+        if not isinstance(error, ClientGone):
+            telemetry.refused(error.code)
+        headers = [(b"content-type", PROBLEM_TYPE.encode())]
+        headers += [(name.encode(), value.encode()) for name, value in problem_headers(error).items()]
+        if error.status == BodyTooSlow.status:
+            headers.append((b"connection", b"close"))  # the rest of the body may still come
+        self._end(error.status, headers, problem_body(error, self._request_id))
+
+    def _end(self, status: int, headers: Headers, body: bytes) -> None:
+        """Give back what is held, send the answer, and record it."""
+        if self._ticket is not None:
+            self._ticket.release()
+        self._service.body_budget.give_back(self._held_bytes)
+        self._held_bytes = 0
+        if self._release_key is not None:
+            self._release_key()
+            self._release_key = None
+        headers += [
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", self._request_id.encode()),
+            *SECURITY_HEADERS,
+        ]
+        if self._service.lifecycle.state is not State.READY:
+            headers.append((b"connection", b"close"))  # clients move to another instance before the port closes
+        self._conversation.send_answer(status, headers, body)
+        seconds = time.monotonic() - self._conversation.began
+        self._service.telemetry.answered(PATH, status, seconds)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("POST %s %d %.1f ms id=%s", PATH, status, seconds * 1000, self._request_id)

@@ -1,0 +1,65 @@
+"""What a request asks for besides its images: how many classes, and by when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+from starlette.datastructures import QueryParams
+
+from app.errors import BadParameter
+
+Positive = Annotated[int, Field(ge=1)]
+POSITIVE: TypeAdapter[int] = TypeAdapter(Positive)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`deadline` is a time.monotonic(), `top_k` the number of classes to return."""
+
+    deadline: float
+    top_k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The request's own `top_k` and `x-timeout-ms`, None where it has none; `bad` names those that cannot be used."""
+
+    top_k: int | None = None
+    x_timeout_ms: int | None = None
+    bad: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, query_string: bytes, x_timeout_ms: bytes | None) -> Parameters:
+        """Read them as FastAPI does, without raising yet: a missing key comes first."""
+        texts: dict[str, str | None] = {
+            "top_k": QueryParams(query_string).get("top_k") if query_string else None,
+            "x-timeout-ms": x_timeout_ms.decode("latin-1") if x_timeout_ms is not None else None,
+        }
+        numbers = {name: _positive(text) for name, text in texts.items() if text is not None}
+        bad = tuple(name for name, number in numbers.items() if number is None)
+        return cls(numbers.get("top_k"), numbers.get("x-timeout-ms"), bad)
+
+    def wish(self, classes: int, timeout_ms: int, began: float) -> Wish:
+        """Return what they ask of a model of so many classes, `timeout_ms` after `began` at the latest.
+
+        `began` is a time.monotonic(). Raises BadParameter.
+        """
+        if self.bad:
+            raise BadParameter.of(self.bad)
+        if self.top_k is not None and self.top_k > classes:
+            raise BadParameter(f"top_k must be from 1 to {classes}.")
+        timeout_ms = min(self.x_timeout_ms or timeout_ms, timeout_ms)
+        return Wish(began + timeout_ms / 1000, self.top_k or classes)
+
+
+NO_PARAMETERS = Parameters()
+
+
+def _positive(text: str) -> int | None:
+    """Read an integer of at least 1 as FastAPI does, or return None."""
+    try:
+        return POSITIVE.validate_python(text)
+    except ValidationError:
+        return None

@@ -1,0 +1,41 @@
+"""Errors as `application/problem+json` (RFC 9457): their bytes and headers, whichever way the answer takes."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+
+from app.errors import ServiceError, problem_object
+
+Headers = list[tuple[bytes, bytes]]
+
+# On every answer. There is no CORS: no page of another origin is meant to read an answer.
+SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+PROBLEM_TYPE = "application/problem+json"
+
+
+def problem_headers(error: ServiceError) -> dict[str, str]:
+    """Return the headers that an error's status asks for."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return headers
+
+
+def problem_body(error: ServiceError, request_id: str | None) -> bytes:
+    """Return the problem with the request's id, as JSON. The id is sane: nothing in it needs escaping."""
+    beginning = _beginning(error.code, error.title, error.status, error.detail)
+    quoted = b"null" if request_id is None else b'"%s"' % request_id.encode()
+    return b'%s, "request_id": %s}' % (beginning, quoted)
+
+
+@lru_cache(maxsize=256)  # texts are fixed: in an overload the same one is sent thousands of times a second
+def _beginning(code: str, title: str, status: int, detail: str) -> bytes:
+    return json.dumps(problem_object(code, title, status, detail))[:-1].encode()

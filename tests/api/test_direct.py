@@ -1,0 +1,128 @@
+"""A request answered on its connection and by the framework: the same answers to the same requests."""
+
+import asyncio
+import re
+
+import httpx
+import pytest
+
+from tests.api.conftest import serving
+from tests.conftest import encode, noise
+
+pytestmark = pytest.mark.anyio
+
+PNG = {"content-type": "image/png"}
+
+REQUESTS = {
+    "a picture": ("", PNG),
+    "one class": ("?top_k=1", PNG),
+    "as pydantic reads integers": ("?top_k=%2B3", PNG),
+    "the last of two": ("?top_k=x&top_k=2", PNG),
+    "a deadline": ("", PNG | {"x-timeout-ms": "5000"}),
+    "no integer": ("?top_k=some", PNG),
+    "nothing": ("?top_k=", PNG),
+    "a fraction": ("?top_k=1.5", PNG),
+    "too small": ("?top_k=0", PNG),
+    "too large": ("?top_k=11", PNG),
+    "two things wrong": ("?top_k=-1", PNG | {"x-timeout-ms": "soon"}),
+    "another type": ("", {"content-type": "text/plain"}),
+}
+KEYS = {"no key": {}, "a wrong key": {"authorization": "Bearer wrong"}, "the key": {"authorization": "Bearer secret"}}
+
+
+async def both_ways(client, query, headers, picture=None):
+    """Ask once as clients do, and once the framework itself, without a connection."""
+    body = encode(picture or noise())
+    direct = await client.post("/predict" + query, content=body, headers=headers)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(client.app), base_url="http://test") as framework:
+        return direct, await framework.post("/predict" + query, content=body, headers=headers)
+
+
+def content(answer: httpx.Response):
+    body = answer.json()
+    if answer.is_error:
+        assert body.pop("request_id") == answer.headers["x-request-id"]
+    else:
+        assert "inference;dur=" in answer.headers["server-timing"]
+    headers = {name: value for name, value in answer.headers.items() if name not in {"x-request-id", "server-timing"}}
+    return answer.status_code, headers, body
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_both_ways_give_the_same_answer(name):
+    async with serving() as client:
+        direct, framework = await both_ways(client, *REQUESTS[name])
+        assert content(direct) == content(framework)
+        metrics = (await client.get("/metrics")).text
+    assert f'resnet_requests_total{{route="/predict",status="{direct.status_code}"}} 2.0' in metrics
+
+
+@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("query", ["", "?top_k=0"])
+async def test_both_ways_ask_for_the_key_first(name, query):
+    async with serving(api_key="secret") as client:
+        direct, framework = await both_ways(client, query, PNG | KEYS[name])
+        assert content(direct) == content(framework)
+
+
+async def answers_of(client, head, *pieces):
+    """Send a header and, each after the service has seen what was before, pieces of a body; return all that comes."""
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    writer.write(head)
+    for piece in pieces:
+        await client.get("/livez")  # a turn of the service's loop
+        writer.write(piece)
+    answers = await reader.read()
+    writer.close()
+    return answers
+
+
+HEAD = b"POST /predict?top_k=1 HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: %d\r\n"
+PICTURE = encode(noise())
+
+
+async def test_a_body_may_come_in_pieces_and_behind_its_header():
+    async with serving() as client:
+        head = HEAD % len(PICTURE) + b"connection: close\r\n\r\n"
+        assert (await answers_of(client, head, PICTURE[:7], PICTURE[7:])).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_client_that_waits_for_leave_to_send_is_given_it():
+    async with serving() as client:
+        head = HEAD % len(PICTURE) + b"expect: 100-continue\r\nconnection: close\r\n\r\n"
+        answers = await answers_of(client, head, PICTURE)
+        assert answers.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
+async def test_requests_behind_one_another_are_answered_in_order():
+    async with serving() as client:
+        probe = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+        good, bad = HEAD % len(PICTURE) + b"\r\n" + PICTURE, HEAD % 4 + b"\r\njunk"
+        last = bad.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+        answers = await answers_of(client, good + bad + probe + good + last)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"422", b"200", b"200", b"422"]
+
+
+async def test_a_client_that_leaves_within_its_body_is_counted_and_holds_nothing():
+    async with serving(max_buffered_bytes=100_000, max_body_bytes=100_000) as client:
+        _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(HEAD % 4 + b"\r\nju")
+        await client.get("/livez")
+        writer.close()
+        gone = 'resnet_requests_total{route="/predict",status="499"} 1.0'
+        while gone not in (await client.get("/metrics")).text:
+            pass
+        service = client.app.state.service
+        assert service.body_budget.held_bytes == service.loaded.batcher.queued_images == 0
+
+
+async def test_a_picture_that_threads_decode_is_answered_like_a_tiny_one():
+    async with serving() as client:
+        direct, framework = await both_ways(client, "", PNG, noise(200, 150))
+        assert content(direct) == content(framework)
+
+
+async def test_other_methods_and_paths_are_the_frameworks():
+    async with serving() as client:
+        assert (await client.get("/predict")).status_code == 405
+        assert (await client.post("/predictions")).status_code == 404

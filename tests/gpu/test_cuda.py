@@ -1,0 +1,204 @@
+"""On a real CUDA device: graphs over two lanes give the eager network's answers, and give back what they took."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from app.batch_sizes import ladder
+from app.batches import EngineOutOfMemory
+from app.cuda_backend import LANES, PIECE, TOLERANCES, CudaBackend, Way, open_cuda_backend
+from app.cuda_lane import CudaLane
+from app.engine import LARGEST_BATCH, load_engine
+from app.settings import SHIPPED_WEIGHTS, Settings
+from model import checkpoint
+from model.fused import FusedNetwork, PlainKernels
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
+
+DEVICE = "cuda"
+MANY = 1000
+
+
+@pytest.fixture(scope="module")
+def source():
+    return checkpoint.load(SHIPPED_WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def pictures(source):
+    """So many pictures that no two of them are alike, in no order that a piece could hide in."""
+    images = source.self_test_images.numpy()
+    times = -(-MANY // len(images))
+    shifted = np.concatenate([np.roll(images, shift, axis=(-2, -1)[shift % 2]) for shift in range(times)])
+    return np.ascontiguousarray(np.random.default_rng(0).permutation(shifted)[:MANY])
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def backend(request, source):
+    made = open_cuda_backend(source, DEVICE, request.param, 1)
+    yield made
+    made.close()
+
+
+def require_same(backend, images):
+    expected = backend.eager.logits(images)
+    logits = backend.logits(images)
+    assert backend.way != "eager"
+    assert logits.dtype == np.float32
+    assert np.abs(logits - expected).max() <= TOLERANCES[backend.dtype] * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("count", sorted({*ladder(MANY), 5, PIECE - 1, PIECE + 1, 2 * PIECE + 1, 3 * PIECE + 44}))
+def test_graphs_give_the_eager_logits(backend, pictures, count):
+    require_same(backend, pictures[:count])
+
+
+def test_the_fused_convolutions_are_in_use(backend, pictures):
+    backend.logits(pictures[:PIECE])
+    assert backend.way == "CUDA graphs with fused convolutions"  # otherwise all is right, and slower than it need be
+
+
+def test_every_lane_has_its_share(backend, pictures, monkeypatch):
+    backend.logits(pictures)
+    started = []
+    for number, lane in enumerate(backend._lanes.lanes):
+        monkeypatch.setattr(lane, "start", counting(lane.start, number, started))
+    backend.logits(pictures)
+    assert started == [number % LANES for number in range(-(-MANY // PIECE))]
+
+
+def counting(start, number, started):
+    def counted(images, size):
+        started.append(number)
+        start(images, size)
+
+    return counted
+
+
+def test_buffers_keep_nothing_of_the_batch_before(backend, pictures):
+    first = backend.logits(pictures[:300])
+    backend.logits(pictures[300:])
+    again = backend.logits(pictures[:300])
+    assert np.abs(again - first).max() <= 0.01 * np.abs(first).max()
+    alone = np.concatenate([backend.logits(pictures[i : i + 1]) for i in range(5)])
+    assert np.abs(alone - first[:5]).max() <= TOLERANCES[backend.dtype] * np.abs(first).max()
+
+
+def test_recorded_in_one_thread_and_run_in_another(source, pictures):
+    backend = open_cuda_backend(source, DEVICE, "float32", 1)
+    with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as engine:
+        expected = loader.submit(backend.logits, pictures[:300]).result()
+        logits = engine.submit(backend.logits, pictures[:300]).result()
+        np.testing.assert_allclose(logits, expected, atol=0.01 * np.abs(expected).max())
+        assert backend.way != "eager"
+        loader.submit(backend.close).result()
+
+
+def test_one_is_recorded_while_another_one_serves(source, pictures):
+    serving = open_cuda_backend(source, DEVICE, "float32", 1)
+    batch = pictures[:600]
+    expected = serving.logits(batch)
+    done = []
+
+    def serve():
+        runs = []
+        while not done or not runs:
+            runs.append(serving.logits(batch))
+        return runs
+
+    with ThreadPoolExecutor(1) as engine:
+        runs = engine.submit(serve)
+        try:
+            loaded = open_cuda_backend(source, DEVICE, "float32", 1)
+            for count in (1, 16, PIECE, 600):
+                loaded.logits(pictures[:count])
+        finally:
+            done.append(True)
+        for logits in runs.result():
+            np.testing.assert_allclose(logits, expected, atol=0.01 * np.abs(expected).max())
+    assert "eager" not in (loaded.way, serving.way)
+    loaded.close()
+    serving.close()
+
+
+def test_an_engine_measures_its_sizes_and_has_recorded_them_all_by_then(source, pictures):
+    engine = load_engine(Settings(device=DEVICE))
+    assert 1 <= engine.batch_sizes[-1] <= LARGEST_BATCH["cuda"]
+    proven = set(engine.backend._proven)
+    for count in range(1, min(engine.batch_sizes[-1], MANY) + 1, 7):
+        probabilities = engine.run(pictures[:count])
+        assert probabilities.shape == (count, len(source.metadata.classes))
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-4)
+    assert engine.backend._proven == proven
+    engine.self_test()
+    engine.close()
+
+
+def test_reloads_take_no_more_memory_each_time(source, pictures):
+    def load_and_close():
+        backend = open_cuda_backend(source, DEVICE, "bfloat16", 1)
+        for count in (PIECE, 1, 600):
+            backend.logits(pictures[:count])
+        taken = torch.cuda.memory_reserved()
+        backend.close()
+        return taken, torch.cuda.memory_reserved()
+
+    load_and_close()  # what libraries set up once, such as cuBLAS' workspace
+    taken, left = load_and_close()
+    assert left < taken
+    for _ in range(3):
+        again, left_again = load_and_close()
+        assert again <= 1.1 * taken
+        assert left_again <= left
+
+
+def test_a_serving_lane_has_its_stream_alone_after_many_reloads(source):
+    live = open_cuda_backend(source, DEVICE, "float32", 1)
+    images = source.self_test_images.numpy()[:1]
+    live.logits(images)
+    streams = {lane._stream for lane in live._lanes.lanes}
+    assert len(streams) == LANES
+    for _ in range(20):  # two streams each: more than torch has
+        passing = open_cuda_backend(source, DEVICE, "float32", 1)
+        passing.logits(images)
+        assert not streams & {lane._stream for lane in passing._lanes.lanes}
+        passing.close()
+    live.close()
+
+
+def test_too_little_memory_is_told_and_leaves_the_way_open(source, pictures):
+    backend = open_cuda_backend(source, DEVICE, "float32", 1)
+    backend.logits(pictures[:1])
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(DEVICE).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**20) / total)
+    try:
+        with pytest.raises(EngineOutOfMemory):
+            backend.logits(pictures[:PIECE])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert backend.way != "eager"
+    require_same(backend, pictures[:PIECE])
+    backend.close()
+
+
+def test_what_cannot_be_recorded_leaves_a_device_that_works(source, pictures, caplog):
+    good = open_cuda_backend(source, DEVICE, "float32", 1)
+    network = FusedNetwork(good.eager.network, PlainKernels())
+
+    def waiting(images):
+        logits = good.eager.logits_by(network, images)
+        return logits + 0 * logits.sum().item()  # the host waits for the device, which no recording allows
+
+    def open_lanes():
+        size, classes = source.metadata.input_size, len(source.metadata.classes)
+        return [CudaLane(waiting, torch.device(DEVICE), PIECE, size, classes) for _ in range(LANES)]
+
+    ways = [Way("waiting", open_lanes), *good._ways]
+    backend = CudaBackend(good.eager, ways, source.self_test_images.numpy(), ladder(PIECE))
+    require_same(backend, pictures[:300])
+    assert backend.way != "waiting"
+    assert "waiting does not work here" in caplog.text
+    backend.close()
