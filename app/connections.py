@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import select
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import httptools
 from uvicorn import Config
@@ -20,11 +18,11 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.connection_limits import ConnectionLimits
+from app.conversation import WHEN_GONE, WHOLE, Direct
 from app.errors import BodyTooSlow, ClientGone, HeaderTooSlow, MalformedRequest, ServiceError
 from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_body
 
-# Open files that are not connections: the port, the event loop, libraries, /proc for the metrics, probes on their port.
-OTHER_FILES = 128
 LATE_S = 0.05
 
 MAX_HEADER_BYTES = 64 << 10  # of a header, or of chunks' lines and trailers; the parser itself has no limits
@@ -35,36 +33,6 @@ TOO_MANY_CONNECTIONS = "too-many-connections"
 
 # More than one request that offers another protocol in one piece of data is not what any client sends.
 MAX_UPGRADES = 8
-
-# The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
-WHEN_GONE = "resnet.when_gone"
-
-# The ASGI extension for what is whole: its "respond" and "body_is_here" are the methods of Connection.
-WHOLE = "resnet.whole"
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What the connections of one port may take; `refused` is told the reason of each refusal."""
-
-    header_timeout_s: float
-    body_timeout_s: float
-    unread_timeout_s: float
-    max_connections: int
-    refused: Callable[[str], None]
-
-
-class Direct(Protocol):
-    """What answers requests to `path` whose bodies hold at most `max_body_bytes`, without the application."""
-
-    path: str
-    max_body_bytes: int
-
-    def begin(self, conversation: Connection, headers: Headers, query: bytes, body: bytes) -> None:
-        """Answer a request, now or later."""
-
-    def refuse(self, conversation: Connection, headers: Headers, error: ServiceError) -> None:
-        """Answer a request whose body did not come."""
 
 
 class Connection(HttpToolsProtocol):
@@ -427,18 +395,3 @@ class Connection(HttpToolsProtocol):
     def _abort_later(self) -> None:
         if self._unread_timer is None:
             self._unread_timer = self.loop.call_later(self._limits.unread_timeout_s, self.transport.abort)
-
-
-def connections_within_files(wanted: int) -> int:
-    """Return how many connections may be open, at most `wanted`, raising the process's limit of open files if need be.
-
-    Without a file left for it the service could neither accept nor read its own metrics.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return wanted
-    needed = wanted + OTHER_FILES
-    if soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, min(wanted, soft - OTHER_FILES))

@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
 
 from app.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
+from app.conversation import Conversation
 from app.errors import BodyTooSlow, ClientGone, NotReady, ServiceError
 from app.imaging import Decoded, Entry
 from app.jobs import Job, Outcome, Ticket
@@ -33,21 +33,6 @@ from app.routes.predict import PATH
 from app.service import Service
 
 log = logging.getLogger(__name__)
-
-
-class Conversation(Protocol):
-    """What a connection lets a request do, and when the request began: a time.monotonic()."""
-
-    began: float
-
-    def send_answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send the answer, whole, unless the client has left."""
-
-    def when_gone(self, tell: Callable[[], None] | None) -> None:
-        """Call `tell` as soon as the client has left; None forgets who was to be told."""
-
-    def start(self, work: Coroutine[None, None, None]) -> None:
-        """Run a coroutine; it is cancelled when a drain's time is over."""
 
 
 class Direct:

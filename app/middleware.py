@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.connections import WHOLE
+from app.conversation import WHOLE
 from app.errors import BodyTooSlow, NotReady, ServiceError
 from app.lifecycle import State
 from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, problem_body, problem_headers

@@ -18,7 +18,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.admin import AdminServer
-from app.connections import Connection, ConnectionLimits, connections_within_files
+from app.connection_limits import ConnectionLimits, connections_within_files
+from app.connections import Connection
 from app.direct import Direct
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks

@@ -6,7 +6,8 @@ from functools import partial
 import uvicorn
 from uvicorn.server import ServerState
 
-from app.connections import Connection, ConnectionLimits
+from app.connection_limits import ConnectionLimits
+from app.connections import Connection
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HALF = b"GET / HTTP/1.1\r\nho"

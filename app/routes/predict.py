@@ -16,7 +16,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.bodies import SMALL_BODY_BYTES, read_body, refuse_codings, split_images
-from app.connections import WHEN_GONE
+from app.conversation import WHEN_GONE
 from app.errors import ServiceError
 from app.imaging import Entry
 from app.jobs import Job, Outcome

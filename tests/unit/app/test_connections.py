@@ -6,13 +6,8 @@ import resource
 
 import pytest
 
-from app import connections
-from app.connections import (
-    OTHER_FILES,
-    WHEN_GONE,
-    WHOLE,
-    connections_within_files,
-)
+from app.connection_limits import OTHER_FILES, connections_within_files
+from app.conversation import WHEN_GONE, WHOLE
 from tests.connections import HALF, REQUEST, Port, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
@@ -187,7 +182,7 @@ async def test_the_end_of_a_connection_ends_its_timers():
 )
 def test_connections_leave_files_for_the_rest(monkeypatch, soft, hard, wanted, allowed, raised):
     now = [(soft, hard)]
-    monkeypatch.setattr(connections.resource, "getrlimit", lambda _which: now[-1])
-    monkeypatch.setattr(connections.resource, "setrlimit", lambda _which, limits: now.append(limits))
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: now[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _which, limits: now.append(limits))
     assert connections_within_files(wanted) == allowed
     assert (now[-1] if len(now) > 1 else None) in (raised, (soft, hard))

@@ -9,7 +9,8 @@ import pytest
 import uvicorn
 import uvloop
 
-from app.connections import Connection, ConnectionLimits
+from app.connection_limits import ConnectionLimits
+from app.connections import Connection
 from app.engine_service import EngineService
 from app.server import LISTENERS, Server
 from app.settings import Settings

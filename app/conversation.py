@@ -1,0 +1,43 @@
+"""What a connection and those who answer on it are to each other, so that neither has to know the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+from app.errors import ServiceError
+from app.problems import Headers
+
+# The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
+WHEN_GONE = "resnet.when_gone"
+
+# The ASGI extension for what is whole: its "respond" and "body_is_here" are the methods of Connection.
+WHOLE = "resnet.whole"
+
+
+class Conversation(Protocol):
+    """What a connection lets a request do, and when the request began: a time.monotonic()."""
+
+    began: float
+
+    def send_answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send the answer, whole, unless the client has left."""
+
+    def when_gone(self, tell: Callable[[], None] | None) -> None:
+        """Call `tell` as soon as the client has left; None forgets who was to be told."""
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Run a coroutine; it is cancelled when a drain's time is over."""
+
+
+class Direct(Protocol):
+    """What answers requests to `path` whose bodies hold at most `max_body_bytes`, without the application."""
+
+    path: str
+    max_body_bytes: int
+
+    def begin(self, conversation: Conversation, headers: Headers, query: bytes, body: bytes) -> None:
+        """Answer a request, now or later."""
+
+    def refuse(self, conversation: Conversation, headers: Headers, error: ServiceError) -> None:
+        """Answer a request whose body did not come."""
