@@ -33,6 +33,7 @@ class Contender:
 
 CONTENDERS = (
     Contender(OURS, "this service", "ours", (), "the defaults"),
+    Contender("ours_in_processes", "this service, 2 HTTP processes", "ours_in_processes", (), "http_processes 2"),
     Contender(
         "fastapi",
         "FastAPI, plain",

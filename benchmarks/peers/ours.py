@@ -8,7 +8,12 @@ from app.settings import Settings
 from app.telemetry import set_up_logging
 from benchmarks.peers.engine import load, port
 
-if __name__ == "__main__":
-    settings = Settings(port=port())
+
+def run(settings: Settings) -> None:
+    """Serve until a signal ends it."""
     set_up_logging(settings.log_level, settings.log_format)
     os._exit(serve(create_app(settings, load), settings))
+
+
+if __name__ == "__main__":
+    run(Settings(port=port()))
