@@ -59,18 +59,25 @@ evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoi
 		--json benchmarks/evaluate_checkpoint.json
 	$(BIN)/python -m benchmarks.model_card
 
-bench: $(VENV)/.installed ## make the figures under benchmarks/ again
+bench: $(VENV)/.installed ## measure engine and service on this machine, some five minutes
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/resnet bench engine --sizes 1,8,32 --rounds 7 --json benchmarks/engine_cpu.json
-	$(BIN)/python -m benchmarks.precisions --root $(DATA)
+	$(BIN)/resnet bench engine --sizes 1,8,32 --rounds 5 --json benchmarks/engine_cpu.json
 	$(BIN)/python -m benchmarks.service --data $(DATA)
+	$(BIN)/python -m benchmarks.readme_figures
+
+bench-load: $(VENV)/.installed ## measure int8, precisions, random arrivals, large requests: a quarter of an hour
 	$(BIN)/python -m benchmarks.service --data $(DATA) --precision int8
+	$(BIN)/python -m benchmarks.precisions --root $(DATA)
 	$(BIN)/python -m benchmarks.open_loop
 	$(BIN)/python -m benchmarks.large_requests
 	$(BIN)/python -m benchmarks.readme_figures
 
 bench-processes: $(VENV)/.installed ## two HTTP processes beside a single process, with an engine that answers at once; needs wrk
 	$(BIN)/python -m benchmarks.http_processes
+
+bench-profile: $(VENV)/.installed ## sample where the service's own time goes: benchmarks/profile_http.txt; needs wrk
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.profile_http
 
 bench-memory: $(VENV)/.installed ## resident memory over 100,000 requests, some ten minutes on two cores
 	$(BIN)/python -m benchmarks.memory

@@ -213,8 +213,8 @@ class Connection(HttpToolsProtocol):
         self.began = time.monotonic()
         if cycle.more_body:
             self._body_timer = self.loop.call_later(self._limits.body_timeout_s, self._refuse_direct, BodyTooSlow())
-        else:  # it came while the request before it was answered
-            self._begin_direct()
+        else:  # It came while the request before it was answered. Not here: thousands may wait, one within the other.
+            self.loop.call_soon(self._begin_direct)
 
     def _is_direct(self, cycle: RequestResponseCycle) -> bool:
         """Whether a request's header announces what `Direct` takes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from benchmarks.machine import FOLDER, read
@@ -125,25 +126,34 @@ One large matrix product reaches the equivalent of {ceiling["float32"]:.0f} imag
 ({machine_of(one)})"""
 
 
-def peers() -> str:
-    """Return the table of what the services themselves cost."""
-    one = read("peers_null.json")
+def peers(engine: str) -> str:
+    """Return the table of this service beside its peers, with the `engine` that each of them had."""
+    one = read(f"peers_{engine}.json")
     rows = "\n".join(
-        f"| {PEERS.get(name, one['contenders'][name]['title'])} | {found['clients_1']['requests_per_s']:.0f} | "
-        f"{found['clients_64']['requests_per_s']:.0f} | {found['clients_64']['cpu_ms_per_request']:.2f} |"
+        f"| {PEERS.get(name, one['contenders'][name]['title'])} | "
+        f"{' | '.join(format(found[f'clients_{count}']['requests_per_s'], '.0f') for count in one['clients'])} | "
+        f"{found['clients_64']['p99_ms']:.0f} | {found['clients_64']['cpu_ms_per_request']:.2f} | "
+        f"{found['clients_64']['peak_memory_mb']:.0f} |"
         for name, found in one["medians"].items()
     )
-    return f"""| | requests/s, 1 client | 64 clients | processor ms a request, 64 clients |
-|---|---:|---:|---:|
+    rates = " | ".join(f"requests/s, {count} client{'s' * (count > 1)}" for count in one["clients"])
+    return f"""| | {rates} | p99 ms, 64 | processor ms a request, 64 | memory MB |
+|---|{"---:|" * (len(one["clients"]) + 3)}
 {rows}
 
-({machine_of(one)})"""
+({machine_of(one)}; medians of {len(one["rounds"])} rounds)"""
 
 
 def write() -> None:
     """Fill what stands between the marks; a part whose evidence is not there stays as it is."""
     text = PAGE.read_text()
-    for name, make in (("service", service), ("engine", engine), ("peers", peers)):
+    parts = {
+        "service": service,
+        "engine": engine,
+        "peers null": partial(peers, "null"),
+        "peers checkpoint": partial(peers, "checkpoint"),
+    }
+    for name, make in parts.items():
         try:
             made = make()
         except FileNotFoundError:

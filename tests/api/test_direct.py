@@ -103,6 +103,14 @@ async def test_requests_behind_one_another_are_answered_in_order():
         assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"422", b"200", b"200", b"422"]
 
 
+async def test_thousands_of_requests_behind_one_that_waits_are_answered():
+    async with serving() as client:
+        bad = HEAD % 1 + b"\r\nx"
+        last = bad.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+        answers = await answers_of(client, HEAD % len(PICTURE) + b"\r\n" + PICTURE + bad * 2000 + last)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", *[b"422"] * 2001]
+
+
 async def test_a_client_that_leaves_within_its_body_is_counted_and_holds_nothing():
     async with serving(max_buffered_bytes=100_000, max_body_bytes=100_000) as client:
         _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)

@@ -1,0 +1,80 @@
+"""Where the service's own time goes: py-spy's samples of the event loop, with an engine that answers at once.
+
+64 clients send the example pictures; what is written is a table of functions by the share of samples in which they are
+on the stack, and by that in which they are at its top. Needs py-spy (extra `bench`) and wrk.
+
+python -m benchmarks.profile_http
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.http_processes import closed_loop
+from benchmarks.machine import FOLDER
+from benchmarks.peers.engine import ENGINE_VARIABLE, PORT_VARIABLE
+from benchmarks.peers.ports import free_port
+from model.machine import describe
+from tests.process import service_process
+
+CLIENTS = 64
+SECONDS = 10
+SAMPLES_PER_S = 500
+SHOWN = 60
+LINE = re.compile(r":\d+\)$")
+
+
+def tabulate(folded: str) -> tuple[int, Counter[str], Counter[str]]:
+    """Read folded stacks; return the samples, and by function those that it is part of, and those that it ends.
+
+    Only threads that run the event loop count: another one that waits for work looks busy to py-spy.
+    """
+    total, within, at_top = 0, Counter[str](), Counter[str]()
+    for line in folded.splitlines():
+        stack, _, count = line.rpartition(" ")
+        functions = [LINE.sub(")", frame) for frame in stack.split(";")]
+        if not any(function.startswith("asyncio_run") for function in functions):
+            continue
+        total += int(count)
+        at_top[functions[-1]] += int(count)
+        for function in set(functions):
+            within[function] += int(count)
+    return total, within, at_top
+
+
+def main() -> None:
+    """Load the service, sample it, and write the table."""
+    port = free_port()
+    os.environ |= {ENGINE_VARIABLE: "null", PORT_VARIABLE: str(port)}
+    with tempfile.TemporaryDirectory() as folder:
+        samples = Path(folder) / "samples"
+        with service_process(Path(folder) / "log", command=("benchmarks.peers.ours",), port=port) as service:
+            service.wait_ready()
+            url = f"{service.url}/predict"
+            closed_loop(url, CLIENTS, 2)
+            py_spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw", "--output", samples]
+            py_spy += ["--rate", str(SAMPLES_PER_S), "--duration", str(SECONDS - 2), "--pid", str(service.process.pid)]
+            with subprocess.Popen(py_spy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+                result = closed_loop(url, CLIENTS, SECONDS)
+        total, within, at_top = tabulate(samples.read_text())
+    machine = describe()
+    lines = [
+        f"{CLIENTS} clients, an engine that answers at once, {result['requests_per_s']} requests/s while being sampled",
+        f"{total} samples, {machine['cores']} cores of an {machine['processor']}, {machine['date']}",
+        "",
+        "within  at top  function",
+        *(f"{n / total:6.1%}  {at_top[name] / total:6.1%}  {name}" for name, n in within.most_common(SHOWN)),
+    ]
+    text = "\n".join(lines) + "\n"
+    (FOLDER / "profile_http.txt").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
