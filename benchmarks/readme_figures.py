@@ -144,16 +144,18 @@ def peers(engine: str) -> str:
 ({machine_of(one)}; medians of {len(one["rounds"])} rounds)"""
 
 
+PARTS = {
+    "service": service,
+    "engine": engine,
+    "peers null": partial(peers, "null"),
+    "peers checkpoint": partial(peers, "checkpoint"),
+}
+
+
 def write() -> None:
     """Fill what stands between the marks; a part whose evidence is not there stays as it is."""
     text = PAGE.read_text()
-    parts = {
-        "service": service,
-        "engine": engine,
-        "peers null": partial(peers, "null"),
-        "peers checkpoint": partial(peers, "checkpoint"),
-    }
-    for name, make in parts.items():
+    for name, make in PARTS.items():
         try:
             made = make()
         except FileNotFoundError:
