@@ -3,9 +3,8 @@
     connection has header and body -> room? key? parameters? -> split -> decode -> batcher -> JSON -> connection
 
 The steps are those of app/routes/predict.py, which documents the route and takes what is large or comes slowly. What is
-left out is all that stands between: a task, ASGI's messages, middleware, routing, dependencies. For a picture of
-32 x 32 pixels they cost more than all that the service itself does for it. Nothing is awaited here unless threads
-decode: the batcher calls back.
+left out is all that stands between: a task, ASGI's messages, middleware, routing, dependencies. Nothing is awaited here
+unless threads decode: the batcher calls back.
 """
 
 from __future__ import annotations

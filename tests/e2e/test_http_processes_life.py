@@ -14,7 +14,7 @@ import pytest
 from tests.checkpoints import put
 from tests.e2e.test_broken_parts import GOOD, ask, bad
 from tests.e2e.test_http_processes import children, hang, pool, start_faulty  # noqa: F401 - fixtures
-from tests.e2e.test_lifecycle import Load
+from tests.e2e.test_lifecycle import drain_under_load
 from tests.e2e.test_reload_process import BATCH_SIZES, Clients, checkpoints, expected, reload  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.e2e
@@ -44,23 +44,11 @@ def assert_port_is_free(service):
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.chaos)])
 def test_sigterm_under_load_loses_no_accepted_request_and_exits_0(start, examples, rounds):
-    async def scenario(service, load):
-        async with load.running(), httpx.AsyncClient(base_url=service.url, timeout=30) as http:
-            service.process.send_signal(signal.SIGTERM)
-            while (await http.get("/readyz")).status_code == 200:
-                await asyncio.sleep(0.01)
-            assert not load.refused, "the port closed before the service turned unready"
-
     for _ in range(rounds):
         service = start(http_processes=2, drain_delay_s=0.5)
         pids = children(service)
         assert len(pids) == 2
-        load = Load(service, examples["cat"])
-        asyncio.run(scenario(service, load))
-        assert service.process.wait(timeout=60) == 0
-        assert load.lost == []
-        assert set(load.answered) == {200}
-        assert "Traceback" not in service.log
+        drain_under_load(service, examples["cat"])
         wait_for_the_end_of(pids)
         assert_port_is_free(service)
 
