@@ -14,6 +14,7 @@ between, which then compute in integers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -30,6 +31,7 @@ from model.transforms import Triple
 
 Range = tuple[float, float]
 Ranges = dict[str, Range]
+Weights = NDArray[np.float32]
 
 WEIGHT_LEVELS = 255  # -127 to 127: symmetric
 ACTIVATION_LEVELS = 256
@@ -45,9 +47,14 @@ def core() -> openvino.Core:
     return openvino.Core()
 
 
-def float_model(network: ResNet, mean: Triple, std: Triple) -> openvino.Model:
-    """Write a network in evaluation mode down in float32; its batch norm is folded in place. Any batch size will do."""
-    return _Writer(fold_batch_norm(network), mean, std).model()
+def float_model(
+    network: ResNet, mean: Triple, std: Triple, keep: Callable[[Weights], Weights] | None = None
+) -> openvino.Model:
+    """Write a network in evaluation mode down in float32; its batch norm is folded in place. Any batch size will do.
+
+    Weights are copied, unless `keep` says where they are to lie: it returns an array of equal values.
+    """
+    return _Writer(fold_batch_norm(network), mean, std, keep=keep).model()
 
 
 def quantised_model(
@@ -79,11 +86,19 @@ def _measure_ranges(writer: _Writer, images: NDArray[np.uint8], threads: int) ->
 class _Writer:
     """Turns modules into operations. Without `ranges` it notes in `points` where they would be needed."""
 
-    def __init__(self, network: nn.Module, mean: Triple, std: Triple, ranges: Ranges | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Triple,
+        std: Triple,
+        ranges: Ranges | None = None,
+        keep: Callable[[Weights], Weights] | None = None,
+    ) -> None:
         self.network: Any = network
         self.mean = mean
         self.std = std
         self.ranges = ranges
+        self.keep = keep
         self.points: dict[str, Node] = {}
         self.images = ops.parameter([-1, 3, -1, -1], np.uint8, name="images")
 
@@ -141,7 +156,7 @@ class _Writer:
     def _round_weight(self, weight: NDArray[np.float32], channel_axes: int = 1) -> Node:
         """Round weights symmetrically, each output channel over its own range."""
         if self.ranges is None:
-            return ops.constant(weight)
+            return ops.constant(self.keep(weight), shared_memory=True) if self.keep else ops.constant(weight)
         inner = tuple(range(channel_axes, weight.ndim))
         high = np.maximum(np.abs(weight).max(axis=inner, keepdims=True), 1e-6)
         return ops.fake_quantize(ops.constant(weight), -high, high, -high, high, WEIGHT_LEVELS)

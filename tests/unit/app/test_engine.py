@@ -122,6 +122,9 @@ def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
     engine = make(source, "openvino")
 
     class Failing:
+        def set_input_tensor(self, _tensor):
+            pass
+
         def infer(self, *_arguments, **_options):
             raise RuntimeError(raised)
 
@@ -129,6 +132,16 @@ def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
     with pytest.raises(seen) as caught:
         engine.run(pictures)
     assert type(caught.value) is seen
+
+
+def test_without_a_place_for_temporary_files_openvino_keeps_its_weights_in_memory(source, pictures, monkeypatch):
+    with_a_file = make(source, "openvino").run(pictures)
+
+    def no_room(size):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("app.openvino_backend.FileBacked", no_room)
+    np.testing.assert_array_equal(make(source, "openvino").run(pictures), with_a_file)
 
 
 SIGNAL_AFTER_CLOSE = """
