@@ -22,6 +22,7 @@ from app.cores import available_cores
 from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from app.threads import in_thread
 from model.pictures import PictureError, PictureTooLarge, open_picture, picture_pixels
+from model.plain_png import read_plain_png
 
 # A picture this small is decoded in less time than a hop to another thread takes.
 TINY_BYTES = 16 << 10
@@ -41,7 +42,13 @@ def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
     Animations count by their first frame; EXIF orientation is obeyed; transparency is laid over white.
     Raises TooManyPixels and UndecodableImage.
     """
-    return _finish(_open(data, max_pixels), size)
+    plain = _plain(data, size, max_pixels)
+    return _finish(_open(data, max_pixels), size) if plain is None else plain
+
+
+def _plain(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8] | None:
+    """Decode what needs neither to be looked into nor to be transformed; None for all else."""
+    return read_plain_png(data, size) if size * size <= max_pixels else None
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -138,6 +145,9 @@ class Decoder:
             return file
         if len(file) > TINY_BYTES:
             return None
+        plain = _plain(file, self.size, self.max_pixels) if self.size * self.size <= TINY_PIXELS else None
+        if plain is not None:
+            return plain
         try:
             image = _open(file, self.max_pixels)
             if image.width * image.height > TINY_PIXELS:
