@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +12,7 @@ from app.errors import ServiceError
 from app.imaging import Decoded
 from app.jobs import Outcome
 from app.parts import Parts
-from app.telemetry import Telemetry
+from app.telemetry import ClassProbability, Telemetry
 
 
 def readable(decoded: list[Decoded]) -> list[NDArray[np.uint8]]:
@@ -31,13 +30,13 @@ def nothing_to_compute(parts: Parts) -> Outcome:
 
 def answer_json(parts: Parts, telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, top_k: int) -> bytes:
     """Return the JSON that says, for each image in the request's order, what it shows or what is wrong with it."""
-    ranking = _rank(outcome.probabilities)
+    answers = [_likeliest(parts.classes, row, top_k) for row in outcome.probabilities.tolist()]
     telemetry.queue_seconds.observe(outcome.queue_s)
-    telemetry.predicted(ranking.order[:, 0].tolist(), ranking.probabilities[:, 0].tolist())
+    telemetry.predicted(answers)
     for one in decoded:
         if isinstance(one, ServiceError):
             telemetry.images.labels(one.code).inc()
-    return to_json({"model": outcome.model, "predictions": _predictions(parts.classes, decoded, ranking, top_k)})
+    return to_json({"model": outcome.model, "predictions": _predictions(decoded, answers)})
 
 
 def server_timing(decode_s: float, outcome: Outcome) -> str:
@@ -48,31 +47,20 @@ def server_timing(decode_s: float, outcome: Outcome) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Every image's classes from the likeliest to the least likely (N, classes), and their probabilities, rounded."""
-
-    order: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
+def _likeliest(classes: list[str], probabilities: list[float], top_k: int) -> list[ClassProbability]:
+    """Rank an image's classes, the likeliest first; of equal ones the first comes first."""
+    order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:top_k]
+    return [{"label": classes[at], "index": at, "probability": round(probabilities[at], 6)} for at in order]
 
 
-def _rank(probabilities: NDArray[np.float32]) -> Ranking:
-    """Rank the classes of float32 (N, classes); of equal ones the first comes first."""
-    order = (-probabilities).argsort(axis=1, kind="stable")
-    return Ranking(order, probabilities[np.arange(len(order))[:, None], order].astype(np.float64).round(6))
-
-
-def _predictions(classes: list[str], decoded: list[Decoded], ranking: Ranking, top_k: int) -> list[dict[str, Any]]:
-    """Put the ranking into words, in the request's order: `top_k` classes an image, or its error in its place."""
-    answers = zip(ranking.order[:, :top_k].tolist(), ranking.probabilities[:, :top_k].tolist(), strict=True)
+def _predictions(decoded: list[Decoded], answers: list[list[ClassProbability]]) -> list[dict[str, Any]]:
+    """Return what is said of each image in the request's order: its likeliest classes, or its error in its place."""
+    following = iter(answers)
     predictions: list[dict[str, Any]] = []
     for one in decoded:
         if isinstance(one, ServiceError):
             predictions.append({"error": one.problem()})
-            continue
-        likeliest = [
-            {"label": classes[index], "index": index, "probability": probability}
-            for index, probability in zip(*next(answers), strict=True)
-        ]
-        predictions.append({**likeliest[0], "probabilities": likeliest})
+        else:
+            likeliest = next(following)
+            predictions.append({**likeliest[0], "probabilities": likeliest})
     return predictions
