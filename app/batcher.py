@@ -19,7 +19,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from app.admission import Load, require_room
@@ -37,7 +36,7 @@ from app.batches import (
 )
 from app.errors import DeadlinePassed, EngineFailed, ServiceError
 from app.jobs import Images, Job, ModelName, Probabilities, Ticket
-from app.threads import in_thread, step_back
+from app.threads import Worker
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ class Batcher:
         self._images_per_s = 0.0
         self._failures = 0
         self._changed = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine", initializer=step_back)
+        self._worker = Worker("engine")
         self._task: asyncio.Task[None] | None = None
         self._dead = False
 
@@ -121,7 +120,8 @@ class Batcher:
         """Queue uint8 (N, 3, S, S), 1 <= N <= the ticket's places; `deadline` is a time.monotonic()."""
         if self._dead:
             raise EngineFailed
-        ticket.give_back(ticket.places - len(images))
+        if ticket.places > len(images):
+            ticket.give_back(ticket.places - len(images))
         job = Job(images, ticket, deadline)
         if not self._jobs and not self._batches:
             self._progress = job.enqueued
@@ -171,7 +171,7 @@ class Batcher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        self._thread.shutdown(wait=False)
+        self._worker.close()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Fail everything that waits, whatever ended the loop, and report the end unless it was asked for."""
@@ -266,7 +266,7 @@ class Batcher:
         slices = self._form_batch()
         self._progress = time.monotonic()
         if slices:
-            self._batches.append(Batch(slices, in_thread(self._thread, compute, self._run, slices)))
+            self._batches.append(Batch(slices, self._worker.run(compute, self._run, slices)))
             if len(self._batches) == 1:
                 self._begin_batch()
 
@@ -307,7 +307,7 @@ class Batcher:
             if not all(halves):
                 raise
             log.warning("out of memory for a batch of %d: trying two halves", count_of(batch.slices))
-            return together([await in_thread(self._thread, compute, self._run, half) for half in halves])
+            return together([await self._worker.run(compute, self._run, half) for half in halves])
 
     def _hand_out(self, slices: list[Slice], probabilities: Probabilities, seconds: float) -> None:
         """Give float32 (N, classes) to those who wait, and learn from the time it took."""

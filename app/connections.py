@@ -70,7 +70,8 @@ class Connection(HttpToolsProtocol):
         self._tell_gone: Callable[[], None] | None = None
         self._header_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
-        self._body_timer: asyncio.TimerHandle | None = None  # while a small body is awaited
+        self._awaits_body = False  # of a request that is answered directly
+        self._body_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
 
     # -- what the client does
@@ -82,7 +83,7 @@ class Connection(HttpToolsProtocol):
             self._limits.refused(TOO_MANY_CONNECTIONS)
             transport.abort()
             return
-        self._watch_header()
+        self._watch()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a header or a body; those that follow a refusal are thrown away."""
@@ -94,7 +95,7 @@ class Connection(HttpToolsProtocol):
         self._overhead_bytes = 0 if self._came_of_it else self._overhead_bytes + len(data)
         if self._overhead_bytes > MAX_HEADER_BYTES and not self._refused():
             self.send_400_response("")
-        self._watch_header()
+        self._watch()
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -162,7 +163,7 @@ class Connection(HttpToolsProtocol):
         self._came_of_it = True
         if not self.parser.should_upgrade():
             super().on_message_complete()
-            if self._body_timer is not None and self.cycle is self._active:
+            if self._awaits_body and self.cycle is self._active:
                 self._begin_direct()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -171,7 +172,7 @@ class Connection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
-        if self._body_timer is not None:
+        if self._awaits_body:
             self._refuse_direct(ClientGone())
         if self._active is not None and self._active is not self.cycle:  # uvicorn tells the newest only
             self._forget(self._active)
@@ -212,7 +213,7 @@ class Connection(HttpToolsProtocol):
             return
         self.began = time.monotonic()
         if cycle.more_body:
-            self._body_timer = self.loop.call_later(self._limits.body_timeout_s, self._refuse_direct, BodyTooSlow())
+            self._awaits_body = True
         else:  # It came while the request before it was answered. Not here: thousands may wait, one within the other.
             self.loop.call_soon(self._begin_direct)
 
@@ -238,6 +239,7 @@ class Connection(HttpToolsProtocol):
 
     def _active_direct(self) -> tuple[RequestResponseCycle, Direct]:
         """Return the active request, whose body is no longer awaited, and what answers it."""
+        self._awaits_body = False
         if self._body_timer is not None:
             self._body_timer.cancel()
             self._body_timer = None
@@ -292,7 +294,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(self._refusal)
         elif self._header_begun:
             self._unset_keepalive_if_required()
-        self._watch_header()
+        self._watch()
 
     def pause_writing(self) -> None:
         """The client does not read its answer; it has a while to begin."""
@@ -321,14 +323,19 @@ class Connection(HttpToolsProtocol):
         """Whether nothing more is read: what came was refused, or will be after the answers to requests before it."""
         return self._linger_timer is not None or self._refusal is not None or self.transport.is_closing()
 
-    def _watch_header(self) -> None:
-        """Let the header's time run exactly while a header is awaited and the keep-alive timer does not run."""
+    def _watch(self) -> None:
+        """Let the time run of what is awaited: a small body, or a header unless the keep-alive timer runs."""
+        if self._awaits_body and self._body_timer is None:
+            self._body_timer = self.loop.call_later(self._limits.body_timeout_s, self._body_late)
         if self._refused() or self._answering() or self.timeout_keep_alive_task is not None:
             if self._header_timer is not None:
                 self._header_timer.cancel()
                 self._header_timer = None
         elif self._header_timer is None:
             self._header_timer = self.loop.call_later(self._limits.header_timeout_s, self._header_late)
+
+    def _body_late(self) -> None:
+        self._refuse_direct(BodyTooSlow())
 
     def _header_late(self) -> None:
         # If this very process was slow, the header may lie unread in the socket: one more turn of the loop reads it.

@@ -47,7 +47,8 @@ class Ticket:
 
     def release(self) -> None:
         """Free all places that are still held. Safe to call again."""
-        self.give_back(self.places)
+        if self.places:
+            self.give_back(self.places)
 
 
 class Job:

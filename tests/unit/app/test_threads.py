@@ -1,13 +1,15 @@
 """Threads that compute step back: they and the threads that they start, and nobody else."""
 
+import asyncio
 import os
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.threads import STEP_BACK, step_back
+from app.threads import STEP_BACK, ThreadDied, Worker, step_back
 
 
 def niceness():
@@ -29,3 +31,68 @@ def test_a_pool_that_steps_back_does_so_alone_and_with_its_children():
         assert pool.submit(niceness).result() == STEP_BACK
         assert pool.submit(niceness_of_a_child).result() == STEP_BACK
     assert niceness() == before < STEP_BACK
+
+
+@pytest.fixture
+async def worker(anyio_backend):
+    worker = Worker("engine")
+    yield worker
+    worker.close()
+
+
+def fail(error):
+    raise error
+
+
+async def test_a_worker_does_pieces_of_work_in_turn_in_one_thread(worker):
+    done = await asyncio.gather(*(worker.run(lambda n: (n, threading.current_thread().name), n) for n in range(5)))
+    assert done == [(n, "engine") for n in range(5)]
+
+
+async def test_a_worker_hands_on_what_is_raised_and_goes_on(worker):
+    with pytest.raises(KeyError):
+        await worker.run(fail, KeyError("no"))
+    with pytest.raises(ThreadDied, match="SystemExit"):
+        await worker.run(fail, SystemExit(1))
+    assert await worker.run(lambda: 3) == 3
+
+
+async def test_what_is_cancelled_before_its_turn_never_begins(worker):
+    go, begun = threading.Event(), []
+    first = worker.run(go.wait, 10)
+    second = worker.run(begun.append, 1)
+    second.cancel()
+    first.cancel()  # it is under way: its result comes and finds nobody
+    go.set()
+    await worker.run(lambda: None)
+    assert begun == []
+
+
+async def test_a_worker_holds_nothing_while_it_waits(worker):
+    class Images:
+        pass
+
+    images = Images()
+    gone = weakref.ref(images)
+    await worker.run(lambda _images: None, images)
+    del images
+    ended = worker.run(threading.Event)  # its end says that the thread has let go of the work before
+    await ended
+    assert gone() is None
+
+
+def test_a_result_that_comes_after_the_loop_has_ended_is_dropped():
+    go, ended, worker = threading.Event(), threading.Event(), Worker("late")
+
+    async def begin():
+        worker.run(go.wait, 10)
+
+    asyncio.run(begin())
+    go.set()
+    asyncio.run(asyncio.wait_for(_run(worker, ended.set), 10))
+    worker.close()
+    assert ended.is_set()
+
+
+async def _run(worker, function):
+    return await worker.run(function)
