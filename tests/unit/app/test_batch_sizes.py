@@ -106,9 +106,21 @@ def test_the_choice_is_logged(caplog):
 
 
 @pytest.mark.parametrize("largest", [1, 2, 3, 5, 32, 100])
-def test_a_ladder_reaches_its_end_and_pads_little(largest):
-    sizes = ladder(largest)
+@pytest.mark.parametrize(("steps", "most"), [(2, 1.5), (8, 1.125)])
+def test_a_ladder_reaches_its_end_and_pads_little(largest, steps, most):
+    sizes = ladder(largest, steps)
+    assert list(sizes) == sorted({*sizes})
     assert sizes[0] == 1
     assert sizes[-1] == largest
     for images in range(1, largest + 1):
-        assert next(size for size in sizes if size >= images) <= 1.5 * images
+        assert next(size for size in sizes if size >= images) <= most * images
+
+
+def test_ladders_are_what_the_documents_say():
+    assert ladder(24) == (1, 2, 3, 4, 6, 8, 12, 16, 24)
+    assert ladder(24, 8) == (*range(1, 17), 18, 20, 22, 24)
+
+
+def test_the_steps_are_those_that_are_asked_for():
+    machine = Machine(lambda images: 0.001 * max(images, 32))
+    assert choose_batch_sizes(machine.run, 8, 64, steps=8, clock=lambda: machine.now) == ladder(32, 8)

@@ -194,8 +194,7 @@ def test_without_openvino_a_cpu_runs_torch(source, monkeypatch):
 def test_batch_sizes_are_measured_unless_given(source):
     engine = make(source, "openvino", batch_sizes=())
     engine.prepare(4)
-    assert engine.batch_sizes[0] == 1
-    assert engine.batch_sizes[-1] <= 4
+    assert engine.batch_sizes == (1, 2, 3, 4)
     pinned = make(source, "openvino", batch_sizes=(3,))
     pinned.prepare(4)
     assert pinned.batch_sizes == (3,)
