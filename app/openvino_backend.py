@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -33,12 +35,17 @@ class OpenVinoBackend:
             network = source.network()
             weights = _room_for_weights(sum(room_for(tensor.nbytes) for tensor in network.parameters()))
             model = float_model(network, metadata.mean, metadata.std, weights.put if weights else None)
-        options = {
+        options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[precision],
         }
+        if "TBB_PARTITIONER" in core().get_property("CPU", "SUPPORTED_PROPERTIES"):
+            # A layer's work in more pieces than threads, for whichever thread is free: with a piece each, all wait for
+            # the one that shares its core with the event loop.
+            options |= {"TBB_PARTITIONER": "AUTO", "ENABLE_CPU_PINNING": False}
         self._request = core().compile_model(model, "CPU", options).create_infer_request()
+        self._weights = weights  # OpenVINO may look at them as long as the request lives
         if weights is not None:
             self.logits(source.self_test_images[:1].numpy())  # now OpenVINO has its own copy
             weights.let_go()
@@ -46,8 +53,10 @@ class OpenVinoBackend:
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
         try:
-            # By way of tensors: the binding's own dealings with arrays take 5 % of a batch of one.
-            self._request.set_input_tensor(Tensor(np.ascontiguousarray(images), shared_memory=True))
+            # By way of a tensor: the binding's own dealings with arrays take 5 % of a batch of one. A tensor wants what
+            # may be written to, which images that lie in a request's body are not, and does not keep it alive.
+            images = np.require(images, requirements=["C", "W"])
+            self._request.set_input_tensor(Tensor(images, shared_memory=True))
             self._request.infer(share_outputs=True)
             logits: NDArray[np.float32] = self._request.get_output_tensor().data.copy()
         except RuntimeError as error:
@@ -59,6 +68,7 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Give the compiled network's memory back."""
         del self._request
+        self._weights = None
 
 
 def _room_for_weights(size: int) -> FileBacked | None:

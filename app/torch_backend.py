@@ -43,7 +43,8 @@ class TorchBackend:
 
     @torch.inference_mode()
     def _forward(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        batch = torch.from_numpy(images).to(self._device)
+        # torch warns of images that may not be written to, such as those that lie in a request's body.
+        batch = torch.from_numpy(np.require(images, requirements="W")).to(self._device)
         logits: NDArray[np.float32] = self.logits_by(self.network, batch).cpu().numpy()
         return logits
 

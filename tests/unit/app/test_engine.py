@@ -62,6 +62,11 @@ def test_alone_padded_or_in_a_batch_an_image_gets_the_same_answer(engine, pictur
         np.testing.assert_array_equal(alone.argmax(axis=1), other.argmax(axis=1))
 
 
+def test_images_that_may_not_be_written_to_are_computed_like_others(engine, pictures):
+    read_only = np.frombuffer(pictures[:1].tobytes(), np.uint8).reshape(1, *pictures.shape[1:])
+    np.testing.assert_array_equal(engine.run(read_only), engine.run(pictures[:1]))
+
+
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_float32_is_what_evaluation_computes(source, pictures, runtime):
     metadata = source.metadata
