@@ -36,14 +36,13 @@ def choose_batch_sizes(
     budget_s: float = BUDGET_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[int, ...]:
-    """Measure batches of 1, 2, 4, ... images, up to `largest`, and return the sizes to pad batches to, increasing, in
-    `steps` of `ladder`.
+    """Measure batches of 1, 2, 4, ... images, up to `largest`, and return the sizes to pad batches to, increasing.
 
-    The last of them is the smallest batch that no larger one beats by more than WORTHWHILE, or LEAST. Each size is
-    run once to warm it up and then measured; no further one is tried once as much again would not fit into the budget,
-    or if this one did not fit into the memory. A first run is charged like the others: on CUDA it is one of the graphs
-    that are recorded before ready in any case, and would leave nothing of the budget. Raises EngineOutOfMemory if not
-    even one image fits.
+    They go in `steps` of `ladder`. The last of them is the smallest batch that no larger one beats by more than
+    WORTHWHILE, or LEAST. Each size is run once to warm it up and then measured; no further one is tried once as much
+    again would not fit into the budget, or if this one did not fit into the memory. A first run is charged like the
+    others: on CUDA it is one of the graphs that are recorded before ready in any case, and would leave nothing of the
+    budget. Raises EngineOutOfMemory if not even one image fits.
     """
     spent_s = 0.0
     rates: dict[int, float] = {}

@@ -6,11 +6,9 @@ The body's time is kept by `read_body`, the time between two requests by uvicorn
 from __future__ import annotations
 
 import asyncio
-import os
 import select
-import time
-from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import httptools
 from uvicorn import Config
@@ -19,9 +17,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from app.connection_limits import ConnectionLimits
-from app.conversation import WHEN_GONE, WHOLE, Direct
-from app.errors import BodyTooSlow, ClientGone, HeaderTooSlow, MalformedRequest, ServiceError
-from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_body
+from app.conversation import WHEN_GONE, WHOLE
+from app.errors import HeaderTooSlow, MalformedRequest, ServiceError
+from app.problems import Headers, problem_answer
+from app.request_ids import new_request_id
 
 LATE_S = 0.05
 
@@ -50,11 +49,9 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: ConnectionLimits,
-        direct: Direct | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
-        self._direct = direct
         self._extensions: dict[str, dict[object, object]] = {
             WHEN_GONE: {"tell": self.when_gone},
             WHOLE: {"respond": self.respond, "body_is_here": self.body_is_here},
@@ -66,12 +63,9 @@ class Connection(HttpToolsProtocol):
         self._refusal: ServiceError | None = None  # of what follows a request that is not answered yet
         self._gone = False
         self._last = False  # whether the connection is to be closed after what is under way
-        self.began = 0.0  # when the active request did, if it is answered directly: a time.monotonic()
         self._tell_gone: Callable[[], None] | None = None
         self._header_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
-        self._awaits_body = False  # of a request that is answered directly
-        self._body_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
 
     # -- what the client does
@@ -128,10 +122,9 @@ class Connection(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
-        """Take note of a request's first byte."""
-        super().on_message_begin()
+        """Take note of a request's first byte; its scope is made once its header is here."""
         self._header_begun = True
-        self.scope["extensions"] = self._extensions
+        self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
         """Begin a request. What is raised here refuses it: httptools makes a HttpParserError of it."""
@@ -148,10 +141,18 @@ class Connection(HttpToolsProtocol):
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
             raise ValueError("a request of HTTP/1.1 names exactly one host")
         if not self.parser.should_upgrade():  # else it comes again: see `_without_upgrade`
-            super().on_headers_complete()
-            if self._last:
-                self.cycle.keep_alive = False
-            self.headers = []  # what else may come are trailers: nobody here asks for them
+            self._begin_request()
+
+    def _begin_request(self) -> None:
+        """Begin a request whose header is here."""
+        header = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()  # it makes a scope, and room for a header
+        self.url, self.headers, self.expect_100_continue = header
+        self.scope |= {"headers": self.headers, "extensions": self._extensions}
+        super().on_headers_complete()
+        if self._last:
+            self.cycle.keep_alive = False
+        self.headers = []  # what else may come are trailers: nobody here asks for them
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a request's body."""
@@ -163,8 +164,6 @@ class Connection(HttpToolsProtocol):
         self._came_of_it = True
         if not self.parser.should_upgrade():
             super().on_message_complete()
-            if self._awaits_body and self.cycle is self._active:
-                self._begin_direct()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
@@ -172,8 +171,6 @@ class Connection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
-        if self._awaits_body:
-            self._refuse_direct(ClientGone())
         if self._active is not None and self._active is not self.cycle:  # uvicorn tells the newest only
             self._forget(self._active)
         self._gone = True
@@ -206,52 +203,9 @@ class Connection(HttpToolsProtocol):
     # -- what becomes of answers
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Begin a request: a small one here, as soon as its body is, any other one in the application."""
+        """Begin to answer a request."""
         self._active = cycle
-        if not self._is_direct(cycle):
-            super()._start_asgi_task(cycle, app)
-            return
-        self.began = time.monotonic()
-        if cycle.more_body:
-            self._awaits_body = True
-        else:  # It came while the request before it was answered. Not here: thousands may wait, one within the other.
-            self.loop.call_soon(self._begin_direct)
-
-    def _is_direct(self, cycle: RequestResponseCycle) -> bool:
-        """Whether a request's header announces what `Direct` takes."""
-        scope = cycle.scope
-        if self._direct is None or scope["method"] != "POST" or scope["path"] != self._direct.path:
-            return False
-        if cycle.waiting_for_100_continue or self.flow.write_paused:
-            return False
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                return len(value) < 9 and int(value) <= self._direct.max_body_bytes
-        return False
-
-    def _begin_direct(self) -> None:
-        cycle, direct = self._active_direct()
-        direct.begin(self, cast(Headers, cycle.scope["headers"]), cycle.scope["query_string"], bytes(cycle.body))
-
-    def _refuse_direct(self, error: ServiceError) -> None:
-        cycle, direct = self._active_direct()
-        direct.refuse(self, cast(Headers, cycle.scope["headers"]), error)
-
-    def _active_direct(self) -> tuple[RequestResponseCycle, Direct]:
-        """Return the active request, whose body is no longer awaited, and what answers it."""
-        self._awaits_body = False
-        if self._body_timer is not None:
-            self._body_timer.cancel()
-            self._body_timer = None
-        assert self._active is not None
-        assert self._direct is not None
-        return self._active, self._direct
-
-    def start(self, work: Coroutine[None, None, None]) -> None:
-        """Run a part of a request that takes longer; it is cancelled when a drain's time is over."""
-        task = self.loop.create_task(work)
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        super()._start_asgi_task(cycle, app)
 
     def body_is_here(self) -> bool:
         """Whether the active request has come to its end, so that nothing of it has to be waited for."""
@@ -324,18 +278,13 @@ class Connection(HttpToolsProtocol):
         return self._linger_timer is not None or self._refusal is not None or self.transport.is_closing()
 
     def _watch(self) -> None:
-        """Let the time run of what is awaited: a small body, or a header unless the keep-alive timer runs."""
-        if self._awaits_body and self._body_timer is None:
-            self._body_timer = self.loop.call_later(self._limits.body_timeout_s, self._body_late)
+        """Let the header's time run exactly while a header is awaited and the keep-alive timer does not run."""
         if self._refused() or self._answering() or self.timeout_keep_alive_task is not None:
             if self._header_timer is not None:
                 self._header_timer.cancel()
                 self._header_timer = None
         elif self._header_timer is None:
             self._header_timer = self.loop.call_later(self._limits.header_timeout_s, self._header_late)
-
-    def _body_late(self) -> None:
-        self._refuse_direct(BodyTooSlow())
 
     def _header_late(self) -> None:
         # If this very process was slow, the header may lie unread in the socket: one more turn of the loop reads it.
@@ -380,18 +329,8 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, error: ServiceError) -> None:
         """Answer with a problem, and close."""
         self._limits.refused(error.code)
-        request_id = os.urandom(16).hex()
-        body = problem_body(error, request_id)
-        headers = [
-            (b"content-type", PROBLEM_TYPE.encode()),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", request_id.encode()),
-            *SECURITY_HEADERS,
-            (b"connection", b"close"),
-        ]
-        head = STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % header for header in headers)
         self._unset_keepalive_if_required()
-        self.transport.write(head + b"\r\n" + body)
+        self.transport.write(problem_answer(error, new_request_id(), close=True))
         if self.transport.can_write_eof():  # TLS cannot
             self.transport.write_eof()
             self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)

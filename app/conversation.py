@@ -41,3 +41,9 @@ class Direct(Protocol):
 
     def refuse(self, conversation: Conversation, headers: Headers, error: ServiceError) -> None:
         """Answer a request whose body did not come."""
+
+    def full(self) -> ServiceError | None:
+        """Return why every request is refused now, if that is so."""
+
+    def turn_away(self, headers: Headers, error: ServiceError) -> bytes:
+        """Return the whole answer to a request that is refused for what `full` returned."""

@@ -23,15 +23,19 @@ from app.errors import BodyTooSlow, ClientGone, NotReady, ServiceError
 from app.imaging import Decoded, Entry
 from app.jobs import Job, Outcome, Ticket
 from app.lifecycle import State
-from app.middleware import request_id_of
 from app.parameters import NO_PARAMETERS, Parameters, Wish
 from app.parts import Parts
-from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_body, problem_headers
+from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_answer, problem_body, problem_headers
+from app.request_ids import request_id_of
 from app.routes.common import take_key
 from app.routes.predict import PATH
 from app.service import Service
 
 log = logging.getLogger(__name__)
+
+# After a turn of the event loop that turned somebody away, so that what comes meanwhile is taken in one turn: a loop
+# that wakes up for each request of an overload takes a core from the engine for longer than the refusals need.
+REST_S = 0.002
 
 
 class Direct:
@@ -42,6 +46,7 @@ class Direct:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.max_body_bytes = min(SMALL_BODY_BYTES, service.settings.max_body_bytes)
+        self._rests_soon = False
 
     def begin(self, conversation: Conversation, headers: Headers, query: bytes, body: bytes) -> None:
         """Answer a request, now or later. Raises nothing."""
@@ -51,6 +56,31 @@ class Direct:
     def refuse(self, conversation: Conversation, headers: Headers, error: ServiceError) -> None:
         """Answer a request whose body did not come."""
         Exchange(self.service, conversation, headers).refuse(error)
+
+    def full(self) -> ServiceError | None:
+        """Return why every request is refused now, if that is so. While not ready, others may say so better."""
+        if self.service.lifecycle.state is State.READY:
+            try:
+                self.service.require_room()
+            except ServiceError as error:
+                return error
+        return None
+
+    def turn_away(self, headers: Headers, error: ServiceError) -> bytes:
+        """Return the whole answer to a request that is refused for what `full` returned."""
+        request_id = request_id_of(next((value for name, value in headers if name == b"x-request-id"), b""))
+        self.service.telemetry.refused(error.code)
+        self.service.telemetry.answered(PATH, error.status, 0.0)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("POST %s %d at once id=%s", PATH, error.status, request_id)
+        if not self._rests_soon:
+            self._rests_soon = True
+            asyncio.get_running_loop().call_soon(self._rest)
+        return problem_answer(error, request_id)
+
+    def _rest(self) -> None:
+        time.sleep(REST_S)
+        self._rests_soon = False
 
 
 class Exchange:
@@ -100,7 +130,7 @@ class Exchange:
     def begin(self, query: bytes, body: bytes) -> None:
         """Check the request, take its body apart and decode it. Raises ServiceError."""
         service, head, settings = self._service, self._head, self._service.settings
-        service.require_room()  # most requests of an overload end here, before they cost any more
+        service.require_room()  # as DirectConnection asked, but of requests that wait behind others, or come in pieces
         timeout = head.get(b"x-timeout-ms")
         parameters = Parameters.read(query, timeout) if query or timeout is not None else NO_PARAMETERS
         self._release_key = take_key(service, head.get(b"authorization", b"").decode("latin-1"))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
-from random import getrandbits
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,25 +14,13 @@ from app.conversation import WHOLE
 from app.errors import BodyTooSlow, NotReady, ServiceError
 from app.lifecycle import State
 from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, problem_body, problem_headers
+from app.request_ids import request_id_of
 from app.service import Service
 
 log = logging.getLogger(__name__)
 
 DISCARD_BYTES = 64 << 20
 DISCARD_S = 5.0
-
-SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-
-
-def request_id_of(given: bytes) -> str:
-    """Return the caller's x-request-id if it is sane, else a new one."""
-    text = given.decode("latin-1")
-    return text if text and SANE_REQUEST_ID.fullmatch(text) else new_request_id()
-
-
-def new_request_id() -> str:
-    """Return 128 random bits in hexadecimal digits. They tell requests apart and are no secret."""
-    return f"{getrandbits(128):032x}"
 
 
 def problem_response(

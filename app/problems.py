@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
 from app.errors import ServiceError, problem_object
 
 Headers = list[tuple[bytes, bytes]]
@@ -34,6 +36,23 @@ def problem_body(error: ServiceError, request_id: str | None) -> bytes:
     beginning = _beginning(error.code, error.title, error.status, error.detail)
     quoted = b"null" if request_id is None else b'"%s"' % request_id.encode()
     return b'%s, "request_id": %s}' % (beginning, quoted)
+
+
+def problem_answer(error: ServiceError, request_id: str, *, close: bool = False) -> bytes:
+    """Return the whole HTTP answer; with `close` it announces the connection's end. The id is sane."""
+    body = problem_body(error, request_id)
+    head = _head(error.status, error.retry_after_s, close)
+    return b"%scontent-length: %d\r\nx-request-id: %s\r\n\r\n%s" % (head, len(body), request_id.encode(), body)
+
+
+@lru_cache(maxsize=256)
+def _head(status: int, retry_after_s: int | None, close: bool) -> bytes:
+    headers = [(b"content-type", PROBLEM_TYPE.encode()), *SECURITY_HEADERS]
+    if retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % retry_after_s))
+    if close:
+        headers.append((b"connection", b"close"))
+    return STATUS_LINE[status] + b"".join(b"%s: %s\r\n" % header for header in headers)
 
 
 @lru_cache(maxsize=256)  # texts are fixed: in an overload the same one is sent thousands of times a second

@@ -21,6 +21,7 @@ from app.admin import AdminServer
 from app.connection_limits import ConnectionLimits, connections_within_files
 from app.connections import Connection
 from app.direct import Direct
+from app.direct_connections import DirectConnection
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks
 from app.pidfile import pid_file
@@ -210,7 +211,9 @@ def connection_options(service: Service, max_connections: int, direct: Direct | 
     )
     return {
         "host": settings.host,
-        "http": partial(Connection, limits=limits, direct=direct),
+        "http": partial(DirectConnection, limits=limits, direct=direct)
+        if direct
+        else partial(Connection, limits=limits),
         "ws": "none",
         "log_config": None,
         "access_log": False,

@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
-from tests.api.conftest import serving
+from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
+from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -134,3 +136,78 @@ async def test_other_methods_and_paths_are_the_frameworks():
     async with serving() as client:
         assert (await client.get("/predict")).status_code == 405
         assert (await client.post("/predictions")).status_code == 404
+
+
+@asynccontextmanager
+async def no_room():
+    """A client of a service whose engine is held and whose queue is full, and what ends both."""
+    engine = FakeEngine()
+    full = {"max_queue_images": 2, "max_images": 2, "batch_sizes": (1, 2)}
+    async with serving(engine, **full) as client, occupied(engine, client):
+        waiting = asyncio.ensure_future(client.post("/predict", files=[("file", PICTURE)] * 2))
+        while client.app.state.service.queued_images() < 2:
+            await asyncio.sleep(0)
+
+        async def let_go():
+            engine.release()
+            assert (await waiting).status_code == 200
+
+        yield client, let_go
+        await let_go()
+
+
+async def test_both_ways_turn_away_alike():
+    async with no_room() as (client, _):
+        direct, framework = await both_ways(client, "?top_k=1", PNG)
+        assert direct.status_code == 429
+        assert content(direct) == content(framework)
+        metrics = (await client.get("/metrics")).text
+        assert 'resnet_requests_total{route="/predict",status="429"} 2.0' in metrics
+        assert 'resnet_rejected_total{reason="queue-full"} 2.0' in metrics
+        named = await client.post("/predict", content=PICTURE, headers=PNG | {"x-request-id": "mine"})
+        assert (named.json()["request_id"], named.headers["x-request-id"]) == ("mine", "mine")
+
+
+async def test_who_is_turned_away_may_go_on_and_is_answered_in_order():
+    async with no_room() as (client, _):
+        probe = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+        refused = HEAD % len(PICTURE) + b"\r\n" + PICTURE
+        last = refused.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
+        answers = await answers_of(client, refused * 1000 + probe + refused + probe + last)
+        expected = [*[b"429"] * 1000, b"200", b"429", b"200", b"429"]
+        assert re.findall(rb"HTTP/1.1 (\d+)", answers) == expected
+
+
+@pytest.mark.parametrize("header_bytes", [1, 40])
+async def test_a_body_in_pieces_is_turned_away_at_its_end(header_bytes):
+    async with no_room() as (client, _):
+        request = HEAD % len(PICTURE) + b"\r\n" + PICTURE
+        probe = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        at = len(request) - 100
+        pieces = request[header_bytes:at], request[at:] + probe
+        answers = await answers_of(client, request[:header_bytes], *pieces)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"429", b"200"]
+
+
+async def test_if_there_is_room_by_the_end_of_a_body_it_is_taken():
+    async with no_room() as (client, let_go):
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(HEAD % len(PICTURE) + b"connection: close\r\n\r\n" + PICTURE[:10])
+        await client.get("/livez")
+        writer.write(PICTURE[10:20])
+        await client.get("/livez")
+        await let_go()
+        writer.write(PICTURE[20:])
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+        writer.close()
+
+
+async def test_the_loop_rests_once_after_a_turn_that_turned_somebody_away(monkeypatch):
+    async with no_room() as (client, _):
+        rests = []
+        monkeypatch.setattr("app.direct.time.sleep", rests.append)
+        refused = HEAD % 4 + b"\r\njunk"
+        last = refused.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
+        await answers_of(client, refused * 20 + last)
+        assert 1 <= len(rests) <= 2  # the last one goes the way of all requests, which has no rest
+        assert 0 < rests[0] < 0.01

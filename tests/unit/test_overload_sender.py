@@ -29,7 +29,7 @@ async def report_of(answers, rate=200, seconds=0.1):
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         sender = Sender(server.sockets[0].getsockname()[1], b"GET")
-        await sender.run(rate, seconds)
+        await asyncio.to_thread(sender.run, rate, seconds)
         return sender.report()
 
 
