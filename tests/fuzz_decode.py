@@ -25,21 +25,29 @@ def main():
         sys.exit("atheris is missing (it has no wheel for every Python): pip install -c constraints.txt -e '.[fuzz]'")
     import atheris
 
-    with atheris.instrument_imports(include=["PIL", "app.imaging", "model.pictures", "model.transforms"]):
+    rooms = ["PIL", "app.imaging", "model.pictures", "model.plain_png", "model.transforms"]
+    with atheris.instrument_imports(include=rooms):
         from app.errors import ServiceError
         from app.imaging import Decoder, decode
+        from model.pictures import open_picture, picture_pixels
+        from model.plain_png import read_plain_png
+        from tests.conftest import encode, noise
         from tests.mutations import pictures
 
     Decoder(32, MAX_PIXELS)  # sets the filters of Pillow's warnings, as in the service
 
     def decode_one(data):
         with suppress(ServiceError):
-            assert decode(data, 32, MAX_PIXELS).shape == (3, 32, 32)
+            pixels = decode(data, 32, MAX_PIXELS)
+            assert pixels.shape == (3, 32, 32)
+            if read_plain_png(data, 32) is not None:
+                assert (pixels == picture_pixels(open_picture(data, MAX_PIXELS), 32)).all()
 
     corpus = FOLDER / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for number, (_, file) in enumerate(pictures()):
         (corpus / f"picture-{number}").write_bytes(file)
+    (corpus / "plain").write_bytes(encode(noise()))
     limits = [f"-max_total_time={arguments.seconds}", f"-max_len={MAX_BYTES}", "-timeout=5", "-rss_limit_mb=2048"]
     output = [f"-artifact_prefix={FOLDER}/", f"-seed={arguments.seed}", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *limits, *output, str(corpus)], decode_one)
