@@ -40,9 +40,9 @@ def choose_batch_sizes(
 
     They go in `steps` of `ladder`. The last of them is the smallest batch that no larger one beats by more than
     WORTHWHILE, or LEAST. Each size is run once to warm it up and then measured; no further one is tried once as much
-    again would not fit into the budget, or if this one did not fit into the memory. A first run is charged like the
-    others: on CUDA it is one of the graphs that are recorded before ready in any case, and would leave nothing of the
-    budget. Raises EngineOutOfMemory if not even one image fits.
+    again would not fit into the budget, if this one did not fit into the memory, or if from LEAST on it gained nothing.
+    A first run is charged like the others: on CUDA it is one of the graphs that are recorded before ready in any case,
+    and would leave nothing of the budget. Raises EngineOutOfMemory if not even one image fits.
     """
     spent_s = 0.0
     rates: dict[int, float] = {}
@@ -58,6 +58,8 @@ def choose_batch_sizes(
             break
         least_s = min(times)
         rates[size] = size / max(least_s, 1e-9)
+        if size >= LEAST and rates[size] < rates.get(size // 2, 0.0) * WORTHWHILE:
+            break  # on a processor, whose memory for a larger one nobody would need again
         size *= 2
         spent_s += times[0] + sum(times)
         if spent_s + 4 * least_s > budget_s:  # two runs of twice the size
@@ -85,8 +87,8 @@ def _times(run: Callable[[], object], clock: Callable[[], float]) -> list[float]
 def ladder(largest: int, steps: int = 2) -> tuple[int, ...]:
     """Return sizes up to `largest`, so many `steps` from each power of two to the next.
 
-    With two: 1, 2, 3, 4, 6, 8, 12, ...; padding adds a half at most, a fifth on average. With eight: all up to 16, then
-    18, 20, ...; an eighth at most.
+    With two: 1, 2, 3, 4, 6, 8, 12, ...; padding adds a half at most, a fifth on average. With four: 1, 2, ..., 8, 10,
+    12, 14, 16, 20, ...; a quarter at most.
     """
     sizes = {step << shift for step in range(steps, 2 * steps) for shift in range(largest.bit_length())}
     return tuple(sorted(size for size in sizes | {*range(1, steps), largest} if size <= largest))

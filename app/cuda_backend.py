@@ -144,6 +144,9 @@ class CudaBackend:
             except RuntimeError as error:  # as a lost context makes of anything; the eager network will meet it, too
                 log.warning("what the lanes took may be lost: %s", str(error).partition("\n")[0])
 
+    def settle(self) -> None:
+        """Nothing is left over."""
+
     def close(self) -> None:
         """Give graphs, buffers and weights back to the device."""
         self._ways.clear()

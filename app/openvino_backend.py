@@ -46,9 +46,6 @@ class OpenVinoBackend:
             options |= {"TBB_PARTITIONER": "AUTO", "ENABLE_CPU_PINNING": False}
         self._request = core().compile_model(model, "CPU", options).create_infer_request()
         self._weights = weights  # OpenVINO may look at them as long as the request lives
-        if weights is not None:
-            self.logits(source.self_test_images[:1].numpy())  # now OpenVINO has its own copy
-            weights.let_go()
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
@@ -64,6 +61,12 @@ class OpenVinoBackend:
                 raise EngineOutOfMemory from error
             raise
         return logits
+
+    def settle(self) -> None:
+        """Give back the weights, of which OpenVINO has an order of its own, and what the largest batch tried needed."""
+        self._request.get_compiled_model().release_memory()
+        if self._weights is not None:
+            self._weights.let_go()
 
     def close(self) -> None:
         """Give the compiled network's memory back."""

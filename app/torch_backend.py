@@ -53,6 +53,9 @@ class TorchBackend:
         inputs = normalise(images, self.mean, self.std).to(self._dtype, memory_format=torch.channels_last)
         return network(inputs).float()
 
+    def settle(self) -> None:
+        """Nothing is left over."""
+
     def close(self) -> None:
         """Give the network's memory back to the device."""
         del self.network
