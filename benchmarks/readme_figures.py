@@ -95,7 +95,9 @@ def service() -> str:
     ]
     table = "\n".join(f"| {what} | {figure} | {evidence} |" for what, figure, evidence in rows)
     filled = plain["clients_median"]["64"]["mean_batch_images"]
-    return f"""On {machine_of(plain)}, but for the memory ({memory["machine"]["date"]}); a GPU has not been measured yet.
+    memory_day = memory["machine"]["date"]
+    another_day = "" if memory_day == plain["machine"]["date"] else f", but for the memory ({memory_day})"
+    return f"""On {machine_of(plain)}{another_day}; a GPU has not been measured yet.
 
 | what | figure | evidence |
 |---|---|---|
