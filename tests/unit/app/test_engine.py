@@ -15,7 +15,8 @@ from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.evaluate import compute_logits
 from model.fuse import fold_batch_norm
-from tests.conftest import ROOT
+from model.openvino_graph import core
+from tests.conftest import ROOT, resident_kb
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,24 @@ def test_without_a_place_for_temporary_files_openvino_keeps_its_weights_in_memor
 
     monkeypatch.setattr("app.openvino_backend.FileBacked", no_room)
     np.testing.assert_array_equal(make(source, "openvino").run(pictures), with_a_file)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident pages are read from /proc")
+def test_openvinos_first_copy_of_the_weights_is_given_back_before_ready(source, pictures):
+    engine = make(source, "openvino", batch_sizes=())
+    weights = np.frombuffer(engine.backend._weights._memory, np.uint8)
+    assert resident_kb(weights) > 40_000
+    engine.prepare(16)
+    assert resident_kb(weights) < 1_000
+    engine.run(pictures)
+    assert resident_kb(weights) < 1_000
+
+
+def test_openvino_cuts_layers_finer_than_there_are_threads(source):
+    if "TBB_PARTITIONER" not in core().get_property("CPU", "SUPPORTED_PROPERTIES"):
+        pytest.skip("this OpenVINO has no such property")
+    compiled = make(source, "openvino").backend._request.get_compiled_model()
+    assert str(compiled.get_property("TBB_PARTITIONER")).endswith("AUTO")
 
 
 SIGNAL_AFTER_CLOSE = """

@@ -1,25 +1,12 @@
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model.file_backed import FileBacked, room_for
+from tests.conftest import resident_kb
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="resident pages are read from /proc")
-
-
-def resident_kb(array):
-    """Return how much of an array's mapping is resident."""
-    address, mapping = array.ctypes.data, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        first = line.split()[0]
-        if "-" in first and not first.endswith(":"):
-            low, high = (int(part, 16) for part in first.split("-"))
-            mapping = low <= address < high
-        elif mapping and first == "Rss:":
-            return int(line.split()[1])
-    raise AssertionError("the array is nowhere")
 
 
 def test_arrays_take_memory_only_while_they_are_read():
