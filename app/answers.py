@@ -12,7 +12,7 @@ from app.errors import ServiceError
 from app.imaging import Decoded
 from app.jobs import Outcome
 from app.parts import Parts
-from app.telemetry import ClassProbability, Telemetry
+from app.telemetry import Telemetry
 
 
 def readable(decoded: list[Decoded]) -> list[NDArray[np.uint8]]:
@@ -32,7 +32,8 @@ def answer_json(parts: Parts, telemetry: Telemetry, decoded: list[Decoded], outc
     """Return the JSON that says, for each image in the request's order, what it shows or what is wrong with it."""
     answers = [_likeliest(parts.classes, row, top_k) for row in outcome.probabilities.tolist()]
     telemetry.queue_seconds.observe(outcome.queue_s)
-    telemetry.predicted(answers)
+    winners = [likeliest[0] for likeliest in answers]
+    telemetry.predicted([one["index"] for one in winners], [one["probability"] for one in winners])
     for one in decoded:
         if isinstance(one, ServiceError):
             telemetry.images.labels(one.code).inc()
@@ -47,13 +48,13 @@ def server_timing(decode_s: float, outcome: Outcome) -> str:
     )
 
 
-def _likeliest(classes: list[str], probabilities: list[float], top_k: int) -> list[ClassProbability]:
+def _likeliest(classes: list[str], probabilities: list[float], top_k: int) -> list[dict[str, Any]]:
     """Rank an image's classes, the likeliest first; of equal ones the first comes first."""
     order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:top_k]
     return [{"label": classes[at], "index": at, "probability": round(probabilities[at], 6)} for at in order]
 
 
-def _predictions(decoded: list[Decoded], answers: list[list[ClassProbability]]) -> list[dict[str, Any]]:
+def _predictions(decoded: list[Decoded], answers: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return what is said of each image in the request's order: its likeliest classes, or its error in its place."""
     following = iter(answers)
     predictions: list[dict[str, Any]] = []

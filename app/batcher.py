@@ -120,8 +120,7 @@ class Batcher:
         """Queue uint8 (N, 3, S, S), 1 <= N <= the ticket's places; `deadline` is a time.monotonic()."""
         if self._dead:
             raise EngineFailed
-        if ticket.places > len(images):
-            ticket.give_back(ticket.places - len(images))
+        ticket.give_back(ticket.places - len(images))
         job = Job(images, ticket, deadline)
         if not self._jobs and not self._batches:
             self._progress = job.enqueued

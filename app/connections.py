@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import httptools
 from uvicorn import Config
@@ -34,6 +34,14 @@ TOO_MANY_CONNECTIONS = "too-many-connections"
 MAX_UPGRADES = 8
 
 
+class UvicornOptions(TypedDict):
+    """What uvicorn makes a connection from."""
+
+    config: Config
+    server_state: ServerState
+    app_state: dict[str, Any]
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's connection with a time limit on headers and unread answers, and a limit on how many there are.
 
@@ -41,16 +49,8 @@ class Connection(HttpToolsProtocol):
     end: a byte now and then does not prolong it.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        limits: ConnectionLimits,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
+        super().__init__(**uvicorns)
         self._limits = limits
         self._extensions: dict[str, dict[object, object]] = {
             WHEN_GONE: {"tell": self.when_gone},

@@ -130,7 +130,7 @@ class Exchange:
     def begin(self, query: bytes, body: bytes) -> None:
         """Check the request, take its body apart and decode it. Raises ServiceError."""
         service, head, settings = self._service, self._head, self._service.settings
-        service.require_room()  # as DirectConnection asked, but of requests that wait behind others, or come in pieces
+        service.require_room()  # for what `full` did not meet: it waited behind another request, or came in pieces
         timeout = head.get(b"x-timeout-ms")
         parameters = Parameters.read(query, timeout) if query or timeout is not None else NO_PARAMETERS
         self._release_key = take_key(service, head.get(b"authorization", b"").decode("latin-1"))

@@ -8,15 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Any, cast
+from typing import Unpack, cast
 
-from uvicorn import Config
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-from uvicorn.server import ServerState
 
 from app.connection_limits import ConnectionLimits
-from app.connections import Connection
+from app.connections import Connection, UvicornOptions
 from app.conversation import Direct
 from app.errors import BodyTooSlow, ClientGone, ServiceError
 from app.problems import Headers
@@ -25,17 +23,8 @@ from app.problems import Headers
 class DirectConnection(Connection):
     """A connection whose small requests to one path are answered by `direct`."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        limits: ConnectionLimits,
-        direct: Direct,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop, limits=limits)
+    def __init__(self, *, direct: Direct, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
+        super().__init__(limits=limits, **uvicorns)
         self._direct = direct
         self._path = direct.path.encode()
         self._path_with_query = self._path + b"?"

@@ -42,13 +42,13 @@ class Ticket:
     def give_back(self, places: int) -> None:
         """Free some of the places."""
         places = min(places, self.places)
-        self.places -= places
-        self._free(places)
+        if places:
+            self.places -= places
+            self._free(places)
 
     def release(self) -> None:
         """Free all places that are still held. Safe to call again."""
-        if self.places:
-            self.give_back(self.places)
+        self.give_back(self.places)
 
 
 class Job:

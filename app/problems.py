@@ -41,15 +41,14 @@ def problem_body(error: ServiceError, request_id: str | None) -> bytes:
 def problem_answer(error: ServiceError, request_id: str, *, close: bool = False) -> bytes:
     """Return the whole HTTP answer; with `close` it announces the connection's end. The id is sane."""
     body = problem_body(error, request_id)
-    head = _head(error.status, error.retry_after_s, close)
+    head = _head(error.status, tuple(problem_headers(error).items()), close)
     return b"%scontent-length: %d\r\nx-request-id: %s\r\n\r\n%s" % (head, len(body), request_id.encode(), body)
 
 
 @lru_cache(maxsize=256)
-def _head(status: int, retry_after_s: int | None, close: bool) -> bytes:
+def _head(status: int, own: tuple[tuple[str, str], ...], close: bool) -> bytes:
     headers = [(b"content-type", PROBLEM_TYPE.encode()), *SECURITY_HEADERS]
-    if retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % retry_after_s))
+    headers += [(name.encode(), value.encode()) for name, value in own]
     if close:
         headers.append((b"connection", b"close"))
     return STATUS_LINE[status] + b"".join(b"%s: %s\r\n" % header for header in headers)

@@ -209,11 +209,10 @@ def connection_options(service: Service, max_connections: int, direct: Direct | 
         max_connections=max_connections,
         refused=service.telemetry.refused,
     )
+    connection = partial(DirectConnection, direct=direct) if direct else Connection
     return {
         "host": settings.host,
-        "http": partial(DirectConnection, limits=limits, direct=direct)
-        if direct
-        else partial(Connection, limits=limits),
+        "http": partial(connection, limits=limits),
         "ws": "none",
         "log_config": None,
         "access_log": False,

@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,14 +23,6 @@ from prometheus_client import (
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-
-
-class ClassProbability(TypedDict):
-    """A class as answers name it, and its probability."""
-
-    label: str
-    index: int
-    probability: float
 
 
 class Telemetry:
@@ -120,13 +112,12 @@ class Telemetry:
         self.batch_images.observe(images)
         self.inference_seconds.observe(seconds)
 
-    def predicted(self, answers: list[list[ClassProbability]]) -> None:
-        """Record the answers of a request: each image's classes, the likeliest first."""
-        self._ok.inc(len(answers))
-        for answer in answers:
-            likeliest = answer[0]
-            self._by_class[likeliest["index"]].inc()
-            self.confidence.observe(likeliest["probability"])
+    def predicted(self, winners: list[int], confidences: list[float]) -> None:
+        """Record the answers of a request: the index and the probability of each image's likeliest class."""
+        self._ok.inc(len(winners))
+        for winner, confidence in zip(winners, confidences, strict=True):
+            self._by_class[winner].inc()
+            self.confidence.observe(confidence)
 
     def render(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

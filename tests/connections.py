@@ -67,7 +67,7 @@ class Port:
             log_config=None,
         )
         config.load()
-        self.make = partial(config.http_protocol_class, config, ServerState(), {})
+        self.make = partial(config.http_protocol_class, config=config, server_state=ServerState(), app_state={})
 
     def connect(self):
         protocol, transport = self.make(), Transport()

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from model.pictures import PictureError, open_picture, picture_pixels
-from model.plain_png import _chunk, read_plain_png
+from model.plain_png import read_plain_png
+from tests.bombs import chunk
 
 SIZE = 32
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
@@ -53,7 +54,7 @@ def interlaced():
 def in_two_pieces():
     whole = png()
     data = whole[41:-16]
-    return whole[:33] + _chunk(b"IDAT", data[:100]) + _chunk(b"IDAT", data[100:]) + whole[-12:]
+    return whole[:33] + chunk(b"IDAT", data[:100]) + chunk(b"IDAT", data[100:]) + whole[-12:]
 
 
 OTHERS = {
@@ -87,9 +88,9 @@ def damaged(seed, number):
         data[seed.randrange(SIZE) * (3 * SIZE + 1)] = seed.randrange(6)  # a row's filter: there are five
         if number % 5 == 0:
             del data[seed.randrange(len(data)) :]
-        return original[:33] + _chunk(b"IDAT", zlib.compress(data)) + original[-12:]
+        return original[:33] + chunk(b"IDAT", zlib.compress(data)) + original[-12:]
     if number % 5 == 0:
-        return original[:33] + _chunk(b"IDAT", data[41 : seed.randrange(42, len(data) - 16)]) + original[-12:]
+        return original[:33] + chunk(b"IDAT", data[41 : seed.randrange(42, len(data) - 16)]) + original[-12:]
     return bytes(data)
 
 

@@ -19,7 +19,7 @@ def telemetry(requests=0, shift=0):
     for _ in range(requests):
         one.requests.labels("/predict", "200").inc()
         one.decode_seconds.observe(0.003)
-        one.predicted([[{"label": "class3", "index": 3, "probability": 0.97}]])
+        one.predicted([3], [0.97])
     return one
 
 
