@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 from app.errors import ServiceError
+from app.heads import Head
 from app.problems import Headers
 
 # The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
@@ -36,14 +37,14 @@ class Direct(Protocol):
     path: str
     max_body_bytes: int
 
-    def begin(self, conversation: Conversation, headers: Headers, query: bytes, body: bytes) -> None:
+    def begin(self, conversation: Conversation, head: Head, body: bytes) -> None:
         """Answer a request, now or later."""
 
-    def refuse(self, conversation: Conversation, headers: Headers, error: ServiceError) -> None:
+    def refuse(self, conversation: Conversation, head: Head, error: ServiceError) -> None:
         """Answer a request whose body did not come."""
 
     def full(self) -> ServiceError | None:
         """Return why every request is refused now, if that is so."""
 
-    def turn_away(self, headers: Headers, error: ServiceError) -> bytes:
+    def turn_away(self, head: Head, error: ServiceError) -> bytes:
         """Return the whole answer to a request that is refused for what `full` returned."""

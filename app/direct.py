@@ -20,10 +20,11 @@ from app.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
 from app.conversation import Conversation
 from app.errors import BodyTooSlow, ClientGone, NotReady, ServiceError
+from app.heads import Head
 from app.imaging import Decoded, Entry
 from app.jobs import Job, Outcome, Ticket
 from app.lifecycle import State
-from app.parameters import NO_PARAMETERS, Parameters, Wish
+from app.parameters import Wish
 from app.parts import Parts
 from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_answer, problem_body, problem_headers
 from app.request_ids import request_id_of
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 # After a turn of the event loop that turned somebody away, so that what comes meanwhile is taken in one turn: a loop
 # that wakes up for each request of an overload takes a core from the engine for longer than the refusals need.
-REST_S = 0.002
+REST_S = 0.003
 
 
 class Direct:
@@ -46,41 +47,41 @@ class Direct:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.max_body_bytes = min(SMALL_BODY_BYTES, service.settings.max_body_bytes)
-        self._rests_soon = False
+        self._refusal: ServiceError | None = None  # of this turn of the event loop
 
-    def begin(self, conversation: Conversation, headers: Headers, query: bytes, body: bytes) -> None:
+    def begin(self, conversation: Conversation, head: Head, body: bytes) -> None:
         """Answer a request, now or later. Raises nothing."""
-        exchange = Exchange(self.service, conversation, headers)
-        exchange.attempt(exchange.begin, query, body)
+        exchange = Exchange(self.service, conversation, head)
+        exchange.attempt(exchange.begin, body)
 
-    def refuse(self, conversation: Conversation, headers: Headers, error: ServiceError) -> None:
+    def refuse(self, conversation: Conversation, head: Head, error: ServiceError) -> None:
         """Answer a request whose body did not come."""
-        Exchange(self.service, conversation, headers).refuse(error)
+        Exchange(self.service, conversation, head).refuse(error)
 
     def full(self) -> ServiceError | None:
         """Return why every request is refused now, if that is so. While not ready, others may say so better."""
-        if self.service.lifecycle.state is State.READY:
+        if self._refusal is None and self.service.lifecycle.state is State.READY:
             try:
                 self.service.require_room()
             except ServiceError as error:
                 return error
-        return None
+        return self._refusal
 
-    def turn_away(self, headers: Headers, error: ServiceError) -> bytes:
-        """Return the whole answer to a request that is refused for what `full` returned."""
-        request_id = request_id_of(next((value for name, value in headers if name == b"x-request-id"), b""))
+    def turn_away(self, head: Head, error: ServiceError) -> bytes:
+        """Return the whole answer to a request that is refused for what `full` returned; this turn, all others are."""
+        request_id = request_id_of(head.given_id)
         self.service.telemetry.refused(error.code)
         self.service.telemetry.answered(PATH, error.status, 0.0)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("POST %s %d at once id=%s", PATH, error.status, request_id)
-        if not self._rests_soon:
-            self._rests_soon = True
+        if self._refusal is None:
+            self._refusal = error
             asyncio.get_running_loop().call_soon(self._rest)
         return problem_answer(error, request_id)
 
     def _rest(self) -> None:
         time.sleep(REST_S)
-        self._rests_soon = False
+        self._refusal = None
 
 
 class Exchange:
@@ -92,7 +93,6 @@ class Exchange:
         "_decode_s",
         "_decoded",
         "_head",
-        "_headers",
         "_held_bytes",
         "_parts",
         "_release_key",
@@ -102,12 +102,11 @@ class Exchange:
         "_wish",
     )
 
-    def __init__(self, service: Service, conversation: Conversation, headers: Headers) -> None:
+    def __init__(self, service: Service, conversation: Conversation, head: Head) -> None:
         self._service = service
         self._conversation = conversation
-        self._headers = headers
-        self._head = dict(reversed(headers))  # of equal names the first one counts
-        self._request_id = request_id_of(self._head.get(b"x-request-id", b""))
+        self._head = head
+        self._request_id = request_id_of(head.given_id)
         self._release_key: Callable[[], None] | None = None
         self._held_bytes = 0
         self._ticket: Ticket | None = None
@@ -127,21 +126,18 @@ class Exchange:
             log.exception("request %s failed", self._request_id)
             self.refuse(ServiceError())
 
-    def begin(self, query: bytes, body: bytes) -> None:
+    def begin(self, body: bytes) -> None:
         """Check the request, take its body apart and decode it. Raises ServiceError."""
         service, head, settings = self._service, self._head, self._service.settings
         service.require_room()  # for what `full` did not meet: it waited behind another request, or came in pieces
-        timeout = head.get(b"x-timeout-ms")
-        parameters = Parameters.read(query, timeout) if query or timeout is not None else NO_PARAMETERS
-        self._release_key = take_key(service, head.get(b"authorization", b"").decode("latin-1"))
+        self._release_key = take_key(service, head.key)
         parts = self._parts = service.require_parts()
-        self._wish = parameters.wish(len(parts.classes), settings.timeout_ms, self._conversation.began)
+        self._wish = head.parameters.wish(len(parts.classes), settings.timeout_ms, self._conversation.began)
         service.body_budget.take(len(body))
         self._held_bytes = len(body)
-        if b"content-encoding" in head:
-            refuse_codings(value.decode("latin-1") for name, value in self._headers if name == b"content-encoding")
-        kind = head.get(b"content-type", b"").decode("latin-1")
-        entries = split_images(kind, body, settings.max_images, parts.input_size)
+        if b"content-encoding" in head.fields:
+            refuse_codings(value.decode("latin-1") for name, value in head.headers if name == b"content-encoding")
+        entries = split_images(head.content_type, body, settings.max_images, parts.input_size)
         self._ticket = parts.batcher.admit(len(entries), self._wish.deadline)
         self._count = len(entries)
         began = time.perf_counter()

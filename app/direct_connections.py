@@ -1,13 +1,17 @@
-"""A connection that answers small requests itself, and in an overload turns them away before it makes anything of them.
+"""A connection that answers small requests itself, and knows a header again that it has had before.
 
-What it does not take goes the way of all requests, to the application: app/connections.py.
+    bytes -> known header? -> answered, or turned away in an overload
+          -> parser -> small and whole? -> answered, and its header known from then on
+                    -> the application
+
+What it does not take goes the way of all requests: app/connections.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Unpack, cast
 
 from uvicorn._types import ASGI3Application
@@ -16,7 +20,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from app.connection_limits import ConnectionLimits
 from app.connections import Connection, UvicornOptions
 from app.conversation import Direct
-from app.errors import BodyTooSlow, ClientGone, ServiceError
+from app.errors import BodyTooSlow, ClientGone
+from app.heads import Head, KnownHead
 from app.problems import Headers
 
 
@@ -26,57 +31,65 @@ class DirectConnection(Connection):
     def __init__(self, *, direct: Direct, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
         super().__init__(limits=limits, **uvicorns)
         self._direct = direct
-        self._path = direct.path.encode()
-        self._path_with_query = self._path + b"?"
         self.began = 0.0  # when the active request did, a time.monotonic()
         self._awaits_body = False
         self._body_timer: asyncio.TimerHandle | None = None
-        self._turned_away: ServiceError | None = None  # the answer to a request whose body is not here to its end
-        self._held = b""  # what is here of it
+        self._known: KnownHead | None = None
+        self._messages = 0  # that the last piece of data has begun
+        self._parser_is_between = True  # two messages, of the second of which it has seen nothing
+        self._last_direct: Head | None = None  # of the last piece of data
 
-    # -- in an overload
+    # -- headers that are known
 
-    def _begin_request(self) -> None:
-        self._turned_away = self._why_turn_away()
-        if self._turned_away is None:
-            super()._begin_request()
+    def data_received(self, data: bytes) -> None:
+        """Take bytes: a whole request with a known header at once, others by way of the parser."""
+        if self._known is not None and self._may_begin() and (body := self._known.body_of(data)) is not None:
+            self._begin_known(self._known.head, body)
+            return
+        begins = self._may_begin()
+        self._messages, self._last_direct = 0, None
+        super().data_received(data)
+        head = self._last_direct
+        if head is not None and begins and self._messages == 1 and self._parser_is_between and self._keeps_open():
+            self._known = KnownHead.of(data, head)
 
-    def _why_turn_away(self) -> ServiceError | None:
-        """Return why a request is refused of which nothing but the header is known, if it is so plain a one."""
-        if self.url != self._path and not self.url.startswith(self._path_with_query):
-            return None
-        if self.parser.get_method() != b"POST" or self.expect_100_continue:
-            return None
-        if self._last or not self.parser.should_keep_alive() or self.flow.write_paused or self._answering():
-            return None
-        return self._direct.full() if self._is_small(self.headers) else None
+    def _may_begin(self) -> bool:
+        """Whether the next byte is a request's first one, and that request may be answered at once."""
+        return (
+            self._parser_is_between
+            and not self._answering()
+            and not self._last
+            and not self.flow.write_paused
+            and not self._refused()
+        )
 
-    def _feed(self, data: bytes) -> None:
-        """Let the parser read. A body that has not come to its end by then is waited for as any other is."""
-        super()._feed(data)
-        if self._turned_away is not None and not self._refused():
-            self._turned_away, held, self._held = None, self._held, b""
-            super()._begin_request()
-            if held:
-                super().on_body(held)
+    def _keeps_open(self) -> bool:
+        """Whether nothing in the last header has asked for the connection's end."""
+        return self._active is not None and self._active.keep_alive
 
-    def on_body(self, body: bytes) -> None:
-        """Take a part of a request's body."""
-        if self._turned_away is None:
-            super().on_body(body)
-        else:
-            self._held += body
+    def _begin_known(self, head: Head, body: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._overhead_bytes = 0
+        error = self._direct.full()
+        if error is not None:
+            self.transport.write(self._direct.turn_away(head, error))
+            self.on_response_complete()
+            return
+        self.cycle = self._active = WholeRequest(self.on_response_complete)
+        self.began = time.monotonic()
+        self._direct.begin(self, head, body)
 
     # -- small bodies
 
+    def on_message_begin(self) -> None:
+        """Take note of a request's first byte."""
+        self._messages += 1
+        self._parser_is_between = False
+        super().on_message_begin()
+
     def on_message_complete(self) -> None:
         """End a request, and begin to answer it."""
-        if self._turned_away is not None:
-            self._came_of_it = True
-            error, self._turned_away, self._held = self._turned_away, None, b""
-            self.transport.write(self._direct.turn_away(self.headers, error))
-            self.on_response_complete()
-            return
+        self._parser_is_between = True
         super().on_message_complete()
         if self._awaits_body and not self.cycle.more_body and self.cycle is self._active:
             self._begin_direct()
@@ -85,7 +98,7 @@ class DirectConnection(Connection):
         """The end."""
         super().connection_lost(exc)
         if self._awaits_body:
-            self._refuse_direct(ClientGone())
+            self._direct.refuse(self, self._awaited(), ClientGone())
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Begin to answer a request: a small one here, as soon as its body is, any other one in the application."""
@@ -106,30 +119,25 @@ class DirectConnection(Connection):
             return False
         if cycle.waiting_for_100_continue or self.flow.write_paused:
             return False
-        return self._is_small(cast(Headers, scope["headers"]))
-
-    def _is_small(self, headers: Headers) -> bool:
-        for name, value in headers:
+        for name, value in cast(Headers, scope["headers"]):
             if name == b"content-length":
                 return len(value) < 9 and int(value) <= self._direct.max_body_bytes
         return False
 
     def _begin_direct(self) -> None:
-        cycle = self._awaited()
-        headers = cast(Headers, cycle.scope["headers"])
-        self._direct.begin(self, headers, cycle.scope["query_string"], bytes(cycle.body))
+        head = self._last_direct = self._awaited()
+        assert self._active is not None
+        self._direct.begin(self, head, bytes(self._active.body))
 
-    def _refuse_direct(self, error: ServiceError) -> None:
-        self._direct.refuse(self, cast(Headers, self._awaited().scope["headers"]), error)
-
-    def _awaited(self) -> RequestResponseCycle:
-        """Return the active request, whose body is no longer awaited."""
+    def _awaited(self) -> Head:
+        """Return the header of the active request, whose body is no longer awaited."""
         self._awaits_body = False
         if self._body_timer is not None:
             self._body_timer.cancel()
             self._body_timer = None
         assert self._active is not None
-        return self._active
+        scope = self._active.scope
+        return Head(cast(Headers, scope["headers"]), scope["query_string"])
 
     def _watch(self) -> None:
         """Let the body's time run while a small one is awaited, and else the header's."""
@@ -138,10 +146,30 @@ class DirectConnection(Connection):
         super()._watch()
 
     def _body_late(self) -> None:
-        self._refuse_direct(BodyTooSlow())
+        self._direct.refuse(self, self._awaited(), BodyTooSlow())
 
     def start(self, work: Coroutine[None, None, None]) -> None:
         """Run a part of a request that takes longer; it is cancelled when a drain's time is over."""
         task = self.loop.create_task(work)
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+
+
+class _Nobody:
+    """Stands for the event that tells of messages: nobody awaits any of a request that is here whole."""
+
+    def set(self) -> None:
+        """Wake nobody."""
+
+
+class WholeRequest(RequestResponseCycle):
+    """What a connection keeps of a request that was here whole: how far its answer is."""
+
+    message_event = cast(asyncio.Event, _Nobody())
+    more_body = False
+    waiting_for_100_continue = False
+    disconnected = response_started = response_complete = False
+    keep_alive = True
+
+    def __init__(self, on_response: Callable[[], None]) -> None:
+        self.on_response = on_response

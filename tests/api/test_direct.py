@@ -1,12 +1,15 @@
 """A request answered on its connection and by the framework: the same answers to the same requests."""
 
 import asyncio
+import hashlib
+import json
 import re
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
+from app.connections import Connection
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
@@ -202,12 +205,129 @@ async def test_if_there_is_room_by_the_end_of_a_body_it_is_taken():
         writer.close()
 
 
-async def test_the_loop_rests_once_after_a_turn_that_turned_somebody_away(monkeypatch):
-    async with no_room() as (client, _):
+class Client:
+    """One connection that is kept, and answers as they come; every request is one piece of data, as a client's are."""
+
+    @classmethod
+    async def connect(cls, service):
+        self = cls()
+        self.reader, self.writer = await asyncio.open_connection(service.base_url.host, service.base_url.port)
+        return self
+
+    async def ask(self, body, head=HEAD):
+        self.writer.write(head % len(body) + b"\r\n" + body)
+        return await self.answer()
+
+    async def answer(self):
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+        length = int(re.search(r"content-length: (\d+)", head)[1])
+        return int(head.split()[1]), json.loads(await self.reader.readexactly(length))
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The beginnings of a Client's requests that parsers are given."""
+    pieces = []
+    feed = Connection._feed
+
+    def noted(connection, data):
+        if data.startswith(HEAD[:19]):
+            pieces.append(data)
+        feed(connection, data)
+
+    monkeypatch.setattr(Connection, "_feed", noted)
+    return pieces
+
+
+async def test_a_header_that_comes_again_is_not_parsed_again_and_means_the_same(parsed):
+    async with serving() as service:
+        client = await Client.connect(service)
+        first = await client.ask(PICTURE)
+        another = encode(noise(40, 30))
+        assert len(another) != len(PICTURE)
+        assert (await client.ask(another))[0] == 200
+        assert (await client.ask(b"junk"))[0] == 422
+        assert (await client.ask(b""))[0] == 400
+        assert await client.ask(PICTURE) == first
+        assert len(parsed) == 1
+        assert (await client.ask(PICTURE, HEAD.replace(b"top_k=1", b"top_k=2")))[1]["predictions"][0]["probabilities"][
+            1
+        ]
+        assert (await client.ask(b"x" * 70_000))[0] == 422  # large ones are the application's
+        assert (await client.ask(PICTURE))[0] == 200
+        assert len(parsed) > 3
+        metrics = (await service.get("/metrics")).text
+        assert 'resnet_requests_total{route="/predict",status="200"} 5.0' in metrics
+
+
+async def test_a_known_header_does_not_let_a_withdrawn_key_in(parsed, tmp_path):
+    digest = hashlib.sha256(b"secret").hexdigest()
+    file = tmp_path / "keys.txt"
+    file.write_text(f"me:{digest}\n")
+    async with serving(api_keys_file=file) as service:
+        client = await Client.connect(service)
+        head = HEAD + b"authorization: Bearer secret\r\n"
+        assert [(await client.ask(PICTURE, head))[0] for _ in range(2)] == [200, 200]
+        file.write_text(f"me:{digest[::-1]}\n")
+        service.app.state.service.read_files_again()
+        assert (await client.ask(PICTURE, head))[0] == 401
+        assert len(parsed) == 1
+
+
+async def test_what_follows_a_known_request_that_waits_is_answered_behind_it(parsed):
+    engine = FakeEngine()
+    async with serving(engine) as service:
+        client = await Client.connect(service)
+        assert (await client.ask(PICTURE))[0] == 200
+        async with occupied(engine, service):
+            request = HEAD % len(PICTURE) + b"\r\n" + PICTURE
+            client.writer.write(request)
+            while not service.app.state.service.queued_images():
+                await asyncio.sleep(0)
+            assert len(parsed) == 1
+            client.writer.write(HEAD % 4 + b"\r\njunk" + request)
+            await service.get("/livez")
+            engine.release()
+            assert [(await client.answer())[0] for _ in range(3)] == [200, 422, 200]
+            assert (await client.ask(PICTURE))[0] == 200
+
+
+async def test_a_client_that_leaves_while_its_known_request_waits_is_counted_and_holds_nothing():
+    engine = FakeEngine()
+    async with serving(engine) as service:
+        client = await Client.connect(service)
+        assert (await client.ask(PICTURE))[0] == 200
+        async with occupied(engine, service):
+            client.writer.write(HEAD % len(PICTURE) + b"\r\n" + PICTURE)
+            while not service.app.state.service.queued_images():
+                await asyncio.sleep(0)
+            client.writer.close()
+            gone = 'resnet_requests_total{route="/predict",status="499"} 1.0'
+            while gone not in (await service.get("/metrics")).text:
+                pass
+            assert service.app.state.service.queued_images() == 0
+            engine.release()
+
+
+async def test_known_requests_are_turned_away_until_there_is_room(parsed):
+    async with no_room() as (service, let_go):
+        client = await Client.connect(service)
+        assert [(await client.ask(PICTURE))[0] for _ in range(20)] == [429] * 20
+        assert len(parsed) == 1
+        await let_go()
+        assert (await client.ask(PICTURE))[0] == 200
+        metrics = (await service.get("/metrics")).text
+        assert 'resnet_requests_total{route="/predict",status="429"} 20.0' in metrics
+        assert 'resnet_rejected_total{reason="queue-full"} 20.0' in metrics
+
+
+async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch):
+    async with no_room() as (service, _):
         rests = []
         monkeypatch.setattr("app.direct.time.sleep", rests.append)
-        refused = HEAD % 4 + b"\r\njunk"
-        last = refused.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
-        await answers_of(client, refused * 20 + last)
-        assert 1 <= len(rests) <= 2  # the last one goes the way of all requests, which has no rest
+        clients = [await Client.connect(service) for _ in range(5)]
+        assert [(await client.ask(PICTURE))[0] for client in clients] == [429] * 5
+        assert rests == []  # these have been parsed
+        assert [status for status, _ in await asyncio.gather(*(one.ask(PICTURE) for one in clients))] == [429] * 5
+        assert 1 <= len(rests) <= 5
         assert 0 < rests[0] < 0.01

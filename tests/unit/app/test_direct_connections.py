@@ -1,0 +1,122 @@
+"""A connection that knows a header again takes every request as one does that has it parsed."""
+
+import random
+from functools import partial
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from app.connection_limits import ConnectionLimits
+from app.direct_connections import DirectConnection
+from tests.connections import Transport, answer, ended
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
+
+BODY = b"12345"
+REQUEST = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: %d\r\naccept: */*\r\n\r\n%s"
+PIECES = [b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b"\0", b"0", b"5", b"a", b"HTTP/1.0", b"connection: close\r\n"]
+PIECES += [b"content-length: 3\r\n", b"transfer-encoding: chunked\r\n", b"expect: 100-continue\r\n", b"upgrade: h2c\r\n"]
+
+
+class Echo:
+    """Answers at once, and notes what it was asked."""
+
+    path = "/predict"
+    max_body_bytes = 1000
+
+    def __init__(self):
+        self.asked = []
+
+    def full(self):
+        return None
+
+    def begin(self, conversation, head, body):
+        fields = {name: value for name, value in head.fields.items() if name != b"content-length"}
+        self.asked.append((fields, head.parameters, body))
+        conversation.send_answer(200, [(b"content-length", b"2")], b"ok")
+
+    def refuse(self, conversation, head, error):
+        conversation.send_answer(error.status, [(b"content-length", b"0")], b"")
+
+
+def connect(direct):
+    limits = ConnectionLimits(60.0, 60.0, 60.0, 10, lambda _code: None)
+    config = uvicorn.Config(answer, http=partial(DirectConnection, direct=direct, limits=limits), ws="none")
+    config.load()
+    connection = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})
+    transport = Transport()
+    connection.connection_made(transport)
+    return connection, transport
+
+
+def request(body=BODY):
+    return REQUEST % (len(body), body)
+
+
+def mutated(draw):
+    """A request that differs in a place or two, most of them in the header, some only in the body."""
+    data = request(bytes(draw.choices(range(256), k=draw.randrange(12))))
+    for _ in range(draw.randrange(3)):
+        at = draw.randrange(len(data))
+        data = data[:at] + draw.choice([b"", *PIECES]) + data[at + draw.randrange(3) :]
+    return data
+
+
+async def told_without_ids(transport):
+    """What was sent, but for the problems' random ids."""
+    return transport.sent.split(b"x-request-id")[0], transport.is_closing()
+
+
+async def test_what_has_almost_a_known_header_is_taken_as_by_the_parser():
+    draw = random.Random(1)  # noqa: S311
+    known = 0
+    for _ in range(3000):
+        data = mutated(draw)
+        before, after = Echo(), Echo()
+        old, old_transport = connect(before)
+        old.data_received(request())
+        assert old._known is not None
+        old_transport.sent, before.asked = b"", []
+        new, new_transport = connect(after)
+        known += old._known.body_of(data) is not None
+        for connection in (old, new):
+            connection.data_received(data)
+        assert before.asked == after.asked, data
+        assert await told_without_ids(old_transport) == await told_without_ids(new_transport), data
+        for connection in (old, new):
+            for task in connection.tasks:
+                task.cancel()
+            connection.connection_lost(None)
+    assert 500 < known < 2500
+
+
+async def test_a_header_is_forgotten_for_the_next_one_and_times_run_as_ever():
+    echo = Echo()
+    connection, transport = connect(echo)
+    connection.data_received(request())
+    first = connection._known
+    connection.data_received(request(b"other"))
+    assert connection._known is first
+    assert connection.timeout_keep_alive_task is not None
+    assert connection._header_timer is None
+    connection.data_received(request()[:10])
+    assert connection.timeout_keep_alive_task is None
+    assert connection._header_timer is not None
+    connection.data_received(request()[10:])  # in pieces, by the parser
+    connection.data_received(request().replace(b"*/*", b"*/x"))
+    assert connection._known is not first
+    assert len(echo.asked) == 4
+    assert transport.sent.count(b"HTTP/1.1 200 ") == 4
+
+
+async def test_a_connection_that_is_to_close_takes_no_known_request():
+    echo = Echo()
+    connection, transport = connect(echo)
+    connection.data_received(request())
+    connection._last = True
+    connection.data_received(request())
+    await ended(connection)
+    assert len(echo.asked) == 2
+    assert b"connection: close" in transport.sent
+    assert transport.is_closing()
