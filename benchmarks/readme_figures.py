@@ -150,6 +150,7 @@ PARTS = {
     "service": service,
     "engine": engine,
     "peers null": partial(peers, "null"),
+    "peers eager": partial(peers, "eager"),
     "peers checkpoint": partial(peers, "checkpoint"),
 }
 

@@ -1,6 +1,6 @@
 """All contenders in interleaved rounds, one alive at a time: figures, table and chart.
 
-python -m benchmarks.peers --engine null|checkpoint
+python -m benchmarks.peers --engine null|eager|checkpoint
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.peers.contenders import CONTENDERS, DEFAULT_ENVIRONMENTS, OURS, 
 from benchmarks.peers.measure import Loader
 from benchmarks.peers.server import ContenderError, check, running
 
-CLIENTS = {"null": (1, 64), "checkpoint": (1, 16, 64)}
+CLIENTS = {"null": (1, 64), "eager": (1, 16, 64), "checkpoint": (1, 16, 64)}
 WARM_UP_S = 2
 OPEN_LOOP_SHARE = 0.5  # of what our service answers to the most clients
 

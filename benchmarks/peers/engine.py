@@ -9,12 +9,16 @@ import os
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
+from app.contenders import contenders
 from app.engine import Engine, load_engine
 from app.imaging import decode as decode_picture
 from app.settings import Settings
+from model import checkpoint
+from model.precision import has_fast_bfloat16
 
 ENGINE_VARIABLE = "PEERS_ENGINE"
 PORT_VARIABLE = "PEERS_PORT"
@@ -25,7 +29,7 @@ NULL_PROBABILITIES = (0.91, 0.02, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.0
 
 
 def engine_name() -> str:
-    """Return `checkpoint` or `null`, as the runner wishes."""
+    """Return `null`, `eager` or `checkpoint`, as the runner wishes."""
     return os.environ[ENGINE_VARIABLE]
 
 
@@ -58,8 +62,23 @@ class NullEngine:
         """Nothing is held."""
 
 
+class EagerEngine:
+    """The shipped checkpoint as PyTorch runs it by itself: eager, in the precision that our engine would choose."""
+
+    def __init__(self, settings: Settings) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        way = "bfloat16 channels-last" if has_fast_bfloat16(torch.device(device)) else "float32"
+        source = checkpoint.load(settings.weights)
+        self.card: dict[str, Any] = {
+            "name": source.metadata.name,
+            "version": source.version,
+            "classes": source.metadata.classes,
+        }
+        self.run = contenders(source, settings, device)[f"eager {way}"]()
+
+
 def load(settings: Settings) -> Engine:
-    """Load the engine that the runner wishes."""
+    """Load the engine that our service is to have: its own, unless none is wished."""
     return NullEngine() if engine_name() == "null" else load_engine(settings)
 
 
@@ -67,7 +86,8 @@ class Classifier:
     """An engine and the words around it, for the contenders that are no service of ours."""
 
     def __init__(self) -> None:
-        self.engine = load(Settings())
+        settings = Settings()
+        self.engine = EagerEngine(settings) if engine_name() == "eager" else load(settings)
         self.model = {key: self.engine.card[key] for key in ("name", "version")}
         self.classes = self.engine.card["classes"]
 

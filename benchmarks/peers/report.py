@@ -15,7 +15,8 @@ from benchmarks.peers.contenders import OURS
 DOCS = FOLDER.parent / "docs"
 TITLES = {
     "null": "The service's own cost: an engine that answers at once",
-    "checkpoint": "The shipped checkpoint",
+    "eager": "The shipped checkpoint, each with its own engine: the peers with eager PyTorch",
+    "checkpoint": "The shipped checkpoint, our engine in all of them",
 }
 COLOURS = ("#D55E00", "#0072B2")  # ours, theirs; Okabe and Ito
 DPI = 150
@@ -163,12 +164,12 @@ def section(record: Record) -> str:
 PREAMBLE = """# Beside its peers
 
 Made by `make bench-peers`; do not edit. Every contender does the same work: one PNG picture of 32 x 32 in the body
-(`examples/`, in turn), decoded by the same function, the same engine in the same precision, the same JSON with all ten
+(`examples/`, in turn), decoded by the same function, the same network in the same precision, the same JSON with all ten
 classes. Batches are of at most 32. One contender is alive at a time, started anew in every round, and the rounds are
 interleaved; the load generator runs on the same machine. Before it is measured, each has to give the right classes and
-the checkpoint's own self-test probabilities (with the engine that answers at once: that engine's answer), and to
-refuse a file that is no picture. "CPU" is user and system time of all processes of the server, the steadiest figure on
-a machine that is shared; "memory" is the largest sum of their proportional set sizes seen (once a second). In the open
+the checkpoint's own self-test probabilities (with the engine that answers at once: that engine's answer), and to refuse
+a file that is no picture. "CPU" is user and system time of all processes of the server, the steadiest figure on a
+machine that is shared; "memory" is the largest sum of their proportional set sizes seen (once a second). In the open
 loop, requests arrive at random (Poisson) and wait for nobody, at half the rate that this service answers to the most
 clients; times count from when a request was due.
 """

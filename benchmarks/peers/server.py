@@ -31,7 +31,6 @@ WEIGHTS = ROOT / "weights" / "resnet18-cifar10.safetensors"
 PNG = {"content-type": "image/png"}
 START_LIMIT_S = 180
 STOP_LIMIT_S = 20
-TOLERANCE = 0.01
 
 
 class ContenderError(RuntimeError):
@@ -130,7 +129,7 @@ def check(server: RunningServer, engine: str) -> int:
         source = checkpoint.load(WEIGHTS)
         measured = [ask(_png(image))[1] for image in source.self_test_images.numpy()]
         worst = float(np.abs(np.array(measured) - source.self_test_probabilities.numpy()).max())
-        if not worst <= TOLERANCE:
+        if not worst <= source.metadata.self_test_tolerance:
             raise ContenderError(f"probabilities are off by {worst:.3f}")
         return len(answers) + len(measured)
 

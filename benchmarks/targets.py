@@ -1,0 +1,284 @@
+"""What this service is meant to reach beside what the files under benchmarks/ say that it reached: docs/targets.md.
+
+python -m benchmarks.targets exits with 1 if a target is missed, with 2 if none is but some were not measured.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from benchmarks.machine import FOLDER, read
+
+PAGE = FOLDER.parent / "docs" / "targets.md"
+ENGINE, SERVICE, INT8, OPEN_LOOP = "engine_cpu.json", "service_cpu.json", "service_cpu_int8.json", "open_loop.json"
+CUDA, LARGE, MEMORY = "engine_cuda.json", "large_requests.json", "memory.json"
+NULL, EAGER = "peers_null.json", "peers_eager.json"
+OVERLOAD, SLOW, FUZZ = "reliability/overload.json", "reliability/slow_clients.json", "reliability/fuzz.json"
+BOMBS, SOAK = "reliability/bombs.json", "reliability/soak.json"
+
+
+class Verdict(Enum):
+    """What became of a target."""
+
+    MET = "met"
+    MISSED = "**missed**"
+    NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Target:
+    """`figure` takes what `evidence`, a file under benchmarks/, holds; `form` is how it and the limit are shown."""
+
+    what: str
+    evidence: str
+    figure: Callable[[dict[str, Any]], float]
+    at_least: float | None = None
+    at_most: float | None = None
+    form: str = ".2f"
+
+    def reached(self) -> float | None:
+        """Return the figure, or None if nothing has been measured."""
+        try:
+            return self.figure(read(self.evidence))
+        except FileNotFoundError:
+            return None
+
+    def judge(self, figure: float | None) -> Verdict:
+        """Compare a figure with what is asked. What is no number has missed."""
+        if figure is None:
+            return Verdict.NOT_MEASURED
+        enough = self.at_least is None or figure >= self.at_least
+        little = self.at_most is None or figure <= self.at_most
+        return Verdict.MET if enough and little else Verdict.MISSED
+
+    def asked(self) -> str:
+        """Return the limit as text."""
+        if self.at_least is not None:
+            return f"at least {self.at_least:{self.form}}"
+        return f"at most {self.at_most:{self.form}}"
+
+
+def _rate(one: dict[str, Any], name: str, size: str) -> float:
+    rate: float = one["contenders"][name][size]["images_per_s"]
+    return rate
+
+
+def _of_the_fastest(size: str) -> Callable[[dict[str, Any]], float]:
+    """The service's engine over the fastest other way to compute in floats."""
+
+    def figure(one: dict[str, Any]) -> float:
+        others = [name for name in one["contenders"] if name != "engine" and "int8" not in name]
+        return _rate(one, "engine", size) / max(_rate(one, name, size) for name in others if one["contenders"][name])
+
+    return figure
+
+
+def _of_the_ceiling(one: dict[str, Any]) -> float:
+    return _rate(one, "engine", "32") / float(max(one["ceiling"]["images_per_s"].values()))
+
+
+def _added_ms(one: dict[str, Any]) -> float:
+    """What a lone client's median request takes longer than the engine's own median batch of one."""
+    return float(one["clients_median"]["1"]["p50_ms"] - read(ENGINE)["contenders"]["engine"]["1"]["p50_ms"])
+
+
+def _beside(name: str, load: str, what: str = "requests_per_s") -> Callable[[dict[str, Any]], float]:
+    """Ours over another contender's, the median of the rounds' own ratios."""
+    return lambda one: one["medians"][name][load][f"ours_to_theirs_{what}"]
+
+
+def _beside_the_best(one: dict[str, Any]) -> float:
+    return min(_beside(name, "clients_64")(one) for name in one["medians"] if name not in {"ours", "ours_in_processes"})
+
+
+def _most_faults(one: dict[str, Any]) -> float:
+    runs = [one[name] for name in ("pictures", "bodies", "schemathesis", "schemathesis_with_key")]
+    return max(run.get("faults", run.get("unique_failures")) for run in runs)
+
+
+def _most_growth(one: dict[str, Any]) -> float:
+    return max(abs(share) for life in one["processes"] for share in life["growth"].values())
+
+
+TARGETS: dict[str, list[Target]] = {
+    "The engine": [
+        *(
+            Target(f"its rate at batch {n}, of the fastest other way's", ENGINE, _of_the_fastest(n), 0.95, form=".0%")
+            for n in ("1", "8", "32")
+        ),
+        Target("its rate at batch 32, of a large matrix product's", ENGINE, _of_the_ceiling, 0.7, form=".0%"),
+        Target(
+            "int8 at batch 32, of its rate in floats",
+            ENGINE,
+            lambda one: _rate(one, "OpenVINO int8", "32") / _rate(one, "engine", "32"),
+            1.5,
+        ),
+        Target(
+            "top-1 lost by int8, points",
+            "precisions_cpu.json",
+            lambda one: 100 * (one["test_set"]["float32"]["top1"] - one["test_set"]["int8"]["top1"]),
+            at_most=0.1,
+        ),
+        Target(
+            "images/s on one H100, best batch",
+            CUDA,
+            lambda one: max(found["images_per_s"] for found in one["contenders"]["engine"].values()),
+            150_000,
+            form=",.0f",
+        ),
+        Target(
+            "ms for a batch of one there", CUDA, lambda one: one["contenders"]["engine"]["1"]["p50_ms"], at_most=0.7
+        ),
+    ],
+    "The service": [
+        Target("64 clients, of the engine's rate", SERVICE, lambda one: one["of_the_engine_64_clients_median"], 0.9),
+        Target("the same in int8", INT8, lambda one: one["of_the_engine_64_clients_median"], 0.9),
+        Target("one client: ms added to the engine's batch of one, p50", SERVICE, _added_ms, at_most=2),
+        Target(
+            "one client: p99 over p50",
+            SERVICE,
+            lambda one: one["clients_median"]["1"]["p99_ms"] / one["clients_median"]["1"]["p50_ms"],
+            at_most=2,
+        ),
+        Target("rate over the best peer's, 64 clients, the peers with eager PyTorch", EAGER, _beside_the_best, 1.5),
+        Target("own cost: rate over Mosec's, 64 clients", NULL, _beside("mosec", "clients_64"), 1.3),
+        Target("own cost: rate over LitServe's, 64 clients", NULL, _beside("litserve", "clients_64"), 5),
+        Target("own cost: rate over plain FastAPI's, one client", NULL, _beside("fastapi", "clients_1"), 1),
+        Target(
+            "own cost: processor time a request over Mosec's, 64 clients",
+            NULL,
+            _beside("mosec", "clients_64", "cpu_ms_per_request"),
+            at_most=1,
+        ),
+        Target(
+            "random arrivals at 80 % of the saturated rate: p99 over a lone request's p50",
+            OPEN_LOOP,
+            lambda one: one["p99_at_80_percent_over_single_p50"],
+            at_most=4,
+            form=".1f",
+        ),
+        Target(
+            "at 150 %: goodput, of the saturated rate",
+            OPEN_LOOP,
+            lambda one: one["goodput_at_150_percent_over_saturated"],
+            0.9,
+        ),
+        Target(
+            "at 150 %: p99 of refusals, ms",
+            OPEN_LOOP,
+            lambda one: one["median"]["150%"]["refusal_p99_ms"],
+            at_most=20,
+            form=".1f",
+        ),
+        Target(
+            "at 150 %: share of accepted requests that keep their deadline",
+            OPEN_LOOP,
+            lambda one: one["median"]["150%"]["accepted_within_deadline_share"],
+            1,
+        ),
+        *(
+            Target(
+                f"256 images in a request, {form}: of the engine's rate",
+                LARGE,
+                lambda one, form=form: one["of_the_engine_median"][form],  # type: ignore[misc]
+                0.95,
+            )
+            for form in ("multipart", "json", "npy")
+        ),
+        Target(
+            "resident memory, 100,000 requests over 10,000",
+            MEMORY,
+            lambda one: one["last_over_first_step"],
+            at_most=1.03,
+            form=".3f",
+        ),
+        Target(
+            "resident MB above torch and the weights",
+            MEMORY,
+            lambda one: one["above_the_interpreter_mb"],
+            at_most=150,
+            form=".0f",
+        ),
+    ],
+    "It keeps working": [
+        Target(
+            "ten times the sustainable load: goodput, of the rate before",
+            OVERLOAD,
+            lambda one: one["goodput_share"],
+            0.9,
+        ),
+        Target(
+            "answers other than 200 and 429, or none",
+            OVERLOAD,
+            lambda one: (
+                one["unanswered"] + sum(one["statuses"].values()) - one["statuses"]["200"] - one["statuses"]["429"]
+            ),
+            at_most=0,
+            form=".0f",
+        ),
+        Target("slowest accepted request, s", OVERLOAD, lambda one: one["accepted_slowest_s"], at_most=10, form=".1f"),
+        Target("slowest probe, ms", OVERLOAD, lambda one: one["probe_slowest_ms"], at_most=50, form=".0f"),
+        Target(
+            "rate from 2 s after the end on, of the rate before", OVERLOAD, lambda one: one["after_2_s_share"], 0.95
+        ),
+        Target("p99 beside 500 slow clients over p99 without", SLOW, lambda one: one["p99_ratio"], at_most=2),
+        Target("faults found by fuzzing", FUZZ, _most_faults, at_most=0, form=".0f"),
+        Target("slowest bomb refused, s", BOMBS, lambda one: one["slowest_s"], at_most=1),
+        Target("most memory for a bomb, MB", BOMBS, lambda one: one["most_extra_mb"], at_most=50, form=".0f"),
+        Target("half an hour of mixed traffic: wrong or lost answers", SOAK, lambda one: one["problems"], at_most=0),
+        Target("its growth of memory, files, threads, tasks", SOAK, _most_growth, at_most=0.03, form=".1%"),
+    ],
+}
+
+
+def rows(targets: list[Target]) -> list[tuple[Verdict, str]]:
+    """Return each target's verdict and its line of the table."""
+    made = []
+    for target in targets:
+        figure = target.reached()
+        verdict = target.judge(figure)
+        shown, where = "", ""
+        if figure is not None:
+            machine = read(target.evidence)["machine"]
+            shown, where = f"{figure:{target.form}}", f"{machine['processor']}, {machine['date']}"
+        cells = (target.what, target.asked(), shown, verdict.value, f"`{target.evidence}`", where)
+        made.append((verdict, f"| {' | '.join(cells)} |"))
+    return made
+
+
+def page() -> tuple[str, list[Verdict]]:
+    """Return the page and every target's verdict."""
+    verdicts: list[Verdict] = []
+    tables = []
+    for title, targets in TARGETS.items():
+        found = rows(targets)
+        verdicts += [verdict for verdict, _ in found]
+        lines = [
+            "| | asked | reached | | file | taken on |",
+            "|---|---|---:|---|---|---|",
+            *(line for _, line in found),
+        ]
+        tables += [f"## {title}", "\n".join(lines)]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict.value.strip('*')}" for verdict in Verdict)
+    head = [
+        "# What is asked, and what is reached",
+        "Made by `make targets` from the files under `benchmarks/`; do not edit. It fails while a target is missed.",
+        f"{len(verdicts)} targets: {counts}.",
+    ]
+    return "\n\n".join([*head, *tables]) + "\n", verdicts
+
+
+def main() -> int:
+    """Write the page, print it, and return the exit status."""
+    text, verdicts = page()
+    PAGE.write_text(text)
+    print(text)
+    return 1 if Verdict.MISSED in verdicts else 2 if Verdict.NOT_MEASURED in verdicts else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
