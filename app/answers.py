@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +25,33 @@ def readable(decoded: list[Decoded]) -> list[NDArray[np.uint8]]:
 
 def nothing_to_compute(parts: Parts) -> Outcome:
     """Return the outcome of a request none of whose images could be read."""
-    return Outcome(np.empty((0, len(parts.classes)), np.float32), parts.batcher.model, 0.0, 0.0)
+    return Outcome(np.empty((0, len(parts.classes))), parts.batcher.model, 0.0, 0.0)
 
 
 def answer_json(parts: Parts, telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, top_k: int) -> bytes:
-    """Return the JSON that says, for each image in the request's order, what it shows or what is wrong with it."""
-    answers = [_likeliest(parts.classes, row, top_k) for row in outcome.probabilities.tolist()]
+    """Return the JSON that says, for each image in the request's order, what it shows or what is wrong with it.
+
+    Written as text: all but the numbers is the same in every answer, and an encoder takes twice the time.
+    """
+    rankings = [ranking(row, top_k) for row in outcome.probabilities.tolist()]
     telemetry.queue_seconds.observe(outcome.queue_s)
-    winners = [likeliest[0] for likeliest in answers]
-    telemetry.predicted([one["index"] for one in winners], [one["probability"] for one in winners])
+    telemetry.predicted([one[0][0] for one in rankings], [one[0][1] for one in rankings])
+    following = iter(rankings)
+    predictions: list[str] = []
     for one in decoded:
         if isinstance(one, ServiceError):
             telemetry.images.labels(one.code).inc()
-    return to_json({"model": outcome.model, "predictions": _predictions(decoded, answers)})
+            predictions.append(to_json({"error": one.problem()}).decode())
+        else:
+            classes = [f"{parts.openings[index]}{probability!r}}}" for index, probability in next(following)]
+            predictions.append(f'{classes[0][:-1]},"probabilities":[{",".join(classes)}]}}')
+    return f'{{"model":{to_json(outcome.model).decode()},"predictions":[{",".join(predictions)}]}}'.encode()
+
+
+def ranking(probabilities: list[float], top_k: int) -> list[tuple[int, float]]:
+    """Return the likeliest classes with their probabilities, the likeliest first; of equal ones the first one is."""
+    order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:top_k]
+    return [(index, probabilities[index]) for index in order]
 
 
 def server_timing(decode_s: float, outcome: Outcome) -> str:
@@ -46,22 +60,3 @@ def server_timing(decode_s: float, outcome: Outcome) -> str:
         f"decode;dur={decode_s * 1e3:.2f}, queue;dur={outcome.queue_s * 1e3:.2f}, "
         f"inference;dur={outcome.inference_s * 1e3:.2f}"
     )
-
-
-def _likeliest(classes: list[str], probabilities: list[float], top_k: int) -> list[dict[str, Any]]:
-    """Rank an image's classes, the likeliest first; of equal ones the first comes first."""
-    order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:top_k]
-    return [{"label": classes[at], "index": at, "probability": round(probabilities[at], 6)} for at in order]
-
-
-def _predictions(decoded: list[Decoded], answers: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return what is said of each image in the request's order: its likeliest classes, or its error in its place."""
-    following = iter(answers)
-    predictions: list[dict[str, Any]] = []
-    for one in decoded:
-        if isinstance(one, ServiceError):
-            predictions.append({"error": one.problem()})
-        else:
-            likeliest = next(following)
-            predictions.append({**likeliest[0], "probabilities": likeliest})
-    return predictions

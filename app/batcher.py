@@ -309,7 +309,7 @@ class Batcher:
             return together([await self._worker.run(compute, self._run, half) for half in halves])
 
     def _hand_out(self, slices: list[Slice], probabilities: Probabilities, seconds: float) -> None:
-        """Give float32 (N, classes) to those who wait, and learn from the time it took."""
+        """Give float64 (N, classes) to those who wait, and learn from the time it took."""
         count = len(probabilities)
         if count == self.max_batch:  # a queue is worked off in full batches, whose rate is the best one
             # The mean of the times, not of the rates: a few fast batches must not hide the slow ones between them.

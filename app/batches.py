@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.jobs import Images, Job, Probabilities
 
@@ -20,15 +21,17 @@ class EngineBroken(Exception):
     """The engine will not work again in this process."""
 
 
+DECIMALS = 6  # of probabilities in answers
+
 Slice = tuple[Job, Images]
-Run = Callable[[Images], Probabilities]
+Run = Callable[[Images], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
     """What became of a batch: the slices that somebody still waited for, their probabilities, and the time they took.
 
-    `probabilities` is float32 (N, classes), or None if there were no such slices.
+    `probabilities` is float64 (N, classes), rounded as answers have them, or None if there were no such slices.
     """
 
     slices: list[Slice]
@@ -52,7 +55,7 @@ def compute(run: Run, slices: list[Slice]) -> Computed:
         return Computed([], None, 0.0)
     parts = [images for _, images in wanted]
     images = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    probabilities = run(images)
+    probabilities = run(images).astype(np.float64).round(DECIMALS)  # for the whole batch, off the event loop
     if len(probabilities) != len(images) or not np.isfinite(probabilities).all():
         raise RuntimeError("the engine returned the wrong number of answers, or values that are not finite")
     return Computed(wanted, probabilities, time.monotonic() - started)

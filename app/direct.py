@@ -1,6 +1,6 @@
 """POST /predict of a small body, answered on its connection: the way that most requests take, top to bottom.
 
-    connection has header and body -> room? key? parameters? -> split -> decode -> batcher -> JSON -> connection
+    the whole request is here, there is room -> key? parameters? -> split -> decode -> batcher -> JSON -> connection
 
 The steps are those of app/routes/predict.py, which documents the route and takes what is large or comes slowly. What is
 left out is all that stands between: a task, ASGI's messages, middleware, routing, dependencies. Nothing is awaited here
@@ -129,7 +129,6 @@ class Exchange:
     def begin(self, body: bytes) -> None:
         """Check the request, take its body apart and decode it. Raises ServiceError."""
         service, head, settings = self._service, self._head, self._service.settings
-        service.require_room()  # for what `full` did not meet: it waited behind another request, or came in pieces
         self._release_key = take_key(service, head.key)
         parts = self._parts = service.require_parts()
         self._wish = head.parameters.wish(len(parts.classes), settings.timeout_ms, self._conversation.began)

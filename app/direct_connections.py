@@ -126,6 +126,10 @@ class DirectConnection(Connection):
 
     def _begin_direct(self) -> None:
         head = self._last_direct = self._awaited()
+        error = self._direct.full()
+        if error is not None:
+            self._direct.refuse(self, head, error)
+            return
         assert self._active is not None
         self._direct.begin(self, head, bytes(self._active.body))
 

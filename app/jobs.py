@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from app.errors import ClientGone, DeadlinePassed, ServiceError
 
 Images = NDArray[np.uint8]
-Probabilities = NDArray[np.float32]
+Probabilities = NDArray[np.float64]
 ModelName = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A request's probabilities, float32 (N, classes), the model that computed all of them, and where time went.
+    """A request's probabilities, float64 (N, classes), the model that computed all of them, and where time went.
 
     `queue_s` is how long it waited, `inference_s` how long its batches were computed.
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic_core import to_json
+
 from app.batcher import Batcher
 from app.imaging import Decoder
 from app.jobs import Images, Job, ModelName, Ticket
@@ -42,13 +44,17 @@ class Queue(Protocol):
 
 
 class Parts:
-    """The parts that predict, as requests see them. `card` is what the checkpoint that is served says of itself."""
+    """The parts that predict, as requests see them. `card` is what the checkpoint that is served says of itself.
+
+    `openings` are how the JSON of each class begins in answers: '{"label":"cat","index":3,"probability":'.
+    """
 
     def __init__(self, card: dict[str, Any], batcher: Queue, decoder: Decoder) -> None:
         self.card = card
         self.batcher = batcher
         self.decoder = decoder
         self.classes: list[str] = card["classes"]
+        self.openings = [_opening(label, index) for index, label in enumerate(self.classes)]
         self.input_size: int = card["input_size"]
 
     def stalled(self, timeout_s: float) -> str | None:
@@ -77,6 +83,10 @@ class EngineParts(Parts):
         await self.batcher.swap(engine.run, name_of(engine))
         self.engine = engine
         self.card = engine.card
+
+
+def _opening(label: str, index: int) -> str:
+    return to_json({"label": label, "index": index})[:-1].decode() + ',"probability":'
 
 
 def name_of(engine: Engine) -> ModelName:

@@ -7,6 +7,11 @@ import numpy as np
 CLASSES = [f"class{i}" for i in range(10)]
 
 
+def answered(images):
+    """What becomes of `probabilities_of` in answers."""
+    return probabilities_of(images).astype(np.float64).round(6)
+
+
 def probabilities_of(images):
     """Map uint8 (N, 3, S, S) to a distribution over ten classes that only the image's own pixels decide."""
     scores = np.stack([images[:, c].mean(axis=(1, 2)) * (k + 1) for c in range(3) for k in range(4)], axis=1)[:, :10]

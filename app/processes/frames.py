@@ -126,7 +126,7 @@ class Answers:
         name = payload[ANSWER.size : begin]
         if name != self._name:
             self._model, self._name = json.loads(name), name
-        probabilities = np.frombuffer(payload, np.float32, offset=begin).reshape(count, classes)
+        probabilities = np.frombuffer(payload, np.float64, offset=begin).reshape(count, classes)
         return number, Outcome(probabilities, self._model, queue_s, inference_s)
 
 

@@ -9,7 +9,7 @@ import pytest
 from app.batcher import Batcher
 from app.batches import EngineBroken, EngineOutOfMemory
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, QueueFull, ServiceError
-from tests.fakes import FakeEngine, probabilities_of
+from tests.fakes import FakeEngine, answered
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ async def test_an_idle_engine_takes_a_single_image_at_once():
     async with running(engine) as batcher:
         images = pictures(1)
         outcome = await submit(batcher, images)
-    np.testing.assert_array_equal(outcome.probabilities, probabilities_of(images))
+    np.testing.assert_array_equal(outcome.probabilities, answered(images))
     assert engine.batches == [1]
     assert batcher.queued_images == 0
 
@@ -70,7 +70,7 @@ async def test_what_queues_while_the_engine_is_busy_becomes_the_next_batch_and_a
         await first
     assert engine.batches == [1, 4]
     for images, outcome in zip(requests, outcomes, strict=True):
-        np.testing.assert_array_equal(outcome.probabilities, probabilities_of(images))
+        np.testing.assert_array_equal(outcome.probabilities, answered(images))
         assert outcome.queue_s > 0
 
 
@@ -80,7 +80,7 @@ async def test_a_request_larger_than_a_batch_is_split():
         images = pictures(11)
         outcome = await submit(batcher, images)
     assert engine.batches == [4, 4, 3]
-    np.testing.assert_array_equal(outcome.probabilities, probabilities_of(images))
+    np.testing.assert_array_equal(outcome.probabilities, answered(images))
 
 
 async def test_a_full_queue_refuses_and_has_room_again_afterwards():
@@ -240,7 +240,7 @@ async def test_a_batch_that_does_not_fit_is_halved_once():
     async with running(engine) as batcher:
         images = pictures(4)
         outcome = await submit(batcher, images)
-        np.testing.assert_array_equal(outcome.probabilities, probabilities_of(images))
+        np.testing.assert_array_equal(outcome.probabilities, answered(images))
         assert engine.batches == [4, 2, 2]
         engine.errors = [EngineOutOfMemory(), EngineOutOfMemory()]
         with pytest.raises(EngineFailed):

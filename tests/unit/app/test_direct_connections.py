@@ -16,7 +16,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
 BODY = b"12345"
 REQUEST = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: %d\r\naccept: */*\r\n\r\n%s"
 PIECES = [b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b"\0", b"0", b"5", b"a", b"HTTP/1.0", b"connection: close\r\n"]
-PIECES += [b"content-length: 3\r\n", b"transfer-encoding: chunked\r\n", b"expect: 100-continue\r\n", b"upgrade: h2c\r\n"]
+PIECES += [
+    b"content-length: 3\r\n",
+    b"transfer-encoding: chunked\r\n",
+    b"expect: 100-continue\r\n",
+    b"upgrade: h2c\r\n",
+]
 
 
 class Echo:
@@ -69,7 +74,7 @@ async def told_without_ids(transport):
 
 
 async def test_what_has_almost_a_known_header_is_taken_as_by_the_parser():
-    draw = random.Random(1)  # noqa: S311
+    draw = random.Random(1)
     known = 0
     for _ in range(3000):
         data = mutated(draw)

@@ -52,7 +52,7 @@ def test_answers_arrive_bit_for_bit_and_name_their_own_model():
     packer, reader = Answers(), Answers()
     old, new = {"name": "réseau", "version": "1"}, {"name": "réseau", "version": "2"}
     for number, model in enumerate((old, old, new, old)):
-        probabilities = np.random.default_rng(number).random((number + 1, 10), dtype=np.float32)
+        probabilities = np.random.default_rng(number).random((number + 1, 10))
         packed = packer.pack(number, Outcome(probabilities, model, 0.25, 0.5))
         got_number, got = reader.unpack(content(packed))
         assert (got_number, got.model, got.queue_s, got.inference_s) == (number, model, 0.25, 0.5)

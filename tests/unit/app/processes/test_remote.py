@@ -17,7 +17,7 @@ from app.processes.host import HostService
 from app.processes.link import Link
 from app.processes.remote import RemoteBatcher
 from app.settings import Settings
-from tests.fakes import FakeEngine, probabilities_of
+from tests.fakes import FakeEngine, answered
 
 pytestmark = pytest.mark.anyio
 
@@ -103,7 +103,7 @@ async def test_answers_are_the_engines_and_keep_their_owner():
         requests = [pictures(count, seed=count) for count in (1, 4, 2, 3)]
         outcomes = await asyncio.gather(*(pair.submit(images).wait() for images in requests))
         for images, outcome in zip(requests, outcomes, strict=True):
-            np.testing.assert_array_equal(outcome.probabilities, probabilities_of(images))
+            np.testing.assert_array_equal(outcome.probabilities, answered(images))
             assert outcome.model == {"name": "fake", "version": "0123456789ab"}
             assert outcome.inference_s > 0
         assert pair.remote.queued_images == 0
