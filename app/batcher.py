@@ -1,9 +1,8 @@
 """Collects images from many requests into batches for one engine. Knows no torch and no HTTP.
 
-Batch-when-free: an idle engine takes what is queued at once; while it runs, the queue grows and becomes the next
-batch. Once that one is full nothing is gained by waiting: it is handed to the engine's thread, which then has no pause
-between the two while the event loop is busy with something else. Images are counted, not requests: a large request is
-split over several batches, small ones share one.
+Batch-when-free: an idle engine takes what is queued at once; while it runs, the next batch grows, and the engine's
+thread takes it as it is then, without a pause in which the event loop would have to hand it over. Images are counted,
+not requests: a large request is split over several batches, small ones share one.
 The queue is bounded, by images and by time: what would not be done by its deadline is refused at once, and what is
 expired or abandoned is dropped when a batch begins, before it costs the engine anything. If the engine or the loop
 itself dies, everything waiting fails at once and `on_fatal` is told.
@@ -41,9 +40,6 @@ from app.threads import Worker
 log = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_FAILURES = 3
-
-# One that is computed, and a full one behind it.
-MAX_BATCHES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +123,7 @@ class Batcher:
         self._jobs.append(job)
         self._waiting_images += len(images)
         if self._batches:
-            self._start_full_batch()
+            self._hand_over()
         else:
             self._changed.set()
         return job
@@ -200,9 +196,9 @@ class Batcher:
                 continue
             if self.max_wait_s:
                 await self._let_it_fill()
-            self._start_batch()
+            self._start_batch(self._form_batch(self.max_batch))
             while self._batches:
-                self._start_full_batch()
+                self._hand_over()
                 await self._finish_batch(self._batches[0])
                 self._batches.popleft()
                 self._begin_batch()
@@ -230,14 +226,13 @@ class Batcher:
         except TimeoutError:
             return
 
-    def _form_batch(self) -> list[Slice]:
-        """Take up to `max_batch` images off the queue, dropping what has expired or was abandoned.
+    def _form_batch(self, room: int) -> list[Slice]:
+        """Take up to `room` images off the queue, dropping what has expired or was abandoned.
 
         While an engine waits to take over, only the request that is answered in part is gone on with.
         """
         now = time.monotonic()
         batch: list[Slice] = []
-        room = self.max_batch
         while self._jobs and room and (self._swap is None or self._head_is_begun()):
             job = self._jobs[0]
             if job.future.done() or job.deadline <= now:
@@ -255,24 +250,43 @@ class Batcher:
                 self._jobs.popleft()
         return batch
 
-    def _start_full_batch(self) -> None:
-        """Hand the next batch to the engine's thread if it is full, unless an engine waits to take over."""
-        if self._waiting_images >= self.max_batch and len(self._batches) < MAX_BATCHES and self._swap is None:
-            self._start_batch()
+    def _hand_over(self) -> None:
+        """Put what waits into the batch that the engine's thread comes to next, unless an engine waits to take over.
 
-    def _start_batch(self) -> None:
-        """Hand what waits, up to `max_batch` images, to the engine's thread."""
-        slices = self._form_batch()
-        self._progress = time.monotonic()
-        if slices:
-            self._batches.append(Batch(slices, self._worker.run(compute, self._run, slices)))
-            if len(self._batches) == 1:
-                self._begin_batch()
+        With a time to fill up, only what fills one.
+        """
+        enough = self.max_batch if self.max_wait_s else 1
+        while self._waiting_images >= enough and self._swap is None:
+            last = self._batches[-1]
+            room = last.room(self.max_batch)
+            if last.open and not room:
+                return
+            slices = self._form_batch(room or self.max_batch)
+            if not (room and last.add(slices)):  # the thread has begun it
+                self._start_batch(slices)
+            elif last is self._batches[0]:
+                self._run_soon(slices)
+
+    def _start_batch(self, slices: list[Slice]) -> None:
+        """Let the engine's thread compute a batch, after those that it has."""
+        if not slices:
+            return
+        batch = Batch(slices)
+        batch.result = self._worker.run(batch.begin, self._run)
+        self._batches.append(batch)
+        if len(self._batches) == 1:
+            self._progress = time.monotonic()
+            self._begin_batch()
 
     def _begin_batch(self) -> None:
         """Free the places of the batch that the engine has come to, if there is one."""
         self._running_images = 0
-        for job, images in self._batches[0].slices if self._batches else ():
+        if self._batches:
+            self._run_soon(self._batches[0].slices)
+
+    def _run_soon(self, slices: list[Slice]) -> None:
+        """Free the places of what is computed now."""
+        for job, images in slices:
             job.ticket.give_back(len(images))
             self._running_images += len(images)
 

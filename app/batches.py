@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,12 +40,48 @@ class Computed:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
 class Batch:
-    """Slices of requests that the engine's thread has."""
+    """Slices of requests that the engine's thread has, or will come to; until then it takes more.
 
-    slices: list[Slice]
-    result: asyncio.Future[Computed]
+    The thread closes it when it begins, so that it waits for nobody between two batches and leaves nobody behind.
+    """
+
+    def __init__(self, slices: list[Slice]) -> None:
+        self.slices = slices
+        self.count = count_of(slices)
+        self.result: asyncio.Future[Computed]
+        self._open = True
+        self._lock = threading.Lock()
+
+    def room(self, most: int) -> int:
+        """Return how many images it takes until it has `most`, or 0 if the thread has begun.
+
+        Once it is full, what nobody waits for any more makes room.
+        """
+        with self._lock:
+            if self._open and self.count >= most:
+                self.slices = [(job, images) for job, images in self.slices if not job.future.done()]
+                self.count = count_of(self.slices)
+            return max(0, most - self.count) if self._open else 0
+
+    def add(self, slices: list[Slice]) -> bool:
+        """Take more, and return True, unless the thread has begun."""
+        with self._lock:
+            if self._open:
+                self.slices = [*self.slices, *slices]
+                self.count += count_of(slices)
+            return self._open
+
+    def begin(self, run: Run) -> Computed:
+        """Close it and compute; in the engine's thread."""
+        with self._lock:
+            self._open = False
+        return compute(run, self.slices)
+
+    @property
+    def open(self) -> bool:
+        """Whether the thread has not come to it yet."""
+        return self._open
 
 
 def compute(run: Run, slices: list[Slice]) -> Computed:

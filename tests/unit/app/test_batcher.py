@@ -185,16 +185,52 @@ async def test_an_abandoned_request_never_costs_the_engine():
     assert engine.batches == [1, 2]
 
 
-async def test_a_full_batch_follows_without_the_event_loop():
+@pytest.mark.parametrize("counts", [[2, 2], [1], [3, 1, 1]], ids=["full", "not full", "more than one"])
+async def test_the_next_batch_follows_without_the_event_loop(counts):
     engine = FakeEngine()
     async with running(engine) as batcher:
         first = await occupied(engine, batcher)
-        waiting = [submit(batcher, pictures(2)) for _ in range(2)]
+        waiting = [submit(batcher, pictures(count, seed=count)) for count in counts]
         await asyncio.sleep(0)
         engine.release()
         assert engine.entered.wait(10)  # the event loop stands still meanwhile
-        await asyncio.gather(first, *waiting)
+        outcomes = await asyncio.gather(*waiting)
+        for count, outcome in zip(counts, outcomes, strict=True):
+            np.testing.assert_array_equal(outcome.probabilities, answered(pictures(count, seed=count)))
+        await first
+        assert batcher.queued_images == 0
+    assert engine.batches == [1, *([4, 1] if sum(counts) == 5 else [sum(counts)])]
+
+
+async def test_what_is_abandoned_makes_room_in_the_next_batch():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        jobs = [batcher.submit(batcher.admit(2, math.inf), pictures(2), time.monotonic() + 30) for _ in range(2)]
+        jobs[0].abandon()
+        last = submit(batcher, pictures(2))
+        await asyncio.sleep(0)
+        engine.release()
+        await asyncio.gather(first, jobs[1].wait(), last)
+        with pytest.raises(ClientGone):
+            await jobs[0].wait()
     assert engine.batches == [1, 4]
+
+
+async def test_thousands_of_requests_while_batches_begin_are_all_answered_rightly_once():
+    engine = FakeEngine()
+    every = pictures(2000)
+    async with running(engine, max_queue_images=10_000) as batcher:
+
+        async def ask(at):
+            for _ in range(at % 7):
+                await asyncio.sleep(0)
+            outcome = await submit(batcher, every[at : at + 1 + at % 3])
+            np.testing.assert_array_equal(outcome.probabilities, answered(every[at : at + 1 + at % 3]))
+
+        await asyncio.gather(*(ask(at) for at in range(0, 2000, 3)))
+        assert batcher.queued_images == batcher._waiting_images == batcher._running_images == 0
+    assert sum(engine.batches) == sum(len(every[at : at + 1 + at % 3]) for at in range(0, 2000, 3))
 
 
 async def test_what_is_abandoned_behind_a_running_batch_is_not_computed():
@@ -293,7 +329,7 @@ async def test_a_dying_loop_fails_what_waits(monkeypatch):
     engine = FakeEngine()
     reasons = []
     async with running(engine, on_fatal=reasons.append) as batcher:
-        monkeypatch.setattr(batcher, "_form_batch", lambda: 1 / 0)
+        monkeypatch.setattr(batcher, "_form_batch", lambda _room: 1 / 0)
         with pytest.raises(EngineFailed):
             await submit(batcher, pictures(1))
         assert reasons
@@ -303,7 +339,7 @@ async def test_an_expired_request_leaves_no_pixels_behind_a_hanging_engine():
     engine = FakeEngine()
     async with running(engine) as batcher:
         first = await occupied(engine, batcher)
-        job = batcher.submit(batcher.admit(3, time.monotonic() + 30), pictures(3), time.monotonic())
+        job = batcher.submit(batcher.admit(9, time.monotonic() + 30), pictures(9), time.monotonic() + 0.01)
         with pytest.raises(DeadlinePassed):
             await job.wait()
         assert job.images.nbytes == 0
