@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_FAILURES = 3
 
+# An engine that is quicker has the next batch as soon as the event loop is free: handed over bit by bit, batches of one
+# or two images would cost more than the pauses do.
+HAND_OVER_S = 0.002
+
 
 @dataclass(frozen=True, slots=True)
 class Swap:
@@ -87,6 +91,7 @@ class Batcher:
         self._swap: Swap | None = None
         self._progress = time.monotonic()
         self._images_per_s = 0.0
+        self._batch_s = 0.0  # what the last batch took
         self._failures = 0
         self._changed = asyncio.Event()
         self._worker = Worker("engine")
@@ -253,9 +258,9 @@ class Batcher:
     def _hand_over(self) -> None:
         """Put what waits into the batch that the engine's thread comes to next, unless an engine waits to take over.
 
-        With a time to fill up, only what fills one.
+        With a time to fill up, and for quick engines, only what fills one.
         """
-        enough = self.max_batch if self.max_wait_s else 1
+        enough = 1 if self._batch_s >= HAND_OVER_S and not self.max_wait_s else self.max_batch
         while self._waiting_images >= enough and self._swap is None:
             last = self._batches[-1]
             room = last.room(self.max_batch)
@@ -329,6 +334,7 @@ class Batcher:
             # The mean of the times, not of the rates: a few fast batches must not hide the slow ones between them.
             each_s = seconds / count
             self._images_per_s = 1 / (0.9 / self._images_per_s + 0.1 * each_s) if self._images_per_s else 1 / each_s
+        self._batch_s = seconds
         self._on_batch(count, seconds)
         started = time.monotonic() - seconds
         at = 0

@@ -2,7 +2,8 @@
 
 A request's latency runs from the moment it was due, not from when it was sent, so that a service which makes its
 clients wait cannot hide it (no "coordinated omission"). Closed-loop rounds of 64 clients and of one give the
-saturated rate and the single request's latency that the shares and ratios refer to, anew in each round.
+saturated rate and the single request's latency that the shares and ratios refer to, anew in each round. Beside the p99
+at 80 % stands what random arrivals alone make of it: benchmarks/queueing.py.
 
 python -m benchmarks.open_loop
 """
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 
 from app.settings import Settings
 from benchmarks.load import closed_loop, post, summarise
-from benchmarks.machine import FOLDER, write
+from benchmarks.machine import FOLDER, read, write
+from benchmarks.queueing import batch_seconds, latency_s
 from tests.process import service_process
 
 LOADS = (0.5, 0.8, 0.95, 1.5)
@@ -32,6 +34,7 @@ SETTLE_S = 5.0
 MEASURED_S = 20.0
 MAX_CONNECTIONS = 3000
 LATE_S = 0.01
+MOST_IN_A_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,8 @@ def main() -> None:
         rounds = [one_round(service.port, request, settings, seed) for seed in range(ROUNDS)]
     medians = {name: median_of([one[name] for one in rounds]) for name in rounds[0]}
     p99_at_80 = statistics.median(_ratio(one["80%"]["p99_ms"], one["single"]["p50_ms"]) for one in rounds)
+    batch_s = batch_seconds(read("engine_cpu.json"))  # of the same machine: `make bench` comes first
+    queue_alone_s = latency_s(0.8 * (medians["saturated"]["requests_per_s"] or 0.0), batch_s, MOST_IN_A_BATCH, 99)
     at_150 = statistics.median(
         _ratio(one["150%"]["goodput_per_s"], one["saturated"]["requests_per_s"]) for one in rounds
     )
@@ -195,6 +200,7 @@ def main() -> None:
             "max_queue_images": settings.max_queue_images,
             "max_queue_s": settings.max_queue_s,
             "p99_at_80_percent_over_single_p50": round(p99_at_80, 2),
+            "that_of_a_queue_that_loses_no_time": round(queue_alone_s / batch_s(1), 2),
             "goodput_at_150_percent_over_saturated": round(at_150, 3),
             "median": medians,
             "rounds": rounds,

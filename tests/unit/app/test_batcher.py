@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from app.batcher import Batcher
+from app.batcher import HAND_OVER_S, Batcher
 from app.batches import EngineBroken, EngineOutOfMemory
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, QueueFull, ServiceError
 from tests.fakes import FakeEngine, answered
@@ -189,6 +189,7 @@ async def test_an_abandoned_request_never_costs_the_engine():
 async def test_the_next_batch_follows_without_the_event_loop(counts):
     engine = FakeEngine()
     async with running(engine) as batcher:
+        batcher._batch_s = HAND_OVER_S
         first = await occupied(engine, batcher)
         waiting = [submit(batcher, pictures(count, seed=count)) for count in counts]
         await asyncio.sleep(0)
@@ -202,9 +203,24 @@ async def test_the_next_batch_follows_without_the_event_loop(counts):
     assert engine.batches == [1, *([4, 1] if sum(counts) == 5 else [sum(counts)])]
 
 
+@pytest.mark.parametrize(("batch_s", "batches"), [(HAND_OVER_S, 2), (HAND_OVER_S / 2, 1)])
+async def test_a_quick_engine_waits_for_the_event_loop_to_collect_a_batch(batch_s, batches):
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        batcher._batch_s = batch_s
+        first = await occupied(engine, batcher)
+        waiting = submit(batcher, pictures(3))
+        await asyncio.sleep(0)
+        assert len(batcher._batches) == batches
+        engine.release()
+        await asyncio.gather(first, waiting)
+    assert engine.batches == [1, 3]
+
+
 async def test_what_is_abandoned_makes_room_in_the_next_batch():
     engine = FakeEngine()
     async with running(engine) as batcher:
+        batcher._batch_s = HAND_OVER_S
         first = await occupied(engine, batcher)
         jobs = [batcher.submit(batcher.admit(2, math.inf), pictures(2), time.monotonic() + 30) for _ in range(2)]
         jobs[0].abandon()
@@ -223,6 +239,7 @@ async def test_thousands_of_requests_while_batches_begin_are_all_answered_rightl
     async with running(engine, max_queue_images=10_000) as batcher:
 
         async def ask(at):
+            batcher._batch_s = HAND_OVER_S
             for _ in range(at % 7):
                 await asyncio.sleep(0)
             outcome = await submit(batcher, every[at : at + 1 + at % 3])

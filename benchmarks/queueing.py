@@ -1,0 +1,41 @@
+"""How long requests wait for an engine that loses no time: what random arrivals alone cost.
+
+A service cannot be quicker than this at the same rate, whatever it does besides: the queue of one server that takes
+what waits, up to a most, as one batch, when requests arrive by a Poisson process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+REQUESTS = 200_000
+
+
+def latency_s(rate: float, batch_s: Callable[[int], float], most: int, percent: float, seed: int = 0) -> float:
+    """Return a percentile of the latency in seconds, by simulation.
+
+    `rate` requests arrive a second; a batch of n requests takes `batch_s(n)` seconds, n at most `most`.
+    """
+    arrivals = np.random.default_rng(seed).exponential(1 / rate, REQUESTS).cumsum()
+    latencies = np.empty(REQUESTS)
+    free, first = 0.0, 0
+    while first < REQUESTS:
+        begin = max(free, arrivals[first])
+        behind = min(int(np.searchsorted(arrivals, begin, side="right")), first + most)
+        free = begin + batch_s(behind - first)
+        latencies[first:behind] = free - arrivals[first:behind]
+        first = behind
+    return float(np.percentile(latencies, percent))
+
+
+def batch_seconds(engine: dict[str, Any]) -> Callable[[int], float]:
+    """Return how long the service's engine takes for n images, between the sizes that were measured on a line.
+
+    `engine` is what `resnet bench engine` wrote.
+    """
+    measured = {int(size): one["p50_ms"] / 1e3 for size, one in engine["contenders"]["engine"].items()}
+    sizes = sorted(measured)
+    return lambda count: float(np.interp(count, sizes, [measured[size] for size in sizes]))
