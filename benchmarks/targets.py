@@ -86,6 +86,10 @@ def _added_ms(one: dict[str, Any]) -> float:
     return float(one["clients_median"]["1"]["p50_ms"] - read(ENGINE)["contenders"]["engine"]["1"]["p50_ms"])
 
 
+def _of_the_engine(one: dict[str, Any]) -> float:
+    return float(one["of_the_engine_64_clients_median"])
+
+
 def _beside(name: str, load: str, what: str = "requests_per_s") -> Callable[[dict[str, Any]], float]:
     """Ours over another contender's, the median of the rounds' own ratios."""
     return lambda one: one["medians"][name][load][f"ours_to_theirs_{what}"]
@@ -135,8 +139,8 @@ TARGETS: dict[str, list[Target]] = {
         ),
     ],
     "The service": [
-        Target("64 clients, of the engine's rate", SERVICE, lambda one: one["of_the_engine_64_clients_median"], 0.9),
-        Target("the same in int8", INT8, lambda one: one["of_the_engine_64_clients_median"], 0.9),
+        Target("64 clients, of the engine's rate", SERVICE, _of_the_engine, 0.9, form=".1%"),
+        Target("the same in int8", INT8, _of_the_engine, 0.9, form=".1%"),
         Target("one client: ms added to the engine's batch of one, p50", SERVICE, _added_ms, at_most=2),
         Target(
             "one client: p99 over p50",
@@ -186,6 +190,7 @@ TARGETS: dict[str, list[Target]] = {
                 LARGE,
                 lambda one, form=form: one["of_the_engine_median"][form],  # type: ignore[misc]
                 0.95,
+                form=".1%",
             )
             for form in ("multipart", "json", "npy")
         ),
@@ -210,6 +215,7 @@ TARGETS: dict[str, list[Target]] = {
             OVERLOAD,
             lambda one: one["goodput_share"],
             0.9,
+            form=".1%",
         ),
         Target(
             "answers other than 200 and 429, or none",
