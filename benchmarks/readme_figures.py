@@ -24,6 +24,11 @@ def machine_of(one: dict[str, Any]) -> str:
     return f"{machine['cores']} cores of an {machine['processor']} ({instructions}), torch {machine['torch']}, {machine['date']}"
 
 
+def _where(one: dict[str, Any]) -> tuple[str, str]:
+    """Return the processor and the day."""
+    return one["machine"]["processor"], one["machine"]["date"]
+
+
 def service() -> str:
     """Return the table of accuracy, start, load and memory."""
     offline, served = read("evaluate_checkpoint.json"), read("evaluate_service.json")
@@ -96,9 +101,8 @@ def service() -> str:
     ]
     table = "\n".join(f"| {what} | {figure} | {evidence} |" for what, figure, evidence in rows)
     filled = plain["clients_median"]["64"]["mean_batch_images"]
-    memory_day = memory["machine"]["date"]
-    another_day = "" if memory_day == plain["machine"]["date"] else f", but for the memory ({memory_day})"
-    return f"""On {machine_of(plain)}{another_day}; a GPU has not been measured yet.
+    elsewhere = "" if _where(memory) == _where(plain) else f", but for the memory ({', '.join(_where(memory))})"
+    return f"""On {machine_of(plain)}{elsewhere}; a GPU has not been measured yet.
 
 | what | figure | evidence |
 |---|---|---|
