@@ -32,6 +32,9 @@ class Poison(np.ndarray):
     def __getitem__(self, _key):
         raise LookupError("this array cannot be sliced")
 
+    def round(self, *_):
+        return self
+
 
 def hang():
     folder = Path(os.environ["FAULTY_FOLDER"])
