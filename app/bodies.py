@@ -31,6 +31,7 @@ from app.npy import NPY_TYPE, read_npy
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
 JSON_FORM = 'The JSON body must be {"images": ["<base64>", ...]} with at least one image.'
 FIELD = "file"
+USUAL_FILE = b'form-data; name="file"; filename="'
 # Larger bodies are taken apart in a thread: a hostile one can take seconds.
 SMALL_BODY_BYTES = 64 << 10
 MAX_OTHER_FIELDS = 16
@@ -210,8 +211,10 @@ class _Parts:
 
     def _header_end(self) -> None:
         if self._name.lower() == b"content-disposition":
+            # What clients write of a file is told at once: the email package takes as long as all the rest.
+            usual = self._value.startswith(USUAL_FILE)
             value = self._value.decode("latin-1")
-            self._wanted = _parameter("content-disposition", value, "name") == FIELD
+            self._wanted = usual or _parameter("content-disposition", value, "name") == FIELD
         self._name = self._value = b""
 
     def _headers_finished(self) -> None:

@@ -1,11 +1,12 @@
 import asyncio
 import base64
 import json
+import random
 
 import httpx
 import pytest
 
-from app.bodies import BodyBudget, read_body, split_images
+from app.bodies import USUAL_FILE, BodyBudget, _parameter, read_body, split_images
 from app.errors import (
     BadBase64,
     BodyTooLarge,
@@ -191,3 +192,15 @@ def test_json_with_far_too_many_items_is_refused_before_it_is_parsed(monkeypatch
     monkeypatch.setattr("app.bodies.from_json", lambda *_, **__: pytest.fail("parsed"))
     with pytest.raises(TooManyImages):
         split_images(JSON, b'{"images": [' + b"1," * 10_000 + b"1]}", 4, 32)
+
+
+def test_the_usual_header_of_a_file_says_what_the_email_package_reads_in_it():
+    draw = random.Random(1)
+    pieces = [*";=* x\\0", "''", "name", "%41", "\x80", '"', '; name="other"', '; name*0="other"']
+    for _ in range(3000):
+        value = USUAL_FILE.decode() + "".join(draw.choices(pieces, k=draw.randrange(12)))
+        try:
+            name = _parameter("content-disposition", value, "name")
+        except MalformedRequest:
+            continue  # what follows the name is broken: it is the name all the same
+        assert name == "file", value
