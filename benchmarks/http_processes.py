@@ -10,17 +10,15 @@ python -m benchmarks.http_processes --processes 1 2
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import processes
-from benchmarks.machine import FOLDER, write
+from benchmarks import closed_loop, processes
+from benchmarks.machine import write
 from benchmarks.peers.engine import ENGINE_VARIABLE, PORT_VARIABLE
 from benchmarks.peers.ports import free_port
 from tests.process import service_process
@@ -38,15 +36,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def closed_loop(url: str, clients: int, seconds: int) -> dict[str, Any]:
-    """Load with clients that send the example pictures in turn, the next one when they have their answer."""
-    pictures = map(str, sorted((FOLDER.parent / "examples").glob("*.png")))
-    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "-s", str(FOLDER / "peers" / "wrk.lua"), url]
-    done = subprocess.run([*command, "--", "image/png", *pictures], check=True, capture_output=True, text=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
 def turn(count: int, clients: int, seconds: int) -> dict[str, Any]:
     """Start the service with `count` HTTP processes, load it, and return the figures of that time."""
     port = free_port()
@@ -59,10 +48,10 @@ def turn(count: int, clients: int, seconds: int) -> dict[str, Any]:
     ):
         service.wait_ready()
         url = f"{service.url}/predict"
-        closed_loop(url, clients, WARM_UP_S)
+        closed_loop.run(["wrk"], url, clients, WARM_UP_S)
         members = processes.tree(service.process.pid)
         before = [processes.cpu_seconds([one]) for one in members]
-        result = closed_loop(url, clients, seconds)
+        result = closed_loop.run(["wrk"], url, clients, seconds)
         spent = [processes.cpu_seconds([one]) - then for one, then in zip(members, before, strict=True)]
         each_ms = [round(1e3 * one / result["requests"], 4) for one in spent]
         memory_mb = round(processes.memory_bytes(members) / 2**20)

@@ -16,7 +16,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.http_processes import closed_loop
+from benchmarks import closed_loop
 from benchmarks.machine import FOLDER
 from benchmarks.peers.engine import ENGINE_VARIABLE, PORT_VARIABLE
 from benchmarks.peers.ports import free_port
@@ -57,11 +57,11 @@ def main() -> None:
         with service_process(Path(folder) / "log", command=("benchmarks.peers.ours",), port=port) as service:
             service.wait_ready()
             url = f"{service.url}/predict"
-            closed_loop(url, CLIENTS, 2)
+            closed_loop.run(["wrk"], url, CLIENTS, 2)
             py_spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw", "--output", samples]
             py_spy += ["--rate", str(SAMPLES_PER_S), "--duration", str(SECONDS - 2), "--pid", str(service.process.pid)]
             with subprocess.Popen(py_spy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-                result = closed_loop(url, CLIENTS, SECONDS)
+                result = closed_loop.run(["wrk"], url, CLIENTS, SECONDS)
         total, within, at_top = tabulate(samples.read_text())
     machine = describe()
     lines = [

@@ -17,29 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvloop
 
 from app.engine import load_engine
 from app.settings import Settings
+from benchmarks import closed_loop
 from benchmarks.large_requests import PAUSE_S, engine_rate, examples
-from benchmarks.load import closed_loop, post, summarise
 from benchmarks.machine import FOLDER, write
 from tests.process import ServiceProcess, service_process
 
 PNG = {"content-type": "image/png"}
-SECONDS = 10.0
+SECONDS = 10
 ROUNDS = 5
 
 
-def one_round(service: ServiceProcess, request: bytes, clients: int) -> dict[str, float]:
+def one_round(wrk: list[str] | None, service: ServiceProcess, clients: int) -> dict[str, float]:
     """Load the service for SECONDS; return rate, latencies, and the mean number of images in a batch."""
     names = ("resnet_batch_images_sum", "resnet_batch_images_count")
     before = [service.metric(name) for name in names]
-    started = time.perf_counter()
-    load = uvloop.run(closed_loop(service.port, [request], clients, SECONDS))
-    seconds = time.perf_counter() - started  # to the last answer: with 64 clients, many come after SECONDS
+    result = closed_loop.run(wrk, f"{service.url}/predict", clients, SECONDS)
+    del result["requests"]
     images, batches = (service.metric(name) - start for name, start in zip(names, before, strict=True))
-    return {**summarise(load, seconds), "mean_batch_images": round(images / batches, 2)}
+    return {**result, "mean_batch_images": round(images / batches, 2)}
 
 
 def bad_input_times(service: ServiceProcess, picture: bytes) -> dict[str, Any]:
@@ -72,18 +70,18 @@ def main() -> None:
     engine = load_engine(Settings(precision=arguments.precision))
     images = examples(engine.batch_sizes[-1])
     engine_rates: list[float] = []
+    wrk = closed_loop.find_wrk()
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         with service_process(Path(folder) / "serve.log", precision=arguments.precision) as service:
             service.wait_ready()
             ready_s = time.perf_counter() - started
             bad = bad_input_times(service, picture)
-            request = post("/predict", picture, PNG)
             for _ in range(ROUNDS):
                 engine_rates.append(round(engine_rate(engine, images), 1))
                 time.sleep(PAUSE_S)
                 for clients in (1, 64):
-                    rounds[str(clients)].append(one_round(service, request, clients))
+                    rounds[str(clients)].append(one_round(wrk, service, clients))
             if (data / "cifar-10-batches-py").is_dir():
                 command = [sys.executable, "-m", "app.cli", "evaluate", "--data", "cifar10", "--root", str(data)]
                 command += ["--url", service.url, "--json", str(FOLDER / f"evaluate_service{suffix}.json")]
@@ -98,6 +96,7 @@ def main() -> None:
         f"service_cpu{suffix}.json",
         {
             "command": f"python -m benchmarks.service --precision {arguments.precision}",
+            "load": closed_loop.name(wrk),
             "ready_s": round(ready_s, 1),
             "exit_code_after_sigterm": exit_code,
             "clients_median": medians,

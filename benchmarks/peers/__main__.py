@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from benchmarks import processes
+from benchmarks.closed_loop import find_wrk
 from benchmarks.peers import environments, report
 from benchmarks.peers.contenders import CONTENDERS, DEFAULT_ENVIRONMENTS, OURS, Contender
 from benchmarks.peers.measure import Loader
@@ -96,7 +97,7 @@ def main() -> None:
     chosen = [one for one in CONTENDERS if arguments.only is None or one.name in (OURS, *arguments.only)]
     folder = arguments.environments.resolve()
     pythons, known = prepare(chosen, folder)
-    loader = Loader(environments.wrk(folder))
+    loader = Loader(find_wrk(folder))
     if arguments.install_only:
         return
     record: dict[str, Any] = {

@@ -7,7 +7,6 @@ packages of the environment that runs this, and to no others, come last on each 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -74,24 +73,3 @@ def versions(contender: Contender, python: Path) -> dict[str, str]:
     code = "import json, sys; from importlib.metadata import version as v; print(json.dumps([*map(v, sys.argv[1:])]))"
     result = subprocess.run([python, "-c", code, *contender.packages], check=True, capture_output=True, text=True)
     return dict(zip(contender.packages, json.loads(result.stdout), strict=True))
-
-
-def wrk(folder: Path) -> list[str] | None:
-    """Return the command that starts wrk: the one on the path, else Debian's package unpacked here, else None."""
-    command = shutil.which("wrk")
-    if command:
-        return [command]
-    environment = folder / "wrk"
-    binary = environment / "usr" / "bin" / "wrk"
-    if not binary.is_file() and shutil.which("apt-get"):
-        environment.mkdir(parents=True, exist_ok=True)
-        for package in ("wrk", "libluajit-5.1-2"):
-            subprocess.run(["apt-get", "download", "-q", package], cwd=environment, check=False, capture_output=True)
-        for archive in environment.glob("*.deb"):
-            subprocess.run(["dpkg", "--extract", archive, environment], check=False, capture_output=True)
-    libraries = os.pathsep.join(str(path) for path in (environment / "usr" / "lib").glob("*-linux-gnu"))
-    start = ["env", f"LD_LIBRARY_PATH={libraries}", str(binary)]
-    works = (
-        binary.is_file() and "wrk" in subprocess.run([*start, "-v"], check=False, capture_output=True, text=True).stdout
-    )
-    return start if works else None

@@ -8,11 +8,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import processes
-from benchmarks.peers.server import EXAMPLES, PNG, ROOT, ContenderError, RunningServer
+from benchmarks import closed_loop, processes
+from benchmarks.peers.server import ROOT, ContenderError, RunningServer
 
 MEMORY_INTERVAL_S = 1.0
-WRK_TIMEOUT_S = 30
 LEAST_REQUESTS = 2
 
 
@@ -28,26 +27,17 @@ class Loader:
     @property
     def closed_loop(self) -> str:
         """The name of what makes the closed loops, for the record."""
-        return "wrk" if self.wrk else "benchmarks/load.py"
+        return closed_loop.name(self.wrk)
 
     def closed(self, server: RunningServer, clients: int, seconds: int) -> dict[str, Any]:
         """Load with clients that wait for their answers."""
-        if self.wrk is None:
-            return _run(
-                server, [*_PYTHON, "--clients", str(clients), "--seconds", str(seconds), server.url, *_PICTURES]
-            )
-        command = [*self.wrk, "--threads", "1", "--connections", str(clients), "--duration", f"{seconds}s"]
-        command += ["--timeout", f"{WRK_TIMEOUT_S}s", "--script", str(ROOT / "benchmarks" / "peers" / "wrk.lua")]
-        return _run(server, [*command, server.url, "--", PNG["content-type"], *_PICTURES])
+        return _run(server, closed_loop.command(self.wrk, server.url, clients, seconds))
 
     def open(self, server: RunningServer, rate: float, seconds: int, seed: int) -> dict[str, Any]:
         """Load with Poisson arrivals that wait for nobody, `rate` a second."""
-        command = [*_PYTHON, "--rate", str(rate), "--seconds", str(seconds), "--seed", str(seed)]
-        return _run(server, [*command, server.url, *_PICTURES])
-
-
-_PYTHON = [sys.executable, "-m", "benchmarks.load"]
-_PICTURES = [str(path) for path in sorted(EXAMPLES.glob("*.png"))]
+        command = [sys.executable, "-m", "benchmarks.load", "--rate", str(rate), "--seconds", str(seconds)]
+        command += ["--seed", str(seed), server.url, *map(str, closed_loop.PICTURES)]
+        return _run(server, command)
 
 
 def _run(server: RunningServer, command: list[str]) -> dict[str, Any]:
