@@ -1,6 +1,6 @@
 """A connection that answers small requests itself, and knows a header again that it has had before.
 
-    bytes -> known header? -> answered, or turned away in an overload
+    bytes -> known header, small body? -> answered, or turned away in an overload
           -> parser -> small and whole? -> answered, and its header known from then on
                     -> the application
 
@@ -25,6 +25,13 @@ from app.heads import Head, KnownHead
 from app.problems import Headers
 
 
+# Many clients send a header and its body one after the other; what takes longer than this goes to the parser.
+BODY_SOON_S = 0.01
+
+# Of a header that comes without its body and may be known from then on. Most are a tenth of it.
+MAX_KNOWN_BYTES = 4096
+
+
 class DirectConnection(Connection):
     """A connection whose small requests to one path are answered by `direct`."""
 
@@ -35,23 +42,67 @@ class DirectConnection(Connection):
         self._awaits_body = False
         self._body_timer: asyncio.TimerHandle | None = None
         self._known: KnownHead | None = None
-        self._messages = 0  # that the last piece of data has begun
+        self._begun = b""  # the first piece of data of what the parser reads, if that is a header without a body
+        self._messages = 0  # that the parser has begun since that piece
         self._parser_is_between = True  # two messages, of the second of which it has seen nothing
         self._last_direct: Head | None = None  # of the last piece of data
+        self._held = b""  # a known header whose body is awaited for a moment, and unknown to the parser
+        self._held_since = 0.0
+        self._held_timer: asyncio.TimerHandle | None = None
 
     # -- headers that are known
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes: a whole request with a known header at once, others by way of the parser."""
-        if self._known is not None and self._may_begin() and (body := self._known.body_of(data)) is not None:
-            self._begin_known(self._known.head, body)
-            return
-        begins = self._may_begin()
-        self._messages, self._last_direct = 0, None
+        """Take bytes: a small request with a known header at once, others by way of the parser."""
+        held = self._take_held()
+        data = held + data
+        found = self._known.split(data) if self._known is not None and self._may_begin() else None
+        if self._known is None or found is None or not len(found[1]) <= found[0] <= self._direct.max_body_bytes:
+            self._parse(data)
+        elif len(found[1]) == found[0]:
+            self._begin_known(self._known.head, found[1], self._held_since if held else time.monotonic())
+        elif held:
+            self._parse(data)
+        else:
+            self._hold(data)
+
+    def _parse(self, data: bytes) -> None:
+        """Let the parser have bytes, and know the header from now on if they end a small request, the only one."""
+        if self._may_begin():
+            self._begun, self._messages = b"", 0
+            whole = data
+        else:
+            whole = self._begun + data if self._begun else b""
+        self._last_direct = None
         super().data_received(data)
         head = self._last_direct
-        if head is not None and begins and self._messages == 1 and self._parser_is_between and self._keeps_open():
-            self._known = KnownHead.of(data, head)
+        if head is not None and whole and self._messages == 1 and self._parser_is_between and self._keeps_open():
+            self._known = KnownHead.of(whole, head)
+        self._begun = whole if self._awaits_body and whole is data and len(data) <= MAX_KNOWN_BYTES else b""
+
+    def _hold(self, data: bytes) -> None:
+        """Keep a known header, with or without a part of its body, for the moment in which the rest may come."""
+        self._unset_keepalive_if_required()
+        self._held, self._held_since = data, time.monotonic()
+        self._held_timer = self.loop.call_later(BODY_SOON_S, self._give_up_held)
+
+    def _take_held(self) -> bytes:
+        """Return what is held, and hold it no longer."""
+        if self._held_timer is not None:
+            self._held_timer.cancel()
+            self._held_timer = None
+        held, self._held = self._held, b""
+        return held
+
+    def _give_up_held(self) -> None:
+        """Let the parser have what is held: the times of bodies run from there, and a drain waits for them."""
+        if held := self._take_held():
+            self._parse(held)
+
+    def shutdown(self) -> None:
+        """Close once what the client has sent is answered."""
+        self._give_up_held()
+        super().shutdown()
 
     def _may_begin(self) -> bool:
         """Whether the next byte is a request's first one, and that request may be answered at once."""
@@ -67,7 +118,7 @@ class DirectConnection(Connection):
         """Whether nothing in the last header has asked for the connection's end."""
         return self._active is not None and self._active.keep_alive
 
-    def _begin_known(self, head: Head, body: bytes) -> None:
+    def _begin_known(self, head: Head, body: bytes, began: float) -> None:
         self._unset_keepalive_if_required()
         self._overhead_bytes = 0
         error = self._direct.full()
@@ -76,7 +127,7 @@ class DirectConnection(Connection):
             self.on_response_complete()
             return
         self.cycle = self._active = WholeRequest(self.on_response_complete)
-        self.began = time.monotonic()
+        self.began = began
         self._direct.begin(self, head, body)
 
     # -- small bodies
@@ -96,6 +147,7 @@ class DirectConnection(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
+        self._take_held()
         super().connection_lost(exc)
         if self._awaits_body:
             self._direct.refuse(self, self._awaited(), ClientGone())

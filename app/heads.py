@@ -2,7 +2,7 @@
 
 Clients that keep a connection open send the same header again and again, but for the length of the body. Parsing it is
 a third of what a small request costs, and refusing one in an overload is little else. So a connection keeps the last
-header of a whole small request as bytes; what has the same bytes around its length was parsed once and means the same.
+header of a small request as bytes; what has the same bytes around its length was parsed once and means the same.
 """
 
 from __future__ import annotations
@@ -54,8 +54,11 @@ class KnownHead:
             return None
         return cls(request[: line.start(1)], request[line.end(1) : end], head)
 
-    def body_of(self, request: bytes) -> bytes | None:
-        """Return the body of a request that is here whole and has this header but for the length, else None."""
+    def split(self, request: bytes) -> tuple[int, bytes] | None:
+        """Return the length of the body of a request that has this header but for that, and what is here behind it.
+
+        None if the request has another header, or this one in part.
+        """
         if not request.startswith(self.before):
             return None
         begin = len(self.before)
@@ -63,5 +66,4 @@ class KnownHead:
         length = request[begin:end]
         if end < 0 or not length.isdigit() or not request.startswith(self.after, end):
             return None
-        body = request[end + len(self.after) :]
-        return body if len(body) == int(length) else None
+        return int(length), request[end + len(self.after) :]

@@ -1,7 +1,9 @@
 """A connection that knows a header again takes every request as one does that has it parsed."""
 
+import asyncio
 import random
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import uvicorn
@@ -68,32 +70,42 @@ def mutated(draw):
     return data
 
 
+def is_known(connection, data):
+    found = connection._known.split(data)
+    return found is not None and len(found[1]) == found[0]
+
+
 async def told_without_ids(transport):
     """What was sent, but for the problems' random ids."""
     return transport.sent.split(b"x-request-id")[0], transport.is_closing()
 
 
-async def test_what_has_almost_a_known_header_is_taken_as_by_the_parser():
-    draw = random.Random(1)
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+async def test_what_has_almost_a_known_header_is_taken_as_by_the_parser(pieces):
+    draw = random.Random(pieces)
     known = 0
-    for _ in range(3000):
+    for _ in range(3000 // pieces):
         data = mutated(draw)
+        cuts = sorted(draw.sample(range(1, len(data)), pieces - 1))
         before, after = Echo(), Echo()
         old, old_transport = connect(before)
         old.data_received(request())
         assert old._known is not None
         old_transport.sent, before.asked = b"", []
         new, new_transport = connect(after)
-        known += old._known.body_of(data) is not None
+        known += is_known(old, data)
         for connection in (old, new):
-            connection.data_received(data)
+            for begin, end in pairwise([0, *cuts, len(data)]):
+                connection.data_received(data[begin:end])
+        old._give_up_held()
+        assert old._awaits_body == new._awaits_body
         assert before.asked == after.asked, data
         assert await told_without_ids(old_transport) == await told_without_ids(new_transport), data
         for connection in (old, new):
             for task in connection.tasks:
                 task.cancel()
             connection.connection_lost(None)
-    assert 500 < known < 2500
+    assert 500 < known * pieces < 2500
 
 
 async def test_a_header_is_forgotten_for_the_next_one_and_times_run_as_ever():
@@ -125,3 +137,74 @@ async def test_a_connection_that_is_to_close_takes_no_known_request():
     assert len(echo.asked) == 2
     assert b"connection: close" in transport.sent
     assert transport.is_closing()
+
+
+def in_two(body=BODY):
+    """A request as many clients send it: the header, then the body."""
+    header, end, body = request(body).partition(b"\r\n\r\n")
+    return header + end, body
+
+
+async def test_a_header_that_came_without_its_body_is_known_too_and_so_is_the_next_one(monkeypatch):
+    echo = Echo()
+    connection, transport = connect(echo)
+    for piece in in_two():
+        connection.data_received(piece)
+    assert connection._known is not None
+    monkeypatch.setattr(connection, "_parse", lambda _: pytest.fail("parsed"))
+    for piece in in_two(b"the next one"):
+        connection.data_received(piece)
+    assert [body for _, _, body in echo.asked] == [BODY, b"the next one"]
+    assert transport.sent.count(b"HTTP/1.1 200 ") == 2
+    assert connection._held_timer is None
+
+
+async def test_a_body_that_does_not_follow_soon_is_awaited_by_the_parser():
+    echo = Echo()
+    connection, transport = connect(echo)
+    connection.data_received(request())
+    header, body = in_two(b"late")
+    connection.data_received(header)
+    assert not connection._awaits_body
+    assert connection.timeout_keep_alive_task is None, "the connection is not idle"
+    async with asyncio.timeout(60):
+        while not connection._awaits_body:
+            await asyncio.sleep(0)
+    assert connection._body_timer is not None
+    connection.data_received(body)
+    assert echo.asked[-1][2] == b"late"
+    assert transport.sent.count(b"HTTP/1.1 200 ") == 2
+
+
+async def test_a_connection_that_is_to_close_awaits_the_body_of_a_known_header():
+    echo = Echo()
+    connection, transport = connect(echo)
+    connection.data_received(request())
+    header, body = in_two(b"last")
+    connection.data_received(header)
+    connection.shutdown()
+    assert not transport.is_closing()
+    connection.data_received(body)
+    assert echo.asked[-1][2] == b"last"
+    assert b"connection: close" in transport.sent
+    assert transport.is_closing()
+
+
+async def test_nothing_is_left_of_a_client_that_leaves_before_the_body():
+    connection, _ = connect(Echo())
+    connection.data_received(request())
+    connection.data_received(in_two()[0])
+    timer = connection._held_timer
+    connection.connection_lost(None)
+    assert timer.cancelled()
+    assert connection._held == b""
+
+
+async def test_a_known_header_lets_no_large_body_through():
+    echo = Echo()
+    connection, transport = connect(echo)
+    connection.data_received(request())
+    connection.data_received(request(b"x" * (Echo.max_body_bytes + 1)))
+    await ended(connection)
+    assert len(echo.asked) == 1
+    assert transport.sent.count(b"HTTP/1.1 200 ") == 2, "the application's answer"
