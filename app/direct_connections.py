@@ -24,7 +24,6 @@ from app.errors import BodyTooSlow, ClientGone
 from app.heads import Head, KnownHead
 from app.problems import Headers
 
-
 # Many clients send a header and its body one after the other; what takes longer than this goes to the parser.
 BODY_SOON_S = 0.01
 
