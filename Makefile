@@ -82,6 +82,9 @@ bench-profile: $(VENV)/.installed ## sample where the service's own time goes: b
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.profile_http
 
+bench-own: $(VENV)/.installed ## what the service's own Python costs a request, without a network: benchmarks/own_python.json
+	$(BIN)/python -m benchmarks.own_python
+
 bench-memory: $(VENV)/.installed ## resident memory over 100,000 requests, some ten minutes on two cores
 	$(BIN)/python -m benchmarks.memory
 
