@@ -108,7 +108,7 @@ def service() -> str:
 |---|---|---|
 {table}
 
-The load generator (`benchmarks/load.py`) shares the cores with the service. With 64 clients, a batch held {filled} images on average."""
+The load generator of these closed loops, {plain["load"]}, shares the cores with the service. With 64 clients, a batch held {filled} images on average."""
 
 
 def engine() -> str:
