@@ -55,15 +55,15 @@ class DirectConnection(Connection):
         """Take bytes: a small request with a known header at once, others by way of the parser."""
         held = self._take_held()
         data = held + data
-        found = self._known.split(data) if self._known is not None and self._may_begin() else None
-        if self._known is None or found is None or not len(found[1]) <= found[0] <= self._direct.max_body_bytes:
-            self._parse(data)
-        elif len(found[1]) == found[0]:
-            self._begin_known(self._known.head, found[1], self._held_since if held else time.monotonic())
-        elif held:
-            self._parse(data)
-        else:
-            self._hold(data)
+        if self._known is not None and self._may_begin() and (found := self._known.split(data)) is not None:
+            length, body = found
+            if len(body) == length <= self._direct.max_body_bytes:
+                self._begin_known(self._known.head, body, self._held_since if held else time.monotonic())
+                return
+            if len(body) < length <= self._direct.max_body_bytes and not held:
+                self._hold(data)
+                return
+        self._parse(data)
 
     def _parse(self, data: bytes) -> None:
         """Let the parser have bytes, and know the header from now on if they end a small request, the only one."""

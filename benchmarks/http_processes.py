@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import tempfile
 from pathlib import Path
@@ -36,7 +35,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def turn(count: int, clients: int, seconds: int) -> dict[str, Any]:
+def turn(wrk: list[str], count: int, clients: int, seconds: int) -> dict[str, Any]:
     """Start the service with `count` HTTP processes, load it, and return the figures of that time."""
     port = free_port()
     os.environ |= {ENGINE_VARIABLE: "null", PORT_VARIABLE: str(port)}
@@ -48,10 +47,10 @@ def turn(count: int, clients: int, seconds: int) -> dict[str, Any]:
     ):
         service.wait_ready()
         url = f"{service.url}/predict"
-        closed_loop.run(["wrk"], url, clients, WARM_UP_S)
+        closed_loop.run(wrk, url, clients, WARM_UP_S)
         members = processes.tree(service.process.pid)
         before = [processes.cpu_seconds([one]) for one in members]
-        result = closed_loop.run(["wrk"], url, clients, seconds)
+        result = closed_loop.run(wrk, url, clients, seconds)
         spent = [processes.cpu_seconds([one]) - then for one, then in zip(members, before, strict=True)]
         each_ms = [round(1e3 * one / result["requests"], 4) for one in spent]
         memory_mb = round(processes.memory_bytes(members) / 2**20)
@@ -62,10 +61,11 @@ def turn(count: int, clients: int, seconds: int) -> dict[str, Any]:
 def main() -> None:
     """Measure in turns, and write the record."""
     arguments = parse()
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is not on the path")
+    wrk = closed_loop.find_wrk()
+    if wrk is None:  # load from Python would be the limit
+        raise SystemExit("there is no wrk")
     rounds = [
-        {str(count): turn(count, arguments.clients, arguments.seconds) for count in arguments.processes}
+        {str(count): turn(wrk, count, arguments.clients, arguments.seconds) for count in arguments.processes}
         for _ in range(arguments.rounds)
     ]
     names = [str(count) for count in arguments.processes]

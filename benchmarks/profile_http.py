@@ -1,7 +1,7 @@
 """Where the service's own time goes: py-spy's samples of the event loop, with an engine that answers at once.
 
 64 clients send the example pictures; what is written is a table of functions by the share of samples in which they are
-on the stack, and by that in which they are at its top. Needs py-spy (extra `bench`) and wrk.
+on the stack, and by that in which they are at its top. Needs py-spy (extra `bench`). The load is wrk's if there is one.
 
 python -m benchmarks.profile_http
 """
@@ -50,6 +50,7 @@ def tabulate(folded: str) -> tuple[int, Counter[str], Counter[str]]:
 
 def main() -> None:
     """Load the service, sample it, and write the table."""
+    wrk = closed_loop.find_wrk()
     port = free_port()
     os.environ |= {ENGINE_VARIABLE: "null", PORT_VARIABLE: str(port)}
     with tempfile.TemporaryDirectory() as folder:
@@ -57,11 +58,11 @@ def main() -> None:
         with service_process(Path(folder) / "log", command=("benchmarks.peers.ours",), port=port) as service:
             service.wait_ready()
             url = f"{service.url}/predict"
-            closed_loop.run(["wrk"], url, CLIENTS, 2)
+            closed_loop.run(wrk, url, CLIENTS, 2)
             py_spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw", "--output", samples]
             py_spy += ["--rate", str(SAMPLES_PER_S), "--duration", str(SECONDS - 2), "--pid", str(service.process.pid)]
             with subprocess.Popen(py_spy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-                result = closed_loop.run(["wrk"], url, CLIENTS, SECONDS)
+                result = closed_loop.run(wrk, url, CLIENTS, SECONDS)
         total, within, at_top = tabulate(samples.read_text())
     machine = describe()
     lines = [

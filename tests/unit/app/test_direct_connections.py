@@ -159,12 +159,18 @@ async def test_a_header_that_came_without_its_body_is_known_too_and_so_is_the_ne
     assert connection._held_timer is None
 
 
-async def test_a_body_that_does_not_follow_soon_is_awaited_by_the_parser():
+def held(body):
+    """A connection that has had a request and the known header of another one, whose body is returned."""
     echo = Echo()
     connection, transport = connect(echo)
     connection.data_received(request())
-    header, body = in_two(b"late")
+    header, body = in_two(body)
     connection.data_received(header)
+    return echo, connection, transport, body
+
+
+async def test_a_body_that_does_not_follow_soon_is_awaited_by_the_parser():
+    echo, connection, transport, body = held(b"late")
     assert not connection._awaits_body
     assert connection.timeout_keep_alive_task is None, "the connection is not idle"
     async with asyncio.timeout(60):
@@ -177,11 +183,7 @@ async def test_a_body_that_does_not_follow_soon_is_awaited_by_the_parser():
 
 
 async def test_a_connection_that_is_to_close_awaits_the_body_of_a_known_header():
-    echo = Echo()
-    connection, transport = connect(echo)
-    connection.data_received(request())
-    header, body = in_two(b"last")
-    connection.data_received(header)
+    echo, connection, transport, body = held(b"last")
     connection.shutdown()
     assert not transport.is_closing()
     connection.data_received(body)
@@ -191,9 +193,7 @@ async def test_a_connection_that_is_to_close_awaits_the_body_of_a_known_header()
 
 
 async def test_nothing_is_left_of_a_client_that_leaves_before_the_body():
-    connection, _ = connect(Echo())
-    connection.data_received(request())
-    connection.data_received(in_two()[0])
+    _, connection, _, _ = held(b"never")
     timer = connection._held_timer
     connection.connection_lost(None)
     assert timer.cancelled()

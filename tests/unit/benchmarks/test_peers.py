@@ -1,6 +1,4 @@
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +8,7 @@ from benchmarks.peers import report
 from benchmarks.peers.contenders import CONTENDERS, HERE, OURS
 from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, Classifier, decode
 from benchmarks.peers.server import ContenderError, check
+from tests.http_server import http_server
 
 
 def load(rate, cpu, errors=0):
@@ -76,37 +75,14 @@ def test_every_peer_has_its_pins_and_its_module():
             assert all("==" in pin for pin in pins)
 
 
-class Answers(BaseHTTPRequestHandler):
-    answer = staticmethod(lambda body: (200, b""))
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["content-length"]))
-        status, answer = self.answer(body)
-        self.send_response(status)
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def ask(monkeypatch):
     """Start a server of the given answers, and check it as a null engine's."""
     monkeypatch.setenv(ENGINE_VARIABLE, "null")
 
     def run(answer):
-        monkeypatch.setattr(Answers, "answer", staticmethod(answer))
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            return check(SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}/"), "null")
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
+        with http_server(lambda body, _headers: answer(body)) as url:
+            return check(SimpleNamespace(url=url), "null")
 
     return run
 

@@ -1,0 +1,133 @@
+"""What fails, hangs or dies: the batch that it concerns ends at once, the batcher goes on, or says that it cannot."""
+
+import asyncio
+import math
+import time
+
+import numpy as np
+import pytest
+
+from app.batches import EngineBroken, EngineOutOfMemory
+from app.errors import DeadlinePassed, EngineFailed, ServiceError
+from tests.fakes import FakeEngine, answered
+from tests.unit.app.test_batcher import occupied, pictures, running, submit
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_exception_fails_its_own_batch_only():
+    engine = FakeEngine()
+    engine.errors = [ValueError("secret detail")]
+    async with running(engine) as batcher:
+        with pytest.raises(ServiceError) as failed:
+            await submit(batcher, pictures(1))
+        assert failed.value.status == 500
+        assert "secret" not in str(failed.value.problem())
+        await submit(batcher, pictures(1))
+        assert batcher.alive
+
+
+async def test_a_batch_that_does_not_fit_is_halved_once():
+    engine = FakeEngine()
+    engine.errors = [EngineOutOfMemory()]
+    async with running(engine) as batcher:
+        images = pictures(4)
+        outcome = await submit(batcher, images)
+        np.testing.assert_array_equal(outcome.probabilities, answered(images))
+        assert engine.batches == [4, 2, 2]
+        engine.errors = [EngineOutOfMemory(), EngineOutOfMemory()]
+        with pytest.raises(EngineFailed):
+            await submit(batcher, images)
+        assert batcher.alive
+
+
+@pytest.mark.parametrize("answer", [np.zeros((1, 10), np.float32), np.full((2, 10), math.nan, np.float32)])
+async def test_answers_that_make_no_sense_are_an_error(answer):
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        batcher._run = lambda _images: answer
+        with pytest.raises(ServiceError) as failed:
+            await submit(batcher, pictures(2))
+        assert failed.value.status == 500
+
+
+async def test_a_broken_engine_fails_everything_that_waits_and_says_so():
+    engine = FakeEngine()
+    reasons = []
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        engine.errors = [EngineBroken("device lost")]
+        first = await occupied(engine, batcher)
+        waiting = submit(batcher, pictures(6))
+        await asyncio.sleep(0)
+        engine.release()
+        for request in (first, waiting):
+            with pytest.raises(EngineFailed):
+                await request
+        assert not batcher.alive
+        assert len(reasons) == 1
+        with pytest.raises(EngineFailed):
+            batcher.admit(1, time.monotonic() + 30)
+    assert batcher.queued_images == 0
+
+
+async def test_three_failures_in_a_row_are_a_broken_engine():
+    engine = FakeEngine()
+    engine.errors = [ValueError()] * 3
+    reasons = []
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        for _ in range(3):
+            with pytest.raises(ServiceError):
+                await submit(batcher, pictures(1))
+        await asyncio.wait({batcher._task})
+        assert reasons
+
+
+async def test_a_dying_loop_fails_what_waits(monkeypatch):
+    engine = FakeEngine()
+    reasons = []
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        monkeypatch.setattr(batcher, "_form_batch", lambda _room: 1 / 0)
+        with pytest.raises(EngineFailed):
+            await submit(batcher, pictures(1))
+        assert reasons
+
+
+async def test_an_expired_request_leaves_no_pixels_behind_a_hanging_engine():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        job = batcher.submit(batcher.admit(9, time.monotonic() + 30), pictures(9), time.monotonic() + 0.01)
+        with pytest.raises(DeadlinePassed):
+            await job.wait()
+        assert job.images.nbytes == 0
+        assert job.images.base is None
+        engine.release()
+        await first
+
+
+async def test_work_without_progress_counts_as_a_stall_and_idleness_does_not(monkeypatch):
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        assert batcher.stalled_s() == 0
+        first = await occupied(engine, batcher)
+        assert batcher.stalled_s() > 0
+        engine.release()
+        await first
+        await asyncio.sleep(0)
+        assert batcher.stalled_s() == 0
+        monkeypatch.setattr(batcher, "_changed", asyncio.Event())  # a wake-up gets lost: the loop waits on the old one
+        waiting = submit(batcher, pictures(1))
+        await asyncio.sleep(0)
+        assert not batcher._batches
+        assert batcher.stalled_s() > 0
+        waiting.cancel()
+
+
+async def test_a_thread_that_dies_fails_its_batch_and_not_the_loop():
+    engine = FakeEngine()
+    engine.errors = [SystemExit()]
+    async with running(engine) as batcher:
+        with pytest.raises(ServiceError) as failed:
+            await submit(batcher, pictures(1))
+        assert failed.value.status == 500
+        await submit(batcher, pictures(1))
