@@ -10,6 +10,10 @@ Quantisation is the post-training kind (Jacob et al. 2018, "Quantization and Tra
 Integer-Arithmetic-Only Inference", arXiv:1712.05877): weights symmetric with one scale an output channel, activations
 with one scale a tensor, whose range is what a few images show. OpenVINO merges the rounding into the convolutions
 between, which then compute in integers.
+
+Where a processor adds products of such integers in sixteen bits (x86 without VNNI), two large ones are more than fits,
+and the sum is silently cut off. Weights of seven bits are the usual way around it (OpenVINO's "Saturation (overflow)
+Issue Workaround"); whether this processor needs them is found out on itself.
 """
 
 from __future__ import annotations
@@ -35,6 +39,9 @@ Weights = NDArray[np.float32]
 
 WEIGHT_LEVELS = 255  # -127 to 127: symmetric
 ACTIVATION_LEVELS = 256
+LARGEST_WEIGHT = WEIGHT_LEVELS // 2
+# The largest of which two, each times 255, are less than 2 ** 15.
+LARGEST_WEIGHT_IN_SUMS_OF_16_BITS = 64
 
 
 @cache
@@ -65,7 +72,24 @@ def quantised_model(
     The ranges of the activations are those that `images`, uint8 (K, 3, S, S), show in the float32 network.
     """
     folded = fold_batch_norm(network)
-    return _Writer(folded, mean, std, _measure_ranges(_Writer(folded, mean, std), images, threads)).model()
+    ranges = _measure_ranges(_Writer(folded, mean, std), images, threads)
+    return _Writer(folded, mean, std, ranges, largest_weight=largest_weight()).model()
+
+
+@cache
+def largest_weight() -> int:
+    """Return up to which integer weights may go: convolve the largest weights with the largest activations, and see."""
+    channels, side = 64, 8
+    x = ops.parameter([1, channels, side, side], np.float32)
+    rounded = ops.fake_quantize(x, *_limits(0, 1), *_limits(0, 1), ACTIVATION_LEVELS)
+    weight = ops.fake_quantize(
+        np.ones((channels, channels, 3, 3), np.float32), *_limits(-1, 1), *_limits(-1, 1), WEIGHT_LEVELS
+    )
+    products = ops.convolution(rounded, weight, [1, 1], [0, 0], [0, 0], [1, 1])
+    run = core().compile_model(openvino.Model([products], [x], "saturation"), "CPU", {"INFERENCE_NUM_THREADS": 1})
+    found = run([np.ones((1, channels, side, side), np.float32)])[0]
+    is_exact = np.allclose(found, channels * 3 * 3, rtol=0.01)
+    return LARGEST_WEIGHT if is_exact else LARGEST_WEIGHT_IN_SUMS_OF_16_BITS
 
 
 def _measure_ranges(writer: _Writer, images: NDArray[np.uint8], threads: int) -> Ranges:
@@ -92,12 +116,15 @@ class _Writer:
         mean: Triple,
         std: Triple,
         ranges: Ranges | None = None,
+        *,
+        largest_weight: int = LARGEST_WEIGHT,
         keep: Callable[[Weights], Weights] | None = None,
     ) -> None:
         self.network: Any = network
         self.mean = mean
         self.std = std
         self.ranges = ranges
+        self.largest_weight = largest_weight
         self.keep = keep
         self.points: dict[str, Node] = {}
         self.images = ops.parameter([-1, 3, -1, -1], np.uint8, name="images")
@@ -150,16 +177,20 @@ class _Writer:
         low, high = self.ranges[name]
         step = max(high - low, 1e-6) / (ACTIVATION_LEVELS - 1)
         low = -round(-low / step) * step
-        limits = np.float32(low), np.float32(low + step * (ACTIVATION_LEVELS - 1))
+        limits = _limits(low, low + step * (ACTIVATION_LEVELS - 1))
         return ops.fake_quantize(x, *limits, *limits, ACTIVATION_LEVELS)
 
     def _round_weight(self, weight: NDArray[np.float32], channel_axes: int = 1) -> Node:
-        """Round weights symmetrically, each output channel over its own range."""
+        """Round weights symmetrically, each output channel over its own range, to integers up to `largest_weight`."""
         if self.ranges is None:
             return ops.constant(self.keep(weight), shared_memory=True) if self.keep else ops.constant(weight)
         inner = tuple(range(channel_axes, weight.ndim))
-        high = np.maximum(np.abs(weight).max(axis=inner, keepdims=True), 1e-6)
+        high = np.maximum(np.abs(weight).max(axis=inner, keepdims=True), 1e-6) * (LARGEST_WEIGHT / self.largest_weight)
         return ops.fake_quantize(ops.constant(weight), -high, high, -high, high, WEIGHT_LEVELS)
+
+
+def _limits(low: float, high: float) -> tuple[np.float32, np.float32]:
+    return np.float32(low), np.float32(high)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:

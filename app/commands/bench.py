@@ -13,6 +13,7 @@ from app.commands.settings_flags import add_settings, read_settings
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from app.contenders import Run
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 PRODUCT_SIDE = 4096
 PAUSE_S = 0.1
+
+# Left out: a contender one call of which takes both longer than this and so many times as long as the engine's, such as
+# bfloat16 on a processor that only imitates it.
+SLOW_S = 1.0
+SLOW_TIMES = 10
+
+# Left out: a product so many times slower than the other one; a small one tells. It is not the ceiling.
+SMALL_PRODUCT_SIDE = 512
+SLOW_PRODUCT_TIMES = 4
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -77,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     images = np.random.default_rng(0).integers(0, 256, (max(arguments.sizes), 3, size, size), dtype=np.uint8)
     wanted = source.self_test_probabilities.numpy()
     runs: dict[str, Run] = {}
+    engine_s: dict[int, float] = {}
     left_out: dict[str, str] = {}
     for name, make in contenders(source, settings, device).items():
         if name != "engine" and arguments.only and name not in arguments.only:
@@ -86,8 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
             with explained():
                 made = make()
                 off = float(np.abs(made(source.self_test_images.numpy()) - wanted).max())
-                for count in arguments.sizes:  # what is compiled, captured or allocated at first sight
-                    made(images[:count])
+                _warm_up(made, images, arguments.sizes, engine_s)
         except EngineUnavailable as error:
             if name == "engine":
                 raise SystemExit(f"resnet: error: {error}") from None
@@ -95,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         print(f"  probabilities within {off:.4f} of those measured in training")
         runs[name] = made
-    seconds, products = _measure(runs, images, arguments.sizes, arguments.rounds, device)
+    rounds_s, products = _measure(runs, images, arguments.sizes, arguments.rounds, device)
     operations = 2 * count_macs(source.network(), size)
     result = {
         "command": f"resnet bench engine --sizes {','.join(map(str, arguments.sizes))} --rounds {arguments.rounds}",
@@ -104,13 +114,34 @@ def run(arguments: argparse.Namespace) -> int:
         "precision": settings.precision,
         "ceiling": _ceiling(products, operations),
         "left_out": left_out,
-        "contenders": {name: _summary(by_size) for name, by_size in seconds.items()},
+        "contenders": {name: _summary(by_size) for name, by_size in rounds_s.items()},
     }
     _print(result)
     if arguments.json:
-        text = json.dumps({"machine": describe(), **result, "rounds_s": seconds}, indent=1)
+        text = json.dumps({"machine": describe(), **result, "rounds_s": rounds_s}, indent=1)
         arguments.json.write_text(text + "\n")
     return 0
+
+
+def _warm_up(run: Run, images: NDArray[np.uint8], sizes: tuple[int, ...], engine_s: dict[int, float]) -> None:
+    """Compile, capture and allocate what a contender does at first sight; the first one, the engine, sets the pace.
+
+    Raises EngineUnavailable for a contender that is hopelessly slow.
+    """
+    from app.engine import EngineUnavailable
+
+    for size in sizes:
+        run(images[:size])
+        seconds = _seconds(run, images[:size])
+        times = seconds / engine_s.setdefault(size, seconds)
+        if seconds > SLOW_S and times > SLOW_TIMES:
+            raise EngineUnavailable(f"{seconds:.1f} s for a batch of {size}, {times:.0f} times the engine's")
+
+
+def _seconds(run: Run, images: NDArray[np.uint8]) -> float:
+    started = time.perf_counter()
+    run(images)
+    return time.perf_counter() - started
 
 
 def _measure(
@@ -122,13 +153,9 @@ def _measure(
     another one, and each measurement with a pause and a call that does not count: some runtimes' threads spin for a
     while after their last batch, at the cost of the next.
     """
-    import torch
-
     seconds: dict[str, dict[int, list[list[float]]]] = {name: {size: [] for size in sizes} for name in runs}
-    products: dict[str, list[float]] = {"bfloat16": [], "float32": []}
-    matrices = {
-        name: torch.randn(PRODUCT_SIDE, PRODUCT_SIDE, device=device, dtype=getattr(torch, name)) for name in products
-    }
+    matrices = _matrices(device)
+    products: dict[str, list[float]] = {name: [] for name in matrices}
     for number in range(rounds):
         order = [*runs][number % len(runs) :] + [*runs][: number % len(runs)]
         for size in sizes:
@@ -137,15 +164,32 @@ def _measure(
                 time.sleep(PAUSE_S)
                 run(images[:size])
                 for _ in range(max(1, 32 // size)):
-                    started = time.perf_counter()
-                    run(images[:size])
-                    times.append(round(time.perf_counter() - started, 6))
+                    times.append(round(_seconds(run, images[:size]), 6))
                 seconds[name][size].append(times)
         for name, matrix in matrices.items():
-            started = time.perf_counter()
-            float((matrix @ matrix)[0, 0])  # the copy waits for a GPU
-            products[name].append(round(time.perf_counter() - started, 4))
+            products[name].append(round(_product_s(matrix), 4))
     return seconds, products
+
+
+def _matrices(device: str) -> dict[str, torch.Tensor]:
+    """Return large matrices by name of their dtype, but none in what this device only imitates: that takes minutes."""
+    import torch
+
+    small_s = {}
+    for name in ("bfloat16", "float32"):
+        small = torch.randn(SMALL_PRODUCT_SIDE, SMALL_PRODUCT_SIDE, device=device, dtype=getattr(torch, name))
+        small_s[name] = min(_product_s(small) for _ in range(3))
+    return {
+        name: torch.randn(PRODUCT_SIDE, PRODUCT_SIDE, device=device, dtype=getattr(torch, name))
+        for name, seconds in small_s.items()
+        if seconds <= SLOW_PRODUCT_TIMES * min(small_s.values())
+    }
+
+
+def _product_s(matrix: torch.Tensor) -> float:
+    started = time.perf_counter()
+    float((matrix @ matrix)[0, 0])  # the copy waits for a GPU
+    return time.perf_counter() - started
 
 
 def _ceiling(products: dict[str, list[float]], operations: int) -> dict[str, Any]:

@@ -2,9 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
+from app import contenders
 from app.cli import build_parser
+from app.commands import bench as bench_command
 
 
 def bench(*arguments):
@@ -27,6 +31,38 @@ def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path,
     assert kept["ceiling"]["images_per_s"]["float32"] > 0
     printed = capsys.readouterr().out
     assert "the engine reaches, of the higher one," in printed
+
+
+def test_what_the_processor_only_imitates_is_left_out_with_a_reason(toy_weights, tmp_path, capsys, monkeypatch):
+    """Such as bfloat16 with AVX2 alone, where one product of 4096 x 4096 takes ten minutes."""
+    clock = [0.0]
+    monkeypatch.setattr(bench_command.time, "perf_counter", lambda: clock[0])
+
+    def contender(seconds):
+        def run(images):
+            clock[0] += seconds * len(images)
+            return np.full((len(images), 4), 0.25, np.float32)
+
+        return lambda: run
+
+    made = {"engine": contender(0.1), "slow": contender(0.9), "hopeless": contender(1.01)}
+    monkeypatch.setattr(contenders, "contenders", lambda *_: made)
+    sides = []
+
+    def product_s(matrix):
+        sides.append((str(matrix.dtype), len(matrix)))
+        return 4.1 if matrix.dtype == torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(bench_command, "_product_s", product_s)
+    monkeypatch.setattr(bench_command, "PRODUCT_SIDE", 600)
+    file = tmp_path / "engine.json"
+    assert bench("--weights", toy_weights, "--sizes", "1,2", "--rounds", "1", "--json", file) == 0
+    kept = json.loads(file.read_text())
+    assert set(kept["contenders"]) == {"engine", "slow"}
+    assert kept["left_out"] == {"hopeless": "1.0 s for a batch of 1, 10 times the engine's"}
+    assert set(kept["ceiling"]["images_per_s"]) == {"float32"}
+    assert ("torch.bfloat16", 600) not in sides
+    assert "left out: hopeless" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [("--sizes", "0"), ("--sizes", "a"), ("--rounds", "0")])
