@@ -8,6 +8,8 @@ FUZZ_SECONDS ?= 300
 DATA   ?= $(firstword $(wildcard data ../shared/data) data)
 
 export CIFAR10_ROOT ?= $(abspath $(DATA))
+# Where figures are kept. Those in benchmarks/ are what README.md and docs/ show: choose another folder for your machine's.
+export RECORDS ?= benchmarks
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
@@ -64,7 +66,8 @@ evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoi
 
 bench: $(VENV)/.installed ## measure engine and service on this machine, some five minutes
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/resnet bench engine --sizes 1,8,32 --rounds 5 --json benchmarks/engine_cpu.json
+	@mkdir -p $(RECORDS)
+	$(BIN)/resnet bench engine --sizes 1,8,32 --rounds 5 --json $(RECORDS)/engine_cpu.json
 	$(BIN)/python -m benchmarks.service --data $(DATA)
 	$(BIN)/python -m benchmarks.readme_figures
 

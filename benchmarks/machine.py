@@ -1,26 +1,32 @@
-"""Where a figure was taken: written into every file of evidence."""
+"""Files of evidence: where they lie, and what each says of where its figures were taken.
+
+Those of this folder are what README.md and docs/ show. `RECORDS=folder make bench` writes to another one, such as avx2/
+beside this file: what has been measured on processors without more than AVX2.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from model.machine import describe
 
 FOLDER = Path(__file__).resolve().parent
+RECORDS = Path(os.environ.get("RECORDS") or FOLDER).resolve()
 
 
 def write(name: str, result: dict[str, Any]) -> None:
     """Write a file of evidence and print it."""
     text = json.dumps({"machine": describe(), **result}, indent=1)
-    path = FOLDER / name
-    path.parent.mkdir(exist_ok=True)
+    path = RECORDS / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n")
     print(text)
 
 
-def read(name: str) -> dict[str, Any]:
-    """Return a file of evidence. Raises FileNotFoundError if it has not been made yet."""
-    loaded: dict[str, Any] = json.loads((FOLDER / name).read_text())
+def read(name: str, folder: Path | None = None) -> dict[str, Any]:
+    """Return a file of evidence, of FOLDER by default. Raises FileNotFoundError if it has not been made yet."""
+    loaded: dict[str, Any] = json.loads(((folder or FOLDER) / name).read_text())
     return loaded

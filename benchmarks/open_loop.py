@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from app.settings import Settings
 from benchmarks.load import closed_loop, post, summarise
-from benchmarks.machine import FOLDER, read, write
+from benchmarks.machine import FOLDER, RECORDS, read, write
 from benchmarks.queueing import batch_seconds, latency_s
 from tests.process import service_process
 
@@ -187,7 +187,7 @@ def main() -> None:
         rounds = [one_round(service.port, request, settings, seed) for seed in range(ROUNDS)]
     medians = {name: median_of([one[name] for one in rounds]) for name in rounds[0]}
     p99_at_80 = statistics.median(_ratio(one["80%"]["p99_ms"], one["single"]["p50_ms"]) for one in rounds)
-    batch_s = batch_seconds(read("engine_cpu.json"))  # of the same machine: `make bench` comes first
+    batch_s = batch_seconds(read("engine_cpu.json", RECORDS))  # of the same machine: `make bench` comes first
     queue_alone_s = latency_s(0.8 * (medians["saturated"]["requests_per_s"] or 0.0), batch_s, MOST_IN_A_BATCH, 99)
     at_150 = statistics.median(
         _ratio(one["150%"]["goodput_per_s"], one["saturated"]["requests_per_s"]) for one in rounds

@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks import closed_loop
-from benchmarks.machine import FOLDER
+from benchmarks.machine import RECORDS
 from benchmarks.peers.engine import ENGINE_VARIABLE, PORT_VARIABLE
 from benchmarks.peers.ports import free_port
 from model.machine import describe
@@ -73,7 +73,7 @@ def main() -> None:
         *(f"{n / total:6.1%}  {at_top[name] / total:6.1%}  {name}" for name, n in within.most_common(SHOWN)),
     ]
     text = "\n".join(lines) + "\n"
-    (FOLDER / "profile_http.txt").write_text(text)
+    (RECORDS / "profile_http.txt").write_text(text)
     print(text)
 
 

@@ -22,7 +22,7 @@ from app.engine import load_engine
 from app.settings import Settings
 from benchmarks import closed_loop
 from benchmarks.large_requests import PAUSE_S, engine_rate, examples
-from benchmarks.machine import FOLDER, write
+from benchmarks.machine import FOLDER, RECORDS, write
 from tests.process import ServiceProcess, service_process
 
 PNG = {"content-type": "image/png"}
@@ -84,7 +84,7 @@ def main() -> None:
                     rounds[str(clients)].append(one_round(wrk, service, clients))
             if (data / "cifar-10-batches-py").is_dir():
                 command = [sys.executable, "-m", "app.cli", "evaluate", "--data", "cifar10", "--root", str(data)]
-                command += ["--url", service.url, "--json", str(FOLDER / f"evaluate_service{suffix}.json")]
+                command += ["--url", service.url, "--json", str(RECORDS / f"evaluate_service{suffix}.json")]
                 subprocess.run(command, check=True)
             resident_mb = service.resident_bytes / 2**20
             exit_code = service.stop()

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from app.engine import load_engine
 from app.imaging import decode
 from app.settings import SHIPPED_WEIGHTS, Settings
-from benchmarks.machine import FOLDER, write
+from benchmarks.machine import FOLDER, RECORDS, write
 from benchmarks.soak_figure import draw
 from benchmarks.traffic import Traffic
 from tests.checkpoints import put, write_turned
@@ -237,7 +237,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = asyncio.run(Soak(Path(folder), arguments.cycle, cycles).run())
     write("reliability/soak.json", report)
-    draw(report, FOLDER / "reliability" / "soak.png")
+    draw(report, RECORDS / "reliability" / "soak.png")
     for problem in report["first_problems"]:
         print(f"soak: {problem}", file=sys.stderr)
     return 1 if report["problems"] else 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.machine import FOLDER, describe
+from benchmarks.machine import FOLDER, RECORDS, describe
 from benchmarks.peers.contenders import OURS
 
 DOCS = FOLDER.parent / "docs"
@@ -31,7 +31,7 @@ def write(record: Record) -> None:
 
 
 def _path(engine: str) -> Path:
-    return FOLDER / f"peers_{engine}.json"
+    return RECORDS / f"peers_{engine}.json"
 
 
 def names(record: Record) -> list[str]:
@@ -176,11 +176,14 @@ clients; times count from when a request was due.
 
 
 def publish() -> None:
-    """Write docs/peers.md and the charts from the records that there are, and print the tables."""
+    """Print the tables of the records that there are; if they lie where they belong, write docs/peers.md and charts."""
     records = [json.loads(_path(engine).read_text()) for engine in TITLES if _path(engine).is_file()]
     for record in records:
-        draw(record, DOCS / f"peers-{record['engine']}.png")
         print(table(record))
+    if RECORDS != FOLDER:
+        return
+    for record in records:
+        draw(record, DOCS / f"peers-{record['engine']}.png")
     newest = records[-1]["contenders"]
     settings = ["## Settings", "What each one's guide to performance recommends."]
     settings += [f"- **{about['title']}**{_versions(about)}: {about['settings']}." for about in newest.values()]

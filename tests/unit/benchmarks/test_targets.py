@@ -2,19 +2,20 @@ import json
 
 import pytest
 
-from benchmarks import machine, targets
+from benchmarks import targets
 from benchmarks.targets import Target, Verdict
 
 
 @pytest.fixture
 def evidence(monkeypatch, tmp_path):
-    """Write a file of evidence, and keep the real page as it is."""
-    monkeypatch.setattr(machine, "FOLDER", tmp_path)
+    """Write a file of evidence of a machine, and keep the real page as it is."""
+    monkeypatch.setattr(targets, "MACHINES", {"first": tmp_path / "first", "second": tmp_path / "second"})
     monkeypatch.setattr(targets, "PAGE", tmp_path / "targets.md")
 
-    def write(name, **figures):
-        about = {"processor": "P", "date": "2000-01-01"}
-        (tmp_path / name).write_text(json.dumps({"machine": about, **figures}))
+    def write(name, folder="first", **figures):
+        about = {"processor": "P", "cores": 2, "instructions": ["i", "j"], "date": f"2000-01-0{len(folder)}"}
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(json.dumps({"machine": about, **figures}))
 
     return write
 
@@ -41,19 +42,30 @@ def test_a_missed_target_fails_and_so_does_one_that_nothing_was_measured_for(
     if ms is not None:
         evidence("time.json", ms=ms)
     monkeypatch.setattr(targets, "TARGETS", {"All": [LEAST, MOST]})
-    assert [verdict for verdict, _ in targets.rows([LEAST, MOST])] == verdicts
+    assert [targets.row(target)[0] for target in (LEAST, MOST)] == verdicts
     assert targets.main() == status
     page = targets.PAGE.read_text()
     assert "| rate | at least 0.90 |" in page
     assert "| time | at most 5.0 |" in page
-    assert "P, 2000-01-01" in page
+    assert "- first: 2 cores of an P (i, j), 2000-01-05\n- second: nothing measured" in page
+
+
+@pytest.mark.parametrize(("first", "second", "verdict"), [(0.9, 0.9, Verdict.MET), (0.9, 0.8, Verdict.MISSED)])
+def test_a_target_is_met_where_every_machine_measured_meets_it(evidence, monkeypatch, first, second, verdict):
+    evidence("rate.json", rate=first)
+    evidence("rate.json", "second", rate=second)
+    monkeypatch.setattr(targets, "TARGETS", {"All": [LEAST]})
+    assert targets.row(LEAST)[0] == verdict
+    cells = f"| rate | at least 0.90 | 0.90, met | {second:.2f}, {verdict.value} | `rate.json` |"
+    assert cells in targets.page()[0]
 
 
 def test_every_target_can_be_judged_by_the_files_that_there_are():
     for several in targets.TARGETS.values():
         for target in several:
             assert (target.at_least is None) != (target.at_most is None)
-            assert target.reached() is None or isinstance(target.reached(), int | float)
+            for folder in targets.MACHINES.values():
+                assert target.reached(folder) is None or isinstance(target.reached(folder), int | float)
 
 
 def test_the_best_peer_is_the_one_that_is_nearest():
