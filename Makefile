@@ -67,7 +67,7 @@ evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoi
 bench: $(VENV)/.installed ## measure engine and service on this machine, some five minutes
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@mkdir -p $(RECORDS)
-	$(BIN)/resnet bench engine --sizes 1,8,32 --rounds 5 --json $(RECORDS)/engine_cpu.json
+	$(BIN)/resnet bench engine --sizes 1,8,32 --rounds 11 --json $(RECORDS)/engine_cpu.json
 	$(BIN)/python -m benchmarks.service --data $(DATA)
 	$(BIN)/python -m benchmarks.readme_figures
 

@@ -7,6 +7,7 @@ python -m benchmarks.targets exits with 1 if a target is missed, with 2 if none 
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,11 +74,13 @@ def _rate(one: dict[str, Any], name: str, size: str) -> float:
 
 
 def _of_the_fastest(size: str) -> Callable[[dict[str, Any]], float]:
-    """The service's engine over the fastest other way to compute in floats."""
+    """The service's engine over the fastest other way to compute in floats, the median of the rounds' own ratios."""
 
     def figure(one: dict[str, Any]) -> float:
-        others = [name for name in one["contenders"] if name != "engine" and "int8" not in name]
-        return _rate(one, "engine", size) / max(_rate(one, name, size) for name in others if one["contenders"][name])
+        seconds = {name: [sum(calls) for calls in by_size[size]] for name, by_size in one["rounds_s"].items()}
+        ours = seconds.pop("engine")
+        others = [theirs for name, theirs in seconds.items() if "int8" not in name]
+        return min(statistics.median(t / o for t, o in zip(theirs, ours, strict=True)) for theirs in others)
 
     return figure
 

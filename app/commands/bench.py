@@ -22,10 +22,15 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 PRODUCT_SIDE = 4096
 PAUSE_S = 0.1
 
+# Of a contender and a batch size in a round. Machines change their pace within seconds: many short turns say more than
+# few long ones.
+TURN_IMAGES = 16
+TURN_CALLS = 2
+
 # Left out: a contender one call of which takes both longer than this and so many times as long as the engine's, such as
 # bfloat16 on a processor that only imitates it.
 SLOW_S = 1.0
-SLOW_TIMES = 10
+SLOW_TIMES = 5
 
 # Left out: a product so many times slower than the other one; a small one tells. It is not the ceiling.
 SMALL_PRODUCT_SIDE = 512
@@ -114,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         "precision": settings.precision,
         "ceiling": _ceiling(products, operations),
         "left_out": left_out,
-        "contenders": {name: _summary(by_size) for name, by_size in rounds_s.items()},
+        "contenders": {name: _summary(by_size, rounds_s["engine"]) for name, by_size in rounds_s.items()},
     }
     _print(result)
     if arguments.json:
@@ -149,9 +154,8 @@ def _measure(
 ) -> tuple[dict[str, dict[int, list[list[float]]]], dict[str, list[float]]]:
     """Return seconds[contender][size][round] = the times of its calls, and the seconds of large matrix products.
 
-    Each contender runs a size so often in a round that 32 images have passed, and once at least. Each round begins with
-    another one, and each measurement with a pause and a call that does not count: some runtimes' threads spin for a
-    while after their last batch, at the cost of the next.
+    Each round begins with another contender, and each turn with a pause and a call that does not count: some runtimes'
+    threads spin for a while after their last batch, at the cost of the next.
     """
     seconds: dict[str, dict[int, list[list[float]]]] = {name: {size: [] for size in sizes} for name in runs}
     matrices = _matrices(device)
@@ -163,7 +167,7 @@ def _measure(
                 run, times = runs[name], []
                 time.sleep(PAUSE_S)
                 run(images[:size])
-                for _ in range(max(1, 32 // size)):
+                for _ in range(max(TURN_CALLS, TURN_IMAGES // size)):
                     times.append(round(_seconds(run, images[:size]), 6))
                 seconds[name][size].append(times)
         for name, matrix in matrices.items():
@@ -201,13 +205,17 @@ def _ceiling(products: dict[str, list[float]], operations: int) -> dict[str, Any
     }
 
 
-def _summary(by_size: dict[int, list[list[float]]]) -> dict[str, dict[str, float]]:
-    """Return images/s (median of rounds) and latency in ms (of all calls), by batch size."""
+def _summary(
+    by_size: dict[int, list[list[float]]], engine: dict[int, list[list[float]]]
+) -> dict[str, dict[str, float]]:
+    """Return by size images/s and the engine's rate over this one's, medians of rounds, and latency in ms, of all calls."""
     summary = {}
     for size, rounds in by_size.items():
+        pairs = zip(rounds, engine[size], strict=True)
         calls = sorted(call for times in rounds for call in times)
         summary[str(size)] = {
             "images_per_s": round(statistics.median(size * len(times) / sum(times) for times in rounds), 1),
+            "engine_over_this": round(statistics.median(sum(these) / sum(ours) for these, ours in pairs), 3),
             "p50_ms": round(statistics.median(calls) * 1e3, 2),
             "p99_ms": round(calls[min(len(calls) - 1, int(0.99 * len(calls)))] * 1e3, 2),
         }
@@ -223,6 +231,9 @@ def _print(result: dict[str, Any]) -> None:
     for name, by_size in result["contenders"].items():
         cells = (f"{by_size[size]['p50_ms']:.1f} / {by_size[size]['p99_ms']:.1f}" for size in sizes)
         print(f"{name:<30}" + "".join(f"{cell:>16}" for cell in cells))
+    print("\nthe engine's rate over this one's   " + "".join(f"{size:>8}" for size in sizes))
+    for name, by_size in result["contenders"].items():
+        print(f"{name:<35}" + "".join(f"{by_size[size]['engine_over_this']:>8.2f}" for size in sizes))
     ceiling = result["ceiling"]["images_per_s"]
     print(f"\nceiling, by a product of {PRODUCT_SIDE} x {PRODUCT_SIDE} matrices: ", end="")
     print(", ".join(f"{rate} images/s in {name}" for name, rate in ceiling.items()))

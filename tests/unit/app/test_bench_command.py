@@ -27,7 +27,7 @@ def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path,
         assert all(
             figures["images_per_s"] > 0 and figures["p50_ms"] <= figures["p99_ms"] for figures in by_size.values()
         )
-    assert [len(times) for times in kept["rounds_s"]["engine"]["3"]] == [10, 10]
+    assert [len(times) for times in kept["rounds_s"]["engine"]["3"]] == [5, 5]
     assert kept["ceiling"]["images_per_s"]["float32"] > 0
     printed = capsys.readouterr().out
     assert "the engine reaches, of the higher one," in printed
@@ -45,7 +45,7 @@ def test_what_the_processor_only_imitates_is_left_out_with_a_reason(toy_weights,
 
         return lambda: run
 
-    made = {"engine": contender(0.1), "slow": contender(0.9), "hopeless": contender(1.01)}
+    made = {"engine": contender(0.1), "slow": contender(0.5), "hopeless": contender(1.01)}
     monkeypatch.setattr(contenders, "contenders", lambda *_: made)
     sides = []
 
@@ -59,6 +59,7 @@ def test_what_the_processor_only_imitates_is_left_out_with_a_reason(toy_weights,
     assert bench("--weights", toy_weights, "--sizes", "1,2", "--rounds", "1", "--json", file) == 0
     kept = json.loads(file.read_text())
     assert set(kept["contenders"]) == {"engine", "slow"}
+    assert kept["contenders"]["slow"]["1"]["engine_over_this"] == 5.0
     assert kept["left_out"] == {"hopeless": "1.0 s for a batch of 1, 10 times the engine's"}
     assert set(kept["ceiling"]["images_per_s"]) == {"float32"}
     assert ("torch.bfloat16", 600) not in sides
