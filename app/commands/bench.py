@@ -208,7 +208,7 @@ def _ceiling(products: dict[str, list[float]], operations: int) -> dict[str, Any
 def _summary(
     by_size: dict[int, list[list[float]]], engine: dict[int, list[list[float]]]
 ) -> dict[str, dict[str, float]]:
-    """Return by size images/s and the engine's rate over this one's, medians of rounds, and latency in ms, of all calls."""
+    """Return by size: images/s and the engine's rate over this one's, medians of rounds; latency in ms, all calls."""
     summary = {}
     for size, rounds in by_size.items():
         pairs = zip(rounds, engine[size], strict=True)
