@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from app.cuda_backend import open_cuda_backend
-from app.engine import CheckpointEngine, EngineUnavailable, open_backend
+from app.engine import CheckpointEngine, EngineUnavailable, open_backend, resolve
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.fuse import fold_batch_norm
@@ -78,6 +78,14 @@ def contenders(source: Checkpoint, settings: Settings, device: str) -> dict[str,
         reduced = partial(_compiled, source, torch.bfloat16, device, mode="reduce-overhead")
         made["torch.compile bfloat16 reduce-overhead"] = reduced
     return made
+
+
+def engine_is(settings: Settings) -> str:
+    """Name the contender that computes just as "engine" does: the two differ by what the measurement is unsure of."""
+    runtime, device, precision = resolve(settings)
+    if runtime == "openvino":
+        return f"OpenVINO {precision}"
+    return f"folded {precision}" if device == "cpu" else f"CUDA graphs {precision}"
 
 
 def _cuda_graphs(source: Checkpoint, settings: Settings, device: str, precision: str) -> Run:

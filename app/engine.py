@@ -139,18 +139,24 @@ def load_engine(settings: Settings) -> CheckpointEngine:
     return engine
 
 
-def open_backend(source: Checkpoint, settings: Settings) -> Backend:
-    """Put a checkpoint's network where the settings say. Raises EngineUnavailable."""
+def resolve(settings: Settings) -> tuple[str, str, str]:
+    """Return runtime, device and precision, with what "auto" means on this machine."""
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     precision: str = settings.precision
     if precision == "auto":
         precision = "bfloat16" if has_fast_bfloat16(torch.device(device)) else "float32"
-    threads = settings.threads or available_cores()
-    runtime = settings.runtime
+    runtime: str = settings.runtime
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and find_spec("openvino") else "torch"
+    return runtime, device, precision
+
+
+def open_backend(source: Checkpoint, settings: Settings) -> Backend:
+    """Put a checkpoint's network where the settings say. Raises EngineUnavailable."""
+    runtime, device, precision = resolve(settings)
+    threads = settings.threads or available_cores()
     if runtime == "torch":
         if precision == "int8":
             raise EngineUnavailable("precision int8 needs device cpu and OpenVINO")

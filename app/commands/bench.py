@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from app.contenders import contenders, explained
+    from app.contenders import contenders, engine_is, explained
     from app.cores import available_cores
     from app.engine import EngineUnavailable
     from model import checkpoint
@@ -117,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         "device": device,
         "threads": threads,
         "precision": settings.precision,
+        "engine_is": engine_is(settings),
         "ceiling": _ceiling(products, operations),
         "left_out": left_out,
         "contenders": {name: _summary(by_size, rounds_s["engine"]) for name, by_size in rounds_s.items()},

@@ -76,5 +76,14 @@ def test_the_best_peer_is_the_one_that_is_nearest():
     assert targets._beside_the_best(record) == 1.6
 
 
+def test_the_fastest_other_way_is_neither_in_integers_nor_the_engines_own():
+    rounds_s = {"engine": [[2, 2], [1, 1]], "A": [[3], [2]], "B": [[3], [1.8]], "B int8": [[1], [1]]}
+    record = {"engine_is": "A", "rounds_s": {name: {"8": rounds} for name, rounds in rounds_s.items()}}
+    ratios = [3 / 4, 1.8 / 2]
+    assert targets._of_the_fastest("8")(record) == sum(ratios) / 2
+    record["engine_is"] = "B"
+    assert targets._of_the_fastest("8")(record) == (3 / 4 + 2 / 2) / 2
+
+
 def test_the_page_is_that_of_the_files():
     assert targets.PAGE.read_text() == targets.page()[0], "make targets"
