@@ -27,6 +27,11 @@ class Load(NamedTuple):
     images_per_s: float
     max_batch: int
 
+    @property
+    def batch_s(self) -> float:
+        """How long a full batch takes; 0 while nothing is known."""
+        return self.max_batch / self.images_per_s if self.images_per_s else 0.0
+
     def seconds_until_done(self, count: int) -> float:
         """Return how long the engine will need for all it has and `count` images more; 0 while nothing is known."""
         if not self.images_per_s:
@@ -45,4 +50,6 @@ def require_room(load: Load, count: int, deadline: float, *, max_queue_images: i
     too_long = ahead_s > max_queue_s and load.queued_images >= 2 * load.max_batch
     no_room = load.queued_images + count > max_queue_images
     if no_room or too_long or (load.queued_images and not in_time):
-        raise QueueFull(retry_after_s=min(60, max(1, math.ceil(ahead_s))))
+        refusal = QueueFull(retry_after_s=min(60, max(1, math.ceil(ahead_s))))
+        refusal.batch_s = load.batch_s
+        raise refusal

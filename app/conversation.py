@@ -48,3 +48,6 @@ class Direct(Protocol):
 
     def turn_away(self, head: Head, error: ServiceError) -> bytes:
         """Return the whole answer to a request that is refused for what `full` returned."""
+
+    def stay_awake(self) -> None:
+        """Be quick for a moment: something else than a request with a known header has come."""

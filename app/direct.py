@@ -19,7 +19,7 @@ import numpy as np
 from app.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
 from app.conversation import Conversation
-from app.errors import BodyTooSlow, ClientGone, NotReady, ServiceError
+from app.errors import BodyTooSlow, ClientGone, NotReady, QueueFull, ServiceError
 from app.heads import Head
 from app.imaging import Decoded, Entry
 from app.jobs import Job, Outcome, Ticket
@@ -34,9 +34,14 @@ from app.service import Service
 
 log = logging.getLogger(__name__)
 
-# After a turn of the event loop that turned somebody away, so that what comes meanwhile is taken in one turn: a loop
-# that wakes up for each request of an overload takes a core from the engine for longer than the refusals need.
-REST_S = 0.003
+# After a turn of the event loop that turned somebody away it rests, so that what comes meanwhile is taken in one turn:
+# a loop that wakes up for each request of an overload takes a core from the engine for longer than refusals need. The
+# engine has its next batch already; rests being a small share of a batch's time, the one after that is in time, too.
+REST_SHARE = 1 / 8
+LONGEST_REST_S = 0.008
+
+# So long it does not rest once anything else has come: what takes several turns, such as a probe, would see several.
+AWAKE_S = 0.005
 
 
 class Direct:
@@ -48,6 +53,7 @@ class Direct:
         self.service = service
         self.max_body_bytes = min(SMALL_BODY_BYTES, service.settings.max_body_bytes)
         self._refusal: ServiceError | None = None  # of this turn of the event loop
+        self._awake_until = 0.0  # a time.monotonic()
 
     def begin(self, conversation: Conversation, head: Head, body: bytes) -> None:
         """Answer a request, now or later. Raises nothing."""
@@ -79,8 +85,13 @@ class Direct:
             asyncio.get_running_loop().call_soon(self._rest)
         return problem_answer(error, request_id)
 
+    def stay_awake(self) -> None:
+        """Do not rest for a moment: something else than a known header has come."""
+        self._awake_until = time.monotonic() + AWAKE_S
+
     def _rest(self) -> None:
-        time.sleep(REST_S)
+        if isinstance(self._refusal, QueueFull) and time.monotonic() >= self._awake_until:
+            time.sleep(min(LONGEST_REST_S, REST_SHARE * self._refusal.batch_s))
         self._refusal = None
 
 

@@ -67,6 +67,7 @@ class DirectConnection(Connection):
 
     def _parse(self, data: bytes) -> None:
         """Let the parser have bytes, and know the header from now on if they end a small request, the only one."""
+        self._direct.stay_awake()
         if self._may_begin():
             self._begun, self._messages = b"", 0
             whole = data

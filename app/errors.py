@@ -152,6 +152,8 @@ class QueueFull(ServiceError):
 
     status, code, title = 429, "queue-full", "Queue full"
     text = "The service has as much work as it can queue. Try again after the seconds in Retry-After."
+    batch_s = 0.0
+    """How long a full batch takes, 0 where that is not known."""
 
 
 class TooManyRequests(ServiceError):

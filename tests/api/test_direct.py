@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from app.admission import Load
 from app.connections import Connection
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
@@ -321,13 +322,33 @@ async def test_known_requests_are_turned_away_until_there_is_room(parsed):
         assert 'resnet_rejected_total{reason="queue-full"} 20.0' in metrics
 
 
-async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch):
+@pytest.mark.parametrize(("batch_s", "rest_s"), [(0.016, 0.002), (1.0, 0.008), (0.0, 0.0)])
+async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch, batch_s, rest_s):
     async with no_room() as (service, _):
         rests = []
+        monkeypatch.setattr(Load, "batch_s", batch_s)
+        monkeypatch.setattr("app.direct.AWAKE_S", 0.0)
         monkeypatch.setattr("app.direct.time.sleep", rests.append)
         clients = [await Client.connect(service) for _ in range(5)]
         assert [(await client.ask(PICTURE))[0] for client in clients] == [429] * 5
         assert rests == []  # these have been parsed
         assert [status for status, _ in await asyncio.gather(*(one.ask(PICTURE) for one in clients))] == [429] * 5
         assert 1 <= len(rests) <= 5
-        assert 0 < rests[0] < 0.01
+        assert set(rests) == {rest_s}
+
+
+async def test_it_does_not_rest_while_anything_else_may_need_it(monkeypatch):
+    async with no_room() as (service, _):
+        rests = []
+        monkeypatch.setattr("app.direct.time.sleep", rests.append)
+        monkeypatch.setattr(Load, "batch_s", 1.0)
+        client = await Client.connect(service)
+        assert (await client.ask(PICTURE))[0] == 429
+        monkeypatch.setattr("app.direct.AWAKE_S", 1000.0)
+        assert (await service.get("/livez")).status_code == 200
+        assert (await client.ask(PICTURE))[0] == 429
+        assert rests == []
+        monkeypatch.setattr("app.direct.AWAKE_S", 0.0)
+        assert (await service.get("/livez")).status_code == 200
+        assert (await client.ask(PICTURE))[0] == 429
+        assert rests == [0.008]

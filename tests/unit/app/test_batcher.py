@@ -128,6 +128,7 @@ async def test_what_would_wait_too_long_is_refused_at_once_but_two_batches_may_a
         with pytest.raises(QueueFull) as refused:
             batcher.require_room(1, far)
         assert refused.value.retry_after_s == 1
+        assert refused.value.batch_s == batcher.max_batch / 10
         batcher._images_per_s = 100.0  # the same queue on a faster engine: 0.09 s
         tickets.append(batcher.admit(50, far))
         with pytest.raises(QueueFull):  # there would be room for six more, but not the time

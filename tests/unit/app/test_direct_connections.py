@@ -35,6 +35,9 @@ class Echo:
     def __init__(self):
         self.asked = []
 
+    def stay_awake(self):
+        """Nothing rests here."""
+
     def full(self):
         return None
 
