@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 # a loop that wakes up for each request of an overload takes a core from the engine for longer than refusals need. The
 # engine has its next batch already; rests being a small share of a batch's time, the one after that is in time, too.
 REST_SHARE = 1 / 8
-LONGEST_REST_S = 0.008
+LONGEST_REST_S = 0.005
 
 # So long it does not rest once anything else has come: what takes several turns, such as a probe, would see several.
 AWAKE_S = 0.005

@@ -322,7 +322,7 @@ async def test_known_requests_are_turned_away_until_there_is_room(parsed):
         assert 'resnet_rejected_total{reason="queue-full"} 20.0' in metrics
 
 
-@pytest.mark.parametrize(("batch_s", "rest_s"), [(0.016, 0.002), (1.0, 0.008), (0.0, 0.0)])
+@pytest.mark.parametrize(("batch_s", "rest_s"), [(0.016, 0.002), (1.0, 0.005), (0.0, 0.0)])
 async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch, batch_s, rest_s):
     async with no_room() as (service, _):
         rests = []
@@ -351,4 +351,4 @@ async def test_it_does_not_rest_while_anything_else_may_need_it(monkeypatch):
         monkeypatch.setattr("app.direct.AWAKE_S", 0.0)
         assert (await service.get("/livez")).status_code == 200
         assert (await client.ask(PICTURE))[0] == 429
-        assert rests == [0.008]
+        assert rests == [0.005]
