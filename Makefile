@@ -60,13 +60,14 @@ bench-training: $(VENV)/.installed ## the claimed training runs again: with a GP
 	$(BIN)/python -m benchmarks.training $(RUNS) --root $(DATA)
 
 evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoint on the test set, also as JPEG, grey, ...
+	mkdir -p $(RECORDS)
 	$(BIN)/resnet evaluate --data cifar10 --root $(DATA) --robustness \
-		--json benchmarks/evaluate_checkpoint.json
+		--json $(RECORDS)/evaluate_checkpoint.json
 	$(BIN)/python -m benchmarks.model_card
 
 bench: $(VENV)/.installed ## measure engine and service on this machine, some five minutes
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	@mkdir -p $(RECORDS)
+	mkdir -p $(RECORDS)
 	$(BIN)/resnet bench engine --sizes 1,8,32 --rounds 11 --json $(RECORDS)/engine_cpu.json
 	$(BIN)/python -m benchmarks.service --data $(DATA)
 	$(BIN)/python -m benchmarks.readme_figures

@@ -50,6 +50,4 @@ def require_room(load: Load, count: int, deadline: float, *, max_queue_images: i
     too_long = ahead_s > max_queue_s and load.queued_images >= 2 * load.max_batch
     no_room = load.queued_images + count > max_queue_images
     if no_room or too_long or (load.queued_images and not in_time):
-        refusal = QueueFull(retry_after_s=min(60, max(1, math.ceil(ahead_s))))
-        refusal.batch_s = load.batch_s
-        raise refusal
+        raise QueueFull(retry_after_s=min(60, max(1, math.ceil(ahead_s))), batch_s=load.batch_s)

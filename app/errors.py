@@ -152,8 +152,11 @@ class QueueFull(ServiceError):
 
     status, code, title = 429, "queue-full", "Queue full"
     text = "The service has as much work as it can queue. Try again after the seconds in Retry-After."
-    batch_s = 0.0
-    """How long a full batch takes, 0 where that is not known."""
+
+    def __init__(self, *, retry_after_s: int | None = None, batch_s: float = 0.0) -> None:
+        """`batch_s` is how long a full batch takes, 0 where that is not known."""
+        super().__init__(retry_after_s=retry_after_s)
+        self.batch_s = batch_s
 
 
 class TooManyRequests(ServiceError):

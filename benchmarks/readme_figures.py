@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import FOLDER, read
+from benchmarks.machine import FOLDER, MACHINES, read
 
 PAGE = FOLDER.parent / "README.md"
 ENGINES = {
@@ -114,9 +114,7 @@ The load generator of these closed loops, {plain["load"]}, shares the cores with
 
 def engine() -> str:
     """Return the tables of the engine and its contenders, images/s, on the machines that there are files of."""
-    return "\n\n".join(
-        _engine(folder) for folder in (FOLDER, FOLDER / "avx2") if (folder / "engine_cpu.json").is_file()
-    )
+    return "\n\n".join(_engine(folder) for folder in MACHINES.values() if (folder / "engine_cpu.json").is_file())
 
 
 def _engine(folder: Path) -> str:
@@ -132,12 +130,13 @@ def _engine(folder: Path) -> str:
     )
     ceiling = one["ceiling"]["images_per_s"]
     share = one["contenders"]["engine"]["32"]["images_per_s"] / max(ceiling.values())
+    left_out = "".join(f"\nLeft out: {name}, {reason}." for name, reason in one["left_out"].items())
     products = " and ".join(f"{rate:.0f} in {dtype}" for dtype, rate in sorted(ceiling.items(), reverse=True))
     return f"""| | {" | ".join(sizes)} |
 |---|{"---:|" * len(sizes)}
 {rows}
 
-One large matrix product reaches the equivalent of {products} (images/s) there; the engine reaches {share:.0%} of the better one at batch 32.
+One large matrix product reaches the equivalent of {products} (images/s) there; the engine reaches {share:.0%} of the better one at batch 32.{left_out}
 ({machine_of(one)})"""
 
 

@@ -7,7 +7,6 @@ python -m benchmarks.targets exits with 1 if a target is missed, with 2 if none 
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import FOLDER, read
+from app.commands.bench import engine_over
+from benchmarks.machine import FOLDER, MACHINES, read
 
 PAGE = FOLDER.parent / "docs" / "targets.md"
-MACHINES = {"AVX512-BF16, VNNI": FOLDER, "AVX2": FOLDER / "avx2"}
 ENGINE, SERVICE, INT8, OPEN_LOOP = "engine_cpu.json", "service_cpu.json", "service_cpu_int8.json", "open_loop.json"
 CUDA, LARGE, MEMORY = "engine_cuda.json", "large_requests.json", "memory.json"
 NULL, EAGER = "peers_null.json", "peers_eager.json"
@@ -80,10 +79,9 @@ def _of_the_fastest(size: str) -> Callable[[dict[str, Any]], float]:
     """
 
     def figure(one: dict[str, Any]) -> float:
-        seconds = {name: [sum(calls) for calls in by_size[size]] for name, by_size in one["rounds_s"].items()}
-        ours = seconds.pop("engine")
-        others = [theirs for name, theirs in seconds.items() if "int8" not in name and name != one.get("engine_is")]
-        return min(statistics.median(t / o for t, o in zip(theirs, ours, strict=True)) for theirs in others)
+        rounds_s, own = one["rounds_s"], {"engine", one.get("engine_is")}
+        others = [rounds_s[name][size] for name in rounds_s if "int8" not in name and name not in own]
+        return min(engine_over(rounds, rounds_s["engine"][size]) for rounds in others)
 
     return figure
 

@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from app.contenders import contenders, engine_is, explained
     from app.cores import available_cores
-    from app.engine import EngineUnavailable
+    from app.engine import EngineUnavailable, resolve
     from model import checkpoint
     from model.checkpoint import CheckpointError
     from model.cost import count_macs
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     threads = settings.threads or available_cores()
     settings = settings.model_copy(update={"threads": threads})
     torch.set_num_threads(threads)
-    device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    _, device, _ = resolve(settings)
     try:
         source = checkpoint.load(settings.weights)
     except CheckpointError as error:
@@ -180,15 +180,13 @@ def _matrices(device: str) -> dict[str, torch.Tensor]:
     """Return large matrices by name of their dtype, but none in what this device only imitates: that takes minutes."""
     import torch
 
-    small_s = {}
-    for name in ("bfloat16", "float32"):
-        small = torch.randn(SMALL_PRODUCT_SIDE, SMALL_PRODUCT_SIDE, device=device, dtype=getattr(torch, name))
-        small_s[name] = min(_product_s(small) for _ in range(3))
-    return {
-        name: torch.randn(PRODUCT_SIDE, PRODUCT_SIDE, device=device, dtype=getattr(torch, name))
-        for name, seconds in small_s.items()
-        if seconds <= SLOW_PRODUCT_TIMES * min(small_s.values())
-    }
+    def matrix(name: str, side: int) -> torch.Tensor:
+        return torch.randn(side, side, device=device, dtype=getattr(torch, name))
+
+    small = {name: matrix(name, SMALL_PRODUCT_SIDE) for name in ("bfloat16", "float32")}
+    small_s = {name: min(_product_s(one) for _ in range(3)) for name, one in small.items()}
+    slow_s = SLOW_PRODUCT_TIMES * min(small_s.values())
+    return {name: matrix(name, PRODUCT_SIDE) for name, seconds in small_s.items() if seconds <= slow_s}
 
 
 def _product_s(matrix: torch.Tensor) -> float:
@@ -206,17 +204,21 @@ def _ceiling(products: dict[str, list[float]], operations: int) -> dict[str, Any
     }
 
 
+def engine_over(rounds: list[list[float]], engine: list[list[float]]) -> float:
+    """Return the engine's rate over another contender's, by the times of their calls: the median of rounds' ratios."""
+    return statistics.median(sum(these) / sum(ours) for these, ours in zip(rounds, engine, strict=True))
+
+
 def _summary(
     by_size: dict[int, list[list[float]]], engine: dict[int, list[list[float]]]
 ) -> dict[str, dict[str, float]]:
     """Return by size: images/s and the engine's rate over this one's, medians of rounds; latency in ms, all calls."""
     summary = {}
     for size, rounds in by_size.items():
-        pairs = zip(rounds, engine[size], strict=True)
         calls = sorted(call for times in rounds for call in times)
         summary[str(size)] = {
             "images_per_s": round(statistics.median(size * len(times) / sum(times) for times in rounds), 1),
-            "engine_over_this": round(statistics.median(sum(these) / sum(ours) for these, ours in pairs), 3),
+            "engine_over_this": round(engine_over(rounds, engine[size]), 3),
             "p50_ms": round(statistics.median(calls) * 1e3, 2),
             "p99_ms": round(calls[min(len(calls) - 1, int(0.99 * len(calls)))] * 1e3, 2),
         }

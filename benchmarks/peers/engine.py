@@ -9,16 +9,14 @@ import os
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from app.contenders import contenders
-from app.engine import Engine, load_engine
+from app.engine import Engine, load_engine, resolve
 from app.imaging import decode as decode_picture
 from app.settings import Settings
 from model import checkpoint
-from model.precision import has_fast_bfloat16
 
 ENGINE_VARIABLE = "PEERS_ENGINE"
 PORT_VARIABLE = "PEERS_PORT"
@@ -66,8 +64,8 @@ class EagerEngine:
     """The shipped checkpoint as PyTorch runs it by itself: eager, in the precision that our engine would choose."""
 
     def __init__(self, settings: Settings) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        way = "bfloat16 channels-last" if has_fast_bfloat16(torch.device(device)) else "float32"
+        _, device, precision = resolve(settings)
+        way = "bfloat16 channels-last" if precision == "bfloat16" else "float32"
         source = checkpoint.load(settings.weights)
         self.card: dict[str, Any] = {
             "name": source.metadata.name,
