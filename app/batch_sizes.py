@@ -19,9 +19,9 @@ BUDGET_S = 1.0
 # A larger batch must be faster by this factor to be worth its longer wait.
 WORTHWHILE = 1.05
 
-# A run this short is disturbed by little: of three such ones the quickest counts.
-SHORT_S = 0.01
-SHORT_RUNS = 3
+# Of a few runs the quickest counts: another program's burst is as long as a batch.
+RUNS = 3
+RUNS_S = 0.03
 
 # Beside another program's burst the measurement says little: whatever it says, this many images may share a batch.
 LEAST = 16
@@ -75,9 +75,9 @@ def choose_batch_sizes(
 
 
 def _times(run: Callable[[], object], clock: Callable[[], float]) -> list[float]:
-    """Return the seconds of one run, or of a few short ones."""
+    """Return the seconds of a few runs, of one if it is long."""
     times: list[float] = []
-    while not times or (len(times) < SHORT_RUNS and times[-1] < SHORT_S):
+    while len(times) < RUNS and sum(times) < RUNS_S:
         started = clock()
         run()
         times.append(clock() - started)

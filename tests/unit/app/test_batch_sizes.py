@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.batch_sizes import LEAST, SHORT_RUNS, choose_batch_sizes, ladder
+from app.batch_sizes import LEAST, RUNS, choose_batch_sizes, ladder
 from app.batches import EngineOutOfMemory
 
 
@@ -39,7 +39,7 @@ def test_the_smallest_batch_that_is_as_fast_as_any(seconds, largest, best):
 
 
 def test_it_stays_within_its_budget():
-    machine = Machine(lambda images: 0.01 * images**0.9)
+    machine = Machine(lambda images: 0.009 * images**0.9)
     machine.choose(largest=1024)
     assert machine.now <= 1.0
     assert machine.batches[-1] == 32
@@ -77,9 +77,9 @@ def test_what_a_first_run_sets_up_is_not_the_measurements():
     assert machine.choose(largest=1024) == ladder(256)
 
 
-def test_of_short_runs_the_quickest_counts():
+def test_of_a_few_runs_the_quickest_counts():
     def seconds(images):
-        disturbed = machine.batches.count(images) < 1 + SHORT_RUNS  # all runs of a size but the last one
+        disturbed = machine.batches.count(images) < 1 + RUNS  # all runs of a size but the last one
         return 0.009 if disturbed and images > LEAST else 0.001
 
     machine = Machine(seconds)
