@@ -1,8 +1,9 @@
 """Collects images from many requests into batches for one engine. Knows no torch and no HTTP.
 
 Batch-when-free: an idle engine takes what is queued at once; while it runs, the next batch grows, and the engine's
-thread takes it as it is then, without a pause in which the event loop would have to hand it over. Images are counted,
-not requests: a large request is split over several batches, small ones share one.
+thread takes it as it is then, without a pause in which the event loop would have to hand it over. Only where those who
+are answered come back at once, a batch that is not full waits for them (app/returns.py). Images are counted, not
+requests: a large request is split over several batches, small ones share one.
 The queue is bounded, by images and by time: what would not be done by its deadline is refused at once, and what is
 expired or abandoned is dropped when a batch begins, before it costs the engine anything. If the engine or the loop
 itself dies, everything waiting fails at once and `on_fatal` is told.
@@ -18,6 +19,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from app.admission import Load, require_room
@@ -35,6 +37,7 @@ from app.batches import (
 )
 from app.errors import DeadlinePassed, EngineFailed, ServiceError
 from app.jobs import Images, Job, ModelName, Probabilities, Ticket
+from app.returns import Returns
 from app.threads import Worker
 
 log = logging.getLogger(__name__)
@@ -93,6 +96,8 @@ class Batcher:
         self._images_per_s = 0.0
         self._batch_s = 0.0  # what the last batch took
         self._failures = 0
+        self._returns = Returns()
+        self._enough = 0  # images that have to wait until the loop is woken
         self._changed = asyncio.Event()
         self._worker = Worker("engine")
         self._task: asyncio.Task[None] | None = None
@@ -127,9 +132,10 @@ class Batcher:
             self._progress = job.enqueued
         self._jobs.append(job)
         self._waiting_images += len(images)
+        self._returns.came(len(images), job.enqueued)
         if self._batches:
             self._hand_over()
-        else:
+        elif self._waiting_images >= self._enough:
             self._changed.set()
         return job
 
@@ -208,6 +214,7 @@ class Batcher:
                 self._batches.popleft()
                 self._begin_batch()
                 self._progress = time.monotonic()
+            await self._await_returns()
 
     def _head_is_begun(self) -> bool:
         """Whether a request is answered in part; only the first one in the queue ever is."""
@@ -219,6 +226,17 @@ class Batcher:
             return
         self._run, self.model, self._failures = swap.run, swap.model, 0
         swap.done.set_result(None)
+
+    async def _await_returns(self) -> None:
+        """Wait for those who have just been answered, if they come back at once, or until a batch is full."""
+        images, until = self._returns.awaited()
+        self._enough = min(self.max_batch, self._waiting_images + images)
+        if self._enough > max(1, self._waiting_images) and self._swap is None and not self.max_wait_s:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(until - time.monotonic()):
+                    await self._changed.wait()
+        self._enough = 0
 
     async def _let_it_fill(self) -> None:
         """Wait until a batch is full or its oldest image has waited long enough."""
@@ -258,9 +276,10 @@ class Batcher:
     def _hand_over(self) -> None:
         """Put what waits into the batch that the engine's thread comes to next, unless an engine waits to take over.
 
-        With a time to fill up, and for quick engines, only what fills one.
+        With a time to fill up, for quick engines, and where others are expected back, only what fills one.
         """
-        enough = 1 if self._batch_s >= HAND_OVER_S and not self.max_wait_s else self.max_batch
+        at_once = self._batch_s >= HAND_OVER_S and not self.max_wait_s and not self._returns.expected
+        enough = 1 if at_once else self.max_batch
         while self._waiting_images >= enough and self._swap is None:
             last = self._batches[-1]
             room = last.room(self.max_batch)
@@ -336,7 +355,9 @@ class Batcher:
             self._images_per_s = 1 / (0.9 / self._images_per_s + 0.1 * each_s) if self._images_per_s else 1 / each_s
         self._batch_s = seconds
         self._on_batch(count, seconds)
-        started = time.monotonic() - seconds
+        now = time.monotonic()
+        started = now - seconds
+        self._returns.batch_ended(sum(len(images) for job, images in slices if not job.untaken), seconds, now)
         at = 0
         for job, images in slices:
             job.started = job.started or max(started, job.enqueued)

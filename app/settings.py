@@ -64,7 +64,12 @@ class Settings(BaseSettings):
         Field(description="sizes that batches are padded to, comma-separated; none measures which are best"),
     ] = None
     max_wait_ms: Annotated[
-        float, Field(ge=0, le=1000, description="how long a batch may wait to fill up; 0 never waits")
+        float,
+        Field(
+            ge=0,
+            le=1000,
+            description="how long a batch may wait to fill up; 0 waits only for clients that come back at once",
+        ),
     ] = 0.0
     max_queue_images: Annotated[int, Field(ge=1, description="images that may wait; more are refused with 429")] = 1024
     max_queue_s: Annotated[

@@ -86,6 +86,15 @@ def test_of_a_few_runs_the_quickest_counts():
     assert machine.choose(largest=64) == ladder(64)
 
 
+def test_a_size_that_another_program_disturbed_is_measured_again():
+    def seconds(images):
+        first = machine.batches.count(images) <= 2 and images == 32
+        return 0.5 if first else 0.02 + 0.0001 * images
+
+    machine = Machine(seconds)
+    assert machine.choose(largest=64, budget_s=5.0) == ladder(64)
+
+
 def test_a_size_that_does_not_fit_ends_the_measurement():
     def seconds(images):
         if images > 32:

@@ -284,6 +284,86 @@ async def test_with_a_wait_a_full_batch_goes_at_once_and_a_partial_one_when_the_
     assert engine.batches == [2, 4]
 
 
+class Expecting:
+    """Expects so many images after each batch, and for so long."""
+
+    expected = True
+
+    def __init__(self, images, seconds=30.0):
+        self.images, self.seconds = images, seconds
+
+    def batch_ended(self, _answered, _seconds, _now):
+        pass
+
+    def came(self, _images, _now):
+        pass
+
+    def awaited(self):
+        return self.images, time.monotonic() + self.seconds
+
+
+async def answered_one(batcher):
+    """Let a request be answered, and the batcher come to wait for others."""
+    await submit(batcher, pictures(1, seed=9))
+    await asyncio.sleep(0)
+
+
+async def test_who_is_expected_back_shares_the_next_batch():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        batcher._returns = Expecting(3)
+        await answered_one(batcher)
+        first = [submit(batcher, pictures(1, seed=n)) for n in range(2)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert engine.batches == [1]
+        await asyncio.gather(*first, submit(batcher, pictures(1, seed=2)))
+    assert engine.batches == [1, 3]
+
+
+async def test_who_is_expected_back_and_stays_away_is_waited_for_no_longer_than_others_took():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        batcher._returns = Expecting(3, seconds=0.01)
+        await answered_one(batcher)
+        await submit(batcher, pictures(2))
+    assert engine.batches == [1, 2]
+
+
+async def test_a_full_batch_waits_for_nobody_who_is_expected():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        batcher._returns = Expecting(100)
+        await answered_one(batcher)
+        await submit(batcher, pictures(4))
+    assert engine.batches == [1, 4]
+
+
+async def test_an_engine_that_takes_over_waits_for_nobody_who_is_expected():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        batcher._returns = Expecting(3)
+        await answered_one(batcher)
+        await batcher.swap(new.run, {"name": "fake", "version": "2"})
+
+
+async def test_while_others_are_expected_only_a_full_batch_is_handed_over():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        batcher._batch_s = HAND_OVER_S
+        batcher._returns = Expecting(0)
+        first = await occupied(engine, batcher)
+        waiting = [submit(batcher, pictures(3))]
+        await asyncio.sleep(0)
+        assert len(batcher._batches) == 1
+        waiting.append(submit(batcher, pictures(1)))
+        await asyncio.sleep(0)
+        assert len(batcher._batches) == 2
+        engine.release()
+        await asyncio.gather(first, *waiting)
+    assert engine.batches == [1, 4]
+
+
 async def test_closing_fails_what_still_waits():
     engine = FakeEngine()
     async with running(engine) as batcher:

@@ -1,0 +1,64 @@
+"""Whether those who are answered come back at once: then the next batch had better wait for them.
+
+Clients that wait for an answer before they ask again, be it a load generator or a pool of connections, would fall into
+two halves: one is computed while the other one is answered. Each batch has half the size then, and is computed beside
+the work for the other half. Together they are computed in fewer batches, and the event loop has the cores to itself in
+between. Clients that ask when they please are not waited for: how many came soon after former batches is counted.
+"""
+
+from __future__ import annotations
+
+# Who asks within half a batch's time after a batch has come back. Of requests at random times, no more than half do.
+SOON = 0.5
+
+# Of those who were answered, this share has to have come back, by a mean in which the last batch counts so much.
+MOST = 0.75
+WEIGHT = 0.2
+
+# Of the time that it took them before, so much is waited and a little more, half a batch's time at most.
+PATIENCE = 1.5
+MORE_S = 0.0005
+
+# With quicker batches little can be gained, and the clocks of event loops tick as slowly.
+LEAST_BATCH_S = 0.001
+
+
+class Returns:
+    """Counts images that come soon after a batch's end; times are those of time.monotonic()."""
+
+    def __init__(self) -> None:
+        self._share = 0.0
+        self._takes_s = 0.0
+        self._answered = 0
+        self._came = 0
+        self._ended = 0.0
+        self._soon = 0.0  # the end of the time that counts
+        self._last = 0.0  # when the last one came
+
+    @property
+    def expected(self) -> bool:
+        """Whether those who are answered come back at once."""
+        return self._share >= MOST
+
+    def batch_ended(self, answered: int, seconds: float, now: float) -> None:
+        """Judge by the last batch, and begin to count after this one: of `answered` images, computed in `seconds`."""
+        if self._answered:
+            share = min(1.0, self._came / self._answered)
+            self._share += WEIGHT * (share - self._share)
+            if self._came:
+                self._takes_s += WEIGHT * (self._last - self._ended - self._takes_s)
+        self._answered = answered if seconds >= LEAST_BATCH_S else 0
+        self._came = 0
+        self._ended, self._soon = now, now + max(SOON * seconds, LEAST_BATCH_S)
+
+    def came(self, images: int, now: float) -> None:
+        """Count what comes."""
+        if now < self._soon and self._came < self._answered:
+            self._came += images
+            self._last = now
+
+    def awaited(self) -> tuple[int, float]:
+        """Return how many images may be expected after the batch that has just ended, and until when at most."""
+        if not self.expected:
+            return 0, self._ended
+        return self._answered, min(self._soon, self._ended + PATIENCE * self._takes_s + MORE_S)
