@@ -21,7 +21,7 @@ WORTHWHILE = 1.03
 
 # Of a few runs the quickest counts: another program's burst is as long as a batch.
 RUNS = 3
-RUNS_S = 0.03
+RUNS_S = 0.1
 
 # Beside another program's burst the measurement says little: whatever it says, this many images may share a batch.
 LEAST = 16
