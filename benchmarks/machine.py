@@ -14,7 +14,7 @@ from typing import Any
 from model.machine import describe
 
 FOLDER = Path(__file__).resolve().parent
-MACHINES = {"AVX512-BF16, VNNI": FOLDER, "AVX2": FOLDER / "avx2"}
+MACHINES = {"AMX": FOLDER / "amx", "AVX512-BF16, VNNI": FOLDER, "AVX2": FOLDER / "avx2"}
 RECORDS = Path(os.environ.get("RECORDS") or FOLDER).resolve()
 
 

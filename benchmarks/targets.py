@@ -291,7 +291,7 @@ def page() -> tuple[str, list[Verdict]]:
     head = [
         "# What is asked, and what is reached",
         "Made by `make targets` from the files under `benchmarks/`; do not edit. It fails while a target is missed. "
-        "A target that two machines were measured for is met if both meet it.",
+        "A target is met if every machine that was measured for it meets it.",
         f"{len(verdicts)} targets: {counts}.",
         "\n".join(f"- {name}: {_machine(folder)}" for name, folder in MACHINES.items()),
     ]
