@@ -86,6 +86,9 @@ bench-profile: $(VENV)/.installed ## sample where the service's own time goes: b
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.profile_http
 
+bench-returns: $(VENV)/.installed ## what waiting for clients that come back at once gains, a quarter of an hour: benchmarks/returning_clients.json
+	$(BIN)/python -m benchmarks.returning_clients
+
 bench-own: $(VENV)/.installed ## what the service's own Python costs a request, without a network: benchmarks/own_python.json
 	$(BIN)/python -m benchmarks.own_python
 

@@ -49,16 +49,16 @@ def choose_batch_sizes(
     size = 1
     while size <= largest:
         images = np.zeros((size, 3, input_size, input_size), np.uint8)
+        enough = rates.get(size // 2, 0.0) * WORTHWHILE if size >= LEAST else 0.0
         try:
             run(images)
             times = _times(partial(run, images), clock)
+            if size / max(min(times), 1e-9) < enough:  # or so it seems beside another program
+                times += _times(partial(run, images), clock)
         except EngineOutOfMemory:
             if not rates:
                 raise
             break
-        enough = rates.get(size // 2, 0.0) * WORTHWHILE if size >= LEAST else 0.0
-        if size / max(min(times), 1e-9) < enough:  # or so it seems beside another program
-            times += _times(partial(run, images), clock)
         least_s = min(times)
         rates[size] = size / max(least_s, 1e-9)
         if rates[size] < enough:

@@ -97,7 +97,6 @@ class Batcher:
         self._batch_s = 0.0  # what the last batch took
         self._failures = 0
         self._returns = Returns()
-        self._enough = 0  # images that have to wait until the loop is woken
         self._changed = asyncio.Event()
         self._worker = Worker("engine")
         self._task: asyncio.Task[None] | None = None
@@ -135,7 +134,7 @@ class Batcher:
         self._returns.came(len(images), job.enqueued)
         if self._batches:
             self._hand_over()
-        elif self._waiting_images >= self._enough:
+        else:
             self._changed.set()
         return job
 
@@ -230,24 +229,24 @@ class Batcher:
     async def _await_returns(self) -> None:
         """Wait for those who have just been answered, if they come back at once, or until a batch is full."""
         images, until = self._returns.awaited()
-        self._enough = min(self.max_batch, self._waiting_images + images)
-        if self._enough > max(1, self._waiting_images) and self._swap is None and not self.max_wait_s:
-            self._changed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(until - time.monotonic()):
-                    await self._changed.wait()
-        self._enough = 0
+        wanted = min(self.max_batch, self._waiting_images + images)
+        if images and wanted > 1 and not self.max_wait_s:
+            await self._wait_until(lambda: self._waiting_images >= wanted or self._swap is not None, until)
 
     async def _let_it_fill(self) -> None:
         """Wait until a batch is full or its oldest image has waited long enough."""
-        left_s = self._jobs[0].enqueued + self.max_wait_s - time.monotonic()
-        try:
-            async with asyncio.timeout(left_s):
-                while sum(job.untaken for job in self._jobs if not job.future.done()) < self.max_batch:
+        await self._wait_until(
+            lambda: sum(job.untaken for job in self._jobs if not job.future.done()) >= self.max_batch,
+            self._jobs[0].enqueued + self.max_wait_s,
+        )
+
+    async def _wait_until(self, enough: Callable[[], bool], latest: float) -> None:
+        """Wait for more in the queue, until there is enough of it or time.monotonic() is `latest`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(latest - time.monotonic()):
+                while not enough():
                     self._changed.clear()
                     await self._changed.wait()
-        except TimeoutError:
-            return
 
     def _form_batch(self, room: int) -> list[Slice]:
         """Take up to `room` images off the queue, dropping what has expired or was abandoned.
