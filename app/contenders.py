@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from app.backends import open_backend, resolve
 from app.cuda_backend import open_cuda_backend
-from app.engine import CheckpointEngine, EngineUnavailable, open_backend, resolve
+from app.engine import CheckpointEngine, EngineUnavailable
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.fuse import fold_batch_norm
@@ -55,7 +56,7 @@ def contenders(source: Checkpoint, settings: Settings, device: str) -> dict[str,
         return make
 
     def ours(**changes: str) -> Callable[[], Run]:
-        return lambda: CheckpointEngine(source, open_backend(source, settings.model_copy(update=changes))).run
+        return lambda: CheckpointEngine(source.facts, open_backend(source, settings.model_copy(update=changes))).run
 
     made: dict[str, Callable[[], Run]] = {
         "engine": ours(),
@@ -91,7 +92,7 @@ def engine_is(settings: Settings) -> str:
 def _cuda_graphs(source: Checkpoint, settings: Settings, device: str, precision: str) -> Run:
     """Set up app/cuda_backend.py; what it falls back to is not measured under its name."""
     backend = open_cuda_backend(source, device, precision, settings.threads)
-    engine = CheckpointEngine(source, backend)
+    engine = CheckpointEngine(source.facts, backend)
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         probabilities = engine.run(images)

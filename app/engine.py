@@ -1,29 +1,26 @@
 """A checkpoint on a device: uint8 batch in, probabilities out.
 
-What computes the logits is a backend: app/cuda_backend.py, app/torch_backend.py or app/openvino_backend.py. With their
-parts, those are the only rooms in app/ that touch torch. Images go to the device as uint8 and are normalised there;
-forward, calibration and softmax follow. Batches are padded to a few fixed sizes, which are all run once before the
-engine counts as warm.
+What computes the logits is a backend: app/cuda_backend.py, app/torch_backend.py or app/openvino_backend.py. The last
+one does without torch, and so does this room: what brings it is imported where it is needed. Images go to the device as
+uint8 and are normalised there; forward, calibration and softmax follow. Batches are padded to a few fixed sizes, which
+are all run once before the engine counts as warm.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from app.batch_sizes import choose_batch_sizes
-from app.cores import available_cores
-from app.cuda_backend import open_cuda_backend
 from app.settings import Settings
-from app.torch_backend import TorchBackend
-from model import checkpoint
-from model.checkpoint import Checkpoint
-from model.precision import has_fast_bfloat16
+from model.metadata import Facts
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +79,14 @@ class Backend(Protocol):
 class CheckpointEngine:
     """A backend with what surrounds it: padding, calibration, self-test."""
 
-    def __init__(self, source: Checkpoint, backend: Backend, batch_sizes: tuple[int, ...] = ()) -> None:
+    def __init__(self, facts: Facts, backend: Backend, batch_sizes: tuple[int, ...] = ()) -> None:
         self.backend = backend
         self.batch_sizes = batch_sizes
-        self.card = _card(source, backend)
-        self.calibration = source.metadata.calibration
-        self._self_test_images = source.self_test_images.numpy()
-        self._self_test_probabilities = source.self_test_probabilities.numpy()
-        tolerance = source.metadata.self_test_tolerance
+        self.card = _card(facts, backend)
+        self.calibration = facts.metadata.calibration
+        self._self_test_images = facts.self_test_images
+        self._self_test_probabilities = facts.self_test_probabilities
+        tolerance = facts.metadata.self_test_tolerance
         self._tolerance = max(tolerance, INT8_TOLERANCE) if backend.dtype == "int8" else tolerance
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -104,7 +101,7 @@ class CheckpointEngine:
         """Choose the batch sizes by measurement, up to `largest`, or warm up those that were given."""
         size = self.card["input_size"]
         if not self.batch_sizes:
-            steps = LADDER_STEPS[torch.device(self.backend.device).type]
+            steps = LADDER_STEPS[_kind(self.backend)]
             self.batch_sizes = choose_batch_sizes(self.run, size, largest, steps=steps)
         for batch_size in reversed(self.batch_sizes):  # the memory of the largest then serves the smaller ones
             self.run(np.zeros((batch_size, 3, size, size), np.uint8))
@@ -132,51 +129,57 @@ def load_engine(settings: Settings) -> CheckpointEngine:
 
     Raises CheckpointError, EngineUnavailable, SelfTestFailed, or what the runtime raises.
     """
-    source = checkpoint.load(settings.weights, settings.weights_sha256)
-    engine = CheckpointEngine(source, open_backend(source, settings), settings.batch_sizes or ())
+    facts, backend = _open_here(settings) if may_need_torch(settings) else _open_without_torch(settings)
+    engine = CheckpointEngine(facts, backend, settings.batch_sizes or ())
     engine.self_test()
-    engine.prepare(min(LARGEST_BATCH[torch.device(engine.backend.device).type], settings.max_queue_images))
+    engine.prepare(min(LARGEST_BATCH[_kind(backend)], settings.max_queue_images))
     return engine
 
 
-def resolve(settings: Settings) -> tuple[str, str, str]:
-    """Return runtime, device and precision, with what "auto" means on this machine."""
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision: str = settings.precision
-    if precision == "auto":
-        precision = "bfloat16" if has_fast_bfloat16(torch.device(device)) else "float32"
-    runtime: str = settings.runtime
-    if runtime == "auto":
-        runtime = "openvino" if device == "cpu" and find_spec("openvino") else "torch"
-    return runtime, device, precision
+def may_need_torch(settings: Settings) -> bool:
+    """Whether torch has to be here: it may be what computes, or there is no way to let another process convert."""
+    if settings.runtime == "torch" or not find_spec("openvino") or os.name != "posix" or not _has_temporary_folder():
+        return True
+    return _gpu_in_sight() if settings.device == "auto" else settings.device != "cpu"
 
 
-def open_backend(source: Checkpoint, settings: Settings) -> Backend:
-    """Put a checkpoint's network where the settings say. Raises EngineUnavailable."""
-    runtime, device, precision = resolve(settings)
-    threads = settings.threads or available_cores()
-    if runtime == "torch":
-        if precision == "int8":
-            raise EngineUnavailable("precision int8 needs device cpu and OpenVINO")
-        opened = TorchBackend if torch.device(device).type == "cpu" else open_cuda_backend
-        return opened(source, device, precision, threads)
-    if device != "cpu":
-        raise EngineUnavailable("runtime openvino needs device cpu")
-    if not find_spec("openvino"):
-        raise EngineUnavailable("runtime openvino is not installed here: pip install openvino")
-    from app.openvino_backend import OpenVinoBackend  # it imports openvino, which a GPU does not need
-
-    return OpenVinoBackend(source, precision, threads)
+def _gpu_in_sight() -> bool:
+    """Whether there is a device file of a GPU that torch might use: NVIDIA, Tegra, WSL, ROCm."""
+    return any(file for name in ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd") for file in Path("/dev").glob(name))
 
 
-def _card(source: Checkpoint, backend: Backend) -> dict[str, Any]:
-    fields = source.metadata.model_dump(mode="json", exclude={"format", "self_test_tolerance"})
+def _has_temporary_folder() -> bool:
+    try:
+        return bool(tempfile.gettempdir())
+    except OSError:
+        return False
+
+
+def _open_here(settings: Settings) -> tuple[Facts, Backend]:
+    from app.backends import open_backend
+    from model import checkpoint
+
+    source = checkpoint.load(settings.weights, settings.weights_sha256)
+    return source.facts, open_backend(source, settings)
+
+
+def _open_without_torch(settings: Settings) -> tuple[Facts, Backend]:
+    from app.conversion import open_converted
+
+    return open_converted(settings)
+
+
+def _kind(backend: Backend) -> str:
+    """Return "cpu" or "cuda"."""
+    return backend.device.partition(":")[0]
+
+
+def _card(facts: Facts, backend: Backend) -> dict[str, Any]:
+    fields = facts.metadata.model_dump(mode="json", exclude={"format", "self_test_tolerance"})
     return fields | {
-        "version": source.version,
-        "sha256": source.sha256,
-        "calibrated": source.metadata.temperature_fitted_on not in {"not fitted", "given"},
+        "version": facts.version,
+        "sha256": facts.sha256,
+        "calibrated": facts.metadata.temperature_fitted_on not in {"not fitted", "given"},
         "device": backend.device,
         "dtype": backend.dtype,
         "runtime": backend.runtime,

@@ -19,7 +19,7 @@ from app.schemas import Reloads
 from app.service import Service
 from app.settings import Settings
 from app.threads import in_thread, step_back
-from model.checkpoint import CheckpointError
+from model.metadata import CheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,13 @@ class EngineService(Service):
         self.lifecycle.mark_ready()
 
     def _load_engine(self) -> Engine:
-        """Load the checkpoint file. Batch sizes measured once stay: beside a serving engine they come out wrong."""
+        """Load the checkpoint file. What was measured once stays: beside a serving engine it comes out wrong."""
         settings = self.settings
         if self._parts is not None:
-            settings = settings.model_copy(update={"batch_sizes": self._parts.engine.batch_sizes})
+            engine = self._parts.engine
+            settings = settings.model_copy(
+                update={"batch_sizes": engine.batch_sizes, "precision": engine.card["dtype"]}
+            )
         return self._engine_factory(settings)
 
     def reload(self) -> None:

@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from app.batches import EngineOutOfMemory
-from app.engine import Engine, SelfTestFailed
+from app.engine import Engine, EngineUnavailable, SelfTestFailed
 from app.memory import give_back_memory
 from app.parts import EngineParts
 from app.telemetry import Telemetry
 from app.threads import in_thread
-from model.checkpoint import CheckpointError
+from model.metadata import CheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Reloader:
         log.info("reload: loading the checkpoint again; version %s serves meanwhile", old)
         try:
             changed = await self._exchange(parts)
-        except (CheckpointError, SelfTestFailed, Refused) as error:
+        except (CheckpointError, EngineUnavailable, SelfTestFailed, Refused) as error:
             log.error("reload refused: %s; version %s serves on", " ".join(str(error).split()), old)
             return Outcome.REFUSED
         except EngineOutOfMemory:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.engine import CheckpointEngine, open_backend
+from app.backends import open_backend
+from app.engine import CheckpointEngine
 from app.settings import Settings
 from benchmarks.machine import write
 from model import checkpoint
@@ -31,7 +32,7 @@ def main() -> None:
     for precision in ("float32", "bfloat16", "int8"):
         settings = Settings(device="cpu", precision=precision)
         source = checkpoint.load(settings.weights)
-        engine = CheckpointEngine(source, open_backend(source, settings))
+        engine = CheckpointEngine(source.facts, open_backend(source, settings))
         answers = [engine.run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
         scores = score(torch.from_numpy(np.concatenate(answers)), dataset)
         results[precision] = {"top1": scores.top1, "ece": round(scores.ece, 5), "nll": round(scores.nll, 4)}

@@ -9,12 +9,13 @@ plain temperature scaling. Both are monotone, so that no answer changes, only ho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
+
+if TYPE_CHECKING:  # what is calibrated in NumPy needs no torch, which takes two seconds and hundreds of MB
+    from torch import Tensor
 
 TEMPERATURES = (0.2, 10.0)
 EXPONENTS = (0.5, 3.0)
@@ -32,6 +33,8 @@ class Calibration:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Map logits, float (N, classes), to calibrated probabilities of the same shape and dtype."""
+        import torch
+
         if self.exponent == 1.0:
             return torch.softmax(logits / self.temperature, dim=1)
         surprisal = -torch.log_softmax(logits, dim=1)
@@ -64,6 +67,9 @@ def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration:
     Both stay within bounds: on a few images that are all classified rightly (or wrongly), the minimum lies at
     temperature 0 (or at infinity), which says that there are too few of them, and nothing of the network.
     """
+    import torch
+    from torch.nn import functional
+
     surprisal = -torch.log_softmax(logits.double(), dim=1).clamp_max(-1e-12)  # whose power has a gradient everywhere
     log_temperature = torch.zeros((), dtype=torch.double, requires_grad=True)
     log_exponent = torch.zeros((), dtype=torch.double, requires_grad=True)

@@ -17,19 +17,19 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from model.calibration import Calibration
-from model.resnet import ARCHITECTURES, Architecture, ResNet
-from model.transforms import Triple
+from model.metadata import CheckpointError, Facts, Metadata
+from model.resnet import ARCHITECTURES, ResNet
 
-FORMAT: Literal[1] = 1
+__all__ = ["Checkpoint", "CheckpointError", "Metadata", "load", "save"]
+
 METADATA_KEY = "resnet"
 SELF_TEST_IMAGES = "self_test.images"
 SELF_TEST_PROBABILITIES = "self_test.probabilities"
@@ -37,58 +37,6 @@ MAX_FILE_BYTES = 2 << 30
 PINS = "SHA256SUMS"  # what `sha256sum` writes and `sha256sum -c` reads
 PIN = re.compile(r"(?P<sha256>[0-9A-Fa-f]{64}) [ *](?P<name>.+)")
 STORED_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names the file and the reason in one line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # a damaged file's own names may hold line breaks
-
-
-class Metadata(BaseModel):
-    """What a checkpoint says of itself. Shares are fractions of one, `nll` is in nats."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    format: Literal[1] = FORMAT
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    architecture: dict[str, Any]
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    input_size: Annotated[int, Field(ge=8, le=1024)]
-    mean: Triple
-    std: tuple[
-        Annotated[float, Field(gt=0)],
-        Annotated[float, Field(gt=0)],
-        Annotated[float, Field(gt=0)],
-    ]
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    calibration_exponent: Annotated[float, Field(gt=0)] = 1.0
-    temperature_fitted_on: str = "not fitted"
-    measured: tuple[dict[str, Any], ...] = ()
-    dataset: dict[str, Any] = Field(default_factory=dict)
-    recipe: dict[str, Any] = Field(default_factory=dict)
-    epochs: int = 0
-    seed: int = 0
-    libraries: dict[str, str] = Field(default_factory=dict)
-    created: str = ""
-    self_test_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-
-    @model_validator(mode="after")
-    def _classes_match_the_head(self) -> Metadata:
-        classes = self.architecture.get("num_classes")
-        if classes != len(self.classes):
-            raise ValueError(f"{len(self.classes)} class names for a network of {classes} classes")
-        return self
-
-    @property
-    def calibration(self) -> Calibration:
-        """What turns the network's logits into probabilities."""
-        return Calibration(self.temperature, self.calibration_exponent)
-
-    def build(self) -> ResNet:
-        """Build the network that the tensors belong to. Raises ValueError for an unknown architecture or option."""
-        return Architecture.from_dict(self.architecture).build()
 
 
 @dataclass(frozen=True)
@@ -109,7 +57,13 @@ class Checkpoint:
     @property
     def version(self) -> str:
         """The first 12 hex digits of the file's SHA-256."""
-        return self.sha256[:12]
+        return self.facts.version
+
+    @property
+    def facts(self) -> Facts:
+        """All but the network."""
+        images, probabilities = self.self_test_images.numpy(), self.self_test_probabilities.float().numpy()
+        return Facts(self.sha256, self.metadata, images, probabilities)
 
     def network(self) -> ResNet:
         """Build the network in float32 with the checkpoint's weights, in evaluation mode."""

@@ -1,4 +1,4 @@
-"""Arrays that lie in a temporary file: memory only while somebody reads them.
+"""Bytes that lie in a temporary file: memory only while somebody reads them.
 
 For what a runtime wants to be kept but hardly ever looks at again: OpenVINO copies a convolution's weights into an
 order of its own, and holds on to the ones that it was given.
@@ -8,39 +8,44 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import tempfile
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+
+def file_with_room(size: int) -> BinaryIO:
+    """Open a file without a name, on the disk if there is room for `size` bytes, or else in memory.
+
+    Room is claimed at once: a page that cannot be written later would end the process. Where temporary files lie in
+    memory themselves, nothing is gained and nothing lost. Raises OSError without a folder for temporary files.
+    """
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    if sys.platform == "linux":
+        try:
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        except OSError:
+            file.close()
+            return os.fdopen(os.memfd_create("weights"), "w+b")
+    return file
 
 
 class FileBacked:
-    """Room for `size` bytes of arrays; the file has no name and goes with the last of them.
+    """A file's bytes as an array that may be written to; they outlive the file's being closed.
 
-    Raises OSError if there is no room for the file: it is claimed at once, for a page that cannot be written later
-    would end the process. Where temporary files lie in memory themselves, nothing is gained and nothing lost.
+    Raises ValueError if it is empty.
     """
 
-    def __init__(self, size: int) -> None:
-        with tempfile.TemporaryFile() as file:
-            os.posix_fallocate(file.fileno(), 0, max(size, 1))
-            self._memory = mmap.mmap(file.fileno(), max(size, 1))
-        self._used = 0
+    def __init__(self, file: BinaryIO) -> None:
+        self._memory = mmap.mmap(file.fileno(), 0)
 
-    def put(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a copy of an array that lies in the file. Raises ValueError if it does not fit any more."""
-        array = np.frombuffer(self._memory, values.dtype, values.size, self._used).reshape(values.shape)
-        array[...] = values
-        self._used += room_for(values.nbytes)
-        return array
+    @property
+    def values(self) -> NDArray[np.uint8]:
+        """All of the file, uint8 (N,)."""
+        return np.frombuffer(self._memory, np.uint8)
 
     def let_go(self) -> None:
         """Give the memory back; what is read again comes from the file."""
         self._memory.madvise(mmap.MADV_DONTNEED)
-
-
-def room_for(size: int) -> int:
-    """Return what an array of `size` bytes takes of a file."""
-    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -18,7 +18,6 @@ Issue Workaround"); whether this processor needs them is found out on itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -29,13 +28,14 @@ from openvino import Node
 from openvino import opset13 as ops
 from torch import Tensor, nn
 
+from model.checkpoint import Checkpoint
 from model.fuse import fold_batch_norm
+from model.openvino_core import core
 from model.resnet import Bottleneck, Projection, ResidualBlock, ResNet
 from model.transforms import Triple
 
 Range = tuple[float, float]
 Ranges = dict[str, Range]
-Weights = NDArray[np.float32]
 
 WEIGHT_LEVELS = 255  # -127 to 127: symmetric
 ACTIVATION_LEVELS = 256
@@ -44,24 +44,18 @@ LARGEST_WEIGHT = WEIGHT_LEVELS // 2
 LARGEST_WEIGHT_IN_SUMS_OF_16_BITS = 64
 
 
-@cache
-def core() -> openvino.Core:
-    """Return the process's one OpenVINO core, which is never given back.
+def model_of(source: Checkpoint, precision: str, threads: int) -> openvino.Model:
+    """Write a checkpoint's network down for "int8", or in float32 for what computes in any float precision."""
+    metadata = source.metadata
+    if precision == "int8":
+        images = source.self_test_images.numpy()
+        return quantised_model(source.network(), metadata.mean, metadata.std, images, threads)
+    return float_model(source.network(), metadata.mean, metadata.std)
 
-    The CPU plugin gives the thread that loads it a signal stack of its own, and unmaps it when the last core goes, from
-    whatever thread that happens in: the next signal to the first thread would then end the process.
-    """
-    return openvino.Core()
 
-
-def float_model(
-    network: ResNet, mean: Triple, std: Triple, keep: Callable[[Weights], Weights] | None = None
-) -> openvino.Model:
-    """Write a network in evaluation mode down in float32; its batch norm is folded in place. Any batch size will do.
-
-    Weights are copied, unless `keep` says where they are to lie: it returns an array of equal values.
-    """
-    return _Writer(fold_batch_norm(network), mean, std, keep=keep).model()
+def float_model(network: ResNet, mean: Triple, std: Triple) -> openvino.Model:
+    """Write a network in evaluation mode down in float32; its batch norm is folded in place. Any batch size will do."""
+    return _Writer(fold_batch_norm(network), mean, std).model()
 
 
 def quantised_model(
@@ -118,14 +112,12 @@ class _Writer:
         ranges: Ranges | None = None,
         *,
         largest_weight: int = LARGEST_WEIGHT,
-        keep: Callable[[Weights], Weights] | None = None,
     ) -> None:
         self.network: Any = network
         self.mean = mean
         self.std = std
         self.ranges = ranges
         self.largest_weight = largest_weight
-        self.keep = keep
         self.points: dict[str, Node] = {}
         self.images = ops.parameter([-1, 3, -1, -1], np.uint8, name="images")
 
@@ -183,7 +175,7 @@ class _Writer:
     def _round_weight(self, weight: NDArray[np.float32], channel_axes: int = 1) -> Node:
         """Round weights symmetrically, each output channel over its own range, to integers up to `largest_weight`."""
         if self.ranges is None:
-            return ops.constant(self.keep(weight), shared_memory=True) if self.keep else ops.constant(weight)
+            return ops.constant(weight)
         inner = tuple(range(channel_axes, weight.ndim))
         high = np.maximum(np.abs(weight).max(axis=inner, keepdims=True), 1e-6) * (LARGEST_WEIGHT / self.largest_weight)
         return ops.fake_quantize(ops.constant(weight), -high, high, -high, high, WEIGHT_LEVELS)

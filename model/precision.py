@@ -24,6 +24,11 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return _cpu_has("_is_amx_tile_supported") or (_cpu_has("_is_avx512_bf16_supported") and _is_measured_faster())
 
 
+def fast_floats(device: torch.device) -> str:
+    """Return the better one of "bfloat16" and "float32" there."""
+    return "bfloat16" if has_fast_bfloat16(device) else "float32"
+
+
 def _cpu_has(question: str) -> bool:
     supported = getattr(torch.cpu, question, None)
     return bool(supported and supported())

@@ -72,9 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
+    from app.backends import resolve
     from app.contenders import contenders, engine_is, explained
     from app.cores import available_cores
-    from app.engine import EngineUnavailable, resolve
+    from app.engine import EngineUnavailable
     from model import checkpoint
     from model.checkpoint import CheckpointError
     from model.cost import count_macs

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from app.engine import EngineUnavailable, SelfTestFailed, load_engine
     from app.errors import ServiceError
     from app.imaging import decode
-    from model.checkpoint import CheckpointError
+    from model.metadata import CheckpointError
 
     try:
         engine = load_engine(settings.model_copy(update={"batch_sizes": (1,)}))

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
+from app.backends import resolve
 from app.contenders import contenders
-from app.engine import Engine, load_engine, resolve
+from app.engine import Engine, load_engine
 from app.imaging import decode as decode_picture
 from app.settings import Settings
 from model import checkpoint

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.engine import CheckpointEngine, open_backend
+from app.backends import open_backend
+from app.engine import CheckpointEngine
 from app.settings import Settings
 from model import checkpoint
 from tests.checkpoints import put, write_turned
@@ -38,7 +39,7 @@ def expected(checkpoints, examples):
     for path in checkpoints:
         source = checkpoint.load(path)
         engine = CheckpointEngine(
-            source, open_backend(source, Settings(device="cpu", precision="float32", threads=1)), (10,)
+            source.facts, open_backend(source, Settings(device="cpu", precision="float32", threads=1)), (10,)
         )
         answers[source.version] = engine.run(np.ascontiguousarray(images))
     return answers

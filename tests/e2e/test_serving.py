@@ -5,6 +5,7 @@ import base64
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -134,3 +135,11 @@ def test_evaluate_of_a_service_that_is_not_there_is_one_line(cifar10_root):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "no answer from" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has loaded is read from /proc")
+def test_on_a_cpu_no_torch_is_loaded(start):
+    service = start(device="cpu").wait_ready()
+    maps = Path(f"/proc/{service.process.pid}/maps").read_text()
+    assert "openvino" in maps
+    assert "libtorch" not in maps

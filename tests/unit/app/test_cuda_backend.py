@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from app import cuda_backend
+from app.backends import open_backend
 from app.batches import EngineBroken, EngineOutOfMemory
 from app.cuda_backend import CudaBackend, Way, open_cuda_backend
-from app.engine import CheckpointEngine, open_backend
+from app.engine import CheckpointEngine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from tests.fake_cuda import FakeCuda
@@ -290,7 +291,7 @@ def test_lanes_over_the_real_network_give_the_eager_answers(real, source, caplog
 
 
 def test_an_engine_over_it_passes_its_self_test_and_is_warm_once_prepared(real, source):
-    engine = CheckpointEngine(source, real, (1, 3, 4, 8))
+    engine = CheckpointEngine(source.facts, real, (1, 3, 4, 8))
     engine.self_test()
     engine.prepare(8)
     proven = set(real._proven)
@@ -302,6 +303,6 @@ def test_an_engine_over_it_passes_its_self_test_and_is_warm_once_prepared(real, 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_gets_this_backend(source, device, monkeypatch):
     opened = []
-    monkeypatch.setattr("app.engine.open_cuda_backend", lambda *arguments: opened.append(arguments))
+    monkeypatch.setattr("app.backends.open_cuda_backend", lambda *arguments: opened.append(arguments))
     open_backend(source, Settings(device=device, precision="float32", threads=3))
     assert opened == [(source, device, "float32", 3)]

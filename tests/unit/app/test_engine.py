@@ -9,14 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
+from app.backends import open_backend
 from app.batches import EngineBroken, EngineOutOfMemory
-from app.engine import CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine, open_backend
+from app.engine import CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.evaluate import compute_logits
 from model.fuse import fold_batch_norm
-from model.openvino_graph import core
-from tests.conftest import ROOT, resident_kb
+from model.openvino_core import core
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def pictures(examples):
 
 def make(source, runtime="torch", precision="float32", batch_sizes=(1, 2, 4, 16)):
     backend = open_backend(source, Settings(device="cpu", runtime=runtime, precision=precision))
-    return CheckpointEngine(source, backend, batch_sizes)
+    return CheckpointEngine(source.facts, backend, batch_sizes)
 
 
 def test_it_passes_its_self_test(engine):
@@ -140,27 +141,6 @@ def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
     assert type(caught.value) is seen
 
 
-def test_without_a_place_for_temporary_files_openvino_keeps_its_weights_in_memory(source, pictures, monkeypatch):
-    with_a_file = make(source, "openvino").run(pictures)
-
-    def no_room(size):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("app.openvino_backend.FileBacked", no_room)
-    np.testing.assert_array_equal(make(source, "openvino").run(pictures), with_a_file)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="resident pages are read from /proc")
-def test_openvinos_first_copy_of_the_weights_is_given_back_before_ready(source, pictures):
-    engine = make(source, "openvino", batch_sizes=())
-    weights = np.frombuffer(engine.backend._weights._memory, np.uint8)
-    assert resident_kb(weights) > 40_000
-    engine.prepare(16)
-    assert resident_kb(weights) < 1_000
-    engine.run(pictures)
-    assert resident_kb(weights) < 1_000
-
-
 def test_openvino_cuts_layers_finer_than_there_are_threads(source):
     if "TBB_PARTITIONER" not in core().get_property("CPU", "SUPPORTED_PROPERTIES"):
         pytest.skip("this OpenVINO has no such property")
@@ -170,10 +150,9 @@ def test_openvino_cuts_layers_finer_than_there_are_threads(source):
 
 SIGNAL_AFTER_CLOSE = """
 import signal, threading
-from app.openvino_backend import OpenVinoBackend
-from app.settings import SHIPPED_WEIGHTS
-from model import checkpoint
-closer = threading.Thread(target=OpenVinoBackend(checkpoint.load(SHIPPED_WEIGHTS), "float32", 1).close)
+from app.engine import load_engine
+from app.settings import Settings
+closer = threading.Thread(target=load_engine(Settings(device="cpu", batch_sizes=(1,))).close)
 closer.start()
 closer.join()
 del closer
@@ -209,7 +188,7 @@ def test_what_cannot_be_is_said_in_one_line(source, options, message):
 
 
 def test_without_openvino_a_cpu_runs_torch(source, monkeypatch):
-    monkeypatch.setattr("app.engine.find_spec", lambda _name: None)
+    monkeypatch.setattr("app.backends.find_spec", lambda _name: None)
     assert open_backend(source, Settings(device="cpu")).runtime == "torch"
     with pytest.raises(EngineUnavailable, match="not installed"):
         open_backend(source, Settings(device="cpu", runtime="openvino"))
@@ -236,6 +215,6 @@ def test_the_card_says_what_is_served(source):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_gpu_gives_the_answers_of_the_cpu(source, pictures):
-    gpu = CheckpointEngine(source, open_backend(source, Settings(device="cuda", precision="float32")), (1, 16))
+    gpu = CheckpointEngine(source.facts, open_backend(source, Settings(device="cuda", precision="float32")), (1, 16))
     gpu.self_test()
     np.testing.assert_allclose(gpu.run(pictures), make(source).run(pictures), atol=5e-3)

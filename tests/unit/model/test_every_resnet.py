@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import app.cli
-from app.engine import CheckpointEngine, open_backend
+from app.backends import open_backend
+from app.engine import CheckpointEngine
 from app.settings import Settings
 from model import checkpoint
 from model.data import Dataset
@@ -46,7 +47,7 @@ def test_it_learns_is_saved_loaded_and_served(tmp_path: Path, options: dict[str,
     assert unmoved == []
     assert options.items() <= loaded.metadata.architecture.items()
     engine = CheckpointEngine(
-        loaded, open_backend(loaded, Settings(device="cpu", precision="float32", threads=1)), (1, 16)
+        loaded.facts, open_backend(loaded, Settings(device="cpu", precision="float32", threads=1)), (1, 16)
     )
     engine.self_test()
     assert engine.run(np.zeros((2, 3, 8, 8), np.uint8)).shape == (2, 2)

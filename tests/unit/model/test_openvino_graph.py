@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from model import openvino_graph
-from model.openvino_graph import core, float_model, largest_weight, quantised_model
+from model.openvino_core import core
+from model.openvino_graph import float_model, largest_weight, quantised_model
 from model.resnet import Architecture
 from model.transforms import normalise
 

@@ -1,0 +1,91 @@
+"""What a checkpoint says of itself, and how one is refused. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.calibration import Calibration
+from model.transforms import Triple
+
+if TYPE_CHECKING:
+    from model.resnet import ResNet
+
+FORMAT: Literal[1] = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names the file and the reason in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # a damaged file's own names may hold line breaks
+
+
+class Metadata(BaseModel):
+    """What a checkpoint says of itself. Shares are fractions of one, `nll` is in nats."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    format: Literal[1] = FORMAT
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    architecture: dict[str, Any]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    input_size: Annotated[int, Field(ge=8, le=1024)]
+    mean: Triple
+    std: tuple[
+        Annotated[float, Field(gt=0)],
+        Annotated[float, Field(gt=0)],
+        Annotated[float, Field(gt=0)],
+    ]
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    calibration_exponent: Annotated[float, Field(gt=0)] = 1.0
+    temperature_fitted_on: str = "not fitted"
+    measured: tuple[dict[str, Any], ...] = ()
+    dataset: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    epochs: int = 0
+    seed: int = 0
+    libraries: dict[str, str] = Field(default_factory=dict)
+    created: str = ""
+    self_test_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+
+    @model_validator(mode="after")
+    def _classes_match_the_head(self) -> Metadata:
+        classes = self.architecture.get("num_classes")
+        if classes != len(self.classes):
+            raise ValueError(f"{len(self.classes)} class names for a network of {classes} classes")
+        return self
+
+    @property
+    def calibration(self) -> Calibration:
+        """What turns the network's logits into probabilities."""
+        return Calibration(self.temperature, self.calibration_exponent)
+
+    def build(self) -> ResNet:
+        """Build the network that the tensors belong to. Raises ValueError for an unknown architecture or option."""
+        from model.resnet import Architecture
+
+        return Architecture.from_dict(self.architecture).build()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What surrounds a checkpoint's network when it is served.
+
+    `sha256` is the file's; `self_test_images` uint8 (K, 3, S, S) and `self_test_probabilities` float32 (K, classes) are
+    what the engine must reproduce.
+    """
+
+    sha256: str
+    metadata: Metadata
+    self_test_images: NDArray[np.uint8]
+    self_test_probabilities: NDArray[np.float32]
+
+    @property
+    def version(self) -> str:
+        """The first 12 hex digits of the file's SHA-256."""
+        return self.sha256[:12]
