@@ -28,7 +28,7 @@ def create_app(settings: Settings, engine_factory: EngineFactory | None = None) 
 
     Raises SettingsError if a file that the settings name cannot be used.
     """
-    # It brings torch with it, which HTTP processes in front of an engine process never need.
+    # HTTP processes in front of an engine process never need it.
     from app.engine import load_engine
     from app.engine_service import EngineService
 

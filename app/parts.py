@@ -10,7 +10,7 @@ from app.batcher import Batcher
 from app.imaging import Decoder
 from app.jobs import Images, Job, ModelName, Ticket
 
-if TYPE_CHECKING:  # it brings torch with it, which a process without an engine never needs
+if TYPE_CHECKING:  # a process without an engine never needs it
     from app.engine import Engine
 
 

@@ -151,7 +151,7 @@ def serve(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal or a failure ends it, and return the exit code."""
     service: EngineService = app.state.service
     if settings.http_processes > 1:
-        from app.processes.supervisor import supervise  # it brings torch with it, which HTTP processes never need
+        from app.processes.supervisor import supervise  # HTTP processes never need it
 
         return supervise(cast("HostService", service))
     prepare_process()

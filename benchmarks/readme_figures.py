@@ -30,11 +30,21 @@ def _where(one: dict[str, Any]) -> tuple[str, str]:
     return one["machine"]["processor"], one["machine"]["date"]
 
 
+def newest(name: str) -> tuple[dict[str, Any], str]:
+    """Return the newest file of a name, of whatever machine, and its path. Raises FileNotFoundError if there is none."""
+    found = [(read(name, folder), folder / name) for folder in MACHINES.values() if (folder / name).is_file()]
+    if not found:
+        raise FileNotFoundError(name)
+    one, path = max(found, key=lambda pair: str(pair[0]["machine"]["date"]))
+    return one, path.relative_to(FOLDER.parent).as_posix()
+
+
 def service() -> str:
     """Return the table of accuracy, start, load and memory."""
     offline, served = read("evaluate_checkpoint.json"), read("evaluate_service.json")
     int8, plain, quick = read("precisions_cpu.json"), read("service_cpu.json"), read("service_cpu_int8.json")
-    large, opened, memory = read("large_requests.json"), read("open_loop.json"), read("memory.json")
+    large, opened = read("large_requests.json"), read("open_loop.json")
+    memory, memory_file = newest("memory.json")
 
     def accuracy(one: dict[str, Any]) -> str:
         return f"{one['top1']:.2%}, {one['ece']:.2%}"
@@ -92,10 +102,10 @@ def service() -> str:
             "resident memory after 100,000 requests; growth since the 10,000th",
             f"{memory['resident_mb']['service after 100000 requests']:.0f} MB; "
             f"{memory['last_over_first_step'] - 1:+.1%}",
-            "`benchmarks/memory.json`, `make bench-memory`",
+            f"`{memory_file}`, `make bench-memory`",
         ),
         (
-            "that, above an interpreter that has only imported torch and loaded the weights",
+            "that, less what an interpreter takes that has only imported torch and loaded the weights",
             f"{memory['above_the_interpreter_mb']:.0f} MB",
             "〃",
         ),
@@ -141,8 +151,13 @@ One large matrix product reaches the equivalent of {products} (images/s) there; 
 
 
 def peers(engine: str) -> str:
-    """Return the table of this service beside its peers, with the `engine` that each of them had."""
-    one = read(f"peers_{engine}.json")
+    """Return the tables of this service beside its peers, with the `engine` that each of them had, on each machine."""
+    name = f"peers_{engine}.json"
+    folders = [folder for folder in MACHINES.values() if (folder / name).is_file()]
+    return "\n\n".join(_peers(read(name, folder)) for folder in folders or [FOLDER])
+
+
+def _peers(one: dict[str, Any]) -> str:
     rows = "\n".join(
         f"| {PEERS.get(name, one['contenders'][name]['title'])} | "
         f"{' | '.join(format(found[f'clients_{count}']['requests_per_s'], '.0f') for count in one['clients'])} | "

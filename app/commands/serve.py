@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if unknown:
         log.warning("no such settings, ignored: %s", ", ".join(unknown))
-    from app.main import create_app  # brings torch with it, which `--help` need not wait for
+    from app.main import create_app  # half a second, which `--help` need not wait for
     from app.server import serve
 
     try:

@@ -12,12 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from app.backends import resolve
-from app.contenders import contenders
 from app.engine import Engine, load_engine
 from app.imaging import decode as decode_picture
 from app.settings import Settings
-from model import checkpoint
 
 ENGINE_VARIABLE = "PEERS_ENGINE"
 PORT_VARIABLE = "PEERS_PORT"
@@ -65,6 +62,11 @@ class EagerEngine:
     """The shipped checkpoint as PyTorch runs it by itself: eager, in the precision that our engine would choose."""
 
     def __init__(self, settings: Settings) -> None:
+        # They bring torch with them, which nobody else here has to have in memory.
+        from app.backends import resolve
+        from app.contenders import contenders
+        from model import checkpoint
+
         _, device, precision = resolve(settings)
         way = "bfloat16 channels-last" if precision == "bfloat16" else "float32"
         source = checkpoint.load(settings.weights)

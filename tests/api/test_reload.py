@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.batches import EngineOutOfMemory
-from app.engine import SelfTestFailed
+from app.engine import EngineUnavailable, SelfTestFailed
 from model.checkpoint import CheckpointError
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
@@ -137,11 +137,25 @@ def other_classes():
     return engine
 
 
+async def test_a_reload_measures_nothing_again():
+    """Beside an engine that serves, batch sizes and the better precision would come out wrong."""
+    engines, seen = [FakeEngine(), FakeEngine(shift=1)], []
+
+    def factory(settings):
+        seen.append((settings.precision, settings.batch_sizes))
+        return engines[len(seen) - 1]
+
+    async with serving(factory=factory) as client:
+        await reload(client)
+    assert seen == [("auto", None), (engines[0].card["dtype"], engines[0].batch_sizes)]
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
         (CheckpointError("checkpoint x: content does not match its SHA-256 digest"), "does not match its SHA-256"),
         (SelfTestFailed("self-test failed: probabilities differ by 0.9"), "self-test failed"),
+        (EngineUnavailable("the process that converts the checkpoint has ended with signal 9"), "ended with signal 9"),
         (EngineOutOfMemory(), "no memory for a second engine"),
         (ValueError("secret"), "ValueError"),
         (SystemExit(3), "ThreadDied"),
