@@ -31,3 +31,16 @@ def read(name: str, folder: Path | None = None) -> dict[str, Any]:
     """Return a file of evidence, of FOLDER by default. Raises FileNotFoundError if it has not been made yet."""
     loaded: dict[str, Any] = json.loads(((folder or FOLDER) / name).read_text())
     return loaded
+
+
+def newest(name: str) -> tuple[dict[str, Any], str]:
+    """Return the newest file of a name, of whatever machine, and its path in the repository.
+
+    For what has little to do with the processor, such as memory. Of the same day, the first machine's. Raises
+    FileNotFoundError if there is none.
+    """
+    found = [(read(name, folder), folder / name) for folder in MACHINES.values() if (folder / name).is_file()]
+    if not found:
+        raise FileNotFoundError(name)
+    one, path = max(found, key=lambda pair: str(pair[0]["machine"]["date"]))
+    return one, path.relative_to(FOLDER.parent).as_posix()

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import FOLDER, MACHINES, read
+from benchmarks.machine import FOLDER, MACHINES, newest, read
 
 PAGE = FOLDER.parent / "README.md"
 ENGINES = {
@@ -28,15 +28,6 @@ def machine_of(one: dict[str, Any]) -> str:
 def _where(one: dict[str, Any]) -> tuple[str, str]:
     """Return the processor and the day."""
     return one["machine"]["processor"], one["machine"]["date"]
-
-
-def newest(name: str) -> tuple[dict[str, Any], str]:
-    """Return the newest file of a name, of whatever machine, and its path. Raises FileNotFoundError if there is none."""
-    found = [(read(name, folder), folder / name) for folder in MACHINES.values() if (folder / name).is_file()]
-    if not found:
-        raise FileNotFoundError(name)
-    one, path = max(found, key=lambda pair: str(pair[0]["machine"]["date"]))
-    return one, path.relative_to(FOLDER.parent).as_posix()
 
 
 def service() -> str:

@@ -1,23 +1,23 @@
-"""The tables of docs/reliability.md, from the files under benchmarks/reliability/: python -m benchmarks.reliability_page."""
+"""The tables of docs/reliability.md, each from the newest file of its name: python -m benchmarks.reliability_page."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.machine import FOLDER, read
+from benchmarks.machine import FOLDER, newest
 
 PAGE = FOLDER.parent / "docs" / "reliability.md"
 UNITS = {"resident_mb": "resident memory (MB)", "open_files": "open files", "threads": "threads", "tasks": "tasks"}
 
 
-def _machine(one: dict[str, Any], name: str) -> str:
+def _machine(one: dict[str, Any], path: str) -> str:
     machine = one["machine"]
-    return f"`benchmarks/reliability/{name}.json`, {machine['date']}, {machine['cores']} cores of an {machine['processor']}"
+    return f"`{path}`, {machine['date']}, {machine['cores']} cores of an {machine['processor']}"
 
 
 def overload() -> str:
     """Return the table of the overload test: what was asked and what was reached."""
-    one = read("reliability/overload.json")
+    one, path = newest("reliability/overload.json")
     before, statuses = one["before"], one["statuses"]
     return f"""| | asked | measured |
 |---|---|---|
@@ -31,12 +31,12 @@ def overload() -> str:
 | the rate of 64 clients from 2 s after the end on | the sustainable one | {one["after_2_s_per_s"]} requests/s, {one["after_2_s_share"]:.0%} |
 | the last accepted request was answered | | {one["queue_empty_after_s"]:.2f} s after the end |
 
-({_machine(one, "overload")}; `make chaos`)"""
+({_machine(one, path)}; `make chaos`)"""
 
 
 def slow_clients() -> str:
     """Return the table of the slow clients."""
-    one = read("reliability/slow_clients.json")
+    one, path = newest("reliability/slow_clients.json")
     rows = [
         f"| {kind} slow clients | {one['requests'][kind]:,} | {one['p50_ms'][kind]} ms | {one['p99_ms'][kind]} ms |"
         for kind in ("without", "with")
@@ -46,12 +46,12 @@ def slow_clients() -> str:
 {chr(10).join(rows)}
 
 p99 is {one["p99_ratio"]} times as high with them; at most twice was asked.
-({_machine(one, "slow_clients")}; `make chaos`)"""
+({_machine(one, path)}; `make chaos`)"""
 
 
 def soak() -> str:
     """Return the tables of the soak: what was answered, and what each process held."""
-    one = read("reliability/soak.json")
+    one, path = newest("reliability/soak.json")
     good = one["answers"]["good 200"]
     bad = sum(count for kind, count in one["answers"].items() if kind.startswith("bad"))
     rows = [
@@ -68,12 +68,14 @@ def soak() -> str:
 |---|---|---|---|
 {chr(10).join(rows)}
 
-({_machine(one, "soak")}; `make soak`)"""
+({_machine(one, path)}; `make soak`)
+
+![resident memory, open files, threads and tasks over the half hour](../{path.replace(".json", ".png")})"""
 
 
 def fuzz() -> str:
     """Return the tables of the fuzzing and of the bombs."""
-    one, bombs = read("reliability/fuzz.json"), read("reliability/bombs.json")
+    (one, path), (bombs, bombs_path) = newest("reliability/fuzz.json"), newest("reliability/bombs.json")
     titles = {
         "pictures": "damaged pictures",
         "bodies": "damaged multipart and JSON bodies",
@@ -93,10 +95,10 @@ def fuzz() -> str:
 A fault is a 5xx other than a deadline that the request itself set, an answer that is none of the documented ones, or
 one that tells of the inside. Resident memory from the second to the last quarter of the damaged pictures:
 {one["pictures"]["resident_mb_second_quarter"]} to {one["pictures"]["resident_mb_last_quarter"]} MB; of the bodies: {one["bodies"]["resident_mb_second_quarter"]} to {one["bodies"]["resident_mb_last_quarter"]} MB.
-({_machine(one, "fuzz")}; `make chaos`)
+({_machine(one, path)}; `make chaos`)
 
 {bombs["bombs"]} bombs, each refused with the right 4xx: the slowest took {bombs["slowest_s"]} s, the largest {bombs["most_extra_mb"]} MB of memory.
-(`benchmarks/reliability/bombs.json`; `make chaos`)"""
+(`{bombs_path}`; `make chaos`)"""
 
 
 TABLES = {"overload": overload, "slow clients": slow_clients, "fuzz": fuzz, "soak": soak}
