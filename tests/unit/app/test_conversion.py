@@ -1,10 +1,8 @@
 """Another process converts the checkpoint: the same answers, no torch in this one, and every way it can go wrong."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -132,36 +130,6 @@ convert.main()
     converted_by(monkeypatch, code)
     with pytest.raises(RuntimeError, match=r"(?s)could not be converted.*Traceback.*ZeroDivisionError: over there"):
         open_converted(ON_CPU)
-
-
-WAITS = """
-import os, sys
-from app import conversion
-from app.settings import Settings
-from pathlib import Path
-conversion.open_converted(Settings(device="cpu", weights=Path(sys.argv[1])))
-"""
-
-
-def test_it_ends_with_the_process_that_waits_for_it(tmp_path):
-    path = tmp_path / "never-written"
-    os.mkfifo(path)  # whoever reads it hangs
-    waiting = subprocess.Popen([sys.executable, "-c", WAITS, str(path)], cwd=ROOT)
-    writer = os.open(path, os.O_WRONLY)  # returns once the other process reads
-    try:
-        waiting.send_signal(signal.SIGKILL)
-        waiting.wait()
-        until = time.monotonic() + 60  # only so that a failure is no hang
-        while time.monotonic() < until:
-            try:
-                os.write(writer, b"x")
-            except BrokenPipeError:  # nobody reads any more
-                return
-    except BlockingIOError:
-        pass
-    finally:
-        os.close(writer)
-    pytest.fail("it reads on")
 
 
 @pytest.mark.parametrize(
