@@ -15,7 +15,7 @@ from app.engine import Backend, EngineUnavailable
 from app.settings import Settings
 from app.torch_backend import TorchBackend
 from model.checkpoint import Checkpoint
-from model.precision import fast_floats
+from model.precision import floats_of
 
 
 def resolve(settings: Settings) -> tuple[str, str, str]:
@@ -25,7 +25,7 @@ def resolve(settings: Settings) -> tuple[str, str, str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     precision: str = settings.precision
     if precision == "auto":
-        precision = fast_floats(torch.device(device))
+        precision = floats_of(precision, torch.device(device))
     runtime: str = settings.runtime
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and find_spec("openvino") else "torch"
@@ -48,5 +48,5 @@ def open_backend(source: Checkpoint, settings: Settings) -> Backend:
     from app.openvino_backend import OpenVinoBackend  # it imports openvino, which a GPU does not need
     from model.openvino_graph import model_of
 
-    floats = fast_floats(torch.device(device)) if precision == "int8" else precision
+    floats = floats_of(precision, torch.device(device))
     return OpenVinoBackend(model_of(source, precision, threads), precision, floats, threads)

@@ -25,7 +25,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from model.metadata import CheckpointError, Facts, Metadata
+from model.metadata import CheckpointError, Facts, Metadata, version_of
 from model.resnet import ARCHITECTURES, ResNet
 
 __all__ = ["Checkpoint", "CheckpointError", "Metadata", "load", "save"]
@@ -57,7 +57,7 @@ class Checkpoint:
     @property
     def version(self) -> str:
         """The first 12 hex digits of the file's SHA-256."""
-        return self.facts.version
+        return version_of(self.sha256)
 
     @property
     def facts(self) -> Facts:

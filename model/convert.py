@@ -31,12 +31,12 @@ import torch
 from model import checkpoint
 from model.checkpoint import Checkpoint, CheckpointError
 from model.openvino_graph import model_of
-from model.precision import fast_floats
+from model.precision import floats_of
 
 
 def convert(source: Checkpoint, precision: str, threads: int, weights: BinaryIO, answer: BinaryIO) -> None:
     """Write the answer of a checkpoint that is well, and the weights. Raises what the runtimes raise."""
-    floats = precision if precision in {"float32", "bfloat16"} else fast_floats(torch.device("cpu"))
+    floats = floats_of(precision, torch.device("cpu"))
     precision = floats if precision == "auto" else precision
     facts = source.facts
     metadata = facts.metadata.model_dump(mode="json")

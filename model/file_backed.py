@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 def file_with_room(size: int) -> BinaryIO:
     """Open a file without a name, on the disk if there is room for `size` bytes, or else in memory.
 
-    Room is claimed at once: a page that cannot be written later would end the process. Where temporary files lie in
-    memory themselves, nothing is gained and nothing lost. Raises OSError without a folder for temporary files.
+    Whether there is room is found out at once, by claiming it: in the middle of writing it would be too late. Where
+    temporary files lie in memory themselves, nothing is gained and nothing lost. Raises OSError without a folder for
+    temporary files.
     """
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     if sys.platform == "linux":

@@ -72,6 +72,11 @@ class Metadata(BaseModel):
         return Architecture.from_dict(self.architecture).build()
 
 
+def version_of(sha256: str) -> str:
+    """Return what a checkpoint is called by its file's SHA-256 (hex)."""
+    return sha256[:12]
+
+
 @dataclass(frozen=True)
 class Facts:
     """What surrounds a checkpoint's network when it is served.
@@ -88,4 +93,4 @@ class Facts:
     @property
     def version(self) -> str:
         """The first 12 hex digits of the file's SHA-256."""
-        return self.sha256[:12]
+        return version_of(self.sha256)

@@ -24,8 +24,10 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return _cpu_has("_is_amx_tile_supported") or (_cpu_has("_is_avx512_bf16_supported") and _is_measured_faster())
 
 
-def fast_floats(device: torch.device) -> str:
-    """Return the better one of "bfloat16" and "float32" there."""
+def floats_of(precision: str, device: torch.device) -> str:
+    """Return the precision of what is computed in floats: "float32" or "bfloat16" if asked for, else the better one."""
+    if precision in {"float32", "bfloat16"}:
+        return precision
     return "bfloat16" if has_fast_bfloat16(device) else "float32"
 
 
