@@ -1,14 +1,18 @@
 # The service and the shipped weights, nothing else: no compiler, no build tools, no root.
 #   docker build -t resnet-service .
-# torch brings its CUDA libraries (about 5 GB). For a CPU-only image name an index that has CPU builds of torch:
-#   docker build -t resnet-service --build-arg PIP_ARGS="--extra-index-url URL" .
+# torch brings its CUDA libraries (about 5 GB). A CPU serves without torch, and an image for it needs none; it cannot
+# train and evaluate:
+#   docker build -t resnet-service:cpu --build-arg WITH_TORCH=no .
 
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 
 # Only the list of dependencies, so that another change of pyproject.toml does not install torch again.
 FROM ${BASE_IMAGE} AS requirements
+ARG WITH_TORCH=yes
 COPY pyproject.toml /build/
 RUN python3 -c 'import tomllib; print(*tomllib.load(open("/build/pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+    >/build/all.txt && \
+    if [ "$WITH_TORCH" = yes ]; then cat /build/all.txt; else grep -vE '^(torch|torchvision|tqdm)\b' /build/all.txt; fi \
     >/build/requirements.txt
 
 FROM ${BASE_IMAGE} AS dependencies

@@ -15,7 +15,7 @@ from app.engine import Backend, EngineUnavailable
 from app.settings import Settings
 from app.torch_backend import TorchBackend
 from model.checkpoint import Checkpoint
-from model.precision import floats_of
+from model.precision import has_fast_bfloat16
 
 
 def resolve(settings: Settings) -> tuple[str, str, str]:
@@ -23,30 +23,35 @@ def resolve(settings: Settings) -> tuple[str, str, str]:
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision: str = settings.precision
-    if precision == "auto":
-        precision = floats_of(precision, torch.device(device))
     runtime: str = settings.runtime
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and find_spec("openvino") else "torch"
+    precision: str = settings.precision
+    if precision == "auto":
+        precision = _faster_floats(runtime, device)
     return runtime, device, precision
+
+
+def _faster_floats(runtime: str, device: str) -> str:
+    if runtime == "openvino" and device == "cpu" and find_spec("openvino"):
+        from model.openvino_core import has_fast_bfloat16 as openvino_has
+
+        return "bfloat16" if openvino_has() else "float32"
+    return "bfloat16" if has_fast_bfloat16(torch.device(device)) else "float32"
 
 
 def open_backend(source: Checkpoint, settings: Settings) -> Backend:
     """Put a checkpoint's network where the settings say. Raises EngineUnavailable."""
     runtime, device, precision = resolve(settings)
-    threads = settings.threads or available_cores()
     if runtime == "torch":
         if precision == "int8":
             raise EngineUnavailable("precision int8 needs device cpu and OpenVINO")
         opened = TorchBackend if torch.device(device).type == "cpu" else open_cuda_backend
-        return opened(source, device, precision, threads)
+        return opened(source, device, precision, settings.threads or available_cores())
     if device != "cpu":
         raise EngineUnavailable("runtime openvino needs device cpu")
     if not find_spec("openvino"):
         raise EngineUnavailable("runtime openvino is not installed here: pip install openvino")
-    from app.openvino_backend import OpenVinoBackend  # it imports openvino, which a GPU does not need
-    from model.openvino_graph import model_of
+    from app.openvino_backend import open_openvino  # it imports openvino, which a GPU does not need
 
-    floats = floats_of(precision, torch.device(device))
-    return OpenVinoBackend(model_of(source, precision, threads), precision, floats, threads)
+    return open_openvino(source, settings)

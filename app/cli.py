@@ -17,6 +17,9 @@ COMMANDS = {
     "healthcheck": (healthcheck, "exit 0 if a service is ready"),
 }
 
+# What only training, evaluation and a GPU need; the image for CPUs does without.
+NOT_IN_THE_CPU_IMAGE = {"torch", "torchvision", "tqdm"}
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
@@ -32,7 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run a subcommand and exit with its code."""
     arguments = build_parser().parse_args()
-    sys.exit(arguments.run(arguments))
+    try:
+        sys.exit(arguments.run(arguments))
+    except ModuleNotFoundError as error:
+        if error.name not in NOT_IN_THE_CPU_IMAGE:
+            raise
+        sys.exit(f"resnet: error: this needs {error.name}, which is not installed here: pip install {error.name}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ are all run once before the engine counts as warm.
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +18,8 @@ from numpy.typing import NDArray
 
 from app.batch_sizes import choose_batch_sizes
 from app.settings import Settings
+from model import checkpoint
+from model.checkpoint import Checkpoint
 from model.metadata import Facts
 
 log = logging.getLogger(__name__)
@@ -129,18 +129,19 @@ def load_engine(settings: Settings) -> CheckpointEngine:
 
     Raises CheckpointError, EngineUnavailable, SelfTestFailed, or what the runtime raises.
     """
-    facts, backend = _open_here(settings) if may_need_torch(settings) else _open_without_torch(settings)
-    engine = CheckpointEngine(facts, backend, settings.batch_sizes or ())
+    source = checkpoint.load(settings.weights, settings.weights_sha256)
+    backend = _open_with_torch(source, settings) if may_need_torch(settings) else _open_without(source, settings)
+    engine = CheckpointEngine(source.facts, backend, settings.batch_sizes or ())
     engine.self_test()
     engine.prepare(min(LARGEST_BATCH[_kind(backend)], settings.max_queue_images))
     return engine
 
 
 def may_need_torch(settings: Settings) -> bool:
-    """Whether torch has to be here: it may be what computes, or there is no way to let another process convert."""
-    if settings.runtime == "torch" or not find_spec("openvino") or os.name != "posix" or not _has_temporary_folder():
+    """Whether torch may be what computes: it takes two seconds to import and hundreds of megabytes for good."""
+    if settings.runtime == "torch" or not _is_installed("openvino"):
         return True
-    return _gpu_in_sight() if settings.device == "auto" else settings.device != "cpu"
+    return _gpu_in_sight() and _is_installed("torch") if settings.device == "auto" else settings.device != "cpu"
 
 
 def _gpu_in_sight() -> bool:
@@ -148,25 +149,22 @@ def _gpu_in_sight() -> bool:
     return any(file for name in ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd") for file in Path("/dev").glob(name))
 
 
-def _has_temporary_folder() -> bool:
-    try:
-        return bool(tempfile.gettempdir())
-    except OSError:
-        return False
+def _is_installed(package: str) -> bool:
+    return find_spec(package) is not None
 
 
-def _open_here(settings: Settings) -> tuple[Facts, Backend]:
+def _open_with_torch(source: Checkpoint, settings: Settings) -> Backend:
+    if not _is_installed("torch"):
+        raise EngineUnavailable("PyTorch is not installed here: pip install torch torchvision, or device cpu")
     from app.backends import open_backend
-    from model import checkpoint
 
-    source = checkpoint.load(settings.weights, settings.weights_sha256)
-    return source.facts, open_backend(source, settings)
+    return open_backend(source, settings)
 
 
-def _open_without_torch(settings: Settings) -> tuple[Facts, Backend]:
-    from app.conversion import open_converted
+def _open_without(source: Checkpoint, settings: Settings) -> Backend:
+    from app.openvino_backend import open_openvino
 
-    return open_converted(settings)
+    return open_openvino(source, settings)
 
 
 def _kind(backend: Backend) -> str:

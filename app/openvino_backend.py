@@ -1,6 +1,6 @@
 """The network in OpenVINO: the faster runtime on CPUs (benchmarks/engine_cpu.json), and the one for int8.
 
-Nothing here needs torch: app/conversion.py opens it without, app/backends.py from a checkpoint in this process.
+Nothing here needs torch, neither to write the network down nor to compute it.
 """
 
 from __future__ import annotations
@@ -12,23 +12,51 @@ from numpy.typing import NDArray
 from openvino import Model, Tensor
 
 from app.batches import EngineOutOfMemory
+from app.cores import available_cores
+from app.settings import Settings
+from model.checkpoint import Checkpoint
 from model.file_backed import FileBacked
-from model.openvino_core import core
+from model.folded import fold
+from model.openvino_core import core, has_fast_bfloat16
+from model.openvino_graph import float_model, quantised_model
+
+
+def precision_of(settings: Settings) -> str:
+    """Return the precision that the settings ask for; "auto" is the faster float."""
+    return settings.precision if settings.precision != "auto" else _fast_floats()
+
+
+def _fast_floats() -> str:
+    return "bfloat16" if has_fast_bfloat16() else "float32"
+
+
+def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
+    """Put a checkpoint's network on this CPU, as the settings say. Raises what OpenVINO raises."""
+    threads = settings.threads or available_cores()
+    precision = precision_of(settings)
+    metadata, structure = source.metadata, source.metadata.structure()
+    tensors = {name: stored.array() for name, stored in source.stored.items()}
+    constants = FileBacked(FileBacked.size_of([one.nbytes for one in tensors.values()]))
+    described = (structure, fold(structure, tensors, constants.keep), metadata.mean, metadata.std)
+    if precision == "int8":
+        model = quantised_model(*described, images=source.facts.self_test_images, threads=threads)
+    else:
+        model = float_model(*described)
+    floats = _fast_floats() if precision == "int8" else precision
+    return OpenVinoBackend(model, precision, floats, threads, constants)
 
 
 class OpenVinoBackend:
     """Compiled for this CPU; any batch size will do.
 
-    `precision` is float32, bfloat16 or int8, `floats` that of what is left in floats. `constants` are the model's if
-    they lie in a file.
+    `precision` is float32, bfloat16 or int8, `floats` that of what is left in floats. The model's weights lie in
+    `constants`.
     """
 
     runtime = "openvino"
     device = "cpu"
 
-    def __init__(
-        self, model: Model, precision: str, floats: str, threads: int, constants: FileBacked | None = None
-    ) -> None:
+    def __init__(self, model: Model, precision: str, floats: str, threads: int, constants: FileBacked) -> None:
         self.dtype = precision
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
@@ -60,10 +88,8 @@ class OpenVinoBackend:
     def settle(self) -> None:
         """Give back the constants, which OpenVINO has put into an order of its own, and what setting up needed."""
         self._request.get_compiled_model().release_memory()
-        if self._constants is not None:
-            self._constants.let_go()
+        self._constants.let_go()
 
     def close(self) -> None:
         """Give the compiled network's memory back."""
-        del self._request
-        self._constants = None
+        del self._request, self._constants

@@ -16,17 +16,22 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import safetensors
-import safetensors.torch
-import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
 
+from model.architecture import ARCHITECTURES
 from model.metadata import CheckpointError, Facts, Metadata, version_of
-from model.resnet import ARCHITECTURES, ResNet
+from model.stored import StoredTensor, parse
+
+if TYPE_CHECKING:  # who only serves on a CPU has no torch
+    from torch import Tensor, nn
+
+    from model.resnet import ResNet
 
 __all__ = ["Checkpoint", "CheckpointError", "Metadata", "load", "save"]
 
@@ -36,23 +41,23 @@ SELF_TEST_PROBABILITIES = "self_test.probabilities"
 MAX_FILE_BYTES = 2 << 30
 PINS = "SHA256SUMS"  # what `sha256sum` writes and `sha256sum -c` reads
 PIN = re.compile(r"(?P<sha256>[0-9A-Fa-f]{64}) [ *](?P<name>.+)")
-STORED_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint in memory.
+    """A verified checkpoint in memory: `stored` are the network's tensors as the file has them, by name.
 
-    `tensors` are the network's, on the CPU as stored; `self_test_images` uint8 (K, 3, S, S) and
-    `self_test_probabilities` float32 (K, classes) are what the engine must reproduce; `sha256` is the file's.
+    What surrounds the network is in `facts`. All that returns something of torch's imports it.
     """
 
     path: Path
-    sha256: str
-    metadata: Metadata
-    tensors: dict[str, Tensor]
-    self_test_images: Tensor
-    self_test_probabilities: Tensor
+    facts: Facts
+    stored: dict[str, StoredTensor]
+
+    @property
+    def sha256(self) -> str:
+        """The file's SHA-256 (hex)."""
+        return self.facts.sha256
 
     @property
     def version(self) -> str:
@@ -60,10 +65,28 @@ class Checkpoint:
         return version_of(self.sha256)
 
     @property
-    def facts(self) -> Facts:
-        """All but the network."""
-        images, probabilities = self.self_test_images.numpy(), self.self_test_probabilities.float().numpy()
-        return Facts(self.sha256, self.metadata, images, probabilities)
+    def metadata(self) -> Metadata:
+        """What the checkpoint says of itself."""
+        return self.facts.metadata
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The network's tensors, on the CPU as stored."""
+        return {name: stored.tensor() for name, stored in self.stored.items()}
+
+    @property
+    def self_test_images(self) -> Tensor:
+        """What the engine's answers are tried with, uint8 (K, 3, S, S)."""
+        import torch
+
+        return torch.tensor(self.facts.self_test_images)
+
+    @property
+    def self_test_probabilities(self) -> Tensor:
+        """What the engine must answer to them, float32 (K, classes)."""
+        import torch
+
+        return torch.tensor(self.facts.self_test_probabilities)
 
     def network(self) -> ResNet:
         """Build the network in float32 with the checkpoint's weights, in evaluation mode."""
@@ -72,30 +95,27 @@ class Checkpoint:
         return network.eval()
 
 
-def stored_names(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of the tensors that a checkpoint of `network` holds.
-
-    That is its state dict without batch norm's batch counters, which only training with momentum None would use.
-    """
-    return {k: tuple(v.shape) for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-
-
 def half_precision(network: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors to store: convolution and linear weights as float16, batch norm and biases as float32."""
-    state = network.state_dict()
+    """Return the tensors to store: convolution and linear weights as float16, batch norm and biases as float32.
+
+    Batch norm's batch counters are left out, which only training with momentum None would use.
+    """
+    import torch
+
     return {
-        name: state[name].detach().cpu().to(torch.float16 if len(shape) > 1 else torch.float32).contiguous()
-        for name, shape in stored_names(network).items()
+        name: value.detach().cpu().to(torch.float16 if value.ndim > 1 else torch.float32).contiguous()
+        for name, value in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
     }
 
 
-def content_digest(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+def content_digest(metadata: dict[str, Any], tensors: dict[str, StoredTensor]) -> str:
     """Return the SHA-256 (hex) over metadata and over every tensor's name, dtype, shape and bytes."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0torch.{tensor.dtype}\0{tensor.shape}\0".encode())
+        digest.update(tensor.data)
     return digest.hexdigest()
 
 
@@ -118,13 +138,16 @@ def save(
     self_test_probabilities: Tensor,
 ) -> None:
     """Write a checkpoint. `self_test_images` uint8 (K, 3, S, S), `self_test_probabilities` float32 (K, classes)."""
+    import safetensors.torch
+
     everything = {
         **tensors,
         SELF_TEST_IMAGES: self_test_images.contiguous(),
         SELF_TEST_PROBABILITIES: self_test_probabilities.contiguous(),
     }
     fields = metadata.model_dump(mode="json")
-    header = {"digest": content_digest(fields, everything), "metadata": fields}
+    stored = {name: StoredTensor.of(tensor) for name, tensor in everything.items()}
+    header = {"digest": content_digest(fields, stored), "metadata": fields}
     write_atomically(path, safetensors.torch.save(everything, {METADATA_KEY: json.dumps(header)}))
 
 
@@ -170,7 +193,7 @@ def load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
         if expected is not None and sha256 != expected.lower():
             raise CheckpointError(f"checkpoint {path}: its SHA-256 {sha256} is not the one {whose}: {expected}")
     try:
-        tensors = safetensors.torch.load(data)
+        tensors = parse(data)
         header_bytes = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + header_bytes])["__metadata__"][METADATA_KEY]
         parsed = json.loads(header)
@@ -183,8 +206,8 @@ def load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
     _check_tensors(path, metadata, tensors)
     if content_digest(fields, tensors) != digest:
         raise CheckpointError(f"checkpoint {path}: content does not match its SHA-256 digest: the file is corrupt")
-    images, probabilities = tensors.pop(SELF_TEST_IMAGES), tensors.pop(SELF_TEST_PROBABILITIES)
-    return Checkpoint(path, sha256, metadata, tensors, images, probabilities)
+    images, probabilities = tensors.pop(SELF_TEST_IMAGES).array(), tensors.pop(SELF_TEST_PROBABILITIES).array()
+    return Checkpoint(path, Facts(sha256, metadata, images, probabilities), tensors)
 
 
 def _looks_like(data: bytes) -> str:
@@ -211,16 +234,15 @@ def _parse_metadata(path: Path, fields: object) -> Metadata:
     return metadata
 
 
-def _check_tensors(path: Path, metadata: Metadata, tensors: dict[str, Tensor]) -> None:
+def _check_tensors(path: Path, metadata: Metadata, tensors: dict[str, StoredTensor]) -> None:
     """Require exactly the tensors of the architecture and of the self-test, in their shapes."""
     try:
-        with torch.device("meta"):
-            expected = stored_names(metadata.build())
+        expected = metadata.structure().shapes
     except ValueError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
     size, classes = metadata.input_size, len(metadata.classes)
     images = tensors.get(SELF_TEST_IMAGES)
-    count = len(images) if images is not None and images.ndim else 0
+    count = images.shape[0] if images is not None and images.shape else 0
     expected[SELF_TEST_IMAGES] = (max(count, 1), 3, size, size)
     expected[SELF_TEST_PROBABILITIES] = (max(count, 1), classes)
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
@@ -229,12 +251,10 @@ def _check_tensors(path: Path, metadata: Metadata, tensors: dict[str, Tensor]) -
     if unknown:
         raise CheckpointError(f"checkpoint {path}: {len(unknown)} unknown tensor(s): {', '.join(unknown[:3])}")
     for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise CheckpointError(
-                f"checkpoint {path}: tensor {name} has shape {tuple(tensors[name].shape)}, expected {shape}"
-            )
-        allowed = (torch.uint8,) if name == SELF_TEST_IMAGES else STORED_FLOATS
-        if tensors[name].dtype not in allowed:
-            raise CheckpointError(f"checkpoint {path}: tensor {name} has unexpected type {tensors[name].dtype}")
-        if not bool(torch.isfinite(tensors[name]).all()):
+        tensor = tensors[name]
+        if tensor.shape != shape:
+            raise CheckpointError(f"checkpoint {path}: tensor {name} has shape {tensor.shape}, expected {shape}")
+        if not (tensor.dtype == "uint8" if name == SELF_TEST_IMAGES else tensor.is_float):
+            raise CheckpointError(f"checkpoint {path}: tensor {name} has unexpected type {tensor.dtype}")
+        if not np.isfinite(tensor.array()).all():
             raise CheckpointError(f"checkpoint {path}: tensor {name} holds values that are not finite")

@@ -1,4 +1,4 @@
-"""Bytes that lie in a temporary file: memory only while somebody reads them.
+"""Arrays that lie in a temporary file: memory only while somebody reads them.
 
 For what a runtime wants to be kept but hardly ever looks at again: OpenVINO copies a convolution's weights into an
 order of its own, and holds on to the ones that it was given.
@@ -10,43 +10,52 @@ import mmap
 import os
 import sys
 import tempfile
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-def file_with_room(size: int) -> BinaryIO:
-    """Open a file without a name, on the disk if there is room for `size` bytes, or else in memory.
-
-    Whether there is room is found out at once, by claiming it: in the middle of writing it would be too late. Where
-    temporary files lie in memory themselves, nothing is gained and nothing lost. Raises OSError without a folder for
-    temporary files.
-    """
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    if sys.platform == "linux":
-        try:
-            os.posix_fallocate(file.fileno(), 0, max(size, 1))
-        except OSError:
-            file.close()
-            return os.fdopen(os.memfd_create("weights"), "w+b")
-    return file
+ALIGNMENT = 64
 
 
 class FileBacked:
-    """A file's bytes as an array that may be written to; they outlive the file's being closed.
+    """Room for arrays of `size` bytes together, on the disk if there is room for them, or else in memory.
 
-    Raises ValueError if it is empty.
+    Whether there is room is found out at once, by claiming it: in the middle of writing it would be too late. Where
+    temporary files lie in memory themselves, nothing is gained and nothing lost. The file has no name, and goes with
+    the arrays.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._memory = mmap.mmap(file.fileno(), 0)
+    def __init__(self, size: int) -> None:
+        size = max(size, 1)
+        self._used = 0
+        self._in_file = sys.platform == "linux"
+        if self._in_file:
+            try:
+                with tempfile.TemporaryFile() as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                    self._memory = mmap.mmap(file.fileno(), size)
+            except OSError:  # no folder for temporary files, or no room in it
+                self._in_file = False
+        if not self._in_file:
+            self._memory = mmap.mmap(-1, size)
 
-    @property
-    def values(self) -> NDArray[np.uint8]:
-        """All of the file, uint8 (N,)."""
-        return np.frombuffer(self._memory, np.uint8)
+    def keep(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a copy, of the same shape, that lies here. Raises ValueError if there is no room for it."""
+        begin = self._used
+        end = begin + array.nbytes
+        if end > len(self._memory):
+            raise ValueError("no room is left")
+        copy = np.frombuffer(self._memory, np.float32, array.size, begin).reshape(array.shape)
+        copy[...] = array
+        self._used = end + -end % ALIGNMENT
+        return copy
+
+    @staticmethod
+    def size_of(bytes_of_each: list[int]) -> int:
+        """Return the room that arrays of so many bytes need."""
+        return sum(size + -size % ALIGNMENT for size in bytes_of_each)
 
     def let_go(self) -> None:
         """Give the memory back; what is read again comes from the file."""
-        self._memory.madvise(mmap.MADV_DONTNEED)
+        if self._in_file:
+            self._memory.madvise(mmap.MADV_DONTNEED)

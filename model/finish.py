@@ -12,11 +12,11 @@ import torchvision
 from torch import Tensor, nn
 
 from model import checkpoint
+from model.architecture import Architecture
 from model.calibration import Calibration, fit_calibration
 from model.checkpoint import Metadata
 from model.data import Dataset
 from model.evaluate import compute_logits, score
-from model.resnet import Architecture
 
 SELF_TEST_COUNT = 16
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model.architecture import Architecture
 from model.augment import Draws, apply, draw, random_stream
 from model.checkpoint import Checkpoint
 from model.data import Dataset
@@ -19,7 +20,7 @@ from model.evaluate import compute_logits
 from model.optim import MovingAverage, one_cycle, parameter_groups
 from model.precision import has_fast_bfloat16
 from model.recipe import Recipe
-from model.resnet import Architecture, ResNet
+from model.resnet import ResNet
 from model.transforms import normalise, resize_batch
 
 log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from model.architecture import Architecture, Structure
 from model.calibration import Calibration
 from model.transforms import Triple
 
@@ -65,10 +66,12 @@ class Metadata(BaseModel):
         """What turns the network's logits into probabilities."""
         return Calibration(self.temperature, self.calibration_exponent)
 
-    def build(self) -> ResNet:
-        """Build the network that the tensors belong to. Raises ValueError for an unknown architecture or option."""
-        from model.resnet import Architecture
+    def structure(self) -> Structure:
+        """Return the layers that the tensors belong to. Raises ValueError for an unknown architecture or option."""
+        return Architecture.from_dict(self.architecture).structure()
 
+    def build(self) -> ResNet:
+        """Build the network in torch. Raises ValueError for an unknown architecture or option."""
         return Architecture.from_dict(self.architecture).build()
 
 

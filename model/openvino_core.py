@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 
+import numpy as np
 import openvino
+from openvino import opset13 as ops
+
+# A convolution like those of a network in the middle: 0.6 thousand million operations, milliseconds.
+IMAGES, CHANNELS, SIDE = 8, 128, 16
+MEASURED_TIMES = 7
+WORTHWHILE = 0.9
 
 
 @cache
@@ -15,3 +23,36 @@ def core() -> openvino.Core:
     whatever thread that happens in: the next signal to the first thread would then end the process.
     """
     return openvino.Core()
+
+
+@cache
+def has_fast_bfloat16() -> bool:
+    """Whether OpenVINO is faster in bfloat16 than in float32 on this CPU: a small convolution says so, in 0.1 s.
+
+    That the processor has instructions for it says little: on one with AVX512-BF16 it ran at 0.6 times the rate of
+    float32, on another one at twice the rate.
+    """
+    if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return False
+    requests = {precision: _convolution(precision) for precision in ("f32", "bf16")}
+    best = dict.fromkeys(requests, float("inf"))
+    for _ in range(MEASURED_TIMES):
+        for precision, request in requests.items():
+            best[precision] = min(best[precision], _seconds(request))
+    return best["bf16"] < WORTHWHILE * best["f32"]
+
+
+def _convolution(precision: str) -> openvino.InferRequest:
+    images = ops.parameter([IMAGES, CHANNELS, SIDE, SIDE], np.float32)
+    weight = np.full((CHANNELS, CHANNELS, 3, 3), 0.5, np.float32)
+    model = openvino.Model([ops.convolution(images, weight, [1, 1], [1, 1], [1, 1], [1, 1])], [images], "probe")
+    options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": precision}
+    request = core().compile_model(model, "CPU", options).create_infer_request()
+    request.infer([np.full((IMAGES, CHANNELS, SIDE, SIDE), 0.5, np.float32)])
+    return request
+
+
+def _seconds(request: openvino.InferRequest) -> float:
+    started = time.perf_counter()
+    request.infer()
+    return time.perf_counter() - started

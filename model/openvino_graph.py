@@ -3,8 +3,8 @@
     uint8 (N, 3, S, S) -> normalise -> stem -> stages -> mean over space -> head -> float32 logits (N, classes)
 
 The model is written down operation by operation rather than traced out of PyTorch: it takes a tenth of a second in
-place of two, and the points where a quantised network rounds are chosen here. Nothing but `import openvino` is needed
-to run it, no compiler and no file.
+place of two, and the points where a quantised network rounds are chosen here. To make it and to run it takes OpenVINO
+and NumPy, no torch, no compiler and no file.
 
 Quantisation is the post-training kind (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", arXiv:1712.05877): weights symmetric with one scale an output channel, activations
@@ -18,22 +18,21 @@ Issue Workaround"); whether this processor needs them is found out on itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 from openvino import Node
 from openvino import opset13 as ops
-from torch import Tensor, nn
 
-from model.checkpoint import Checkpoint
-from model.fuse import fold_batch_norm
+from model.architecture import Block, Convolution, Structure
+from model.folded import Layer
 from model.openvino_core import core
-from model.resnet import Bottleneck, Projection, ResidualBlock, ResNet
 from model.transforms import Triple
 
+Layers = Mapping[str, Layer]
 Range = tuple[float, float]
 Ranges = dict[str, Range]
 
@@ -44,30 +43,23 @@ LARGEST_WEIGHT = WEIGHT_LEVELS // 2
 LARGEST_WEIGHT_IN_SUMS_OF_16_BITS = 64
 
 
-def model_of(source: Checkpoint, precision: str, threads: int) -> openvino.Model:
-    """Write a checkpoint's network down for "int8", or in float32 for what computes in any float precision."""
-    metadata = source.metadata
-    if precision == "int8":
-        images = source.self_test_images.numpy()
-        return quantised_model(source.network(), metadata.mean, metadata.std, images, threads)
-    return float_model(source.network(), metadata.mean, metadata.std)
+def float_model(structure: Structure, layers: Layers, mean: Triple, std: Triple) -> openvino.Model:
+    """Write a network down in float32, for what computes in any float precision. Any batch size will do.
 
-
-def float_model(network: ResNet, mean: Triple, std: Triple) -> openvino.Model:
-    """Write a network in evaluation mode down in float32; its batch norm is folded in place. Any batch size will do."""
-    return _Writer(fold_batch_norm(network), mean, std).model()
+    `layers` are those of model/folded.py, whose weights the model goes on using where they lie.
+    """
+    return _Writer(structure, layers, mean, std).model()
 
 
 def quantised_model(
-    network: ResNet, mean: Triple, std: Triple, images: NDArray[np.uint8], threads: int
+    structure: Structure, layers: Layers, mean: Triple, std: Triple, *, images: NDArray[np.uint8], threads: int
 ) -> openvino.Model:
-    """Write a network in evaluation mode down with eight-bit convolutions and head; its batch norm is folded in place.
+    """Write a network down with eight-bit convolutions and head.
 
     The ranges of the activations are those that `images`, uint8 (K, 3, S, S), show in the float32 network.
     """
-    folded = fold_batch_norm(network)
-    ranges = _measure_ranges(_Writer(folded, mean, std), images, threads)
-    return _Writer(folded, mean, std, ranges, largest_weight=largest_weight()).model()
+    ranges = _measure_ranges(_Writer(structure, layers, mean, std), images, threads)
+    return _Writer(structure, layers, mean, std, ranges, largest_weight=largest_weight()).model()
 
 
 @cache
@@ -102,18 +94,20 @@ def _measure_ranges(writer: _Writer, images: NDArray[np.uint8], threads: int) ->
 
 
 class _Writer:
-    """Turns modules into operations. Without `ranges` it notes in `points` where they would be needed."""
+    """Turns layers into operations. Without `ranges` it notes in `points` where they would be needed."""
 
     def __init__(
         self,
-        network: nn.Module,
+        structure: Structure,
+        layers: Layers,
         mean: Triple,
         std: Triple,
         ranges: Ranges | None = None,
         *,
         largest_weight: int = LARGEST_WEIGHT,
     ) -> None:
-        self.network: Any = network
+        self.structure = structure
+        self.layers = layers
         self.mean = mean
         self.std = std
         self.ranges = ranges
@@ -123,43 +117,39 @@ class _Writer:
 
     def model(self) -> openvino.Model:
         """Return the whole network."""
-        network = self.network
         scale = np.array(self.std, np.float32).reshape(1, 3, 1, 1) * 255
         shift = -np.array(self.mean, np.float32).reshape(1, 3, 1, 1) * 255
         x = ops.divide(ops.add(ops.convert(self.images, "f32"), shift), scale)
-        x = ops.relu(self._layer(network.stem.conv, self._round("images", x)))
-        if hasattr(network.stem, "pool"):
+        x = ops.relu(self._convolution(self.structure.stem, self._round("images", x)))
+        if self.structure.pool:
             x = ops.max_pool(x, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
-        for s, stage in enumerate(network.stages):
-            for b, block in enumerate(stage):
-                x = self._block(f"{s}.{b}", block, x)
+        for stage in self.structure.stages:
+            for block in stage:
+                x = self._block(block, x)
         pooled = self._round("pooled", ops.reduce_mean(x, np.array([2, 3])))
-        return openvino.Model([self._layer(network.head, pooled)], [self.images], "resnet")
+        weight, bias = self.layers["head"]
+        logits = ops.add(ops.matmul(pooled, self._round_weight(weight), False, True), bias)
+        return openvino.Model([logits], [self.images], "resnet")
 
-    def _block(self, name: str, block: ResidualBlock | Bottleneck, x: Node) -> Node:
-        layers = [block.conv1, block.conv2] + ([block.conv3] if isinstance(block, Bottleneck) else [])
-        x = y = self._round(f"{name}.in", x)
-        for i, layer in enumerate(layers):
-            y = self._layer(layer, self._round(f"{name}.{i}", ops.relu(y)) if i else y)
-        if block.shortcut is not None:
+    def _block(self, block: Block, x: Node) -> Node:
+        x = y = self._round(f"{block.name}.in", x)
+        for i, layer in enumerate(block.layers):
+            y = self._convolution(layer, self._round(f"{block.name}.{i}", ops.relu(y)) if i else y)
+        if block.shortcut != "none":
             # The sum's first term is rounded too: only then are convolution, sum and ReLU one pass over memory.
-            y = self._round(f"{name}.sum", y)
-            y = ops.add(y, self._layer(block.shortcut.conv, x) if isinstance(block.shortcut, Projection) else x)
+            y = self._round(f"{block.name}.sum", y)
+            y = ops.add(y, self._convolution(block.projection, x) if block.projection else x)
         return ops.relu(y)
 
-    def _layer(self, layer: nn.Conv2d | nn.Linear, x: Node) -> Node:
-        weight = _array(layer.weight)
-        if isinstance(layer, nn.Linear):
-            return ops.add(ops.matmul(x, self._round_weight(weight), False, True), _array(layer.bias))
-        windows = [list(layer.stride), *2 * [list(layer.padding)], list(layer.dilation)]
+    def _convolution(self, layer: Convolution, x: Node) -> Node:
+        weight, bias = self.layers[layer.name]
+        windows = [[layer.stride] * 2, *2 * [[layer.padding] * 2], [1, 1]]
         if layer.groups > 1:
             grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])
             y = ops.group_convolution(x, self._round_weight(grouped, channel_axes=2), *windows)
         else:
             y = ops.convolution(x, self._round_weight(weight), *windows)
-        bias = layer.bias
-        assert bias is not None, "batch norm has been folded into a bias"
-        return ops.add(y, _array(bias).reshape(1, -1, 1, 1))
+        return ops.add(y, bias.reshape(1, -1, 1, 1))
 
     def _round(self, name: str, x: Node) -> Node:
         """Round activations to 256 steps over the range of this point, one of which is zero."""
@@ -174,17 +164,13 @@ class _Writer:
 
     def _round_weight(self, weight: NDArray[np.float32], channel_axes: int = 1) -> Node:
         """Round weights symmetrically, each output channel over its own range, to integers up to `largest_weight`."""
+        constant = ops.constant(weight, shared_memory=True)
         if self.ranges is None:
-            return ops.constant(weight)
+            return constant
         inner = tuple(range(channel_axes, weight.ndim))
         high = np.maximum(np.abs(weight).max(axis=inner, keepdims=True), 1e-6) * (LARGEST_WEIGHT / self.largest_weight)
-        return ops.fake_quantize(ops.constant(weight), -high, high, -high, high, WEIGHT_LEVELS)
+        return ops.fake_quantize(constant, -high, high, -high, high, WEIGHT_LEVELS)
 
 
 def _limits(low: float, high: float) -> tuple[np.float32, np.float32]:
     return np.float32(low), np.float32(high)
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = tensor.detach().float().numpy()
-    return array

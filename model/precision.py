@@ -1,4 +1,4 @@
-"""Which arithmetic a device is good at."""
+"""Which arithmetic a device is good at, in torch; model/openvino_core.py says so of OpenVINO."""
 
 from __future__ import annotations
 
@@ -22,13 +22,6 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     return _cpu_has("_is_amx_tile_supported") or (_cpu_has("_is_avx512_bf16_supported") and _is_measured_faster())
-
-
-def floats_of(precision: str, device: torch.device) -> str:
-    """Return the precision of what is computed in floats: "float32" or "bfloat16" if asked for, else the better one."""
-    if precision in {"float32", "bfloat16"}:
-        return precision
-    return "bfloat16" if has_fast_bfloat16(device) else "float32"
 
 
 def _cpu_has(question: str) -> bool:

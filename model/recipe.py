@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from model.resnet import Architecture, Shortcut, Stem
+from model.architecture import Architecture, Shortcut, Stem
 
 LARGEST_CIFAR_STEM_PIXELS = 64
 
@@ -55,8 +54,8 @@ def parse_phases(text: str) -> Phases:
 class Recipe:
     """How to train what. `phases` are (image size in pixels, epochs); `warmup` is a share of all steps.
 
-    `arch` to `shortcut` are the network's, see model.resnet.Architecture; `stem` "auto" is chosen by the image size.
-    `keep_initial` is the share of the weights it started from in the final ones, see model.interpolate.
+    `arch` to `shortcut` are the network's, see model.architecture.Architecture; `stem` "auto" is chosen by the image
+    size. `keep_initial` is the share of the weights it started from in the final ones, see model.interpolate.
     """
 
     arch: str = "resnet18"
@@ -99,8 +98,6 @@ class Recipe:
 
     def architecture(self, num_classes: int, size: int) -> Architecture:
         """Return the network to train on images of `size` pixels: the "auto" stem keeps small ones' resolution."""
-        from model.resnet import Architecture  # it imports torch, which takes a second
-
         small = size <= LARGEST_CIFAR_STEM_PIXELS
         stem: Stem = ("cifar" if small else "imagenet") if self.stem == "auto" else self.stem
         return Architecture(self.arch, num_classes, stem, self.groups, self.width_per_group, self.shortcut)

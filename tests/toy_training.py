@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+import model.architecture
 import model.learner
-import model.resnet
 from model.data import Dataset
 from model.distributed import join_world
 from model.recipe import Recipe
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds-a-step", type=float, default=0.0)
     arguments = parser.parse_args()
-    model.resnet.STAGE_WIDTHS = (16, 16, 32, 32)
+    model.architecture.STAGE_WIDTHS = (16, 16, 32, 32)
     model.learner.has_fast_bfloat16 = lambda _device: False  # the same numbers on every processor
     torch.set_num_threads(1)
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
+import sys
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import uvicorn
 
-from app.children import module_command
 from app.pidfile import pid_file
 from app.processes.door import Door
 from app.processes.front import Front
@@ -111,11 +113,13 @@ def start_process(settings: Settings, index: int, files: tuple[int, int, int]) -
     known = settings.model_dump(mode="json")
     if settings.api_key is not None:
         known["api_key"] = settings.api_key.get_secret_value()
-    command, environment = module_command("app.processes.http", str(index), *map(str, files))
+    # Not from whatever folder this process happens to be in, as -m would by itself.
+    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+    command = [sys.executable, "-P", "-m", "app.processes.http", str(index), *map(str, files)]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # inherited, until it ignores them
     try:
         process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.PIPE, pass_fds=files, env=environment
+            command, stdin=subprocess.PIPE, pass_fds=files, env={**os.environ, "PYTHONPATH": path}
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the image, brings the CPU variant up with Docker Compose, predicts, looks at how it is locked up, takes it down.
+# Builds both images, brings the one for CPUs up with Docker Compose, predicts, looks at how it is locked up, takes it down.
 # Needs a Docker engine, or a command that runs another beside a throw-away engine: WITH_DOCKER=COMMAND.
 # Also from the environment: EXPECT_LABEL (of examples/cat.png), PIP_ARGS, BASE_IMAGE, BUILD_ARGS (more for `docker build`).
-# Removes its container and network; the image resnet-service:test stays, so that the next build need not install torch.
+# Removes its containers and network; its images stay, so that the next build need not install torch.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -16,7 +16,8 @@ if ! docker info >/dev/null 2>&1; then
   IN_HELPER=1 exec "$helper" "$PWD/tests/containers/run.sh"
 fi
 
-image=resnet-service:test
+image=resnet-service:test-cpu
+whole=resnet-service:test
 project=resnet-test-$$
 work=$(mktemp -d)
 export PUBLISH=127.0.0.1:0 # a free port
@@ -69,16 +70,27 @@ check "/secrets is an empty volume: $none" test "$none" = "volume secrets None"
 check "/secrets is the folder SECRETS: $some" test "$some" = "bind tls /secrets/localhost.crt"
 
 # --- build ---
-start=$SECONDS
-# shellcheck disable=SC2086
-docker build --tag "$image" --build-arg "PIP_ARGS=${PIP_ARGS:-}" \
-  ${BASE_IMAGE:+--build-arg "BASE_IMAGE=$BASE_IMAGE"} ${BUILD_ARGS:-} . >"$work/build" 2>&1 || {
-  tail -n 30 "$work/build"
-  report FAIL "the image builds"
-  exit 1
+build() { # build TAG WITH_TORCH
+  start=$SECONDS
+  # shellcheck disable=SC2086
+  docker build --tag "$1" --build-arg "PIP_ARGS=${PIP_ARGS:-}" --build-arg "WITH_TORCH=$2" \
+    ${BASE_IMAGE:+--build-arg "BASE_IMAGE=$BASE_IMAGE"} ${BUILD_ARGS:-} . >"$work/build" 2>&1 || {
+    tail -n 30 "$work/build"
+    report FAIL "$1 builds"
+    exit 1
+  }
+  size=$(($(docker image inspect --format '{{.Size}}' "$1") / 1000000))
+  report PASS "$1 builds ($((SECONDS - start)) s, $size MB)"
 }
-size=$(docker image inspect --format '{{.Size}}' "$image")
-report PASS "the image builds ($((SECONDS - start)) s, $((size / 1000000)) MB)"
+build "$whole" yes
+build "$image" no
+check "the image for CPUs is small: $size MB" test "$size" -lt 1000
+by_itself() { docker run --rm --interactive --entrypoint sh "$1" -c "cat >/tmp/cat.png && resnet predict /tmp/cat.png $2" <examples/cat.png; }
+check "the whole image predicts, with torch" by_itself "$whole" "--runtime torch --device cpu"
+cat "$work/out"
+check "the image for CPUs predicts" by_itself "$image" ""
+needs_torch() { ! docker run --rm "$image" evaluate --data cifar10 --root /tmp 2>"$work/seen" && cat "$work/seen" && grep -qx 'resnet: error: this needs torch.*' "$work/seen"; }
+check "and says that it cannot evaluate" needs_torch
 
 # --- up ---
 start=$SECONDS
@@ -134,7 +146,8 @@ listed = {key(one["name"]): one["version"] for one in [bom["metadata"]["componen
 installed = {key(one.name): one.version for one in importlib.metadata.distributions()}
 assert listed == installed, sorted(listed.items() ^ installed.items())
 assert not [name for name in installed if "cyclonedx" in name], "its tool is in the image"
-print(", ".join(f"{name} {listed[name]}" for name in ("resnet-service", "torch", "fastapi", "pillow")))
+print(", ".join(f"{name} {listed[name]}" for name in ("resnet-service", "openvino", "fastapi", "pillow")))
+assert "torch" not in installed, "torch is in the image for CPUs"
 PYTHON
 }
 check "the SBOM lists what is installed, version for version, and nothing else" made_of

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from model import checkpoint
+from model.architecture import Architecture
 from model.checkpoint import Metadata
 from model.data import Dataset
-from model.resnet import Architecture
 
 TOY_CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -21,7 +21,7 @@ def toy_test_set(*_args: object, **_options: object) -> Dataset:
 def toy_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Save an untrained checkpoint of a narrow network, and put the toy test set in the place of CIFAR-10."""
     monkeypatch.setattr("model.datasets.load_dataset", toy_test_set)
-    monkeypatch.setattr("model.resnet.STAGE_WIDTHS", (16, 16, 32, 32))
+    monkeypatch.setattr("model.architecture.STAGE_WIDTHS", (16, 16, 32, 32))
     torch.manual_seed(0)
     metadata = Metadata(
         name="toy",

@@ -40,7 +40,7 @@ def toy_dataset(*_where: object, train: bool, **_options: object) -> Dataset:
 def tiny(monkeypatch: pytest.MonkeyPatch):
     """Small data, a narrow network, one thread; the command's logging ends with the test."""
     monkeypatch.setattr("model.datasets.load_dataset", toy_dataset)
-    monkeypatch.setattr("model.resnet.STAGE_WIDTHS", (16, 16, 32, 32))
+    monkeypatch.setattr("model.architecture.STAGE_WIDTHS", (16, 16, 32, 32))
     threads, root = torch.get_num_threads(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     torch.set_num_threads(1)

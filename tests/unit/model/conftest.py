@@ -27,7 +27,7 @@ def float32() -> Iterator[None]:
 def narrow_stages() -> Iterator[None]:
     """Build every network with few channels: the same layers and names at a thousandth of the cost."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.resnet.STAGE_WIDTHS", (16, 16, 32, 32))
+        patch.setattr("model.architecture.STAGE_WIDTHS", (16, 16, 32, 32))
         yield
 
 

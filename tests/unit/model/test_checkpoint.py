@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from model import checkpoint
+from model.architecture import Architecture
 from model.checkpoint import SELF_TEST_IMAGES, SELF_TEST_PROBABILITIES, Checkpoint, CheckpointError, Metadata
-from model.resnet import Architecture
 
 METADATA = Metadata(
     name="toy",
@@ -311,7 +311,7 @@ def test_pinned_file_loads_if_it_is_the_pinned_one(intact: Path, path: Path) -> 
 def test_only_a_file_with_the_pinned_digest_is_looked_into(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(b"made to harm whoever parses it")
     path.with_name("SHA256SUMS").write_text(f"{'0' * 64}  {path.name}\n")
-    monkeypatch.setattr(safetensors.torch, "load", lambda _: pytest.fail("parsed"))
+    monkeypatch.setattr(checkpoint, "parse", lambda _: pytest.fail("parsed"))
     assert "is not the one in" in refusal(path)
 
 

@@ -80,6 +80,7 @@ def test_older_checkpoint_is_a_start_for_the_network_that_it_holds(tmp_path: Pat
     recipe = replace(ONE_STEP, arch="resnet18")
     source = checkpoint.load(Trainer(recipe, DATASET, tmp_path / "first", device=torch.device("cpu")).run())
     older = {key: source.metadata.architecture[key] for key in ("arch", "num_classes", "stem")}
-    source = replace(source, metadata=source.metadata.model_copy(update={"architecture": older}))
+    metadata = source.metadata.model_copy(update={"architecture": older})
+    source = replace(source, facts=replace(source.facts, metadata=metadata))
     trainer = Trainer(recipe, DATASET, tmp_path / "second", device=torch.device("cpu"), init_from=source)
     assert torch.equal(trainer.learner.network.head.bias, source.tensors["head.bias"])

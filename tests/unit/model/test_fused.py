@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from model.architecture import Architecture
 from model.fuse import fold_batch_norm
 from model.fused import CudnnKernels, FusedNetwork, PlainKernels
-from model.resnet import Architecture
 
 ARCHITECTURES = {
     "basic": Architecture("resnet18"),

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from model import openvino_graph
+from model.architecture import Architecture
+from model.folded import fold
 from model.openvino_core import core
 from model.openvino_graph import float_model, largest_weight, quantised_model
-from model.resnet import Architecture
 from model.transforms import normalise
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -16,9 +17,16 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 def network(seed=0, **options):
     """A network whose batch norm has seen something, so that folding it matters."""
     torch.manual_seed(seed)
-    built = Architecture(num_classes=7, **options).build()
+    architecture = Architecture(num_classes=7, **options)
+    built = architecture.build()
+    built.structure = architecture.structure()
     built.train()(torch.randn(8, 3, 32, 32))
     return built.eval()
+
+
+def described(net):
+    """What a model is written down from."""
+    return net.structure, fold(net.structure, {name: value.numpy() for name, value in net.state_dict().items()})
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +58,14 @@ NETWORKS = [
 def test_floats_are_what_pytorch_computes(options, images):
     net = network(**options)
     wanted = expected(net, images)
-    np.testing.assert_allclose(answers(float_model(net, MEAN, STD), images), wanted, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(answers(float_model(*described(net), MEAN, STD), images), wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("options", NETWORKS, ids=lambda options: "-".join(map(str, options.values())))
 def test_integers_are_close(options, images):
     net = network(**options)
     wanted = expected(net, images)
-    got = answers(quantised_model(net, MEAN, STD, images, threads=1), images)
+    got = answers(quantised_model(*described(net), MEAN, STD, images=images, threads=1), images)
     spread = wanted.std()
     assert np.abs(got - wanted).max() > 0  # it does round
     assert np.sqrt(((got - wanted) ** 2).mean()) < 0.25 * spread
@@ -73,7 +81,7 @@ def test_sums_of_large_integers_are_not_cut_off(images):
     for _ in range(20):
         net.train()(torch.randn(64, 3, 32, 32))
     wanted = expected(net.eval(), images)
-    got = answers(quantised_model(net, MEAN, STD, images, threads=1), images)
+    got = answers(quantised_model(*described(net), MEAN, STD, images=images, threads=1), images)
     assert np.sqrt(((got - wanted) ** 2).mean()) < 0.25 * wanted.std()
 
 
@@ -84,11 +92,11 @@ def test_weights_of_seven_bits_are_close_too_whatever_this_processor_needs(integ
     monkeypatch.setattr(openvino_graph, "largest_weight", lambda: integers)
     net = network(arch="resnet18")
     wanted = expected(net, images)
-    got = answers(quantised_model(net, MEAN, STD, images, threads=1), images)
+    got = answers(quantised_model(*described(net), MEAN, STD, images=images, threads=1), images)
     assert np.sqrt(((got - wanted) ** 2).mean()) < 0.25 * wanted.std()
 
 
 def test_one_image_and_many_get_the_same_answer(images):
-    model = float_model(network(arch="resnet20"), MEAN, STD)
+    model = float_model(*described(network(arch="resnet20")), MEAN, STD)
     alone = np.concatenate([answers(model, images[i : i + 1]) for i in range(len(images))])
     np.testing.assert_allclose(alone, answers(model, images), atol=1e-4)

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
+from model.architecture import Architecture
 from model.recipe import PRESETS, Recipe, parse_phases
-from model.resnet import Architecture
 
 
 def test_phases_are_read_from_text() -> None:

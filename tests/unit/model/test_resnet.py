@@ -6,11 +6,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from model.architecture import MAX_GROUPED_WIDTH, Architecture
 from model.cost import count_macs, count_parameters
 from model.fuse import fold_batch_norm
 from model.resnet import (
-    MAX_GROUPED_WIDTH,
-    Architecture,
     Bottleneck,
     Projection,
     ResidualBlock,

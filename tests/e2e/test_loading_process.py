@@ -1,0 +1,25 @@
+"""The real process while it loads: it answers probes, and can be ended, though a read hangs in a thread."""
+
+import os
+import signal
+
+import httpx
+import pytest
+
+from tests.fifos import read_by_somebody
+
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.name != "posix", reason="a FIFO holds the process where it loads")]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_it_can_be_ended_while_a_checkpoint_cannot_be_read_to_its_end(start, tmp_path, number, code):
+    endless = tmp_path / "endless.safetensors"
+    os.mkfifo(endless)
+    service = start(wait=False, device="cpu", weights=endless)
+    with read_by_somebody(endless) as fifo:
+        service.wait_logged("Uvicorn running on")
+        assert httpx.get(f"{service.url}/livez").status_code == 200
+        assert httpx.get(f"{service.url}/readyz").text == "the model is loading\n"
+        assert service.stop(number) == code
+        assert fifo.is_left()
+    assert "Traceback" not in service.log

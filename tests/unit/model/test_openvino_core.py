@@ -1,0 +1,35 @@
+"""Whether bfloat16 is the faster one for OpenVINO: a measurement says so, where the processor has it at all."""
+
+import pytest
+
+from model import openvino_core
+from model.openvino_core import core, has_fast_bfloat16
+
+
+@pytest.mark.parametrize(("slow", "expected"), [("f32", True), ("bf16", False), (None, False)])
+def test_the_quicker_convolution_wins(monkeypatch, slow, expected):
+    class Core:
+        def get_property(self, *_):
+            return ["FP32", "BF16"]
+
+    monkeypatch.setattr(openvino_core, "core", Core)
+    monkeypatch.setattr(openvino_core, "_convolution", lambda precision: precision)
+    monkeypatch.setattr(openvino_core, "_seconds", lambda precision: 2.0 if precision == slow else 1.0)
+    assert has_fast_bfloat16.__wrapped__() is expected
+
+
+def test_a_processor_without_it_is_not_measured(monkeypatch):
+    class Core:
+        def get_property(self, *_):
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(openvino_core, "core", Core)
+    monkeypatch.setattr(openvino_core, "_convolution", lambda _: pytest.fail("measured"))
+    assert has_fast_bfloat16.__wrapped__() is False
+
+
+def test_this_processor_can_be_measured():
+    request = openvino_core._convolution("f32")
+    assert openvino_core._seconds(request) > 0
+    assert has_fast_bfloat16() in {True, False}
+    assert core() is core()
