@@ -10,10 +10,8 @@ ARG BASE_IMAGE=python:3.12-slim-bookworm
 FROM ${BASE_IMAGE} AS requirements
 ARG WITH_TORCH=yes
 COPY pyproject.toml /build/
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("/build/pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-    >/build/all.txt && \
-    if [ "$WITH_TORCH" = yes ]; then cat /build/all.txt; else grep -vE '^(torch|torchvision|tqdm)\b' /build/all.txt; fi \
-    >/build/requirements.txt
+COPY tools/requirements.py /build/tools/
+RUN python3 /build/tools/requirements.py $([ "$WITH_TORCH" = yes ] || echo --cpu-only) >/build/requirements.txt
 
 FROM ${BASE_IMAGE} AS dependencies
 ARG PIP_ARGS=""

@@ -18,13 +18,31 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# A CPU serves without torch, which is most of an environment: `make serve` leaves it out where there is no GPU, and
+# nothing was installed completely before.
+GPU     := $(wildcard /dev/nvidia* /dev/nvhost* /dev/nvmap /dev/dxg /dev/kfd)
+SERVING := $(VENV)/$(if $(GPU)$(wildcard $(VENV)/.installed),.installed,.serving)
+
+define make-venv
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
+endef
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(make-venv)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-serve: $(VENV)/.installed ## serve the shipped checkpoint on http://127.0.0.1:8000 (settings: RESNET_*)
+$(VENV)/.serving: pyproject.toml constraints.txt tools/requirements.py
+	$(make-venv)
+	$(BIN)/python tools/requirements.py --cpu-only >$(VENV)/requirements.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --requirement $(VENV)/requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@
+
+install: $(VENV)/.installed ## everything, also for training and tests
+
+serve: $(SERVING) ## serve the shipped checkpoint on http://127.0.0.1:8000 (settings: RESNET_*)
 	$(BIN)/resnet serve
 
 test: $(VENV)/.installed ## run the tests

@@ -17,8 +17,8 @@ COMMANDS = {
     "healthcheck": (healthcheck, "exit 0 if a service is ready"),
 }
 
-# What only training, evaluation and a GPU need; the image for CPUs does without.
-NOT_IN_THE_CPU_IMAGE = {"torch", "torchvision", "tqdm"}
+# What only training, evaluation and a GPU need: tools/requirements.py.
+NEVER_ON_A_CPU = {"torch", "torchvision", "tqdm"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,9 +38,10 @@ def main() -> None:
     try:
         sys.exit(arguments.run(arguments))
     except ModuleNotFoundError as error:
-        if error.name not in NOT_IN_THE_CPU_IMAGE:
+        if error.name not in NEVER_ON_A_CPU:
             raise
-        sys.exit(f"resnet: error: this needs {error.name}, which is not installed here: pip install {error.name}")
+        packages = " ".join(sorted(NEVER_ON_A_CPU))
+        sys.exit(f"resnet: error: this needs {error.name}, which is not installed here: pip install {packages}")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,12 @@ def may_need_torch(settings: Settings) -> bool:
     """Whether torch may be what computes: it takes two seconds to import and hundreds of megabytes for good."""
     if settings.runtime == "torch" or not _is_installed("openvino"):
         return True
-    return _gpu_in_sight() and _is_installed("torch") if settings.device == "auto" else settings.device != "cpu"
+    if settings.device != "auto" or not _gpu_in_sight():
+        return settings.device not in {"auto", "cpu"}
+    if not _is_installed("torch"):
+        log.warning("there is a GPU, but PyTorch is not installed here: serving on the CPU")
+        return False
+    return True
 
 
 def _gpu_in_sight() -> bool:
@@ -155,7 +160,7 @@ def _is_installed(package: str) -> bool:
 
 def _open_with_torch(source: Checkpoint, settings: Settings) -> Backend:
     if not _is_installed("torch"):
-        raise EngineUnavailable("PyTorch is not installed here: pip install torch torchvision, or device cpu")
+        raise EngineUnavailable("PyTorch is not installed here: pip install torch torchvision tqdm; or device cpu")
     from app.backends import open_backend
 
     return open_backend(source, settings)

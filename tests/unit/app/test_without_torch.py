@@ -106,4 +106,7 @@ def test_a_command_that_needs_torch_says_so_in_one_line(tmp_path):
     command = [sys.executable, "-c", code, "evaluate", "--data", "cifar10", "--root", str(tmp_path)]
     ended = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1
-    assert ended.stderr == "resnet: error: this needs torch, which is not installed here: pip install torch\n"
+    assert (
+        ended.stderr
+        == "resnet: error: this needs torch, which is not installed here: pip install torch torchvision tqdm\n"
+    )
