@@ -43,7 +43,7 @@ def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
     else:
         model = float_model(*described)
     floats = _fast_floats() if precision == "int8" else precision
-    return OpenVinoBackend(model, precision, floats, threads, constants)
+    return OpenVinoBackend(model, precision, floats, threads, constants, pin=settings.pin_threads)
 
 
 class OpenVinoBackend:
@@ -56,17 +56,21 @@ class OpenVinoBackend:
     runtime = "openvino"
     device = "cpu"
 
-    def __init__(self, model: Model, precision: str, floats: str, threads: int, constants: FileBacked) -> None:
+    def __init__(
+        self, model: Model, precision: str, floats: str, threads: int, constants: FileBacked, *, pin: bool = False
+    ) -> None:
         self.dtype = precision
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[floats],
+            # Threads that may not move stand still beside another program; those that may now and then share a core.
+            "ENABLE_CPU_PINNING": pin,
         }
         if "TBB_PARTITIONER" in core().get_property("CPU", "SUPPORTED_PROPERTIES"):
             # A layer's work in more pieces than threads, for whichever thread is free: with a piece each, all wait for
             # the one that shares its core with the event loop.
-            options |= {"TBB_PARTITIONER": "AUTO", "ENABLE_CPU_PINNING": False}
+            options["TBB_PARTITIONER"] = "AUTO"
         self._request = core().compile_model(model, "CPU", options).create_infer_request()
         self._constants = constants  # OpenVINO may look at them as long as the request lives
 

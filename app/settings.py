@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         Field(description="what computes; auto is openvino on a CPU where it is installed"),
     ] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads of the engine; 0 is one a core")] = 0
+    pin_threads: Annotated[
+        bool, Field(description="keep each thread of OpenVINO on one core: for cores that no other program needs")
+    ] = False
     batch_sizes: Annotated[
         Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1)] | None,
         NoDecode,

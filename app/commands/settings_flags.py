@@ -13,6 +13,8 @@ from app.settings import Settings
 def _default(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
     return "none" if value is None else str(value)
 
 
@@ -23,7 +25,7 @@ def add_settings(parser: argparse.ArgumentParser, only: Collection[str] | None =
             parser.add_argument(
                 "--" + name.replace("_", "-"),
                 default=argparse.SUPPRESS,
-                metavar=name.rpartition("_")[2].upper(),
+                metavar="true|false" if field.default is False else name.rpartition("_")[2].upper(),
                 help=f"{field.description} [RESNET_{name.upper()}, default {_default(field.default)}]".replace(
                     "%", "%%"
                 ),

@@ -14,6 +14,8 @@ def default_of(field):
         return ",".join(map(str, field.default))
     if field.default is None:
         return "none"
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
     return str(field.default).removeprefix(f"{ROOT}/")
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from app.backends import open_backend
 from app.batches import EngineBroken, EngineOutOfMemory
 from app.engine import CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine
+from app.openvino_backend import open_openvino
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.evaluate import compute_logits
@@ -146,6 +147,12 @@ def test_openvino_cuts_layers_finer_than_there_are_threads(source):
         pytest.skip("this OpenVINO has no such property")
     compiled = make(source, "openvino").backend._request.get_compiled_model()
     assert str(compiled.get_property("TBB_PARTITIONER")).endswith("AUTO")
+
+
+@pytest.mark.parametrize("pin", [True, False])
+def test_threads_stay_on_their_cores_only_if_asked_to(source, pin):
+    backend = open_openvino(source, Settings(device="cpu", pin_threads=pin))
+    assert backend._request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is pin
 
 
 SIGNAL_AFTER_CLOSE = """
