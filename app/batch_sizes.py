@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,10 @@ log = logging.getLogger(__name__)
 
 BUDGET_S = 1.0
 
-# A larger batch must be faster by this factor to be worth its longer wait.
+# A larger batch must be faster by this factor, by one of the clocks, to be worth its longer wait.
 WORTHWHILE = 1.03
+
+Clock = Callable[[], float]
 
 # Of a few runs the quickest counts: another program's burst is as long as a batch.
 RUNS = 3
@@ -34,9 +35,13 @@ def choose_batch_sizes(
     *,
     steps: int = 2,
     budget_s: float = BUDGET_S,
-    clock: Callable[[], float] = time.perf_counter,
+    clocks: Sequence[Clock] = (time.perf_counter,),
 ) -> tuple[int, ...]:
     """Measure batches of 1, 2, 4, ... images, up to `largest`, and return the sizes to pad batches to, increasing.
+
+    The first of the `clocks` is the one on the wall. Beside other programs, as when a whole machine starts, it says
+    little; the processor time of a run, where the processor computes, says more, but not how long threads had nothing
+    to do. So a size is the better one if any of them says so: one that is too large costs less than one too small.
 
     They go in `steps` of `ladder`. The last of them is the smallest batch that no larger one beats by more than
     WORTHWHILE, or LEAST. Each size is run once to warm it up and then measured; no further one is tried once as much
@@ -45,46 +50,61 @@ def choose_batch_sizes(
     and would leave nothing of the budget. Raises EngineOutOfMemory if not even one image fits.
     """
     spent_s = 0.0
-    rates: dict[int, float] = {}
+    rates: list[dict[int, float]] = [{} for _ in clocks]  # images/s by size, by each clock
     size = 1
     while size <= largest:
         images = np.zeros((size, 3, input_size, input_size), np.uint8)
-        enough = rates.get(size // 2, 0.0) * WORTHWHILE if size >= LEAST else 0.0
         try:
             run(images)
-            times = _times(partial(run, images), clock)
-            if size / max(min(times), 1e-9) < enough:  # or so it seems beside another program
-                times += _times(partial(run, images), clock)
+            times = _times(run, images, clocks)
+            if size >= LEAST and not _gains(rates, size, times):  # or so it seems beside another program
+                times += _times(run, images, clocks)
         except EngineOutOfMemory:
-            if not rates:
+            if size == 1:
                 raise
             break
-        least_s = min(times)
-        rates[size] = size / max(least_s, 1e-9)
-        if rates[size] < enough:
+        goes_on = size < LEAST or _gains(rates, size, times)
+        for known, by_clock in zip(rates, zip(*times, strict=True), strict=True):
+            known[size] = size / max(min(by_clock), 1e-9)
+        if not goes_on:
             break  # on a processor, whose memory for a larger one nobody would need again
+        wall_s = [one[0] for one in times]
+        spent_s += wall_s[0] + sum(wall_s)
         size *= 2
-        spent_s += times[0] + sum(times)
-        if spent_s + 4 * least_s > budget_s:  # two runs of twice the size
+        if spent_s + 4 * min(wall_s) > budget_s:  # two runs of twice the size
             break
-    best = max(rates.values())
-    chosen = next(size for size, rate in rates.items() if rate * WORTHWHILE >= best)
+    chosen = max(_smallest_good(known) for known in rates)
+    measured = [", ".join(f"{size}: {rate:.0f}" for size, rate in known.items()) for known in rates]
     log.info(
-        "the best batch holds %d images, by measurement: %s images/s",
-        chosen,
-        ", ".join(f"{size}: {rate:.0f}" for size, rate in rates.items()),
+        "the best batch holds %d images, by measurement: %s images/s", chosen, "; by processor time ".join(measured)
     )
     return ladder(min(max(chosen, LEAST), largest), steps)
 
 
-def _times(run: Callable[[], object], clock: Callable[[], float]) -> list[float]:
-    """Return the seconds of a few runs, of one if it is long."""
-    times: list[float] = []
-    while len(times) < RUNS and sum(times) < RUNS_S:
-        started = clock()
-        run()
-        times.append(clock() - started)
+def _times(
+    run: Callable[[NDArray[np.uint8]], object], images: NDArray[np.uint8], clocks: Sequence[Clock]
+) -> list[list[float]]:
+    """Return the seconds by each clock of a few runs, of one if it is long."""
+    times: list[list[float]] = []
+    while len(times) < RUNS and sum(one[0] for one in times) < RUNS_S:
+        started = [clock() for clock in clocks]
+        run(images)
+        times.append([clock() - start for clock, start in zip(clocks, started, strict=True)])
     return times
+
+
+def _gains(rates: list[dict[int, float]], size: int, times: list[list[float]]) -> bool:
+    """Whether a size is worthwhile after half of it, by any clock."""
+    quickest = [max(min(by_clock), 1e-9) for by_clock in zip(*times, strict=True)]
+    return any(
+        size / seconds >= known.get(size // 2, 0.0) * WORTHWHILE for known, seconds in zip(rates, quickest, strict=True)
+    )
+
+
+def _smallest_good(rates: dict[int, float]) -> int:
+    """Return the smallest size that none beats by more than WORTHWHILE."""
+    best = max(rates.values())
+    return next(size for size, rate in rates.items() if rate * WORTHWHILE >= best)
 
 
 def ladder(largest: int, steps: int = 2) -> tuple[int, ...]:

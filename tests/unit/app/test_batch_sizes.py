@@ -19,7 +19,7 @@ class Machine:
         self.now += self.seconds(len(images))
 
     def choose(self, largest=64, budget_s=1.0):
-        return choose_batch_sizes(self.run, 8, largest, budget_s=budget_s, clock=lambda: self.now)
+        return choose_batch_sizes(self.run, 8, largest, budget_s=budget_s, clocks=(lambda: self.now,))
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,29 @@ def test_ladders_are_what_the_documents_say():
 
 def test_the_steps_are_those_that_are_asked_for():
     machine = Machine(lambda images: 0.001 * max(images, 32))
-    assert choose_batch_sizes(machine.run, 8, 64, steps=4, clock=lambda: machine.now) == ladder(32, 4)
+    assert choose_batch_sizes(machine.run, 8, 64, steps=4, clocks=(lambda: machine.now,)) == ladder(32, 4)
+
+
+def test_beside_other_programs_the_processors_own_time_counts():
+    """On the wall every larger batch meets another program's burst; the processor needs less and less for an image."""
+    now = {"wall": 0.0, "processor": 0.0}
+
+    def run(images):
+        now["processor"] += 0.001 + 0.0001 * len(images)
+        now["wall"] += 0.002 * len(images)
+
+    def choose(*clocks):
+        return choose_batch_sizes(run, 8, 64, clocks=[lambda clock=clock: now[clock] for clock in clocks])
+
+    assert choose("wall") == ladder(LEAST)
+    assert choose("wall", "processor") == ladder(64)
+
+
+def test_threads_that_have_nothing_to_do_cost_no_processor_time_and_count_all_the_same():
+    now = {"wall": 0.0, "processor": 0.0}
+
+    def run(images):
+        now["processor"] += 0.001 * len(images)
+        now["wall"] += 0.001 + 0.0001 * len(images)
+
+    assert choose_batch_sizes(run, 8, 64, clocks=(lambda: now["wall"], lambda: now["processor"])) == ladder(64)
