@@ -26,17 +26,16 @@ def resolve(settings: Settings) -> tuple[str, str, str]:
     runtime: str = settings.runtime
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and find_spec("openvino") else "torch"
-    precision: str = settings.precision
-    if precision == "auto":
-        precision = _faster_floats(runtime, device)
-    return runtime, device, precision
+    return runtime, device, _precision(settings, runtime, device)
 
 
-def _faster_floats(runtime: str, device: str) -> str:
+def _precision(settings: Settings, runtime: str, device: str) -> str:
+    if settings.precision != "auto":
+        return settings.precision
     if runtime == "openvino" and device == "cpu" and find_spec("openvino"):
-        from model.openvino_core import has_fast_bfloat16 as openvino_has
+        from app.openvino_backend import precision_of  # it imports openvino, which a GPU does not need
 
-        return "bfloat16" if openvino_has() else "float32"
+        return precision_of(settings)
     return "bfloat16" if has_fast_bfloat16(torch.device(device)) else "float32"
 
 
@@ -52,6 +51,6 @@ def open_backend(source: Checkpoint, settings: Settings) -> Backend:
         raise EngineUnavailable("runtime openvino needs device cpu")
     if not find_spec("openvino"):
         raise EngineUnavailable("runtime openvino is not installed here: pip install openvino")
-    from app.openvino_backend import open_openvino  # it imports openvino, which a GPU does not need
+    from app.openvino_backend import open_openvino
 
     return open_openvino(source, settings)

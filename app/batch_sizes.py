@@ -64,8 +64,8 @@ def choose_batch_sizes(
                 raise
             break
         goes_on = size < LEAST or _gains(rates, size, times)
-        for known, by_clock in zip(rates, zip(*times, strict=True), strict=True):
-            known[size] = size / max(min(by_clock), 1e-9)
+        for known, rate in zip(rates, _rates(size, times), strict=True):
+            known[size] = rate
         if not goes_on:
             break  # on a processor, whose memory for a larger one nobody would need again
         wall_s = [one[0] for one in times]
@@ -95,10 +95,13 @@ def _times(
 
 def _gains(rates: list[dict[int, float]], size: int, times: list[list[float]]) -> bool:
     """Whether a size is worthwhile after half of it, by any clock."""
-    quickest = [max(min(by_clock), 1e-9) for by_clock in zip(*times, strict=True)]
-    return any(
-        size / seconds >= known.get(size // 2, 0.0) * WORTHWHILE for known, seconds in zip(rates, quickest, strict=True)
-    )
+    now = _rates(size, times)
+    return any(rate >= known.get(size // 2, 0.0) * WORTHWHILE for known, rate in zip(rates, now, strict=True))
+
+
+def _rates(size: int, times: list[list[float]]) -> list[float]:
+    """Return the images/s of the quickest run, by each clock."""
+    return [size / max(min(by_clock), 1e-9) for by_clock in zip(*times, strict=True)]
 
 
 def _smallest_good(rates: dict[int, float]) -> int:

@@ -18,7 +18,7 @@ COMMANDS = {
 }
 
 # What only training, evaluation and a GPU need: tools/requirements.py.
-NEVER_ON_A_CPU = {"torch", "torchvision", "tqdm"}
+FOR_TRAINING_AND_GPUS = {"torch", "torchvision", "tqdm"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,9 +38,9 @@ def main() -> None:
     try:
         sys.exit(arguments.run(arguments))
     except ModuleNotFoundError as error:
-        if error.name not in NEVER_ON_A_CPU:
+        if error.name not in FOR_TRAINING_AND_GPUS:
             raise
-        packages = " ".join(sorted(NEVER_ON_A_CPU))
+        packages = " ".join(sorted(FOR_TRAINING_AND_GPUS))
         sys.exit(f"resnet: error: this needs {error.name}, which is not installed here: pip install {packages}")
 
 

@@ -146,12 +146,7 @@ def may_need_torch(settings: Settings) -> bool:
     """Whether torch may be what computes: it takes two seconds to import and hundreds of megabytes for good."""
     if settings.runtime == "torch" or not _is_installed("openvino"):
         return True
-    if settings.device != "auto" or not _gpu_in_sight():
-        return settings.device not in {"auto", "cpu"}
-    if not _is_installed("torch"):
-        log.warning("there is a GPU, but PyTorch is not installed here: serving on the CPU")
-        return False
-    return True
+    return _gpu_in_sight() and _is_installed("torch") if settings.device == "auto" else settings.device != "cpu"
 
 
 def _gpu_in_sight() -> bool:
@@ -174,6 +169,8 @@ def _open_with_torch(source: Checkpoint, settings: Settings) -> Backend:
 def _open_without(source: Checkpoint, settings: Settings) -> Backend:
     from app.openvino_backend import open_openvino
 
+    if settings.device == "auto" and _gpu_in_sight():
+        log.warning("there is a GPU, but PyTorch is not installed here: serving on the CPU")
     return open_openvino(source, settings)
 
 

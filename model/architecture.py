@@ -135,12 +135,18 @@ class Structure:
     num_classes: int
 
     @property
+    def convolutions(self) -> list[Convolution]:
+        """Every convolution: the stem's, then block by block, a projection last."""
+        blocks = [block for stage in self.stages for block in stage]
+        every = [layer for block in blocks for layer in (*block.layers, block.projection)]
+        return [self.stem, *(layer for layer in every if layer is not None)]
+
+    @property
     def shapes(self) -> Shapes:
         """The tensors that a checkpoint holds, by name."""
-        shapes = self.stem.shapes
-        for block in (block for stage in self.stages for block in stage):
-            for layer in (*block.layers, block.projection):
-                shapes |= layer.shapes if layer is not None else {}
+        shapes: Shapes = {}
+        for layer in self.convolutions:
+            shapes |= layer.shapes
         return shapes | {"head.weight": (self.num_classes, self.features), "head.bias": (self.num_classes,)}
 
 

@@ -29,10 +29,7 @@ def fold(
 
     conv(x) * g + b is one convolution whose weights are scaled by g.
     """
-    convolutions = [structure.stem]
-    for block in (block for stage in structure.stages for block in stage):
-        convolutions += [*block.layers, *([block.projection] if block.projection else [])]
-    layers = {one.name: _folded(one, tensors, keep) for one in convolutions}
+    layers = {one.name: _folded(one, tensors, keep) for one in structure.convolutions}
     return layers | {"head": Layer(keep(tensors["head.weight"]), tensors["head.bias"])}
 
 

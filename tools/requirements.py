@@ -12,13 +12,13 @@ import tomllib
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
-NEVER_ON_A_CPU = {"torch", "torchvision", "tqdm"}
+FOR_TRAINING_AND_GPUS = {"torch", "torchvision", "tqdm"}
 
 
 def requirements(text: str, *, cpu_only: bool) -> list[str]:
     """Return the dependencies that pyproject.toml, `text`, lists."""
     every: list[str] = tomllib.loads(text)["project"]["dependencies"]
-    return [line for line in every if not (cpu_only and _name(line) in NEVER_ON_A_CPU)]
+    return [line for line in every if not (cpu_only and _name(line) in FOR_TRAINING_AND_GPUS)]
 
 
 def _name(line: str) -> str:

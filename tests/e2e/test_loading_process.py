@@ -1,7 +1,6 @@
 """The real process while it loads: it answers probes, and can be ended, though a read hangs in a thread."""
 
 import os
-import signal
 
 import httpx
 import pytest
@@ -11,8 +10,7 @@ from tests.fifos import read_by_somebody
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.name != "posix", reason="a FIFO holds the process where it loads")]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
-def test_it_can_be_ended_while_a_checkpoint_cannot_be_read_to_its_end(start, tmp_path, number, code):
+def test_it_can_be_ended_while_a_checkpoint_cannot_be_read_to_its_end(start, tmp_path):
     endless = tmp_path / "endless.safetensors"
     os.mkfifo(endless)
     service = start(wait=False, device="cpu", weights=endless)
@@ -20,6 +18,6 @@ def test_it_can_be_ended_while_a_checkpoint_cannot_be_read_to_its_end(start, tmp
         service.wait_logged("Uvicorn running on")
         assert httpx.get(f"{service.url}/livez").status_code == 200
         assert httpx.get(f"{service.url}/readyz").text == "the model is loading\n"
-        assert service.stop(number) == code
+        assert service.stop() == 0
         assert fifo.is_left()
     assert "Traceback" not in service.log

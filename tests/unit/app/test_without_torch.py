@@ -92,10 +92,12 @@ def test_without_openvino_torch_computes(monkeypatch):
     assert may_need_torch(ON_CPU)
 
 
-def test_a_gpu_is_of_no_use_without_torch(monkeypatch):
+def test_a_gpu_is_of_no_use_without_torch(monkeypatch, caplog):
     monkeypatch.setattr(engine, "_is_installed", lambda package: package != "torch")
     monkeypatch.setattr(engine, "_gpu_in_sight", lambda: True)
     assert not may_need_torch(Settings(device="auto"))
+    load_engine(Settings(device="auto", batch_sizes=(1,))).close()
+    assert "there is a GPU, but PyTorch is not installed here: serving on the CPU" in caplog.messages
     for options in ({"device": "cuda"}, {"device": "cpu", "runtime": "torch"}):
         with pytest.raises(EngineUnavailable, match="PyTorch is not installed here"):
             load_engine(Settings(**options))

@@ -30,12 +30,10 @@ def test_a_checkpoint_has_the_tensors_of_the_network_that_torch_builds(architect
 @pytest.mark.parametrize("architecture", EVERY, ids=lambda one: "-".join(map(str, one.to_dict().values())))
 def test_every_convolution_is_the_one_that_torch_builds(architecture):
     network, structure = built(architecture), architecture.structure()
-    blocks = [block for stage in structure.stages for block in stage]
-    layers = [structure.stem, *(layer for block in blocks for layer in (*block.layers, block.projection) if layer)]
-    assert [layer.name for layer in layers] == [
+    assert [layer.name for layer in structure.convolutions] == [
         name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)
     ]
-    for layer in layers:
+    for layer in structure.convolutions:
         conv = network.get_submodule(layer.name)
         assert isinstance(network.get_submodule(layer.norm), nn.BatchNorm2d)
         assert (conv.in_channels, conv.out_channels, conv.groups) == (

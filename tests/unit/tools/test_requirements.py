@@ -1,9 +1,11 @@
 import subprocess
 import sys
 
+import pytest
+
 from app import cli
 from tests.conftest import ROOT
-from tools.requirements import NEVER_ON_A_CPU, requirements
+from tools.requirements import FOR_TRAINING_AND_GPUS, requirements
 
 TEXT = """
 [project]
@@ -22,4 +24,18 @@ def test_the_command_reads_ours_and_needs_nothing_installed():
         return subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
 
     left_out = {line.split(">")[0] for line in set(lines()) - set(lines("--cpu-only"))}
-    assert left_out == NEVER_ON_A_CPU == cli.NEVER_ON_A_CPU
+    assert left_out == FOR_TRAINING_AND_GPUS == cli.FOR_TRAINING_AND_GPUS
+
+
+@pytest.mark.parametrize(("gpu", "without_torch"), [("", True), ("/dev/nvidia0", False)])
+def test_make_serve_leaves_torch_out_where_there_is_no_gpu(tmp_path, gpu, without_torch):
+    command = ["make", "--dry-run", "serve", f"VENV={tmp_path}/venv", f"GPU={gpu}"]
+    said = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    assert ("requirements.py --cpu-only" in said) is without_torch
+    assert ("'.[dev]'" in said) is not without_torch
+
+
+def test_make_serve_takes_what_is_installed_completely(tmp_path):
+    (tmp_path / ".installed").touch()
+    command = ["make", "--dry-run", "serve", f"VENV={tmp_path}", "GPU="]
+    assert "install" not in subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
