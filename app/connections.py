@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from app.connection_limits import ConnectionLimits
 from app.conversation import WHEN_GONE, WHOLE
 from app.errors import HeaderTooSlow, MalformedRequest, ServiceError
-from app.problems import Headers, problem_answer
+from app.problems import Headers, problem_answers
 from app.request_ids import new_request_id
 
 LATE_S = 0.05
@@ -330,7 +330,7 @@ class Connection(HttpToolsProtocol):
         """Answer with a problem, and close."""
         self._limits.refused(error.code)
         self._unset_keepalive_if_required()
-        self.transport.write(problem_answer(error, new_request_id(), close=True))
+        self.transport.write(problem_answers(error, close=True)(new_request_id()))
         if self.transport.can_write_eof():  # TLS cannot
             self.transport.write_eof()
             self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 from app.errors import ServiceError
-from app.heads import Head
+from app.heads import Head, KnownHead
 from app.problems import Headers
 
 # The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
@@ -32,10 +32,14 @@ class Conversation(Protocol):
 
 
 class Direct(Protocol):
-    """What answers requests to `path` whose bodies hold at most `max_body_bytes`, without the application."""
+    """What answers requests to `path` whose bodies hold at most `max_body_bytes`, without the application.
+
+    `known` is the header that a connection came to know last: what a new one begins with.
+    """
 
     path: str
     max_body_bytes: int
+    known: KnownHead | None
 
     def begin(self, conversation: Conversation, head: Head, body: bytes) -> None:
         """Answer a request, now or later."""

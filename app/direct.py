@@ -20,13 +20,13 @@ from app.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
 from app.conversation import Conversation
 from app.errors import BodyTooSlow, ClientGone, NotReady, QueueFull, ServiceError
-from app.heads import Head
+from app.heads import Head, KnownHead
 from app.imaging import Decoded, Entry
 from app.jobs import Job, Outcome, Ticket
 from app.lifecycle import State
 from app.parameters import Wish
 from app.parts import Parts
-from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_answer, problem_body, problem_headers
+from app.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_answers, problem_body, problem_headers
 from app.request_ids import request_id_of
 from app.routes.common import take_key
 from app.routes.predict import PATH
@@ -52,7 +52,10 @@ class Direct:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.max_body_bytes = min(SMALL_BODY_BYTES, service.settings.max_body_bytes)
+        self.known: KnownHead | None = None
         self._refusal: ServiceError | None = None  # of this turn of the event loop
+        self._refusal_answer: Callable[[str], bytes]
+        self._turned_away = 0  # in this turn
         self._awake_until = 0.0  # a time.monotonic()
 
     def begin(self, conversation: Conversation, head: Head, body: bytes) -> None:
@@ -75,24 +78,29 @@ class Direct:
 
     def turn_away(self, head: Head, error: ServiceError) -> bytes:
         """Return the whole answer to a request that is refused for what `full` returned; this turn, all others are."""
-        request_id = request_id_of(head.given_id)
-        self.service.telemetry.refused(error.code)
-        self.service.telemetry.answered(PATH, error.status, 0.0)
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("POST %s %d at once id=%s", PATH, error.status, request_id)
         if self._refusal is None:
             self._refusal = error
-            asyncio.get_running_loop().call_soon(self._rest)
-        return problem_answer(error, request_id)
+            self._refusal_answer = problem_answers(error)
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        self._turned_away += 1
+        request_id = request_id_of(head.given_id)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("POST %s %d at once id=%s", PATH, error.status, request_id)
+        return self._refusal_answer(request_id)
 
     def stay_awake(self) -> None:
         """Do not rest for a moment: something else than a known header has come."""
         self._awake_until = time.monotonic() + AWAKE_S
 
-    def _rest(self) -> None:
-        if isinstance(self._refusal, QueueFull) and time.monotonic() >= self._awake_until:
-            time.sleep(min(LONGEST_REST_S, REST_SHARE * self._refusal.batch_s))
-        self._refusal = None
+    def _end_turn(self) -> None:
+        """Record whom this turn of the event loop turned away, and rest."""
+        error, count = self._refusal, self._turned_away
+        self._refusal, self._turned_away = None, 0
+        assert error is not None
+        self.service.telemetry.refused(error.code, count)
+        self.service.telemetry.answered(PATH, error.status, 0.0, count)
+        if isinstance(error, QueueFull) and time.monotonic() >= self._awake_until:
+            time.sleep(min(LONGEST_REST_S, REST_SHARE * error.batch_s))
 
 
 class Exchange:

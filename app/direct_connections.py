@@ -40,7 +40,8 @@ class DirectConnection(Connection):
         self.began = 0.0  # when the active request did, a time.monotonic()
         self._awaits_body = False
         self._body_timer: asyncio.TimerHandle | None = None
-        self._known: KnownHead | None = None
+        self._known = direct.known
+        self._idle_since = 0.0  # a time of the loop: the keep-alive timer may have begun before
         self._begun = b""  # the first piece of data of what the parser reads, if that is a header without a body
         self._messages = 0  # that the parser has begun since that piece
         self._parser_is_between = True  # two messages, of the second of which it has seen nothing
@@ -49,11 +50,16 @@ class DirectConnection(Connection):
         self._held_since = 0.0
         self._held_timer: asyncio.TimerHandle | None = None
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first header. Where clients come in crowds, nobody rests until all are let in."""
+        self._direct.stay_awake()
+        super().connection_made(transport)
+
     # -- headers that are known
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: a small request with a known header at once, others by way of the parser."""
-        held = self._take_held()
+        held = self._held and self._take_held()
         data = held + data
         if self._known is not None and self._may_begin() and (found := self._known.split(data)) is not None:
             length, body = found
@@ -78,6 +84,7 @@ class DirectConnection(Connection):
         head = self._last_direct
         if head is not None and whole and self._messages == 1 and self._parser_is_between and self._keeps_open():
             self._known = KnownHead.of(whole, head)
+            self._direct.known = self._known or self._direct.known
         self._begun = whole if self._awaits_body and whole is data and len(data) <= MAX_KNOWN_BYTES else b""
 
     def _hold(self, data: bytes) -> None:
@@ -119,16 +126,28 @@ class DirectConnection(Connection):
         return self._active is not None and self._active.keep_alive
 
     def _begin_known(self, head: Head, body: bytes, began: float) -> None:
-        self._unset_keepalive_if_required()
         self._overhead_bytes = 0
         error = self._direct.full()
         if error is not None:
             self.transport.write(self._direct.turn_away(head, error))
-            self.on_response_complete()
+            self._idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:  # else it will see that it is too early
+                self.on_response_complete()
             return
+        self._unset_keepalive_if_required()
         self.cycle = self._active = WholeRequest(self.on_response_complete)
         self.began = began
+        if self._header_timer is not None:  # of a new connection
+            self._watch()
         self._direct.begin(self, head, body)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, unless it has been idle only since a request was turned away."""
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     # -- small bodies
 

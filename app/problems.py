@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -38,22 +39,27 @@ def problem_body(error: ServiceError, request_id: str | None) -> bytes:
     return b'%s, "request_id": %s}' % (beginning, quoted)
 
 
-def problem_answer(error: ServiceError, request_id: str, *, close: bool = False) -> bytes:
-    """Return the whole HTTP answer; with `close` it announces the connection's end. The id is sane."""
-    body = problem_body(error, request_id)
-    head = _head(error.status, tuple(problem_headers(error).items()), close)
-    return b"%scontent-length: %d\r\nx-request-id: %s\r\n\r\n%s" % (head, len(body), request_id.encode(), body)
+def problem_answers(error: ServiceError, *, close: bool = False) -> Callable[[str], bytes]:
+    """Return what makes the whole HTTP answer to a request of its id, which is sane; `close` announces the end.
 
-
-@lru_cache(maxsize=256)
-def _head(status: int, own: tuple[tuple[str, str], ...], close: bool) -> bytes:
-    headers = [(b"content-type", PROBLEM_TYPE.encode()), *SECURITY_HEADERS]
-    headers += [(name.encode(), value.encode()) for name, value in own]
+    What is the same for all requests is made here, once: in an overload the rest is done thousands of times a second.
+    """
+    lines = [(b"content-type", PROBLEM_TYPE.encode()), *SECURITY_HEADERS]
+    lines += [(name.encode(), value.encode()) for name, value in problem_headers(error).items()]
     if close:
-        headers.append((b"connection", b"close"))
-    return STATUS_LINE[status] + b"".join(b"%s: %s\r\n" % header for header in headers)
+        lines.append((b"connection", b"close"))
+    head = STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % line for line in lines)
+    body = b'%s, "request_id": "' % _beginning(error.code, error.title, error.status, error.detail)
+    length = len(body) + len(b'"}')
+
+    def answer(request_id: str) -> bytes:
+        own = request_id.encode()
+        own_head = b"%scontent-length: %d\r\nx-request-id: %s\r\n\r\n" % (head, length + len(own), own)
+        return b'%s%s%s"}' % (own_head, body, own)
+
+    return answer
 
 
-@lru_cache(maxsize=256)  # texts are fixed: in an overload the same one is sent thousands of times a second
+@lru_cache(maxsize=256)  # texts are fixed
 def _beginning(code: str, title: str, status: int, detail: str) -> bytes:
     return json.dumps(problem_object(code, title, status, detail))[:-1].encode()

@@ -10,8 +10,10 @@ SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 def request_id_of(given: bytes) -> str:
     """Return the caller's x-request-id if it is sane, else a new one."""
+    if not given:
+        return new_request_id()
     text = given.decode("latin-1")
-    return text if text and SANE_REQUEST_ID.fullmatch(text) else new_request_id()
+    return text if SANE_REQUEST_ID.fullmatch(text) else new_request_id()
 
 
 def new_request_id() -> str:

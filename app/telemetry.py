@@ -91,21 +91,22 @@ class Telemetry:
         self._by_class = [self.predictions.labels(label) for label in card["classes"]]
         self._ok = self.images.labels("ok")
 
-    def answered(self, route: str, status: int, seconds: float) -> None:
-        """Record an answer; `route` is the route's template."""
+    def answered(self, route: str, status: int, seconds: float, count: int = 1) -> None:
+        """Record so many answers; `route` is the route's template."""
         known = self._answered.get((route, status))
         if known is None:
             known = self.requests.labels(route, str(status)), self.request_seconds.labels(route)
             self._answered[route, status] = known
-        known[0].inc()
-        known[1].observe(seconds)
+        known[0].inc(count)
+        for _ in range(count):
+            known[1].observe(seconds)
 
-    def refused(self, reason: str) -> None:
-        """Record a refusal by its error's code."""
+    def refused(self, reason: str, count: int = 1) -> None:
+        """Record so many refusals by their error's code."""
         known = self._refused.get(reason)
         if known is None:
             known = self._refused[reason] = self.rejected.labels(reason)
-        known.inc()
+        known.inc(count)
 
     def batch_done(self, images: int, seconds: float) -> None:
         """Record a finished batch."""

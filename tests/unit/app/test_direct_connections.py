@@ -11,6 +11,8 @@ from uvicorn.server import ServerState
 
 from app.connection_limits import ConnectionLimits
 from app.direct_connections import DirectConnection
+from app.errors import QueueFull
+from app.problems import problem_answers
 from tests.connections import Transport, answer, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
@@ -33,13 +35,19 @@ class Echo:
     max_body_bytes = 1000
 
     def __init__(self):
+        self.known = None
         self.asked = []
+        self.refusal = None
+        self.awake = 0
 
     def stay_awake(self):
-        """Nothing rests here."""
+        self.awake += 1
 
     def full(self):
-        return None
+        return self.refusal
+
+    def turn_away(self, head, error):
+        return problem_answers(error)("id")
 
     def begin(self, conversation, head, body):
         fields = {name: value for name, value in head.fields.items() if name != b"content-length"}
@@ -128,6 +136,62 @@ async def test_a_header_is_forgotten_for_the_next_one_and_times_run_as_ever():
     assert connection._known is not first
     assert len(echo.asked) == 4
     assert transport.sent.count(b"HTTP/1.1 200 ") == 4
+
+
+async def test_a_new_connection_knows_the_header_that_was_known_last():
+    echo = Echo()
+    old, _ = connect(echo)
+    old.data_received(request())
+    new, transport = connect(echo)
+    assert new._header_timer is not None
+    new.data_received(request(b"another"))
+    assert new._messages == 0  # the parser has seen nothing
+    assert [body for _, _, body in echo.asked] == [BODY, b"another"]
+    assert echo.asked[0][0] == echo.asked[1][0]
+    assert transport.sent.count(b"HTTP/1.1 200 ") == 1
+    assert new._header_timer is None
+    assert new.timeout_keep_alive_task is not None
+
+
+async def test_nobody_rests_while_connections_come():
+    echo = Echo()
+    old, _ = connect(echo)
+    old.data_received(request())
+    before = echo.awake
+    old.data_received(request())
+    assert echo.awake == before
+    connect(echo)
+    assert echo.awake == before + 1
+
+
+async def test_the_header_time_of_a_new_connection_ends_with_a_known_header():
+    echo = Echo()
+    old, _ = connect(echo)
+    old.data_received(request())
+    new, _ = connect(echo)
+    echo.begin = lambda *_: None  # the answer takes its time
+    new.data_received(request())
+    assert new._header_timer is None
+    assert new.timeout_keep_alive_task is None
+
+
+@pytest.mark.parametrize("known_before", [True, False])
+async def test_who_is_turned_away_has_a_whole_idle_time_from_then_on(known_before):
+    echo = Echo()
+    connection, transport = connect(echo)
+    connection.data_received(request())
+    if not known_before:
+        connection, transport = connect(echo)
+    echo.refusal = QueueFull(retry_after_s=1)
+    connection.data_received(request())
+    assert b"HTTP/1.1 429 " in transport.sent
+    assert connection._header_timer is None
+    connection.timeout_keep_alive_handler()  # as its time began before
+    assert not transport.is_closing()
+    assert not connection.timeout_keep_alive_task.cancelled()
+    connection.timeout_keep_alive = 0
+    connection.timeout_keep_alive_handler()
+    assert transport.is_closing()
 
 
 async def test_a_connection_that_is_to_close_takes_no_known_request():
