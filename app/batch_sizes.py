@@ -45,7 +45,8 @@ def choose_batch_sizes(
 
     They go in `steps` of `ladder`. The last of them is the smallest batch that no larger one beats by more than
     WORTHWHILE, or LEAST. Each size is run once to warm it up and then measured; no further one is tried once as much
-    again would not fit into the budget, if this one did not fit into the memory, or if from LEAST on it gained nothing.
+    again would not fit into the budget, if this one did not fit into the memory, or if from LEAST on it gained nothing
+    over half of it, even when both were measured once more: a machine's pace changes, for all sizes alike.
     A first run is charged like the others: on CUDA it is one of the graphs that are recorded before ready in any case,
     and would leave nothing of the budget. Raises EngineOutOfMemory if not even one image fits.
     """
@@ -58,6 +59,10 @@ def choose_batch_sizes(
             run(images)
             times = _times(run, images, clocks)
             if size >= LEAST and not _gains(rates, size, times):  # or so it seems beside another program
+                half_times = _times(run, images[: size // 2], clocks)
+                for known, rate in zip(rates, _rates(size // 2, half_times), strict=True):
+                    known[size // 2] = rate
+                spent_s += sum(one[0] for one in half_times)
                 times += _times(run, images, clocks)
         except EngineOutOfMemory:
             if size == 1:

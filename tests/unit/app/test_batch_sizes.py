@@ -95,6 +95,15 @@ def test_a_size_that_another_program_disturbed_is_measured_again():
     assert machine.choose(largest=64, budget_s=5.0) == ladder(64)
 
 
+def test_a_machine_that_becomes_slower_for_all_sizes_does_not_make_the_larger_ones_look_bad():
+    def seconds(images):
+        pace = 1.0 if max(machine.batches) <= 16 else 1.5
+        return pace * (0.003 + 0.0005 * images)  # each doubling gains 10 % and more
+
+    machine = Machine(seconds)
+    assert machine.choose(largest=64, budget_s=5.0) == ladder(64)
+
+
 def test_a_size_that_does_not_fit_ends_the_measurement():
     def seconds(images):
         if images > 32:
