@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -22,6 +21,8 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
+
+from benchmarks.sender import OpenLoop, is_whole, poisson_arrivals
 
 # Answers that have not come so long after the last request was sent are counted as errors.
 PATIENCE_S = 10.0
@@ -80,7 +81,7 @@ class Client(asyncio.Protocol):
         """Collect the answer until it is whole."""
         self._buffer = self._buffer + data if self._buffer else data
         header, found, body = self._buffer.partition(b"\r\n\r\n")
-        if found and _is_whole(header.lower(), body):
+        if found and is_whole(header.lower(), body):
             self._buffer = b""
             self._finish(header[9:12] == b"200")
 
@@ -106,14 +107,6 @@ class Client(asyncio.Protocol):
         self._transport.close()
 
 
-def _is_whole(header: bytes, body: bytes) -> bool:
-    """Tell whether the body is complete, of a known length or in chunks; `header` is in lower case."""
-    _, found, rest = header.partition(b"\r\ncontent-length:")
-    if found:
-        return len(body) >= int(rest.partition(b"\r\n")[0])
-    return body.endswith(b"0\r\n\r\n")
-
-
 async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Load:
     """Send `requests` in turn from so many clients; those begun within `seconds` count."""
     load = Load()
@@ -135,54 +128,16 @@ async def closed_loop(port: int, requests: Sequence[bytes], clients: int, second
     return load
 
 
-async def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
+def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
     """Send `requests` in turn at random times, `rate` a second on average (Poisson arrivals, the same for each seed).
 
     An answer's time counts from when its request was due, so that what holds back the sender is not hidden either.
-    Connections are opened as they are needed and used again.
     """
-    load = Load()
-    turn = cycle(requests)
-    idle: list[Client] = []
-    begun = time.perf_counter()
-
-    async def one_request(request: bytes, due: float) -> None:
-        client = None
-        try:
-            client = idle.pop() if idle else await Client.connect(port)
-            good = await client.exchange(request)
-        except OSError:
-            good = False
-        if good:
-            load.times.append(time.perf_counter() - due)
-        else:
-            load.errors += 1
-        if client is not None and not client.closed:
-            idle.append(client)
-
-    tasks: list[asyncio.Task[None]] = []
-    for arrival in _arrivals(rate, seconds, seed):
-        due = begun + arrival
-        await asyncio.sleep(due - time.perf_counter())
-        tasks.append(asyncio.create_task(one_request(next(turn), due)))
-    done, late = await asyncio.wait(tasks, timeout=PATIENCE_S)
-    load.errors += len(late)
-    for task in late:
-        task.cancel()
-    for task in done:
-        task.result()  # raises what is no fault of the server's
-    for client in idle:
-        client.close()
-    return load
-
-
-def _arrivals(rate: float, seconds: float, seed: int) -> Iterator[float]:
-    """Yield the times of a Poisson process of `rate` a second, at least one, until `seconds`."""
-    chance = random.Random(seed)
-    arrival = chance.expovariate(rate)
-    yield arrival
-    while (arrival := arrival + chance.expovariate(rate)) < seconds:
-        yield arrival
+    sender = OpenLoop(port, requests, poisson_arrivals(rate, seconds, seed))
+    sender.send()
+    outcomes = sender.finish(PATIENCE_S)
+    good = outcomes.latency[outcomes.status == 200].tolist()
+    return Load(good, len(outcomes.due) - len(good))
 
 
 def summarise(load: Load, seconds: float) -> dict[str, float]:
@@ -217,7 +172,7 @@ def main() -> None:
         load = uvloop.run(closed_loop(port, requests, arguments.clients, arguments.seconds))
         seconds = time.perf_counter() - started  # to the last answer: with many clients, many come late
     else:
-        load = uvloop.run(open_loop(port, requests, arguments.rate, arguments.seconds, arguments.seed))
+        load = open_loop(port, requests, arguments.rate, arguments.seconds, arguments.seed)
         seconds = arguments.seconds
     print(json.dumps({"requests": len(load.times), **summarise(load, seconds)}))
 

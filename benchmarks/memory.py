@@ -9,20 +9,20 @@ python -m benchmarks.memory
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from itertools import count
 from pathlib import Path
+
+import numpy as np
 
 from app.settings import Settings
 from benchmarks.large_requests import examples, forms
 from benchmarks.load import post
 from benchmarks.machine import FOLDER, write
-from benchmarks.open_loop import Connections
+from benchmarks.sender import OpenLoop
 from tests.process import ServiceProcess, service_process
 
 REQUESTS = 100_000
@@ -58,19 +58,11 @@ def mixture() -> list[bytes]:
     return [*pictures * 5, *three.values(), *bad]
 
 
-async def send(port: int, requests: list[bytes], total: int) -> Counter[int]:
+def send(port: int, requests: list[bytes], total: int) -> Counter[int]:
     """Send so many requests, in turn, from CLIENTS clients in closed loop; return how often each status came."""
-    connections = Connections(port, CLIENTS)
-    numbers = count()
-    statuses: Counter[int] = Counter()
-
-    async def client() -> None:
-        while (number := next(numbers)) < total:
-            statuses[(await connections.ask(requests[number % len(requests)]))[1]] += 1
-
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    connections.close()
-    return statuses
+    sender = OpenLoop(port, requests, np.zeros(total), most=CLIENTS)  # all due at once: each as a client is free
+    sender.send()
+    return Counter(sender.finish().status.tolist())
 
 
 def resident_mb(service: ServiceProcess) -> float:
@@ -93,7 +85,7 @@ def main() -> None:
         service.wait_ready()
         ready_mb = resident_mb(service)
         for sent in range(STEP, total + 1, STEP):
-            statuses += asyncio.run(send(service.port, requests, STEP))
+            statuses += send(service.port, requests, STEP)
             after[sent] = resident_mb(service)
             print(sent, after[sent], json.dumps(statuses), flush=True)
         open_files = service.open_files

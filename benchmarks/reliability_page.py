@@ -22,7 +22,7 @@ def overload() -> str:
     return f"""| | asked | measured |
 |---|---|---|
 | sustainable rate (64 clients) | | {before["requests_per_s"]} requests/s |
-| offered, for {one["seconds"]:.0f} s | ten times that | {one["offered_per_s"]} requests/s ({one["not_sent_for_lack_of_connections"]} more found no free connection) |
+| offered, for {one["seconds"]:.0f} s | ten times that | {one["offered_per_s"]} requests/s ({one["sent_late"]} of {one["sent"]:,} sent more than 10 ms late) |
 | answers | 200 and 429 only | {", ".join(f"{count:,} x {status}" for status, count in sorted(statuses.items()))} |
 | without an answer | none | {one["unanswered"]} |
 | slowest accepted request | within its deadline, 10 s | {one["accepted_slowest_s"]:.2f} s (p50 {one["accepted_p50_s"]:.2f} s, p99 {one["accepted_p99_s"]:.2f} s) |

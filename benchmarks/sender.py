@@ -1,0 +1,208 @@
+"""Open loop: requests at given times, whether or not answers come.
+
+Bare sockets and one thread, because the sender shares the cores with the service that it measures: asyncio's streams
+took three times its own time for a request. A request's latency runs from the moment it was due, not from when it was
+sent, so that a service which makes its clients wait cannot hide it (no "coordinated omission").
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.connection_limits import connections_within_files
+
+MAX_CONNECTIONS = 3000
+PATIENCE_S = 60.0  # for the last answers
+
+# So often answers are looked at, and what falls due meanwhile is sent together. To wake for each would take twice the
+# processor time, in an overload three times; latencies come out longer by this at most.
+PACE_S = 0.001
+AT_ONCE = 32  # requests that are sent before the answers are looked at: one that is late must not make all others late
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What became of the requests, in the order in which they were due; all arrays have shape (N,).
+
+    `due`, `sent` and `ended` are float64, in seconds from the start, NaN where it did not happen. `status` is int16: 0
+    for a request that has no answer.
+    """
+
+    due: NDArray[np.float64]
+    sent: NDArray[np.float64]
+    ended: NDArray[np.float64]
+    status: NDArray[np.int16]
+    without_retry_after: int  # answers with 429 that do not say when to come again
+
+    @property
+    def latency(self) -> NDArray[np.float64]:
+        """Seconds from when each was due to its whole answer, float64 (N,)."""
+        return self.ended - self.due
+
+
+def poisson_arrivals(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:
+    """Return when requests are due, in seconds from the start: a Poisson process of `rate` a second."""
+    gaps = np.random.default_rng(seed).exponential(1 / rate, int(2 * rate * seconds) + 100)
+    due = gaps.cumsum()
+    return due[due < seconds]
+
+
+def even_arrivals(rate: float, seconds: float) -> NDArray[np.float64]:
+    """Return when requests are due, in seconds from the start, at a constant rate."""
+    return np.arange(round(rate * seconds)) / rate
+
+
+def is_whole(header: bytes, body: bytes) -> bool:
+    """Tell whether an answer's body is complete, of a known length or in chunks; `header` is in lower case."""
+    _, found, rest = header.partition(b"\r\ncontent-length:")
+    if found:
+        return len(body) >= int(rest.partition(b"\r\n")[0])
+    return body.endswith(b"0\r\n\r\n")
+
+
+class _Connection:
+    """A connection that waits for the answer to request `number`, or for none."""
+
+    __slots__ = ("buffer", "number", "socket")
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.socket()
+        self.socket.connect(("127.0.0.1", port))
+        self.buffer = b""
+        self.number = -1
+
+
+class OpenLoop:
+    """Sends `requests` in turn at `arrivals`, seconds from the start, to a port of this machine.
+
+    A request takes an idle connection, else a new one, else, of `most` connections, the next that becomes idle.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        requests: Sequence[bytes],
+        arrivals: NDArray[np.float64],
+        *,
+        most: int = MAX_CONNECTIONS,
+    ) -> None:
+        self._port = port
+        self._requests = requests
+        self._arrivals = arrivals
+        self._due: list[float] = arrivals.tolist()
+        self._most = connections_within_files(most)
+        self._sent = [float("nan")] * len(arrivals)
+        self._ended = [float("nan")] * len(arrivals)
+        self._status = [0] * len(arrivals)
+        self._without_retry_after = 0
+        self._answered = 0
+        self._open: dict[int, _Connection] = {}
+        self._idle: list[_Connection] = []
+        self._epoll = select.epoll()
+        self._start = 0.0
+
+    def send(self) -> float:
+        """Send every request when it is due, and return the seconds it took to send the last one."""
+        self._start = time.perf_counter()
+        due, count, turn = self._due, len(self._due), 0
+        while turn < count:
+            until = min(count, turn + AT_ONCE)
+            while turn < until and due[turn] <= self._now() and self._send(turn):
+                turn += 1
+            more = turn == until or (due[turn] <= self._now() and self._may_send())
+            self._receive(0.0 if more else PACE_S)
+        return self._now()
+
+    def finish(self, patience_s: float = PATIENCE_S) -> Outcomes:
+        """Wait for the answers that have not come, close the connections, and return what became of all requests."""
+        until = self._now() + patience_s
+        while self._answered < len(self._due) and self._now() < until:
+            self._receive(PACE_S)
+        for connection in list(self._open.values()):
+            connection.socket.close()
+        self._epoll.close()
+        return Outcomes(
+            self._arrivals,
+            np.array(self._sent),
+            np.array(self._ended),
+            np.array(self._status, np.int16),
+            self._without_retry_after,
+        )
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._start
+
+    def _may_send(self) -> bool:
+        """Whether there is a connection that waits for no answer, or may be a new one."""
+        return bool(self._idle) or len(self._open) < self._most
+
+    def _send(self, number: int) -> bool:
+        """Send a request, unless every connection is waiting for an answer."""
+        if self._idle:
+            connection = self._idle.pop()
+        elif len(self._open) < self._most:
+            try:
+                connection = _Connection(self._port)
+            except OSError:
+                self._sent[number] = self._now()
+                self._answered += 1  # there will be no answer
+                return True
+            self._open[connection.socket.fileno()] = connection
+            self._epoll.register(connection.socket, select.EPOLLIN)
+        else:
+            return False
+        connection.number = number
+        self._sent[number] = self._now()
+        try:
+            connection.socket.sendall(self._requests[number % len(self._requests)])
+        except OSError:
+            self._close(connection)
+        return True
+
+    def _receive(self, rest_s: float) -> None:
+        """Rest so long, and take the answers that have come."""
+        if rest_s:
+            time.sleep(rest_s)
+        for descriptor, _ in self._epoll.poll(0):
+            connection = self._open[descriptor]
+            try:
+                data = connection.socket.recv(1 << 16)
+            except OSError:
+                data = b""
+            if data:
+                self._take(connection, data)
+            else:
+                self._close(connection)
+
+    def _take(self, connection: _Connection, data: bytes) -> None:
+        buffer = connection.buffer = connection.buffer + data if connection.buffer else data
+        header, found, body = buffer.partition(b"\r\n\r\n")
+        header = header.lower() + b"\r\n"
+        if not found or not is_whole(header, body):
+            return
+        number = connection.number
+        status = int(header[9:12])
+        self._ended[number], self._status[number] = self._now(), status
+        self._answered += 1
+        if status == 429 and b"\r\nretry-after: " not in header:
+            self._without_retry_after += 1
+        connection.number, connection.buffer = -1, b""
+        if b"\r\nconnection: close\r\n" in header:
+            self._close(connection)
+        else:
+            self._idle.append(connection)
+
+    def _close(self, connection: _Connection) -> None:
+        if connection.number >= 0:
+            self._answered += 1  # there will be no answer
+        elif connection in self._idle:
+            self._idle.remove(connection)
+        del self._open[connection.socket.fileno()]
+        connection.socket.close()

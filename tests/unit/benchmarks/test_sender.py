@@ -1,0 +1,137 @@
+"""The open-loop sender sends in time whatever comes back, and counts what it must."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from benchmarks.load import post
+from benchmarks.sender import OpenLoop, even_arrivals, poisson_arrivals
+
+pytestmark = pytest.mark.anyio
+
+REQUESTS = [post("/predict", body, {"content-type": "image/png"}) for body in (b"picture", b"another")]
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+IN_CHUNKS = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+REFUSED = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+REFUSED_AND_CLOSED = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 4\r\nConnection: close\r\n\r\nfull"
+
+
+class Server:
+    """Gives `answers` in turn, None for closing the connection instead, once so many requests have come."""
+
+    def __init__(self, answers, after=0):
+        self.answers = answers
+        self.after = after
+        self.requests = []
+        self.connections = 0
+        self.enough = asyncio.Event()
+
+    async def handle(self, reader, writer):
+        self.connections += 1
+        try:
+            while True:
+                self.requests.append(await reader.readexactly(len(REQUESTS[0])))
+                answer = self.answers.pop(0)
+                if len(self.requests) >= self.after:
+                    self.enough.set()
+                await self.enough.wait()
+                if answer is None:
+                    break
+                for at in range(len(answer)) if answer is IN_CHUNKS else [None]:
+                    writer.write(answer if at is None else answer[at : at + 1])
+                    await writer.drain()
+        except asyncio.IncompleteReadError:
+            pass
+        writer.close()
+
+
+async def outcomes_of(server, arrivals, patience_s=60.0, **options):
+    async with await asyncio.start_server(server.handle, "127.0.0.1", 0) as listening:
+        sender = OpenLoop(listening.sockets[0].getsockname()[1], REQUESTS, np.array(arrivals), **options)
+        sending_s = await asyncio.to_thread(sender.send)
+        assert sending_s >= max(arrivals)
+        return await asyncio.to_thread(sender.finish, patience_s)
+
+
+async def test_requests_are_sent_in_turn_when_they_are_due_whether_or_not_answers_come():
+    server = Server([GOOD] * 3, after=3)
+    outcomes = await outcomes_of(server, [0.0, 0.001, 0.002])
+    assert outcomes.status.tolist() == [200] * 3
+    assert (outcomes.due <= outcomes.sent).all()
+    assert server.connections == 3
+    assert sorted(server.requests) == sorted([REQUESTS[0], REQUESTS[1], REQUESTS[0]])
+
+
+async def test_latency_counts_from_when_a_request_was_due_not_from_when_it_was_sent():
+    server = Server([GOOD] * 2)
+    outcomes = await outcomes_of(server, [0.0, 0.0], most=1)
+    assert server.connections == 1
+    assert outcomes.sent[1] >= outcomes.ended[0]  # it waits for the only connection
+    assert outcomes.latency[1] > outcomes.latency[0]
+
+
+async def test_an_answer_counts_when_it_is_whole():
+    server = Server([IN_CHUNKS, GOOD])
+    outcomes = await outcomes_of(server, [0.0, 0.0], most=1)
+    assert outcomes.status.tolist() == [200, 200]
+    assert server.requests == REQUESTS
+
+
+async def test_refusals_are_told_apart_and_what_they_lack_is_counted():
+    server = Server([GOOD, REFUSED, REFUSED_AND_CLOSED, REFUSED])
+    outcomes = await outcomes_of(server, [0.0] * 4, most=1)
+    assert outcomes.status.tolist() == [200, 429, 429, 429]
+    assert outcomes.without_retry_after == 1
+    assert server.connections == 2  # the one that was to be closed is not used again
+
+
+async def test_a_connection_that_closes_without_an_answer_is_a_loss_and_nothing_else_is():
+    server = Server([GOOD, None, GOOD])
+    outcomes = await outcomes_of(server, [0.0] * 3, most=1)
+    assert outcomes.status.tolist() == [200, 0, 200]
+    assert np.isnan(outcomes.ended).tolist() == [False, True, False]
+
+
+async def test_an_answer_that_never_comes_is_not_waited_for_longer_than_asked():
+    outcomes = await outcomes_of(Server([GOOD, GOOD], after=3), [0.0, 0.0], patience_s=0.05)
+    assert outcomes.status.tolist() == [0, 0]
+
+
+async def test_where_nobody_listens_everything_is_lost():
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+    sender = OpenLoop(port, REQUESTS, np.zeros(3))
+    sender.send()
+    assert sender.finish().status.tolist() == [0, 0, 0]
+
+
+async def test_a_server_that_closes_idle_connections_costs_no_request():
+    closed = threading.Event()
+
+    async def one_answer(reader, writer):
+        await reader.readexactly(len(REQUESTS[0]))
+        writer.write(GOOD)
+        writer.close()
+        await writer.wait_closed()
+        closed.set()
+
+    async with await asyncio.start_server(one_answer, "127.0.0.1", 0) as listening:
+        sender = OpenLoop(listening.sockets[0].getsockname()[1], REQUESTS, np.array([0.0, 0.2]), most=1)
+        await asyncio.to_thread(sender.send)
+        assert closed.is_set()
+        assert (await asyncio.to_thread(sender.finish)).status.tolist() == [200, 200]
+
+
+def test_random_arrivals_are_a_poisson_process_of_the_rate_and_the_same_for_a_seed():
+    due = poisson_arrivals(100.0, 100.0, seed=1)
+    np.testing.assert_array_equal(due, poisson_arrivals(100.0, 100.0, seed=1))
+    gaps = np.diff(due)
+    assert len(due) == pytest.approx(10_000, rel=0.05)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)  # as exponential gaps have it
+    assert due[-1] < 100
+
+
+def test_even_arrivals_are_as_many_as_asked_for():
+    np.testing.assert_allclose(even_arrivals(200.0, 0.02), [0.0, 0.005, 0.01, 0.015])
