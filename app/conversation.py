@@ -34,7 +34,7 @@ class Conversation(Protocol):
 class Direct(Protocol):
     """What answers requests to `path` whose bodies hold at most `max_body_bytes`, without the application.
 
-    `known` is the header that a connection came to know last: what a new one begins with.
+    `known` is the header without a key that a connection came to know last: what a new one begins with.
     """
 
     path: str

@@ -84,7 +84,8 @@ class DirectConnection(Connection):
         head = self._last_direct
         if head is not None and whole and self._messages == 1 and self._parser_is_between and self._keeps_open():
             self._known = KnownHead.of(whole, head)
-            self._direct.known = self._known or self._direct.known
+            if self._known is not None and not head.key:  # to compare keys must take the same time for all of them
+                self._direct.known = self._known
         self._begun = whole if self._awaits_body and whole is data and len(data) <= MAX_KNOWN_BYTES else b""
 
     def _hold(self, data: bytes) -> None:

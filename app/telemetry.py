@@ -92,7 +92,7 @@ class Telemetry:
         self._ok = self.images.labels("ok")
 
     def answered(self, route: str, status: int, seconds: float, count: int = 1) -> None:
-        """Record so many answers; `route` is the route's template."""
+        """Record `count` answers that took so long; `route` is the route's template."""
         known = self._answered.get((route, status))
         if known is None:
             known = self.requests.labels(route, str(status)), self.request_seconds.labels(route)
@@ -102,7 +102,7 @@ class Telemetry:
             known[1].observe(seconds)
 
     def refused(self, reason: str, count: int = 1) -> None:
-        """Record so many refusals by their error's code."""
+        """Record `count` refusals by their error's code."""
         known = self._refused.get(reason)
         if known is None:
             known = self._refused[reason] = self.rejected.labels(reason)

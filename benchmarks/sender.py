@@ -1,7 +1,7 @@
 """Open loop: requests at given times, whether or not answers come.
 
 Bare sockets and one thread, because the sender shares the cores with the service that it measures: asyncio's streams
-took three times its own time for a request. A request's latency runs from the moment it was due, not from when it was
+took twice its time for a request. A request's latency runs from the moment it was due, not from when it was
 sent, so that a service which makes its clients wait cannot hide it (no "coordinated omission").
 """
 

@@ -153,6 +153,14 @@ async def test_a_new_connection_knows_the_header_that_was_known_last():
     assert new.timeout_keep_alive_task is not None
 
 
+async def test_a_header_with_a_key_stays_with_its_connection():
+    echo = Echo()
+    old, _ = connect(echo)
+    old.data_received(request().replace(b"accept: */*", b"authorization: Bearer secret"))
+    assert old._known is not None
+    assert connect(echo)[0]._known is None
+
+
 async def test_nobody_rests_while_connections_come():
     echo = Echo()
     old, _ = connect(echo)
