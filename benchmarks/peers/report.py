@@ -64,7 +64,7 @@ def medians(record: Record) -> dict[str, Any]:
         if name != OURS and OURS in names(record):
             for load in loads:
                 for figure in ("requests_per_s", "cpu_ms_per_request"):
-                    result[name][load][f"ours_to_theirs_{figure}"] = round(ratio(record, name, load, figure), 2)
+                    result[name][load][f"ours_to_theirs_{figure}"] = round(ratio(record, name, load, figure), 4)
     return result
 
 
