@@ -60,8 +60,7 @@ def choose_batch_sizes(
             times = _times(run, images, clocks)
             if size >= LEAST and not _gains(rates, size, times):  # or so it seems beside another program
                 half_times = _times(run, images[: size // 2], clocks)
-                for known, rate in zip(rates, _rates(size // 2, half_times), strict=True):
-                    known[size // 2] = rate
+                _note(rates, size // 2, half_times)
                 spent_s += sum(one[0] for one in half_times)
                 times += _times(run, images, clocks)
         except EngineOutOfMemory:
@@ -69,8 +68,7 @@ def choose_batch_sizes(
                 raise
             break
         goes_on = size < LEAST or _gains(rates, size, times)
-        for known, rate in zip(rates, _rates(size, times), strict=True):
-            known[size] = rate
+        _note(rates, size, times)
         if not goes_on:
             break  # on a processor, whose memory for a larger one nobody would need again
         wall_s = [one[0] for one in times]
@@ -96,6 +94,12 @@ def _times(
         run(images)
         times.append([clock() - start for clock, start in zip(clocks, started, strict=True)])
     return times
+
+
+def _note(rates: list[dict[int, float]], size: int, times: list[list[float]]) -> None:
+    """Let the rates of a size be those of these runs."""
+    for known, rate in zip(rates, _rates(size, times), strict=True):
+        known[size] = rate
 
 
 def _gains(rates: list[dict[int, float]], size: int, times: list[list[float]]) -> bool:

@@ -34,9 +34,7 @@ def problem_headers(error: ServiceError) -> dict[str, str]:
 
 def problem_body(error: ServiceError, request_id: str | None) -> bytes:
     """Return the problem with the request's id, as JSON. The id is sane: nothing in it needs escaping."""
-    beginning = _beginning(error.code, error.title, error.status, error.detail)
-    quoted = b"null" if request_id is None else b'"%s"' % request_id.encode()
-    return b'%s, "request_id": %s}' % (beginning, quoted)
+    return _with_id(_beginning(error.code, error.title, error.status, error.detail), request_id)
 
 
 def problem_answers(error: ServiceError, *, close: bool = False) -> Callable[[str], bytes]:
@@ -49,15 +47,18 @@ def problem_answers(error: ServiceError, *, close: bool = False) -> Callable[[st
     if close:
         lines.append((b"connection", b"close"))
     head = STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % line for line in lines)
-    body = b'%s, "request_id": "' % _beginning(error.code, error.title, error.status, error.detail)
-    length = len(body) + len(b'"}')
+    beginning = _beginning(error.code, error.title, error.status, error.detail)
 
     def answer(request_id: str) -> bytes:
-        own = request_id.encode()
-        own_head = b"%scontent-length: %d\r\nx-request-id: %s\r\n\r\n" % (head, length + len(own), own)
-        return b'%s%s%s"}' % (own_head, body, own)
+        body = _with_id(beginning, request_id)
+        return b"%scontent-length: %d\r\nx-request-id: %s\r\n\r\n%s" % (head, len(body), request_id.encode(), body)
 
     return answer
+
+
+def _with_id(beginning: bytes, request_id: str | None) -> bytes:
+    quoted = b"null" if request_id is None else b'"%s"' % request_id.encode()
+    return b'%s, "request_id": %s}' % (beginning, quoted)
 
 
 @lru_cache(maxsize=256)  # texts are fixed

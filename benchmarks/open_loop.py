@@ -29,7 +29,6 @@ ROUNDS = 3
 CLOSED_S = 10
 SETTLE_S = 5.0
 MEASURED_S = 20.0
-LATE_S = 0.01
 MOST_IN_A_BATCH = 32
 
 
@@ -54,7 +53,7 @@ def evaluate(outcomes: Outcomes, begin: float, end: float, deadline_s: float) ->
         "refusal_p99_ms": _percentile_ms(refused, 99),
         "accepted_within_deadline_share": round(float((accepted <= deadline_s).mean()), 4) if len(accepted) else None,
         "failed": count - len(accepted) - len(refused),
-        "sent_late": int((due & (outcomes.sent - outcomes.due > LATE_S)).sum()),
+        "sent_late": int((due & outcomes.late).sum()),
     }
 
 

@@ -24,6 +24,7 @@ PATIENCE_S = 60.0  # for the last answers
 # So often answers are looked at, and what falls due meanwhile is sent together. To wake for each would take twice the
 # processor time, in an overload three times; latencies come out longer by this at most.
 PACE_S = 0.001
+LATE_S = 0.01  # what counts as sent late
 AT_ONCE = 32  # requests that are sent before the answers are looked at: one that is late must not make all others late
 
 
@@ -45,6 +46,11 @@ class Outcomes:
     def latency(self) -> NDArray[np.float64]:
         """Seconds from when each was due to its whole answer, float64 (N,)."""
         return self.ended - self.due
+
+    @property
+    def late(self) -> NDArray[np.bool_]:
+        """Whether each was sent more than LATE_S after it was due, bool (N,)."""
+        return self.sent - self.due > LATE_S
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:
@@ -102,7 +108,7 @@ class OpenLoop:
         self._ended = [float("nan")] * len(arrivals)
         self._status = [0] * len(arrivals)
         self._without_retry_after = 0
-        self._answered = 0
+        self._settled = 0  # requests that have their answer, or will have none
         self._open: dict[int, _Connection] = {}
         self._idle: list[_Connection] = []
         self._epoll = select.epoll()
@@ -123,7 +129,7 @@ class OpenLoop:
     def finish(self, patience_s: float = PATIENCE_S) -> Outcomes:
         """Wait for the answers that have not come, close the connections, and return what became of all requests."""
         until = self._now() + patience_s
-        while self._answered < len(self._due) and self._now() < until:
+        while self._settled < len(self._due) and self._now() < until:
             self._receive(PACE_S)
         for connection in list(self._open.values()):
             connection.socket.close()
@@ -152,7 +158,7 @@ class OpenLoop:
                 connection = _Connection(self._port)
             except OSError:
                 self._sent[number] = self._now()
-                self._answered += 1  # there will be no answer
+                self._settled += 1
                 return True
             self._open[connection.socket.fileno()] = connection
             self._epoll.register(connection.socket, select.EPOLLIN)
@@ -190,7 +196,7 @@ class OpenLoop:
         number = connection.number
         status = int(header[9:12])
         self._ended[number], self._status[number] = self._now(), status
-        self._answered += 1
+        self._settled += 1
         if status == 429 and b"\r\nretry-after: " not in header:
             self._without_retry_after += 1
         connection.number, connection.buffer = -1, b""
@@ -201,7 +207,7 @@ class OpenLoop:
 
     def _close(self, connection: _Connection) -> None:
         if connection.number >= 0:
-            self._answered += 1  # there will be no answer
+            self._settled += 1
         elif connection in self._idle:
             self._idle.remove(connection)
         del self._open[connection.socket.fileno()]

@@ -335,6 +335,9 @@ async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch
         assert [status for status, _ in await asyncio.gather(*(one.ask(PICTURE) for one in clients))] == [429] * 5
         assert 1 <= len(rests) <= 5
         assert set(rests) == {rest_s}
+        metrics = (await service.get("/metrics")).text  # of several in a turn, each is counted
+        assert 'resnet_requests_total{route="/predict",status="429"} 10.0' in metrics
+        assert 'resnet_rejected_total{reason="queue-full"} 10.0' in metrics
 
 
 async def test_it_does_not_rest_while_anything_else_may_need_it(monkeypatch):
