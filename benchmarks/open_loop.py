@@ -1,8 +1,8 @@
 """Open loop: requests arrive by a Poisson process at a share of the saturated rate, whether or not answers come.
 
 Closed-loop rounds of 64 clients and of one give the saturated rate and the single request's latency that the shares and
-ratios refer to, anew in each round. Beside the p99 at 80 % stands what random arrivals alone make of it:
-benchmarks/queueing.py.
+ratios refer to, anew in each round, and the engine by itself what a batch takes. Beside the p99 at 80 % stands what
+random arrivals alone make of such batches: benchmarks/queueing.py.
 
 python -m benchmarks.open_loop
 """
@@ -11,25 +11,29 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engine import CheckpointEngine, load_engine
 from app.settings import Settings
 from benchmarks import closed_loop
+from benchmarks.large_requests import PAUSE_S, examples
 from benchmarks.load import post
-from benchmarks.machine import RECORDS, read, write
+from benchmarks.machine import write
 from benchmarks.queueing import batch_seconds, latency_s
 from benchmarks.sender import OpenLoop, Outcomes, poisson_arrivals
 from tests.process import service_process
 
 LOADS = (0.5, 0.8, 0.95, 1.5)
-ROUNDS = 3
+ROUNDS = 5
 CLOSED_S = 10
 SETTLE_S = 5.0
 MEASURED_S = 20.0
-MOST_IN_A_BATCH = 32
+ENGINE_SIZES = (1, 4, 8, 16, 32)
+ENGINE_S = 1.0  # for each of them in a round
 
 
 def evaluate(outcomes: Outcomes, begin: float, end: float, deadline_s: float) -> dict[str, float | None]:
@@ -67,6 +71,22 @@ def median_of(rounds: list[dict[str, float | None]]) -> dict[str, float | None]:
     return {key: statistics.median(values) if values else None for key, values in found.items()}
 
 
+def engine_seconds(engine: CheckpointEngine) -> dict[int, float]:
+    """Return the median seconds of the engine's batches by their size, nothing else being computed."""
+    images = examples(max(ENGINE_SIZES))
+    medians = {}
+    for size in ENGINE_SIZES:
+        engine.run(images[:size])
+        times: list[float] = []
+        end = time.perf_counter() + ENGINE_S
+        while (began := time.perf_counter()) < end:
+            engine.run(images[:size])
+            times.append(time.perf_counter() - began)
+        medians[size] = statistics.median(times)
+    time.sleep(PAUSE_S)
+    return medians
+
+
 def one_round(
     wrk: list[str] | None, port: int, requests: list[bytes], settings: Settings, seed: int
 ) -> dict[str, dict[str, float | None]]:
@@ -93,13 +113,18 @@ def main() -> None:
     settings = Settings()
     wrk = closed_loop.find_wrk()
     requests = [post("/predict", path.read_bytes(), {"content-type": "image/png"}) for path in closed_loop.PICTURES]
+    engine = load_engine(settings)
+    rounds, engine_rounds = [], []
     with tempfile.TemporaryDirectory() as folder, service_process(Path(folder) / "serve.log") as service:
         service.wait_ready()
-        rounds = [one_round(wrk, service.port, requests, settings, seed) for seed in range(ROUNDS)]
+        for seed in range(ROUNDS):
+            engine_rounds.append(engine_seconds(engine))
+            rounds.append(one_round(wrk, service.port, requests, settings, seed))
     medians = {name: median_of([one[name] for one in rounds]) for name in rounds[0]}
     p99_at_80 = statistics.median(_ratio(one["80%"]["p99_ms"], one["single"]["p50_ms"]) for one in rounds)
-    batch_s = batch_seconds(read("engine_cpu.json", RECORDS))  # of the same machine: `make bench` comes first
-    queue_alone_s = latency_s(0.8 * (medians["saturated"]["requests_per_s"] or 0.0), batch_s, MOST_IN_A_BATCH, 99)
+    engine_median = {size: statistics.median(one[size] for one in engine_rounds) for size in ENGINE_SIZES}
+    batch_s = batch_seconds(engine_median)
+    queue_alone_s = latency_s(0.8 * (medians["saturated"]["requests_per_s"] or 0.0), batch_s, max(ENGINE_SIZES), 99)
     at_150 = statistics.median(
         _ratio(one["150%"]["goodput_per_s"], one["saturated"]["requests_per_s"]) for one in rounds
     )
@@ -114,6 +139,7 @@ def main() -> None:
             "p99_at_80_percent_over_single_p50": round(p99_at_80, 2),
             "that_of_a_queue_that_loses_no_time": round(queue_alone_s / batch_s(1), 2),
             "goodput_at_150_percent_over_saturated": round(at_150, 3),
+            "engine_batch_ms_median": {size: round(seconds * 1e3, 3) for size, seconds in engine_median.items()},
             "median": medians,
             "rounds": rounds,
         },

@@ -7,7 +7,6 @@ what waits, up to a most, as one batch, when requests arrive by a Poisson proces
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -31,11 +30,10 @@ def latency_s(rate: float, batch_s: Callable[[int], float], most: int, percent: 
     return float(np.percentile(latencies, percent))
 
 
-def batch_seconds(engine: dict[str, Any]) -> Callable[[int], float]:
-    """Return how long the service's engine takes for n images, between the sizes that were measured on a line.
+def batch_seconds(measured: dict[int, float]) -> Callable[[int], float]:
+    """Return how long an engine takes for n images, between the sizes that were measured on a line.
 
-    `engine` is what `resnet bench engine` wrote.
+    `measured` has the seconds by size.
     """
-    measured = {int(size): one["p50_ms"] / 1e3 for size, one in engine["contenders"]["engine"].items()}
     sizes = sorted(measured)
     return lambda count: float(np.interp(count, sizes, [measured[size] for size in sizes]))

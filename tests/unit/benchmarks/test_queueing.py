@@ -16,5 +16,5 @@ def test_batches_that_cost_as_much_as_one_image_shorten_the_queue():
 
 
 def test_times_between_the_measured_sizes_lie_on_a_line():
-    seconds = batch_seconds({"contenders": {"engine": {"8": {"p50_ms": 17.0}, "1": {"p50_ms": 3.0}}}})
+    seconds = batch_seconds({8: 0.017, 1: 0.003})
     assert [seconds(count) for count in (1, 4, 8)] == pytest.approx([0.003, 0.009, 0.017])
