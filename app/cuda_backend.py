@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 PIECE = 256
 LANES = 2
 
-# How far logits may be from the eager network's, as a share of the largest of those. With the shipped checkpoint, and a
+# How far logits may be from the eager network's, as a share of the largest of those. With an earlier checkpoint, and a
 # GPU's rounding simulated on a CPU, fusing moved them by 0.6 % in bfloat16 (256 pictures; 0.7 % on noise), TF32 those
 # of float32 by 0.1 % (16 pictures). Leaving out the head's bias moves them by 4 %, that of any convolution by 29 % and
 # more; two of the 16 pictures that change places, by 14 % and more.

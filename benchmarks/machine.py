@@ -39,8 +39,24 @@ def newest(name: str) -> tuple[dict[str, Any], str]:
     For what has little to do with the processor, such as memory. Of the same day, the first machine's. Raises
     FileNotFoundError if there is none.
     """
-    found = [(read(name, folder), folder / name) for folder in MACHINES.values() if (folder / name).is_file()]
+    found = _of_all(name)
     if not found:
         raise FileNotFoundError(name)
-    one, path = max(found, key=lambda pair: str(pair[0]["machine"]["date"]))
-    return one, path.relative_to(FOLDER.parent).as_posix()
+    return max(found, key=lambda pair: str(pair[0]["machine"]["date"]))
+
+
+def of_version(name: str, version: str) -> tuple[dict[str, Any], str]:
+    """Return the file of a name that is of a version of the checkpoint, of whatever machine, and its path.
+
+    For what a checkpoint's answers are worth. Raises FileNotFoundError if there is none.
+    """
+    for one, path in _of_all(name):
+        if one["version"] == version:
+            return one, path
+    raise FileNotFoundError(f"{name} of version {version}")
+
+
+def _of_all(name: str) -> list[tuple[dict[str, Any], str]]:
+    """Return the files of a name, and their paths in the repository."""
+    paths = [folder / name for folder in MACHINES.values() if (folder / name).is_file()]
+    return [(read(path.name, path.parent), path.relative_to(FOLDER.parent).as_posix()) for path in paths]

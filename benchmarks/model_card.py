@@ -87,7 +87,7 @@ def run_row(number: int, recipe: dict[str, Any]) -> str:
     return (
         f"| run {number} | epochs: {phases} pixels; one-cycle to {recipe['learning_rate']} with {recipe['warmup']:.0%} warm-up; "
         f"crop after {recipe['crop_padding']} reflected pixels, flip, cutout {recipe['cutout']}{sent}; "
-        f"{recipe['device']}, {recipe['training_seconds'] / 60:.0f} minutes |"
+        f"label smoothing {recipe['label_smoothing']}; seed {recipe['seed']}; {recipe['device']}, {recipe['training_seconds'] / 60:.0f} minutes |"
     )
 
 
@@ -129,8 +129,7 @@ softmax(-s^g / T) with s = -log softmax(logits), g = {metadata.calibration_expon
 |---|---|
 | data | {metadata.dataset["training_images"]:,} CIFAR-10 training images; {metadata.dataset["held_out_images"]:,} more, stratified, held out for the temperature (fingerprint of all `{metadata.dataset["fingerprint"][:16]}...`) |
 {runs}
-| every run | SGD, Nesterov momentum {recipe["momentum"]}, batch {recipe["batch_size"]}, weight decay {recipe["weight_decay"]} (not on biases and batch norm), label smoothing {recipe["label_smoothing"]}, weight average {recipe["ema_decay"]} |
-| seed | {metadata.seed} |
+| every run | SGD, Nesterov momentum {recipe["momentum"]}, batch {recipe["batch_size"]}, weight decay {recipe["weight_decay"]} (not on biases and batch norm), weight average {recipe["ema_decay"]} |
 | libraries | {", ".join(f"{name} {version}" for name, version in metadata.libraries.items())} |
 | finished | {metadata.created} |
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import FOLDER, MACHINES, newest, read
+from benchmarks.machine import FOLDER, MACHINES, newest, of_version, read
 
 PAGE = FOLDER.parent / "README.md"
 ENGINES = {
@@ -32,8 +32,10 @@ def _where(one: dict[str, Any]) -> tuple[str, str]:
 
 def service() -> str:
     """Return the table of accuracy, start, load and memory."""
-    offline, served = read("evaluate_checkpoint.json"), read("evaluate_service.json")
-    int8, plain, quick = read("precisions_cpu.json"), read("service_cpu.json"), read("service_cpu_int8.json")
+    offline = read("evaluate_checkpoint.json")
+    served, served_file = of_version("evaluate_service.json", offline["version"])
+    int8, int8_file = of_version("precisions_cpu.json", offline["version"])
+    plain, quick = read("service_cpu.json"), read("service_cpu_int8.json")
     large, opened = read("large_requests.json"), read("open_loop.json")
     memory, memory_file = newest("memory.json")
 
@@ -54,9 +56,9 @@ def service() -> str:
         (
             "the same, each image sent to the service as a PNG",
             accuracy(served),
-            "`benchmarks/evaluate_service.json`, `make bench`",
+            f"`{served_file}`, `make bench`",
         ),
-        ("the same in int8, engine alone", accuracy(int8["test_set"]["int8"]), "`benchmarks/precisions_cpu.json`"),
+        ("the same in int8, engine alone", accuracy(int8["test_set"]["int8"]), f"`{int8_file}`"),
         ("start of the process to ready", f"{plain['ready_s']} s", "`benchmarks/service_cpu.json`"),
         ("one client, one 32 x 32 PNG a request", load(plain, "1"), "〃"),
         ("64 clients, the same", load(plain, "64"), "〃"),
