@@ -12,6 +12,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -62,15 +63,15 @@ def _png(image: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def engine_rates(engine: CheckpointEngine, images: NDArray[np.uint8]) -> dict[int, float]:
-    """Return the images per second of each of the engine's batch sizes from half the largest on."""
+def engine_rates(
+    engine: CheckpointEngine, images: NDArray[np.uint8], sizes: Sequence[int] = (), each_s: float = ENGINE_S
+) -> dict[int, float]:
+    """Return the images per second of batches by size; without `sizes`, of the engine's from half the largest on."""
     rates = {}
-    for size in engine.batch_sizes:
-        if size * 2 < engine.batch_sizes[-1]:
-            continue
+    for size in sizes or [size for size in engine.batch_sizes if size * 2 >= engine.batch_sizes[-1]]:
         batches = 0
         started = time.perf_counter()
-        while (seconds := time.perf_counter() - started) < ENGINE_S:
+        while (seconds := time.perf_counter() - started) < each_s:
             engine.run(images[:size])
             batches += 1
         rates[size] = round(batches * size / seconds, 1)

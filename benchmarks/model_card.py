@@ -5,6 +5,7 @@ python -m benchmarks.model_card
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,6 +81,14 @@ def runs_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
     return [*(runs_of(start["recipe"]) if start else []), recipe]
 
 
+def shared(runs: list[dict[str, Any]], name: str) -> object:
+    """Return what all runs have in common. Raises ValueError if they differ: then it belongs into `run_row`."""
+    first, *others = (one[name] for one in runs)
+    if any(other != first for other in others):
+        raise ValueError(f"the runs differ in {name}")
+    return first
+
+
 def run_row(number: int, recipe: dict[str, Any]) -> str:
     """Return a table row of one run."""
     sent = "".join(f", {recipe[name]:.0%} {name}" for name in ("jpeg", "greyscale", "rescale") if recipe.get(name))
@@ -95,8 +104,9 @@ def render(source: Checkpoint) -> str:
     """Return the card."""
     metadata = source.metadata
     network = source.network()
-    recipe = metadata.recipe
-    runs = chr(10).join(run_row(number, one) for number, one in enumerate(runs_of(recipe), 1))
+    recipes = runs_of(metadata.recipe)
+    runs = chr(10).join(run_row(number, one) for number, one in enumerate(recipes, 1))
+    same = partial(shared, recipes)
     test = next(one for one in metadata.measured if one["split"] == "cifar10 test")
     per_class = "\n".join(f"| {name} | {share:.1%} |" for name, share in test["per_class"].items())
     size = metadata.input_size
@@ -129,7 +139,7 @@ softmax(-s^g / T) with s = -log softmax(logits), g = {metadata.calibration_expon
 |---|---|
 | data | {metadata.dataset["training_images"]:,} CIFAR-10 training images; {metadata.dataset["held_out_images"]:,} more, stratified, held out for the temperature (fingerprint of all `{metadata.dataset["fingerprint"][:16]}...`) |
 {runs}
-| every run | SGD, Nesterov momentum {recipe["momentum"]}, batch {recipe["batch_size"]}, weight decay {recipe["weight_decay"]} (not on biases and batch norm), weight average {recipe["ema_decay"]} |
+| every run | SGD, Nesterov momentum {same("momentum")}, batch {same("batch_size")}, weight decay {same("weight_decay")} (not on biases and batch norm), weight average {same("ema_decay")} |
 | libraries | {", ".join(f"{name} {version}" for name, version in metadata.libraries.items())} |
 | finished | {metadata.created} |
 

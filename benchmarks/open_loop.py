@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine import CheckpointEngine, load_engine
+from app.engine import load_engine
 from app.settings import Settings
 from benchmarks import closed_loop
-from benchmarks.large_requests import PAUSE_S, examples
+from benchmarks.large_requests import PAUSE_S, engine_rates, examples
 from benchmarks.load import post
 from benchmarks.machine import write
 from benchmarks.queueing import batch_seconds, latency_s
@@ -71,22 +71,6 @@ def median_of(rounds: list[dict[str, float | None]]) -> dict[str, float | None]:
     return {key: statistics.median(values) if values else None for key, values in found.items()}
 
 
-def engine_seconds(engine: CheckpointEngine) -> dict[int, float]:
-    """Return the median seconds of the engine's batches by their size, nothing else being computed."""
-    images = examples(max(ENGINE_SIZES))
-    medians = {}
-    for size in ENGINE_SIZES:
-        engine.run(images[:size])
-        times: list[float] = []
-        end = time.perf_counter() + ENGINE_S
-        while (began := time.perf_counter()) < end:
-            engine.run(images[:size])
-            times.append(time.perf_counter() - began)
-        medians[size] = statistics.median(times)
-    time.sleep(PAUSE_S)
-    return medians
-
-
 def one_round(
     wrk: list[str] | None, port: int, requests: list[bytes], settings: Settings, seed: int
 ) -> dict[str, dict[str, float | None]]:
@@ -113,16 +97,17 @@ def main() -> None:
     settings = Settings()
     wrk = closed_loop.find_wrk()
     requests = [post("/predict", path.read_bytes(), {"content-type": "image/png"}) for path in closed_loop.PICTURES]
-    engine = load_engine(settings)
+    engine, images = load_engine(settings), examples(max(ENGINE_SIZES))
     rounds, engine_rounds = [], []
     with tempfile.TemporaryDirectory() as folder, service_process(Path(folder) / "serve.log") as service:
         service.wait_ready()
         for seed in range(ROUNDS):
-            engine_rounds.append(engine_seconds(engine))
+            engine_rounds.append(engine_rates(engine, images, ENGINE_SIZES, ENGINE_S))
+            time.sleep(PAUSE_S)
             rounds.append(one_round(wrk, service.port, requests, settings, seed))
     medians = {name: median_of([one[name] for one in rounds]) for name in rounds[0]}
     p99_at_80 = statistics.median(_ratio(one["80%"]["p99_ms"], one["single"]["p50_ms"]) for one in rounds)
-    engine_median = {size: statistics.median(one[size] for one in engine_rounds) for size in ENGINE_SIZES}
+    engine_median = {size: size / statistics.median(one[size] for one in engine_rounds) for size in ENGINE_SIZES}
     batch_s = batch_seconds(engine_median)
     queue_alone_s = latency_s(0.8 * (medians["saturated"]["requests_per_s"] or 0.0), batch_s, max(ENGINE_SIZES), 99)
     at_150 = statistics.median(

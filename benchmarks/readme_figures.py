@@ -105,8 +105,13 @@ def service() -> str:
     ]
     table = "\n".join(f"| {what} | {figure} | {evidence} |" for what, figure, evidence in rows)
     filled = plain["clients_median"]["64"]["mean_batch_images"]
-    elsewhere = "" if _where(memory) == _where(plain) else f", but for the memory ({', '.join(_where(memory))})"
-    return f"""On {machine_of(plain)}{elsewhere}; a GPU has not been measured yet.
+    elsewhere = [
+        f"the {what} ({', '.join(_where(one))})"
+        for what, one in {"accuracy": int8, "memory": memory}.items()
+        if _where(one) != _where(plain)
+    ]
+    but = f", but for {' and '.join(elsewhere)}" if elsewhere else ""
+    return f"""On {machine_of(plain)}{but}; a GPU has not been measured yet.
 
 | what | figure | evidence |
 |---|---|---|

@@ -69,7 +69,11 @@ def commands_of(name: str, root: Path) -> list[list[str]]:
 
 
 def record_of(commands: list[list[str]], folders: list[Path]) -> dict[str, Any]:
-    """Return what the runs' folders say: seconds, metrics, and the evaluation that the last one holds."""
+    """Return what the runs' folders say: seconds, metrics, and the evaluation that the last one holds.
+
+    Of each run stands where it was made: this machine.
+    """
+    machine = describe()
     runs = []
     for command, folder in zip(commands, folders, strict=True):
         metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -80,7 +84,7 @@ def record_of(commands: list[list[str]], folders: list[Path]) -> dict[str, Any]:
                 "command": " ".join(command),
                 "seed": settings["recipe"]["seed"],
                 "device": settings["device"],
-                "machine": describe(),
+                "machine": machine,
                 "epochs": len(metrics),
                 "training_seconds": round(metrics[-1]["seconds"], 1),
                 "seconds": json.loads(timing.read_text()) if timing.exists() else None,
