@@ -18,6 +18,7 @@ from model.data import Dataset
 from model.distributed import World
 from model.evaluate import compute_logits
 from model.optim import MovingAverage, one_cycle, parameter_groups
+from model.patches import learn_by_patches
 from model.precision import has_fast_bfloat16
 from model.recipe import Recipe
 from model.resnet import ResNet
@@ -57,15 +58,14 @@ class Learner:
         self.network: ResNet = self.architecture.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if init_from is not None:
             self._take_weights(init_from)
+        if device.type == "cpu":
+            learn_by_patches(self.network)
         self.average = MovingAverage(self.network, recipe.ema_decay)
         self.compiled = compiled
         shared = self.world.wrap(self.network, device)
         self.run_network = torch.compile(shared, dynamic=False) if compiled else shared
         groups = parameter_groups(self.network, recipe.weight_decay)
-        on_gpu = device.type == "cuda"
-        self.optimiser = torch.optim.SGD(
-            groups, lr=0.0, momentum=recipe.momentum, nesterov=True, fused=on_gpu, foreach=not on_gpu
-        )
+        self.optimiser = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True, fused=True)
         self.images = training.images.to(device)
         self.labels = training.labels.to(device)
         self.mean = torch.tensor(training.mean, device=device)
