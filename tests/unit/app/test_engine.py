@@ -12,7 +12,7 @@ from PIL import Image
 from app.backends import open_backend
 from app.batches import EngineBroken, EngineOutOfMemory
 from app.engine import CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine
-from app.openvino_backend import open_openvino
+from app.openvino_backend import Whole, open_openvino
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.evaluate import compute_logits
@@ -136,7 +136,7 @@ def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
         def infer(self, *_arguments, **_options):
             raise RuntimeError(raised)
 
-    engine.backend._request = Failing()
+    engine.backend._whole, engine.backend._halves = Whole(Failing()), None
     with pytest.raises(seen) as caught:
         engine.run(pictures)
     assert type(caught.value) is seen
@@ -145,14 +145,14 @@ def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
 def test_openvino_cuts_layers_finer_than_there_are_threads(source):
     if "TBB_PARTITIONER" not in core().get_property("CPU", "SUPPORTED_PROPERTIES"):
         pytest.skip("this OpenVINO has no such property")
-    compiled = make(source, "openvino").backend._request.get_compiled_model()
-    assert str(compiled.get_property("TBB_PARTITIONER")).endswith("AUTO")
+    for compiled in make(source, "openvino").backend._compiled:
+        assert str(compiled.get_property("TBB_PARTITIONER")).endswith("AUTO")
 
 
 @pytest.mark.parametrize("pin", [True, False])
 def test_threads_stay_on_their_cores_only_if_asked_to(source, pin):
     backend = open_openvino(source, Settings(device="cpu", pin_threads=pin))
-    assert backend._request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is pin
+    assert all(compiled.get_property("ENABLE_CPU_PINNING") is pin for compiled in backend._compiled)
 
 
 SIGNAL_AFTER_CLOSE = """

@@ -1,0 +1,144 @@
+"""Large batches in two halves at the same time, in app/openvino_backend.py."""
+
+import numpy as np
+import pytest
+
+from app import openvino_backend
+from app.batches import EngineOutOfMemory
+from app.openvino_backend import HALVES_FROM, OpenVinoBackend, open_openvino
+from app.settings import Settings
+from model import checkpoint
+from model.checkpoint import Checkpoint
+from tests.process import WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def source() -> Checkpoint:
+    return checkpoint.load(WEIGHTS)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_backend, "_halves_pay", {})
+
+
+def opened(source: Checkpoint, monkeypatch: pytest.MonkeyPatch, *, gain: float, threads: int = 2) -> OpenVinoBackend:
+    """Open the backend where halves are so many times as quick."""
+    monkeypatch.setattr(openvino_backend, "_gain", lambda *_: gain)
+    return open_openvino(source, Settings(device="cpu", threads=threads))
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("count", [HALVES_FROM, HALVES_FROM + 1, 40])
+def test_halves_answer_as_the_whole_does_and_in_its_order(
+    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    backend = opened(source, monkeypatch, gain=2.0)
+    assert backend._halves is not None
+    images = pictures(count)
+    expected = backend._whole.logits(images)
+    np.testing.assert_allclose(backend.logits(images), expected, atol=0.05 * np.abs(expected).max())
+    assert (backend._halves.logits(images).argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
+
+
+@pytest.mark.parametrize(("count", "way"), [(1, "whole"), (HALVES_FROM - 1, "whole"), (HALVES_FROM, "halves")])
+def test_only_large_batches_are_divided(
+    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, count: int, way: str
+) -> None:
+    backend = opened(source, monkeypatch, gain=2.0)
+    used: list[str] = []
+
+    class Noting:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def logits(self, images: np.ndarray) -> np.ndarray:
+            used.append(self.name)
+            return np.zeros((len(images), 10), np.float32)
+
+    backend._whole, backend._halves = Noting("whole"), Noting("halves")
+    backend.logits(pictures(count))
+    assert used == [way]
+
+
+@pytest.mark.parametrize(("gain", "threads"), [(1.0, 2), (2.0, 1)])
+def test_where_halves_gain_nothing_no_second_model_is_kept(
+    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, gain: float, threads: int
+) -> None:
+    backend = opened(source, monkeypatch, gain=gain, threads=threads)
+    assert backend._halves is None
+    assert len(backend._compiled) == 1
+    assert backend.logits(pictures(HALVES_FROM)).shape == (HALVES_FROM, 10)
+
+
+@pytest.mark.parametrize("gain", [1.0, 2.0])
+def test_what_was_measured_at_the_start_holds_for_a_reload(
+    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, gain: float
+) -> None:
+    first = opened(source, monkeypatch, gain=gain)
+
+    def measure(*_: object) -> float:
+        raise AssertionError("beside an engine that serves")
+
+    monkeypatch.setattr(openvino_backend, "_gain", measure)
+    second = open_openvino(source, Settings(device="cpu", threads=2))
+    assert (second._halves is None) == (first._halves is None) == (gain < openvino_backend.WORTHWHILE)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_half_that_fails_waits_for_the_other_and_the_next_batch_is_right(
+    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    backend = opened(source, monkeypatch, gain=2.0)
+    halves = backend._halves
+    assert isinstance(halves, openvino_backend.Halves)
+    good = halves._requests
+    waited: list[int] = []
+
+    class Request:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def set_input_tensor(self, tensor: object) -> None:
+            good[self.number].set_input_tensor(tensor)
+
+        def start_async(self, *, share_inputs: bool) -> None:
+            if self.number == broken:
+                raise RuntimeError("std::bad_alloc")
+            good[self.number].start_async(share_inputs=share_inputs)
+
+        def wait(self) -> None:
+            waited.append(self.number)
+            good[self.number].wait()
+
+    images = pictures(HALVES_FROM)
+    expected = backend.logits(images)
+    halves._requests = Request(0), Request(1)
+    with pytest.raises(EngineOutOfMemory):
+        backend.logits(images)
+    assert waited == [1 - broken]
+    halves._requests = good
+    np.testing.assert_allclose(backend.logits(images), expected, atol=1e-4)
+
+
+def test_the_gain_is_that_of_the_quickest_runs() -> None:
+    class Taking:
+        def __init__(self, runs: int) -> None:
+            self.runs = runs
+
+        def logits(self, images: np.ndarray) -> np.ndarray:
+            total = np.zeros(1, np.float32)
+            for _ in range(self.runs):
+                total += images.astype(np.float32).sum()
+            return total
+
+    images = pictures(64)
+    assert (
+        openvino_backend._gain(Taking(20), Taking(1), images)
+        > 3
+        > 1 / 3
+        > openvino_backend._gain(Taking(1), Taking(20), images)
+    )
