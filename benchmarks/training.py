@@ -36,6 +36,11 @@ SHIPPED = (
         *("--preset", "cpu", "--device", "cpu", "--phases", "24:5,32:10", "--seed", "3"),
         *("--jpeg", "0.25", "--greyscale", "0.05", "--rescale", "0.1"),
     ],
+    # And another one.
+    [
+        *("--preset", "cpu", "--device", "cpu", "--phases", "24:4,32:14", "--seed", "4", "--label-smoothing", "0.05"),
+        *("--jpeg", "0.25", "--greyscale", "0.05", "--rescale", "0.1"),
+    ],
 )
 
 RUNS: dict[str, tuple[list[str], ...]] = {"shipped": SHIPPED} | {
