@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from openvino import CompiledModel, InferRequest, Model, Tensor
+from openvino import InferRequest, Model, Tensor
 
 from app.batches import EngineOutOfMemory
 from app.cores import available_cores
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # From so many images on a batch may be computed in two halves, side by side, with a thread or more each.
 HALVES_FROM = 16
 
-# Whether that is quicker is measured with so many images, in turns, for so long; once at least. It costs 44 MB.
+# Whether that is quicker is measured with so many images, in turns, for so long. They cost a second model.
 MEASURED_IMAGES = 32
 MEASURED_S = 0.25
 WORTHWHILE = 1.03
@@ -59,10 +59,8 @@ def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
     else:
         model = float_model(*described)
     floats = _fast_floats() if precision == "int8" else precision
-    backend = OpenVinoBackend(model, precision, floats, threads, constants, pin=settings.pin_threads)
-    if threads > 1:
-        backend.try_halves(source.facts.self_test_images)
-    return backend
+    examples = source.facts.self_test_images
+    return OpenVinoBackend(model, precision, floats, threads, constants, examples=examples, pin=settings.pin_threads)
 
 
 class Way(Protocol):
@@ -120,19 +118,26 @@ class OpenVinoBackend:
     """Compiled for this CPU; any batch size will do.
 
     `precision` is float32, bfloat16 or int8, `floats` that of what is left in floats. The model's weights lie in
-    `constants`.
+    `constants`. With two `threads` or more, `examples`, uint8 (n, 3, S, S), are what is measured with whether a large
+    batch is computed in two halves.
     """
 
     runtime = "openvino"
     device = "cpu"
 
     def __init__(
-        self, model: Model, precision: str, floats: str, threads: int, constants: FileBacked, *, pin: bool = False
+        self,
+        model: Model,
+        precision: str,
+        floats: str,
+        threads: int,
+        constants: FileBacked,
+        *,
+        examples: NDArray[np.uint8],
+        pin: bool = False,
     ) -> None:
         self.dtype = precision
-        self._threads = threads
-        self._model = model
-        self._options: dict[str, Any] = {
+        options: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[floats],
             # Threads that may not move stand still beside another program; those that may now and then share a core.
@@ -141,30 +146,28 @@ class OpenVinoBackend:
         if "TBB_PARTITIONER" in core().get_property("CPU", "SUPPORTED_PROPERTIES"):
             # A layer's work in more pieces than threads, for whichever thread is free: with a piece each, all wait for
             # the one that shares its core with the event loop.
-            self._options["TBB_PARTITIONER"] = "AUTO"
-        self._compiled = [self._compile(PERFORMANCE_HINT="LATENCY")]  # one batch at a time, on all threads
-        self._whole: Way = Whole(self._compiled[0].create_infer_request())
+            options["TBB_PARTITIONER"] = "AUTO"
+        whole = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})  # a batch on all threads
+        self._compiled = [whole]
+        self._whole: Way = Whole(whole.create_infer_request())
         self._halves: Way | None = None
+        if threads > 1 and _halves_pay.get((precision, threads), True):
+            divided = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2})
+            halves = Halves(divided.create_infer_request(), divided.create_infer_request())
+            if self._are_quicker(halves, threads, examples):
+                self._compiled.append(divided)
+                self._halves = halves
         self._constants = constants  # OpenVINO may look at them as long as the model lives
 
-    def _compile(self, **options: object) -> CompiledModel:
-        return core().compile_model(self._model, "CPU", self._options | options)
-
-    def try_halves(self, images: NDArray[np.uint8]) -> None:
-        """Compute large batches in halves from now on, if that is quicker here; some images, to measure with."""
-        key = self.dtype, self._threads
-        if _halves_pay.get(key) is False:
-            return
-        compiled = self._compile(PERFORMANCE_HINT="THROUGHPUT", NUM_STREAMS=2)
-        halves = Halves(compiled.create_infer_request(), compiled.create_infer_request())
+    def _are_quicker(self, halves: Way, threads: int, examples: NDArray[np.uint8]) -> bool:
+        """Whether halves are quicker than the whole, as measured once in a process."""
+        key = self.dtype, threads
         if key not in _halves_pay:
-            many = np.resize(images, (MEASURED_IMAGES, *images.shape[1:]))
-            gain = _gain(self._whole, halves, many)
+            images = np.resize(examples, (MEASURED_IMAGES, *examples.shape[1:]))
+            gain = _gain(self._whole, halves, images)
             _halves_pay[key] = gain >= WORTHWHILE
-            log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(many), gain)
-        if _halves_pay[key]:
-            self._compiled.append(compiled)
-            self._halves = halves
+            log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(images), gain)
+        return _halves_pay[key]
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
@@ -180,7 +183,6 @@ class OpenVinoBackend:
         """Give back the constants, which OpenVINO has put into an order of its own, and what setting up needed."""
         for compiled in self._compiled:
             compiled.release_memory()
-        del self._model
         self._constants.let_go()
 
     def close(self) -> None:
