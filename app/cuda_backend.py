@@ -63,6 +63,7 @@ class CudaBackend:
     """
 
     runtime = "torch"
+    split_batches = False
 
     def __init__(
         self, eager: TorchBackend, ways: Sequence[Way], examples: NDArray[np.uint8], sizes: tuple[int, ...]

@@ -56,6 +56,10 @@ class Engine(Protocol):
     batch_sizes: tuple[int, ...]
     """The sizes that batches are padded to, increasing; the last one is the most images that `run` takes."""
 
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """The settings that are chosen by measurement, as this engine has them; one that is given them is its like."""
+
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to probabilities (N, classes). Raises EngineOutOfMemory and EngineBroken."""
 
@@ -69,6 +73,10 @@ class Backend(Protocol):
     runtime: str
     device: str
     dtype: str
+
+    @property
+    def split_batches(self) -> bool:
+        """Whether batches are computed in two halves, see app/openvino_backend.py."""
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken."""
@@ -92,6 +100,16 @@ class CheckpointEngine:
         self._self_test_probabilities = facts.self_test_probabilities
         tolerance = facts.metadata.self_test_tolerance
         self._tolerance = max(tolerance, INT8_TOLERANCE) if backend.dtype == "int8" else tolerance
+
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """See Engine."""
+        backend = self.backend
+        return {
+            "batch_sizes": self.batch_sizes,
+            "precision": backend.dtype,
+            "split_batches": backend.split_batches,
+        }
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S), N at most the largest batch size, to float32 (N, classes)."""

@@ -83,10 +83,7 @@ class EngineService(Service):
         """Load the checkpoint file. What was measured once stays: beside a serving engine it comes out wrong."""
         settings = self.settings
         if self._parts is not None:
-            engine = self._parts.engine
-            settings = settings.model_copy(
-                update={"batch_sizes": engine.batch_sizes, "precision": engine.card["dtype"]}
-            )
+            settings = settings.model_copy(update=self._parts.engine.tuning)
         return self._engine_factory(settings)
 
     def reload(self) -> None:

@@ -24,17 +24,15 @@ from model.openvino_graph import float_model, quantised_model
 
 log = logging.getLogger(__name__)
 
-# From so many images on a batch may be computed in two halves, side by side, with a thread or more each.
-HALVES_FROM = 16
+# From so many images on a batch is computed in two halves, side by side, with a thread or more each.
+HALVES_FROM = 6
 
-# Whether that is quicker is measured with so many images, in turns, for so long. They cost a second model.
+# Beside an event loop that needs a core now and then, halves have up to a tenth more of the rate than alone, where they
+# are as quick as the whole (docs/architecture.md). So they are left only where they lose more than that, by measurement
+# with so many images, in turns, for so long.
 MEASURED_IMAGES = 32
 MEASURED_S = 0.25
-WORTHWHILE = 1.03
-
-# What was measured in this process, by precision and threads: beside an engine that serves, as at a reload, the
-# measurement would be wrong.
-_halves_pay: dict[tuple[str, int], bool] = {}
+LEAST_GAIN = 0.9
 
 
 def precision_of(settings: Settings) -> str:
@@ -60,7 +58,12 @@ def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
         model = float_model(*described)
     floats = _fast_floats() if precision == "int8" else precision
     examples = source.facts.self_test_images
-    return OpenVinoBackend(model, precision, floats, threads, constants, examples=examples, pin=settings.pin_threads)
+    split = settings.split_batches
+    if threads == 1 or (split is None and precision == "int8"):  # whose halves gain nothing in the service either
+        split = False
+    return OpenVinoBackend(
+        model, precision, floats, threads, constants, pin=settings.pin_threads, split=split, examples=examples
+    )
 
 
 class Way(Protocol):
@@ -118,8 +121,8 @@ class OpenVinoBackend:
     """Compiled for this CPU; any batch size will do.
 
     `precision` is float32, bfloat16 or int8, `floats` that of what is left in floats. The model's weights lie in
-    `constants`. With two `threads` or more, `examples`, uint8 (n, 3, S, S), are what is measured with whether a large
-    batch is computed in two halves.
+    `constants`. Large batches are computed in two halves as `split` says; None does so unless that is found to be
+    slower, with `examples`, uint8 (n, 3, S, S).
     """
 
     runtime = "openvino"
@@ -133,8 +136,9 @@ class OpenVinoBackend:
         threads: int,
         constants: FileBacked,
         *,
+        pin: bool,
+        split: bool | None,
         examples: NDArray[np.uint8],
-        pin: bool = False,
     ) -> None:
         self.dtype = precision
         options: dict[str, Any] = {
@@ -151,23 +155,18 @@ class OpenVinoBackend:
         self._compiled = [whole]
         self._whole: Way = Whole(whole.create_infer_request())
         self._halves: Way | None = None
-        if threads > 1 and _halves_pay.get((precision, threads), True):
+        if split is not False:
             divided = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2})
             halves = Halves(divided.create_infer_request(), divided.create_infer_request())
-            if self._are_quicker(halves, threads, examples):
+            if split or _pay(halves, self._whole, examples):
                 self._compiled.append(divided)
                 self._halves = halves
         self._constants = constants  # OpenVINO may look at them as long as the model lives
 
-    def _are_quicker(self, halves: Way, threads: int, examples: NDArray[np.uint8]) -> bool:
-        """Whether halves are quicker than the whole, as measured once in a process."""
-        key = self.dtype, threads
-        if key not in _halves_pay:
-            images = np.resize(examples, (MEASURED_IMAGES, *examples.shape[1:]))
-            gain = _gain(self._whole, halves, images)
-            _halves_pay[key] = gain >= WORTHWHILE
-            log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(images), gain)
-        return _halves_pay[key]
+    @property
+    def split_batches(self) -> bool:
+        """Whether large batches are computed in two halves."""
+        return self._halves is not None
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
@@ -188,6 +187,13 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Give the compiled network's memory back."""
         del self._whole, self._halves, self._compiled, self._constants
+
+
+def _pay(halves: Way, whole: Way, examples: NDArray[np.uint8]) -> bool:
+    images = np.resize(examples, (MEASURED_IMAGES, *examples.shape[1:]))
+    gain = _gain(whole, halves, images)
+    log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(images), gain)
+    return gain >= LEAST_GAIN
 
 
 def _gain(whole: Way, halves: Way, images: NDArray[np.uint8]) -> float:

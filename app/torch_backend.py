@@ -24,6 +24,7 @@ class TorchBackend:
     """Batch norm folded, channels last, in float32 or bfloat16 (`precision`)."""
 
     runtime = "torch"
+    split_batches = False
 
     def __init__(self, source: Checkpoint, device: str, precision: str, threads: int) -> None:
         self._device = torch.device(device)

@@ -111,7 +111,7 @@ def main() -> None:
     # Deadlines are no matter here: on a slow machine two such requests take their time, and one would be refused.
     with (
         tempfile.TemporaryDirectory() as folder,
-        service_process(Path(folder) / "log", timeout_ms=60_000, max_queue_s=60) as service,
+        service_process(Path(folder) / "log", timeout_ms=60_000, max_queue_s=60, **engine.tuning) as service,
     ):
         service.wait_ready()
         for _ in range(ROUNDS):
@@ -127,6 +127,7 @@ def main() -> None:
         "large_requests.json",
         {
             "command": "python -m benchmarks.large_requests",
+            "tuning": engine.tuning,
             "images_in_a_request": IMAGES,
             "clients": CLIENTS,
             "images_per_s_median": {name: statistics.median(one[name] for one in rounds) for name in rounds[0]},

@@ -99,7 +99,10 @@ def main() -> None:
     requests = [post("/predict", path.read_bytes(), {"content-type": "image/png"}) for path in closed_loop.PICTURES]
     engine, images = load_engine(settings), examples(max(ENGINE_SIZES))
     rounds, engine_rounds = [], []
-    with tempfile.TemporaryDirectory() as folder, service_process(Path(folder) / "serve.log") as service:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        service_process(Path(folder) / "serve.log", **engine.tuning) as service,
+    ):
         service.wait_ready()
         for seed in range(ROUNDS):
             engine_rounds.append(engine_rates(engine, images, ENGINE_SIZES, ENGINE_S))
@@ -117,6 +120,7 @@ def main() -> None:
         "open_loop.json",
         {
             "command": "python -m benchmarks.open_loop",
+            "tuning": engine.tuning,
             "closed_loop": closed_loop.name(wrk),
             "deadline_ms": settings.timeout_ms,
             "max_queue_images": settings.max_queue_images,

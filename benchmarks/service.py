@@ -1,6 +1,7 @@
 """The service as a whole, in the real process: time to ready, one client, 64 clients, and the whole test set over HTTP.
 
 The engine by itself is measured in the same rounds: what the service reaches of it is the figure that holds elsewhere.
+The service is given what the engine found out at its start, so that both compute in the same way.
 
 python -m benchmarks.service --data FOLDER
 """
@@ -40,6 +41,14 @@ def one_round(wrk: list[str] | None, service: ServiceProcess, clients: int) -> d
     return {**result, "mean_batch_images": round(images / batches, 2)}
 
 
+def seconds_to_ready(folder: Path, precision: str) -> float:
+    """Start a service that measures for itself what its engine does best, and stop it again."""
+    started = time.perf_counter()
+    with service_process(folder / "start.log", precision=precision) as service:
+        service.wait_ready()
+        return time.perf_counter() - started
+
+
 def bad_input_times(service: ServiceProcess, picture: bytes) -> dict[str, Any]:
     """Seconds that each kind of bad input takes to be refused, and what it did to resident memory."""
     from tests.e2e.test_hostile import BAD
@@ -72,10 +81,9 @@ def main() -> None:
     engine_rounds: list[dict[int, float]] = []
     wrk = closed_loop.find_wrk()
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        with service_process(Path(folder) / "serve.log", precision=arguments.precision) as service:
+        ready_s = seconds_to_ready(Path(folder), arguments.precision)
+        with service_process(Path(folder) / "serve.log", **engine.tuning) as service:
             service.wait_ready()
-            ready_s = time.perf_counter() - started
             bad = bad_input_times(service, picture)
             for _ in range(ROUNDS):
                 engine_rounds.append(engine_rates(engine, images))
@@ -98,6 +106,7 @@ def main() -> None:
         {
             "command": f"python -m benchmarks.service --precision {arguments.precision}",
             "load": closed_loop.name(wrk),
+            "tuning": engine.tuning,
             "ready_s": round(ready_s, 1),
             "exit_code_after_sigterm": exit_code,
             "clients_median": medians,

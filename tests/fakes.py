@@ -59,6 +59,10 @@ class FakeEngine:
             "runtime": "fake",
         }
 
+    @property
+    def tuning(self):
+        return {"batch_sizes": self.batch_sizes, "precision": self.card["dtype"], "split_batches": False}
+
     def hold(self):
         self._open.clear()
         self.entered.clear()

@@ -24,6 +24,10 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def in_environment(value):
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 class ServiceProcess:
     def __init__(self, log_path, command=("app.cli", "serve"), max_open_files=None, port=None, **settings):
         self.port = port or free_port()
@@ -31,7 +35,7 @@ class ServiceProcess:
         self.probes_url = f"http://127.0.0.1:{settings['admin_port']}" if "admin_port" in settings else self.url
         self.log_path = Path(log_path)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RESNET_")}
-        environment |= {f"RESNET_{name.upper()}": str(value) for name, value in settings.items()}
+        environment |= {f"RESNET_{name.upper()}": in_environment(value) for name, value in settings.items()}
         environment |= {"RESNET_PORT": str(self.port), "TMPDIR": str(self.log_path.parent)}
         self.environment = environment
         with self.log_path.open("wb") as log:

@@ -49,6 +49,7 @@ class NullEngine:
             "runtime": "none",
         }
         self.batch_sizes = (MAX_BATCH,)
+        self.tuning: dict[str, Any] = {}
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 (N, 10)."""

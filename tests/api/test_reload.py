@@ -138,16 +138,16 @@ def other_classes():
 
 
 async def test_a_reload_measures_nothing_again():
-    """Beside an engine that serves, batch sizes and the better precision would come out wrong."""
+    """Beside an engine that serves, batch sizes, the better precision and halves would come out wrong."""
     engines, seen = [FakeEngine(), FakeEngine(shift=1)], []
 
     def factory(settings):
-        seen.append((settings.precision, settings.batch_sizes))
+        seen.append((settings.precision, settings.batch_sizes, settings.split_batches))
         return engines[len(seen) - 1]
 
     async with serving(factory=factory) as client:
         await reload(client)
-    assert seen == [("auto", None), (engines[0].card["dtype"], engines[0].batch_sizes)]
+    assert seen == [("auto", None, None), ("float32", engines[0].batch_sizes, False)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import pytest
 
 from app import openvino_backend
 from app.batches import EngineOutOfMemory
-from app.openvino_backend import HALVES_FROM, OpenVinoBackend, open_openvino
+from app.engine import load_engine
+from app.openvino_backend import HALVES_FROM, LEAST_GAIN, OpenVinoBackend, open_openvino
 from app.settings import Settings
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -15,11 +16,6 @@ from tests.process import WEIGHTS
 @pytest.fixture(scope="module")
 def source() -> Checkpoint:
     return checkpoint.load(WEIGHTS)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_backend, "_halves_pay", {})
 
 
 def opened(source: Checkpoint, monkeypatch: pytest.MonkeyPatch, *, gain: float, threads: int = 2) -> OpenVinoBackend:
@@ -64,8 +60,8 @@ def test_only_large_batches_are_divided(
     assert used == [way]
 
 
-@pytest.mark.parametrize(("gain", "threads"), [(1.0, 2), (2.0, 1)])
-def test_where_halves_gain_nothing_no_second_model_is_kept(
+@pytest.mark.parametrize(("gain", "threads"), [(0.8, 2), (2.0, 1)])
+def test_where_halves_lose_no_second_model_is_kept(
     source: Checkpoint, monkeypatch: pytest.MonkeyPatch, gain: float, threads: int
 ) -> None:
     backend = opened(source, monkeypatch, gain=gain, threads=threads)
@@ -74,18 +70,36 @@ def test_where_halves_gain_nothing_no_second_model_is_kept(
     assert backend.logits(pictures(HALVES_FROM)).shape == (HALVES_FROM, 10)
 
 
-@pytest.mark.parametrize("gain", [1.0, 2.0])
-def test_what_was_measured_at_the_start_holds_for_a_reload(
-    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, gain: float
+def test_eight_bit_integers_are_computed_whole_unless_halves_are_asked_for(
+    source: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = opened(source, monkeypatch, gain=gain)
+    monkeypatch.setattr(openvino_backend, "_gain", lambda *_: 2.0)
+    settings = Settings(device="cpu", threads=2, precision="int8")
+    assert not open_openvino(source, settings).split_batches
+    assert open_openvino(source, settings.model_copy(update={"split_batches": True})).split_batches
 
+
+@pytest.mark.parametrize("split", [True, False])
+def test_what_is_given_is_not_measured(source: Checkpoint, monkeypatch: pytest.MonkeyPatch, *, split: bool) -> None:
     def measure(*_: object) -> float:
-        raise AssertionError("beside an engine that serves")
+        raise AssertionError("as beside an engine that serves")
 
     monkeypatch.setattr(openvino_backend, "_gain", measure)
-    second = open_openvino(source, Settings(device="cpu", threads=2))
-    assert (second._halves is None) == (first._halves is None) == (gain < openvino_backend.WORTHWHILE)
+    settings = Settings(device="cpu", threads=2, split_batches=split)
+    assert open_openvino(source, settings).split_batches is split
+    assert not open_openvino(source, settings.model_copy(update={"threads": 1})).split_batches  # there is one thread
+
+
+@pytest.mark.parametrize("gain", [0.8, 2.0])
+def test_an_engine_that_is_given_what_another_one_found_is_its_like(
+    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, gain: float
+) -> None:
+    monkeypatch.setattr(openvino_backend, "_gain", lambda *_: gain)
+    settings = Settings(device="cpu", threads=2, max_queue_images=256)
+    first = load_engine(settings)
+    assert first.backend.split_batches is (gain >= LEAST_GAIN)
+    monkeypatch.setattr(openvino_backend, "_gain", lambda *_: 2.8 - gain)
+    assert load_engine(settings.model_copy(update=first.tuning)).tuning == first.tuning
 
 
 @pytest.mark.parametrize("broken", [0, 1])
