@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from model.file_backed import FileBacked
 from model.folded import fold
 from model.openvino_core import core, has_fast_bfloat16
 from model.openvino_graph import float_model, quantised_model
+from model.timing import quickest
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +31,9 @@ HALVES_FROM = 6
 
 # Beside an event loop that needs a core now and then, halves have up to a tenth more of the rate than alone, where they
 # are as quick as the whole (docs/architecture.md). So they are left only where they lose more than that, by measurement
-# with so many images, in turns, for so long.
+# with so many images, in turns, so many times.
 MEASURED_IMAGES = 32
-MEASURED_S = 0.25
+MEASURED_TIMES = 4
 LEAST_GAIN = 0.9
 
 
@@ -197,19 +199,7 @@ def _pay(halves: Way, whole: Way, examples: NDArray[np.uint8]) -> bool:
 
 
 def _gain(whole: Way, halves: Way, images: NDArray[np.uint8]) -> float:
-    """Return how many times the one's rate the other one has, by the clock that says the most (app/batch_sizes.py).
-
-    Of the quickest runs of each, after one that sets it up.
-    """
-    clocks = time.perf_counter, time.process_time
-    best: dict[Way, list[float]] = {way: [float("inf")] * len(clocks) for way in (whole, halves)}
-    for way in best:
-        way.logits(images)
-    until = time.perf_counter() + MEASURED_S
-    while time.perf_counter() < until:
-        for way, quickest in best.items():
-            started = [clock() for clock in clocks]
-            way.logits(images)
-            taken = [clock() - start for clock, start in zip(clocks, started, strict=True)]
-            quickest[:] = [min(pair) for pair in zip(quickest, taken, strict=True)]
+    """Return how many times the one's rate the other one has, by the clock that says the most (app/batch_sizes.py)."""
+    runs = {way: partial(way.logits, images) for way in (whole, halves)}
+    best = quickest(runs, MEASURED_TIMES, (time.perf_counter, time.process_time))
     return max(one / other for one, other in zip(best[whole], best[halves], strict=True))

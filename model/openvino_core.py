@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from functools import cache
 
 import numpy as np
 import openvino
 from openvino import opset13 as ops
+
+from model.timing import quickest
 
 # A convolution like those of a network in the middle: 0.6 thousand million operations, milliseconds.
 IMAGES, CHANNELS, SIDE = 8, 128, 16
@@ -34,11 +35,8 @@ def has_fast_bfloat16() -> bool:
     """
     if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return False
-    requests = {precision: _convolution(precision) for precision in ("f32", "bf16")}
-    best = dict.fromkeys(requests, float("inf"))
-    for _ in range(MEASURED_TIMES):
-        for precision, request in requests.items():
-            best[precision] = min(best[precision], _seconds(request))
+    runs = {precision: _convolution(precision).infer for precision in ("f32", "bf16")}
+    best = {precision: seconds for precision, [seconds] in quickest(runs, MEASURED_TIMES).items()}
     return best["bf16"] < WORTHWHILE * best["f32"]
 
 
@@ -50,9 +48,3 @@ def _convolution(precision: str) -> openvino.InferRequest:
     request = core().compile_model(model, "CPU", options).create_infer_request()
     request.infer([np.full((IMAGES, CHANNELS, SIDE, SIDE), 0.5, np.float32)])
     return request
-
-
-def _seconds(request: openvino.InferRequest) -> float:
-    started = time.perf_counter()
-    request.infer()
-    return time.perf_counter() - started

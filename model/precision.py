@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from functools import cache
+from functools import cache, partial
 
 import torch
+
+from model.timing import quickest
 
 # A product of two such matrices takes milliseconds, and is large enough to keep all threads busy.
 MEASURED_SIZE = 512
@@ -32,11 +33,8 @@ def _cpu_has(question: str) -> bool:
 @cache
 def _is_measured_faster() -> bool:
     """Multiply matrices in both, in turn, and compare the quickest times of each."""
-    best: dict[torch.dtype, float] = {}
-    for dtype in (torch.float32, torch.bfloat16) * MEASURED_TIMES:
-        matrix = torch.full((MEASURED_SIZE, MEASURED_SIZE), 0.5, dtype=dtype)
-        started = time.perf_counter()
-        torch.mm(matrix, matrix)
-        seconds = time.perf_counter() - started
-        best[dtype] = min(best.get(dtype, seconds), seconds)
+    sides = MEASURED_SIZE, MEASURED_SIZE
+    matrices = {dtype: torch.full(sides, 0.5, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
+    runs = {dtype: partial(torch.mm, matrix, matrix) for dtype, matrix in matrices.items()}
+    best = {dtype: seconds for dtype, [seconds] in quickest(runs, MEASURED_TIMES).items()}
     return best[torch.bfloat16] < WORTHWHILE * best[torch.float32]

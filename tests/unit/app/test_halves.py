@@ -1,5 +1,7 @@
 """Large batches in two halves at the same time, in app/openvino_backend.py."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
@@ -138,33 +140,15 @@ def test_a_half_that_fails_waits_for_the_other_and_the_next_batch_is_right(
     np.testing.assert_allclose(backend.logits(images), expected, atol=1e-4)
 
 
-def test_the_gain_is_that_of_the_quickest_runs_by_the_clock_that_says_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Clocks:
-        """One on the wall and one of the processor, which stand still until a run moves them."""
-
-        wall = processor = 0.0
-
-        def perf_counter(self) -> float:
-            return self.wall
-
-        def process_time(self) -> float:
-            return self.processor
-
-    clocks = Clocks()
-
-    class Taking:
-        def __init__(self, wall_s: float, processor_s: float) -> None:
-            self.wall_s, self.processor_s, self.runs = wall_s, processor_s, 0
-
-        def logits(self, images: np.ndarray) -> np.ndarray:
-            self.runs += 1
-            disturbed = 3 if self.runs % 2 else 1  # every other run, the first one among them
-            clocks.wall += self.wall_s * disturbed
-            clocks.processor += self.processor_s
-            return images
-
-    monkeypatch.setattr(openvino_backend, "time", clocks)
-    images = pictures(1)
-    assert openvino_backend._gain(Taking(0.02, 0.04), Taking(0.01, 0.04), images) == pytest.approx(2.0)
-    assert openvino_backend._gain(Taking(0.02, 0.04), Taking(0.04, 0.03), images) == pytest.approx(4 / 3)
-    assert openvino_backend._gain(Taking(0.01, 0.02), Taking(0.02, 0.04), images) == pytest.approx(0.5)
+@pytest.mark.parametrize(
+    ("whole", "halves", "gain"),
+    [([0.02, 0.04], [0.01, 0.04], 2.0), ([0.02, 0.04], [0.04, 0.03], 4 / 3), ([0.01, 0.02], [0.02, 0.04], 0.5)],
+)
+def test_the_gain_is_what_the_clock_says_that_says_the_most(
+    monkeypatch: pytest.MonkeyPatch, whole: list[float], halves: list[float], gain: float
+) -> None:
+    """Of seconds on the wall and of the processor."""
+    ways: dict[str, openvino_backend.Way] = {"whole": Mock(), "halves": Mock()}
+    seconds = {ways["whole"]: whole, ways["halves"]: halves}
+    monkeypatch.setattr(openvino_backend, "quickest", lambda *_: seconds)
+    assert openvino_backend._gain(ways["whole"], ways["halves"], pictures(1)) == pytest.approx(gain)

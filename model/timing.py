@@ -1,0 +1,29 @@
+"""How long short things take on a machine where other programs run, too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+Key = TypeVar("Key")
+Clock = Callable[[], float]
+
+
+def quickest(
+    ways: Mapping[Key, Callable[[], object]], times: int, clocks: Sequence[Clock] = (time.perf_counter,)
+) -> dict[Key, list[float]]:
+    """Return the seconds that each way takes by each clock: of its quickest run, of so many, after one to set it up.
+
+    They go in turns, so that a burst of another program's, or a change of the machine's pace, meets all of them.
+    """
+    for run in ways.values():
+        run()
+    best = {key: [float("inf")] * len(clocks) for key in ways}
+    for _ in range(times):
+        for key, run in ways.items():
+            started = [clock() for clock in clocks]
+            run()
+            taken = [clock() - start for clock, start in zip(clocks, started, strict=True)]
+            best[key] = [min(pair) for pair in zip(best[key], taken, strict=True)]
+    return best
