@@ -8,41 +8,27 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable
-from typing import Any, TypedDict, Unpack
+from typing import Unpack
 
-import httptools
-from uvicorn import Config
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app.connection_limits import ConnectionLimits
 from app.conversation import WHEN_GONE, WHOLE
+from app.dates import date_line
 from app.errors import HeaderTooSlow, MalformedRequest, ServiceError
+from app.parsing import ParsingConnection, UvicornOptions
 from app.problems import Headers, problem_answers
 from app.request_ids import new_request_id
 
 LATE_S = 0.05
 
-MAX_HEADER_BYTES = 64 << 10  # of a header, or of chunks' lines and trailers; the parser itself has no limits
-
 # A refused client may still be sending. Closing at once would reset the connection, and take the answer with it.
 LINGER_S = 1.0
 TOO_MANY_CONNECTIONS = "too-many-connections"
 
-# More than one request that offers another protocol in one piece of data is not what any client sends.
-MAX_UPGRADES = 8
 
-
-class UvicornOptions(TypedDict):
-    """What uvicorn makes a connection from."""
-
-    config: Config
-    server_state: ServerState
-    app_state: dict[str, Any]
-
-
-class Connection(HttpToolsProtocol):
+class Connection(ParsingConnection):
     """uvicorn's connection with a time limit on headers and unread answers, and a limit on how many there are.
 
     The header's time runs from the opening of the connection, or from the first byte after an answer, to the header's
@@ -52,17 +38,13 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
         super().__init__(**uvicorns)
         self._limits = limits
-        self._extensions: dict[str, dict[object, object]] = {
+        self._extensions = {
             WHEN_GONE: {"tell": self.when_gone},
             WHOLE: {"respond": self.respond, "body_is_here": self.body_is_here},
         }
-        self._header_begun = False
-        self._overhead_bytes = 0  # of headers, empty lines, chunks' lines and trailers, since anything came of them
-        self._came_of_it = False  # whether anything came of the last piece of data
         self._active: RequestResponseCycle | None = None
         self._refusal: ServiceError | None = None  # of what follows a request that is not answered yet
         self._gone = False
-        self._last = False  # whether the connection is to be closed after what is under way
         self._tell_gone: Callable[[], None] | None = None
         self._header_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
@@ -83,87 +65,12 @@ class Connection(HttpToolsProtocol):
         """Take bytes of a header or a body; those that follow a refusal are thrown away."""
         if self._refused():
             return
+        if self._unparsed:  # was on its way already when reading was switched off
+            self._unparsed += data
+            return
         self._unset_keepalive_if_required()
-        self._came_of_it = False
-        self._feed(data)
-        self._overhead_bytes = 0 if self._came_of_it else self._overhead_bytes + len(data)
-        if self._overhead_bytes > MAX_HEADER_BYTES and not self._refused():
-            self.send_400_response("")
+        self.parse(data)
         self._watch()
-
-    def _feed(self, data: bytes) -> None:
-        try:
-            for _ in range(MAX_UPGRADES):
-                try:
-                    self.parser.feed_data(data)
-                    return
-                except httptools.HttpParserUpgrade as upgrade:
-                    data = self._without_upgrade() + data[upgrade.args[0] :]
-        except httptools.HttpParserError:
-            pass
-        self.send_400_response("")
-
-    def _without_upgrade(self) -> bytes:
-        """Write the header that offers another protocol without the offer: the parser would take no body after it.
-
-        Java's and curl's clients offer HTTP/2 so. Raises HttpParserError for CONNECT, which asks for a tunnel.
-        """
-        method = self.parser.get_method()
-        if method == b"CONNECT":
-            raise httptools.HttpParserError("no tunnels")
-        lines = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
-        for name, value in self.headers:
-            if name == b"connection":
-                kept = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
-                lines.append(name + b": " + b",".join(kept))
-            elif name != b"upgrade":
-                lines.append(name + b": " + value)
-        self.parser = httptools.HttpRequestParser(self)
-        return b"\r\n".join([*lines, b"", b""])
-
-    def on_message_begin(self) -> None:
-        """Take note of a request's first byte; its scope is made once its header is here."""
-        self._header_begun = True
-        self.url, self.headers, self.expect_100_continue = b"", [], False
-
-    def on_headers_complete(self) -> None:
-        """Begin a request. What is raised here refuses it: httptools makes a HttpParserError of it."""
-        self._header_begun, self._came_of_it = False, True
-        size = len(b" / HTTP/1.1\r\n\r\n") + len(self.parser.get_method()) + len(self.url) - 1
-        hosts = 0
-        for name, value in self.headers:
-            size += len(name) + len(value) + len(b": \r\n")
-            hosts += name == b"host"
-            if name == b"transfer-encoding" and value.lower() != b"chunked":
-                raise ValueError("a coding that nothing here undoes")
-        if size > MAX_HEADER_BYTES:
-            raise ValueError("the header is too large")
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            raise ValueError("a request of HTTP/1.1 names exactly one host")
-        if not self.parser.should_upgrade():  # else it comes again: see `_without_upgrade`
-            self._begin_request()
-
-    def _begin_request(self) -> None:
-        """Begin a request whose header is here."""
-        header = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()  # it makes a scope, and room for a header
-        self.url, self.headers, self.expect_100_continue = header
-        self.scope |= {"headers": self.headers, "extensions": self._extensions}
-        super().on_headers_complete()
-        if self._last:
-            self.cycle.keep_alive = False
-        self.headers = []  # what else may come are trailers: nobody here asks for them
-
-    def on_body(self, body: bytes) -> None:
-        """Take a part of a request's body."""
-        self._came_of_it = True
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """End a request, unless it comes again: see `_without_upgrade`."""
-        self._came_of_it = True
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
@@ -192,7 +99,9 @@ class Connection(HttpToolsProtocol):
             super().shutdown()
 
     def _has_unread(self) -> bool:
-        """Whether the client has sent something that the event loop has not read yet."""
+        """Whether the client has sent something that the event loop has not read yet, or the parser has not."""
+        if self._unparsed:
+            return True
         socket = self.transport.get_extra_info("socket")
         if socket is None or self.transport.is_closing():
             return False
@@ -225,7 +134,7 @@ class Connection(HttpToolsProtocol):
         assert cycle is not None
         if cycle.disconnected or cycle.response_complete:
             return
-        lines = [STATUS_LINE[status]]
+        lines = [STATUS_LINE[status], date_line()]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
             if name == b"connection" and value == b"close":

@@ -18,10 +18,11 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.connection_limits import ConnectionLimits
-from app.connections import Connection, UvicornOptions
+from app.connections import Connection
 from app.conversation import Direct
 from app.errors import BodyTooSlow, ClientGone
 from app.heads import Head, KnownHead
+from app.parsing import UvicornOptions
 from app.problems import Headers
 
 # Many clients send a header and its body one after the other; what takes longer than this goes to the parser.
@@ -116,6 +117,7 @@ class DirectConnection(Connection):
         """Whether the next byte is a request's first one, and that request may be answered at once."""
         return (
             self._parser_is_between
+            and not self._unparsed
             and not self._answering()
             and not self._last
             and not self.flow.write_paused

@@ -49,7 +49,7 @@ def app_of(service: Service) -> FastAPI:
         await service.stop()
 
     title = "ResNet image classification"
-    app = FastAPI(title=title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title=title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     keyed = [KEY_IS_ASKED_FOR] if service.keys.required else []
     app.include_router(predict.router, dependencies=keyed)
     app.include_router(health.router, dependencies=keyed)
@@ -61,7 +61,7 @@ def app_of(service: Service) -> FastAPI:
 
 def create_admin_app(service: Service) -> FastAPI:
     """Build the application of the second port: probes and metrics of a service, nothing else."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.include_router(health.probes)
     return _furnish(app, service)
 

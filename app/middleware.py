@@ -41,7 +41,7 @@ class BodyWatch:
     def __init__(self, head: Mapping[bytes, bytes], receive: Receive, is_here: Callable[[], bool]) -> None:
         self._receive = receive
         self._is_here = is_here
-        self._begun = False
+        self._begun = self._given_up = False
         self._waits_for_continue = b"expect" in head
         self.complete = head.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in head
 
@@ -53,10 +53,15 @@ class BodyWatch:
             self.complete = True
         return message
 
+    def give_up(self) -> None:
+        """Read no more: there is no time for it."""
+        self._given_up = True
+
     async def discard_rest(self, status: int) -> None:
         """Read on to the end, within bounds, unless the client was too slow already or has not begun to send."""
         self.complete = self.complete or self._is_here()
-        if self.complete or status == BodyTooSlow.status or (self._waits_for_continue and not self._begun):
+        unread = self._waits_for_continue and not self._begun
+        if self._given_up or self.complete or unread or status == BodyTooSlow.status:
             return
         left_bytes = DISCARD_BYTES
         try:
@@ -80,16 +85,17 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        head = dict(scope["headers"])
+        head = dict(reversed(scope["headers"]))  # of equal names the first one, as app/heads.py has it
         request_id = request_id_of(head.get(b"x-request-id", b""))
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
+        sent = False
         start: Message | None = None
         whole = scope.get("extensions", {}).get(WHOLE)
         body = BodyWatch(head, receive, whole["body_is_here"] if whole else lambda: False)
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status, start
+            nonlocal status, start, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
                 await body.discard_rest(status)
@@ -102,7 +108,7 @@ class RequestContext:
                 start = message
                 return
             if start is not None:  # it waits here for the body, so that both can be sent at once
-                first, start = start, None
+                first, start, sent = start, None, True
                 if whole and scope["method"] != "HEAD" and not message.get("more_body", False):
                     await whole["respond"](status, first["headers"], message.get("body", b""))
                     return
@@ -111,12 +117,13 @@ class RequestContext:
 
         try:
             await self.app(scope, body.receive, send_with_headers)
-        except asyncio.CancelledError:  # the drain's time is over
-            if not status:
+        except asyncio.CancelledError:  # the drain's time is over, perhaps while the rest of a refused body was read
+            body.give_up()
+            if not sent:
                 await problem_response(NotReady(), request_id)(scope, receive, send_with_headers)
         except Exception:
             log.exception("request %s failed", request_id)
-            if not status:
+            if not sent:
                 await problem_response(ServiceError(), request_id)(scope, receive, send_with_headers)
         finally:
             self._record(scope, request_id, status, time.perf_counter() - started)

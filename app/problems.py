@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from app.dates import date_line
 from app.errors import ServiceError, problem_object
 
 Headers = list[tuple[bytes, bytes]]
@@ -46,7 +47,7 @@ def problem_answers(error: ServiceError, *, close: bool = False) -> Callable[[st
     lines += [(name.encode(), value.encode()) for name, value in problem_headers(error).items()]
     if close:
         lines.append((b"connection", b"close"))
-    head = STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % line for line in lines)
+    head = STATUS_LINE[error.status] + date_line() + b"".join(b"%s: %s\r\n" % line for line in lines)
     beginning = _beginning(error.code, error.title, error.status, error.detail)
 
     def answer(request_id: str) -> bytes:

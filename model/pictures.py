@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from model.transforms import evaluation_transform
 
@@ -28,7 +28,28 @@ JPEG_SCAN_MARKER = b"\xff\xda"
 MAX_JPEG_SCANS = 32
 # Pillow puts them together one by one, each time copying all.
 JPEG_EXIF_MARKER = b"Exif\0\0"
-MAX_JPEG_EXIFS = 16
+MAX_JPEG_EXIFS = 4
+
+# Larger EXIF data is not looked at, nor is its text form in a PNG: each of its tags takes Python time. A JPEG's
+# segment holds half of it.
+MAX_EXIF_BYTES = 128 << 10
+EXIF_KEYS = ("exif", "Raw profile type exif")
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# A PNG has one colour profile; each chunk of one is unpacked, up to a megabyte.
+PNG_PROFILE = b"iCCP"
+MAX_PNG_PROFILES = 4
+
+# How Pillow brings the grey of fewer bits to eight.
+GREY_SCALES = {"L;2": 85, "L;4": 17}
 
 # Pillow decodes these BMPs pixel by pixel in Python.
 MAX_RUN_LENGTH_PIXELS = 1 << 20
@@ -76,6 +97,8 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         raise PictureTooLarge(max_pixels)
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data)
+    if data.startswith(b"\x89PNG") and data.count(PNG_PROFILE) > MAX_PNG_PROFILES:
+        raise PictureError("a PNG of too many colour profiles")
     try:
         image = Image.open(BoundedReader(data) if len(data) > MAX_READS else io.BytesIO(data), formats=FORMATS)
         width, height = image.size
@@ -99,6 +122,7 @@ def picture_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
     Raises PictureError.
     """
     try:
+        _scale_colour_key(image)
         image.load()
         return evaluation_transform(_to_rgb(_upright(image)), size)
     except Exception as error:  # as above
@@ -106,12 +130,36 @@ def picture_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn the picture as its EXIF orientation says; damaged EXIF data says nothing."""
+    """Turn the picture as its EXIF orientation says; damaged EXIF data says nothing, nor does far too much of it.
+
+    Pillow's `exif_transpose` would unpack all tags and pack them again, to write down that the picture is upright: for
+    a few megabytes of them that takes seconds.
+    """
     if not any("exif" in str(key).lower() or "xmp" in str(key).lower() for key in image.info):
         return image  # nothing can say so, and looking for it takes longer than a tiny picture's transform
+    if any(len(image.info.get(key, "")) > MAX_EXIF_BYTES for key in EXIF_KEYS):
+        return image
+    turn = None
     with suppress(Exception):  # the picture itself is fine
-        ImageOps.exif_transpose(image, in_place=True)
-    return image
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
+
+
+def _scale_colour_key(image: Image.Image) -> None:
+    """Bring the one transparent colour of a PNG to eight bits, as Pillow does with the pixels but not with it.
+
+    Of 16 bits the higher half decides, as it does in the pixels.
+    """
+    key = image.info.get("transparency")
+    if key is None or not isinstance(image, PngImagePlugin.PngImageFile) or not image.tile:
+        return
+    packed = image.tile[0].args
+    if not isinstance(packed, str):
+        return
+    if packed in GREY_SCALES and isinstance(key, int):
+        image.info["transparency"] = min(key * GREY_SCALES[packed], 255)
+    elif packed == "RGB;16B" and isinstance(key, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -122,7 +170,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image)
         if grey.dtype != np.uint16:
             grey = grey.clip(0, 65535)
-        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+        shown = (grey >> 8).astype(np.uint8)
+        if "transparency" in image.info:
+            shown[grey == image.info["transparency"]] = 255
+        return Image.fromarray(shown).convert("RGB")
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA", "La", "RGBa"}:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

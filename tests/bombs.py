@@ -16,12 +16,12 @@ def chunk(kind, body=b""):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(width, height, *before, bits=8, colours=2, rows=None):
-    """A whole PNG, black; `before` stands between header and pixels."""
+def png(width, height, *before, bits=8, colours=2, rows=None, pixels=None):
+    """A whole PNG, black unless `pixels` are given; `before` stands between header and pixels."""
     row = 1 + (width * bits * {0: 1, 2: 3, 6: 4}[colours] + 7) // 8
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(bytes(row * (height if rows is None else rows)), 1))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(before) + pixels + PNG_END
+    data = bytes(row * (height if rows is None else rows)) if pixels is None else pixels
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(before) + chunk(b"IDAT", zlib.compress(data, 1)) + PNG_END
 
 
 def jpeg(width=32, height=32, **options):
@@ -81,6 +81,17 @@ def texts(count):
     return [chunk(b"zTXt", b"key%d\0\0" % number + zlib.compress(bytes(1 << 20))) for number in range(count)]
 
 
+def profile():
+    return chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 20)))
+
+
+def exif_chunk(fractions):
+    """A chunk that turns the picture, and holds a tag of so many fractions besides."""
+    turned = struct.pack("<HHII", 0x0112, 3, 1, 6)
+    many = struct.pack("<HHII", 0xEEEE, 5, fractions, 8 + 2 + 2 * 12 + 4)
+    return chunk(b"eXIf", b"II*\0\x08\0\0\0\2\0" + turned + many + bytes(4) + b"\1\0\0\0" * 2 * fractions)
+
+
 @cache
 def picture_bombs():
     """Name -> (file, its format, status, problem code or None)."""
@@ -106,6 +117,9 @@ def picture_bombs():
         "png of 260,000 pieces of pixels": (png(32, 32, chunk(b"IDAT") * many), "png", *bad),
         "jpeg of 260,000 fill bytes": (b"\xff\xd8" + b"\xff" * many + jpeg()[2:], "jpeg", *bad),
         "jpeg of 260,000 comments": (b"\xff\xd8" + b"\xff\xfe\0\2" * many + jpeg()[2:], "jpeg", *bad),
+        "png of 3000 colour profiles": (png(32, 32, profile() * 3000), "png", *bad),
+        "png of 8 MB of EXIF": (png(32, 32, exif_chunk(1_000_000)), "png", *fine),
+        "png of 128 KB of EXIF": (png(32, 32, exif_chunk(16_000)), "png", *fine),
         "jpeg of 60 EXIF segments": (b"\xff\xd8" + exif * 60 + jpeg()[2:], "jpeg", *bad),
         "jpeg of 1000 scans": (scans, "jpeg", *bad),
         "gif of 260,000 extensions": (gif(before=b"!\1\0" * many), "gif", *bad),

@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 from contextlib import asynccontextmanager
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
@@ -33,6 +35,7 @@ REQUESTS = {
     "two things wrong": ("?top_k=-1", PNG | {"x-timeout-ms": "soon"}),
     "another type": ("", {"content-type": "text/plain"}),
 }
+LEFT_OUT = {"x-request-id", "server-timing", "date"}  # the date is of whoever sends
 KEYS = {"no key": {}, "a wrong key": {"authorization": "Bearer wrong"}, "the key": {"authorization": "Bearer secret"}}
 
 
@@ -40,6 +43,7 @@ async def both_ways(client, query, headers, picture=None):
     """Ask once as clients do, and once the framework itself, without a connection."""
     body = encode(picture or noise())
     direct = await client.post("/predict" + query, content=body, headers=headers)
+    assert parsedate_to_datetime(direct.headers["date"]).tzinfo is UTC
     async with httpx.AsyncClient(transport=httpx.ASGITransport(client.app), base_url="http://test") as framework:
         return direct, await framework.post("/predict" + query, content=body, headers=headers)
 
@@ -50,7 +54,7 @@ def content(answer: httpx.Response):
         assert body.pop("request_id") == answer.headers["x-request-id"]
     else:
         assert "inference;dur=" in answer.headers["server-timing"]
-    headers = {name: value for name, value in answer.headers.items() if name not in {"x-request-id", "server-timing"}}
+    headers = {name: value for name, value in answer.headers.items() if name not in LEFT_OUT}
     return answer.status_code, headers, body
 
 

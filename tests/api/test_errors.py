@@ -65,7 +65,9 @@ async def test_401_and_that_probes_need_no_key():
 
 
 async def test_404(client):
-    assert_problem(await client.get("/nothing/here"), 404, "not-found")
+    for path in ("/nothing/here", "/model/", "/livez/", "/static"):
+        assert_problem(await client.get(path), 404, "not-found")
+    assert_problem(await client.post("/predict/", content=b"x", headers=PNG), 404, "not-found")
 
 
 async def test_405(client):

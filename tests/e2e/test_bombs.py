@@ -76,6 +76,7 @@ def bodies(picture):
         "10,000 nameless parts": (post("/predict", field("", 10_000), MULTIPART), *MALFORMED),
         "10,000 empty parts": (post("/predict", f"--{BOUNDARY}\r\n\r\n\r\n".encode() * 10_000, MULTIPART), *MALFORMED),
         "a part's header of a megabyte": (post("/predict", field("n" * 1_000_000, 1), MULTIPART), *MALFORMED),
+        "8000 semicolons in each part's name": (post("/predict", field(";" * 8000, 8), MULTIPART), *MALFORMED),
         "a million dashes": (post("/predict", b"-" * 1_000_000, MULTIPART), *MALFORMED),
         **encoded,
         "two content-encodings": (twice.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n", 1), *UNSUPPORTED),
@@ -109,6 +110,10 @@ def headers(picture):
         "a content type of 50 kB": (post("/predict", picture, {"content-type": "x" * 50_000}), *UNSUPPORTED),
         "a boundary of 50 kB": (
             post("/predict", picture, {"content-type": f"multipart/form-data; boundary={'b' * 50_000}"}),
+            *MALFORMED,
+        ),
+        "60,000 semicolons in a boundary": (
+            post("/predict", picture, {"content-type": f'multipart/form-data; boundary="{";" * 60_000}"'}),
             *MALFORMED,
         ),
         "10,000 parameters": (

@@ -168,6 +168,8 @@ async def test_all_bodies_together_have_a_budget_that_comes_back():
         "multipart/form-data; boundary=",
         "multipart/form-data; boundary*=a; boundary*0=b",
         "multipart/form-data; boundary*" + "0" * 5000 + "=x",
+        'multipart/form-data; boundary="' + ";" * 60_000 + '"',
+        "multipart/form-data" + "; a=b" * 33 + "; boundary=b",
     ],
 )
 def test_hostile_boundaries_are_malformed(kind):
@@ -175,8 +177,9 @@ def test_hostile_boundaries_are_malformed(kind):
         split_images(kind, b"--b\r\n", 3, 32)
 
 
-def test_hostile_part_headers_are_malformed():
-    body = b"--b\r\nContent-Disposition: form-data; name*=a; name*0=b\r\n\r\nx\r\n--b--\r\n"
+@pytest.mark.parametrize("parameters", [b"name*=a; name*0=b", b'name="' + b";" * 4000 + b'"'])
+def test_hostile_part_headers_are_malformed(parameters):
+    body = b"--b\r\nContent-Disposition: form-data; %s\r\n\r\nx\r\n--b--\r\n" % parameters
     with pytest.raises(MalformedRequest):
         split_images("multipart/form-data; boundary=b", body, 3, 32)
 

@@ -102,7 +102,9 @@ async def test_half_a_header_behind_a_whole_request_has_the_headers_time_as_well
 
 
 @pytest.mark.parametrize("headers", [[], [(b"connection", b"close")]], ids=["HTTP/1.0", "the service's wish"])
-async def test_a_whole_answer_is_one_write_and_closes_where_it_should(headers):
+async def test_a_whole_answer_is_one_write_and_closes_where_it_should(headers, monkeypatch):
+    monkeypatch.setattr("app.dates.time.time", lambda: 784111777.9)
+
     async def respond(scope, receive, _send):
         await receive()
         await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"2"), *headers], b"ok")
@@ -110,7 +112,9 @@ async def test_a_whole_answer_is_one_write_and_closes_where_it_should(headers):
     protocol, transport = Port(respond).connect()
     protocol.data_received(REQUEST if headers else REQUEST.replace(b"1.1", b"1.0"))
     await ended(protocol)
-    assert transport.sent == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
+    assert transport.sent == (
+        b"HTTP/1.1 200 OK\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
+    )
     assert transport.closed.is_set()
 
 

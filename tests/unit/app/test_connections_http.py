@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.connections import MAX_HEADER_BYTES
+from app.parsing import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, PIECE_BYTES
 from tests.connections import REQUEST, Port, answer, echo, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
@@ -16,6 +16,63 @@ async def test_a_second_request_behind_the_first_is_answered():
     while transport.sent.count(b"HTTP/1.1 200 ") < 2:
         await asyncio.sleep(0)
     assert protocol._header_timer is None
+
+
+async def numbered(scope, _receive, send):
+    path = scope["path"].encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(path))]})
+    await send({"type": "http.response.body", "body": path})
+
+
+@pytest.mark.parametrize("read_bytes", [1000, PIECE_BYTES + 1, 1 << 18])
+async def test_of_thousands_of_requests_at_once_few_wait_and_all_are_answered_in_order(read_bytes):
+    count = 5000
+    requests = b"".join(b"GET /%06d HTTP/1.1\r\nhost:\r\n\r\n" % number for number in range(count))
+    protocol, transport = Port(numbered).connect()
+    most, begin = 0, 0
+    while transport.sent.count(b"HTTP/1.1 200 ") < count:
+        if not protocol.flow.read_paused and begin < len(requests):
+            protocol.data_received(requests[begin : begin + read_bytes])
+            begin += read_bytes
+        most = max(most, len(protocol.pipeline))
+        await asyncio.sleep(0)
+    assert most <= MAX_PIPELINED + PIECE_BYTES // 31 + 1
+    answers = transport.sent.split(b"\r\n\r\n/")[1:]
+    assert [int(one[:6]) for one in answers] == list(range(count))
+    assert (protocol._unparsed, protocol.flow.held) == (b"", False)
+
+
+async def test_what_stands_behind_too_many_requests_is_let_go_with_the_connection():
+    protocol, transport = Port().connect()
+    protocol.data_received(REQUEST * 5000)
+    assert protocol._unparsed
+    tasks = list(protocol.tasks)
+    transport.close()
+    protocol.connection_lost(None)
+    await asyncio.gather(*tasks)
+    assert (protocol._unparsed, len(protocol.pipeline)) == (b"", 0)
+
+
+@pytest.mark.parametrize(("version", "interim"), [(b"1.1", 1), (b"1.0", 0)])
+async def test_only_who_knows_interim_answers_is_told_to_go_on(version, interim):
+    protocol, transport = Port(echo).connect()
+    head = b"POST / HTTP/%s\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n" % version
+    protocol.data_received(head)
+    await asyncio.sleep(0)
+    protocol.data_received(b"hello")
+    await ended(protocol)
+    assert transport.sent.count(b"100 Continue") == interim
+    assert transport.sent.endswith(b"hello")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(("count", "refused"), [(MAX_HEADERS - 1, False), (MAX_HEADERS + 1, True)])
+async def test_too_many_headers_are_refused_also_before_their_end(count, refused, *, whole):
+    protocol, transport = Port().connect()
+    protocol.data_received(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * count + (b"\r\n" if whole else b"b"))
+    if whole:
+        await ended(protocol)
+    assert (b"HTTP/1.1 400 " in transport.sent) == refused
 
 
 NOT_HTTP = {
@@ -113,7 +170,7 @@ async def test_chunks_that_hold_nothing_end_after_a_while():
     protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
     for _ in range(MAX_HEADER_BYTES // 10_000 + 1):
         assert transport.sent == b""
-        protocol.data_received(b"x: y\r\n" * 1_667)
+        protocol.data_received(b"x: %s\r\n" % (b"y" * 994) * 10)
     assert transport.sent.startswith(b"HTTP/1.1 400 ")
 
 

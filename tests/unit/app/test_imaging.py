@@ -16,7 +16,7 @@ from app.errors import BadBase64, DeadlinePassed, ServiceError, TooManyPixels, U
 from app.imaging import Decoder, decode
 from app.threads import ThreadDied
 from model import pictures
-from tests.bombs import picture_bombs
+from tests.bombs import chunk, picture_bombs, png
 from tests.conftest import encode, noise
 
 LIMIT = 4096 * 4096
@@ -89,6 +89,41 @@ def test_a_transparent_palette_entry_turns_white():
 
 def test_a_transparent_colour_key_turns_white():
     assert (read(encode(Image.new("RGB", (32, 32), (1, 2, 3)), transparency=(1, 2, 3))) == 255).all()
+
+
+KEYS = {
+    "2 bits of grey": (2, 0, (1,), (1,), (2,)),
+    "4 bits of grey": (4, 0, (3,), (3,), (4,)),
+    "8 bits of grey": (8, 0, (3,), (3,), (4,)),
+    "16 bits of grey": (16, 0, (0x1234,), (0x1234,), (0x1235,)),
+    "8 bits a colour": (8, 2, (1, 2, 3), (1, 2, 3), (1, 2, 4)),
+    "16 bits a colour": (16, 2, (0x1234, 0x2345, 0x3456), (0x1234, 0x2345, 0x3456), (0x3434, 0x4545, 0x5656)),
+}
+
+
+@pytest.mark.parametrize(("bits", "colours", "key", "clear", "opaque"), KEYS.values(), ids=KEYS)
+def test_a_colour_key_of_any_depth_turns_its_own_pixels_white(bits, colours, key, clear, opaque):
+    def packed(pixel):
+        return int("".join(f"{value:0{bits}b}" for value in pixel * (8 // bits or 1)), 2).to_bytes(
+            max(1, len(pixel) * bits // 8), "big"
+        )
+
+    width = 32 if bits >= 8 else 32 // (8 // bits)  # in pieces of a byte or more
+    row = b"\0" + packed(clear) * (width // 2) + packed(opaque) * (width // 2)
+    keys = chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
+    data = png(32, 32, keys, bits=bits, colours=colours, pixels=row * 32)
+    white = (read(data) == 255).all(axis=0)
+    assert white[:, :16].all()
+    assert not white[:, 16:].any()
+
+
+def test_far_too_much_exif_turns_nothing_and_is_not_looked_at(monkeypatch):
+    picture = noise()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0xEEEE] = bytes(pictures.MAX_EXIF_BYTES)
+    monkeypatch.setattr(Image.Image, "getexif", lambda _: pytest.fail("looked at"))
+    np.testing.assert_array_equal(read(encode(picture, exif=exif)), read(encode(picture)))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

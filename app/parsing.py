@@ -1,0 +1,192 @@
+"""Bytes of a connection -> requests: what is taken for one, and how much of what has come is looked at.
+
+uvicorn's connection has no limits here: not on headers, nor on requests that wait behind one that is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypedDict, Unpack
+
+import httptools
+from uvicorn import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+MAX_HEADER_BYTES = 64 << 10  # of a header, or of chunks' lines and trailers; the parser itself has no limits
+
+# Each header costs a hundred bytes besides its own, and servers and browsers send some twenty.
+MAX_HEADERS = 256
+
+# A request that waits behind others takes a hundred times the bytes that it came in, so what comes is parsed in pieces,
+# and no further while so many wait.
+PIECE_BYTES = 4096
+MAX_PIPELINED = 16
+
+# More than one request that offers another protocol in one piece of data is not what any client sends.
+MAX_UPGRADES = 8
+
+
+class UvicornOptions(TypedDict):
+    """What uvicorn makes a connection from."""
+
+    config: Config
+    server_state: ServerState
+    app_state: dict[str, Any]
+
+
+class HoldableFlow(FlowControl):
+    """uvicorn's switch of reading, which stays off as long as bytes are held that were read but not parsed."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        """Read on, unless that is for whoever holds bytes to say."""
+        if not self.held:
+            super().resume_reading()
+
+
+class ParsingConnection(HttpToolsProtocol):
+    """uvicorn's connection as far as it reads. Subclasses say what becomes of a refusal."""
+
+    def __init__(self, **uvicorns: Unpack[UvicornOptions]) -> None:
+        super().__init__(**uvicorns)
+        self.headers = []
+        self._extensions: dict[str, dict[object, object]] = {}  # of each request's scope
+        self._header_begun = False
+        self._unparsed = b""  # what stands behind more requests than may wait
+        self._overhead_bytes = 0  # of headers, empty lines, chunks' lines and trailers, since anything came of them
+        self._came_of_it = False  # whether anything came of the last piece of data
+        self._last = False  # whether the connection is to be closed after what is under way
+
+    def _refused(self) -> bool:
+        """Whether nothing more is read."""
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to read."""
+        super().connection_made(transport)
+        self.flow: HoldableFlow = HoldableFlow(transport)
+
+    def parse(self, data: bytes) -> None:
+        """Make requests of bytes."""
+        self._came_of_it = False
+        self._feed(data)
+        self._overhead_bytes = 0 if self._came_of_it else self._overhead_bytes + len(data) - len(self._unparsed)
+        if self._overhead_bytes > MAX_HEADER_BYTES and not self._refused():
+            self.send_400_response("")
+
+    def _feed(self, data: bytes) -> None:
+        """Let the parser have bytes, all of them or as many as may be."""
+        for begin in range(0, len(data), PIECE_BYTES):
+            if len(self.pipeline) >= MAX_PIPELINED:
+                self._unparsed = data[begin:]
+                self.flow.pause_reading()
+                self.flow.held = True
+                return
+            self._feed_piece(data[begin : begin + PIECE_BYTES] if len(data) > PIECE_BYTES else data)
+            if len(self.headers) > MAX_HEADERS and not self._refused():
+                self.send_400_response("")
+            if self._refused():
+                return
+
+    def _parse_on(self) -> None:
+        """Take what stood behind too many requests as if it came now; more of them may have been told to."""
+        if len(self.pipeline) >= MAX_PIPELINED:
+            return
+        data, self._unparsed = self._unparsed, b""
+        self.flow.held = False
+        if data and not self.transport.is_closing():
+            self.data_received(data)
+            self.flow.resume_reading()
+
+    def _feed_piece(self, data: bytes) -> None:
+        try:
+            for _ in range(MAX_UPGRADES):
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    data = self._without_upgrade() + data[upgrade.args[0] :]
+        except httptools.HttpParserError:
+            pass
+        self.send_400_response("")
+
+    def _without_upgrade(self) -> bytes:
+        """Write the header that offers another protocol without the offer: the parser would take no body after it.
+
+        Java's and curl's clients offer HTTP/2 so. Raises HttpParserError for CONNECT, which asks for a tunnel.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("no tunnels")
+        lines = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
+                lines.append(name + b": " + b",".join(kept))
+            elif name != b"upgrade":
+                lines.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join([*lines, b"", b""])
+
+    def on_message_begin(self) -> None:
+        """Take note of a request's first byte; its scope is made once its header is here."""
+        self._header_begun = True
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+
+    def on_headers_complete(self) -> None:
+        """Begin a request. What is raised here refuses it: httptools makes a HttpParserError of it."""
+        self._header_begun, self._came_of_it = False, True
+        size = len(b" / HTTP/1.1\r\n\r\n") + len(self.parser.get_method()) + len(self.url) - 1
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError("too many headers")
+        hosts = 0
+        for name, value in self.headers:
+            size += len(name) + len(value) + len(b": \r\n")
+            hosts += name == b"host"
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                raise ValueError("a coding that nothing here undoes")
+        if size > MAX_HEADER_BYTES:
+            raise ValueError("the header is too large")
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            raise ValueError("a request of HTTP/1.1 names exactly one host")
+        if not self.parser.should_upgrade():  # else it comes again: see `_without_upgrade`
+            self._begin_request()
+
+    def _begin_request(self) -> None:
+        """Begin a request whose header is here."""
+        if self.parser.get_http_version() == "1.0":  # which knows no interim answers
+            self.expect_100_continue = False
+        header = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()  # it makes a scope, and room for a header
+        self.url, self.headers, self.expect_100_continue = header
+        self.scope |= {"headers": self.headers, "extensions": self._extensions}
+        super().on_headers_complete()
+        if self._last:
+            self.cycle.keep_alive = False
+        self.headers = []  # what else may come are trailers: nobody here asks for them
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a request's body."""
+        self._came_of_it = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request, unless it comes again: see `_without_upgrade`."""
+        self._came_of_it = True
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request, and with what was not parsed because too many waited."""
+        super().on_response_complete()
+        if self._unparsed and len(self.pipeline) < MAX_PIPELINED:
+            self.loop.call_soon(self._parse_on)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        super().connection_lost(exc)
+        self._unparsed = b""
+        self.pipeline.clear()  # each knows this connection: garbage in a circle
