@@ -44,15 +44,15 @@ def choose_batch_sizes(
     to do. So a size is the better one if any of them says so: one that is too large costs less than one too small.
 
     They go in `steps` of `ladder`. The last of them is the smallest batch that no larger one beats by more than
-    WORTHWHILE, or LEAST. Each size is run once to warm it up and then measured; no further one is tried once as much
-    again would not fit into the budget, if this one did not fit into the memory, or if from LEAST on it gained nothing
-    over half of it, even when both were measured once more: a machine's pace changes, for all sizes alike.
+    WORTHWHILE, or LEAST if that fits. Each size is run once to warm it up and then measured; no further one is tried
+    once as much again would not fit into the budget, if this one did not fit into the memory, or if from LEAST on it
+    gained nothing over half of it, even when both were measured once more: a machine's pace changes, for all alike.
     A first run is charged like the others: on CUDA it is one of the graphs that are recorded before ready in any case,
     and would leave nothing of the budget. Raises EngineOutOfMemory if not even one image fits.
     """
     spent_s = 0.0
     rates: list[dict[int, float]] = [{} for _ in clocks]  # images/s by size, by each clock
-    size = 1
+    size, fits = 1, largest
     while size <= largest:
         images = np.zeros((size, 3, input_size, input_size), np.uint8)
         try:
@@ -66,6 +66,7 @@ def choose_batch_sizes(
         except EngineOutOfMemory:
             if size == 1:
                 raise
+            fits = size // 2
             break
         goes_on = size < LEAST or _gains(rates, size, times)
         _note(rates, size, times)
@@ -81,7 +82,7 @@ def choose_batch_sizes(
     log.info(
         "the best batch holds %d images, by measurement: %s images/s", chosen, "; by processor time ".join(measured)
     )
-    return ladder(min(max(chosen, LEAST), largest), steps)
+    return ladder(min(max(chosen, LEAST), fits), steps)
 
 
 def _times(

@@ -168,7 +168,15 @@ def open_cuda_backend(source: Checkpoint, device: str, precision: str, threads: 
                 return eager.logits_by(network, images)
 
             place, size, classes = torch.device(device), metadata.input_size, len(metadata.classes)
-            return [CudaLane(forward, place, PIECE, size, classes) for _ in range(LANES)]
+            lanes: list[CudaLane] = []
+            try:
+                for _ in range(LANES):
+                    lanes.append(CudaLane(forward, place, PIECE, size, classes))
+            except BaseException:
+                for lane in lanes:
+                    lane.close()
+                raise
+            return lanes
 
         return open_lanes
 

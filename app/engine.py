@@ -155,8 +155,12 @@ def load_engine(settings: Settings) -> CheckpointEngine:
     source = checkpoint.load(settings.weights, settings.weights_sha256)
     backend = _open_with_torch(source, settings) if may_need_torch(settings) else _open_without(source, settings)
     engine = CheckpointEngine(source.facts, backend, settings.batch_sizes or ())
-    engine.self_test()
-    engine.prepare(min(LARGEST_BATCH[_kind(backend)], settings.max_queue_images))
+    try:
+        engine.self_test()
+        engine.prepare(min(LARGEST_BATCH[_kind(backend)], settings.max_queue_images))
+    except BaseException:
+        engine.close()  # a GPU's streams are dealt in turn: one that is not given back is somebody else's in the end
+        raise
     return engine
 
 

@@ -105,5 +105,8 @@ def step_back() -> None:
 
     For threads that compute: what keeps clients and probes waiting for milliseconds costs a batch next to nothing.
     """
-    if sys.platform == "linux":  # elsewhere it would hold for the whole process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), STEP_BACK)
+    if sys.platform != "linux":  # elsewhere it would hold for the whole process
+        return
+    thread = threading.get_native_id()
+    if os.getpriority(os.PRIO_PROCESS, thread) < STEP_BACK:  # else a service that was started behind others stays there
+        os.setpriority(os.PRIO_PROCESS, thread, STEP_BACK)

@@ -53,7 +53,7 @@ def compute_logits(
     was_training = network.training
     network.eval()
     parts = []
-    for start in range(0, len(images), batch_size):
+    for start in range(0, max(1, len(images)), batch_size):  # of no images, too: a process may have no share of a few
         batch = normalise(images[start : start + batch_size].to(device), channel_mean, channel_std)
         batch = resize_batch(batch, size or batch.shape[-1]).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):

@@ -34,7 +34,7 @@ def estimate_batch_norm(network: nn.Module, images: Tensor, mean: Triple, std: T
     device = next(network.parameters()).device
     was_training = network.training
     network.train()
-    for batch in torch.split(images, batch_size):
+    for batch in images.tensor_split(max(1, round(len(images) / batch_size))):  # alike: each batch counts as much
         inputs = normalise(batch.to(device), torch.tensor(mean, device=device), torch.tensor(std, device=device))
         network(inputs.contiguous(memory_format=torch.channels_last))
     network.train(was_training)

@@ -195,7 +195,7 @@ class Trainer:
             accuracy = float(tally.correct) * self.world.size / seen
             figures = {"loss": float(loss), "accuracy": accuracy, "images_per_s": seen / tally.seconds}
             self.progress(self.epoch * self.learner.steps_per_epoch + tally.steps, self.learner.steps, figures)
-        if self.world.size > 1 and tally.steps % AGREE_EVERY_STEPS:
+        if self.world.size > 1 and tally.steps % AGREE_EVERY_STEPS and not last:
             return  # processes save and stop together; asking each other at every step would cost too much
         stop = self.world.any(self._stop_requested, self.device)
         if stop or self.world.any(now - self._saved_at >= self.save_every_s, self.device):
@@ -230,8 +230,15 @@ class Trainer:
             self.folder.save_state(done | self.learner.state_dict())
 
     def _resume(self) -> None:
-        """Go on from the folder's state, if there is one. Raises TrainingError if it is another run's."""
+        """Go on from the folder's state, if there is one. Raises TrainingError if it is another run's.
+
+        Also if not all processes find the same one: each would train a network of its own, and average it with others.
+        """
         state = self.folder.load_state(self.device)
+        found = (-1, -1) if state is None else (state["epoch"], state["tally"]["steps"])
+        positions = self.world.gather(torch.tensor([found]))
+        if (positions != positions[0]).any():
+            raise TrainingError(f"not all processes find the same state in {self.folder.path}: --out must be shared")
         if state is None:
             return
         if state["recipe"] != self._identity():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import signal
 import sys
 import time
@@ -43,6 +44,24 @@ def _share(text: str) -> float:
     return value
 
 
+def _positive(text: str) -> int:
+    """Parse a number of things."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    """Parse a temperature."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text!r}")
+    return value
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; what is not given comes from the preset."""
     add_data(parser)
@@ -65,12 +84,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shortcut", choices=["identity", "none"], help="none trains the plain network of the same depth [identity]"
     )
-    parser.add_argument("--epochs", type=int, help="train so many epochs at full size instead of the preset's phases")
+    parser.add_argument(
+        "--epochs", type=_positive, help="train so many epochs at full size instead of the preset's phases"
+    )
     parser.add_argument("--phases", type=parse_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
-    parser.add_argument("--batch-size", type=int, help=f"images a step [{_preset_values('batch_size')}]")
+    parser.add_argument("--batch-size", type=_positive, help=f"images a step [{_preset_values('batch_size')}]")
     parser.add_argument("--learning-rate", type=float, help=f"peak of the schedule [{_preset_values('learning_rate')}]")
     parser.add_argument("--weight-decay", type=float, help=f"[{_preset_values('weight_decay')}]")
-    parser.add_argument("--label-smoothing", type=float, help=f"[{_preset_values('label_smoothing')}]")
+    parser.add_argument("--label-smoothing", type=_share, help=f"[{_preset_values('label_smoothing')}]")
     parser.add_argument(
         "--cutout", type=int, help=f"side of the blacked-out square, pixels [{_preset_values('cutout')}]"
     )
@@ -81,7 +102,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--greyscale", type=_share, help=f"share of images made grey [{_preset_values('greyscale')}]")
     parser.add_argument("--rescale", type=_share, help=f"share enlarged and brought back [{_preset_values('rescale')}]")
     parser.add_argument("--hold-out", type=int, help=f"images kept out of training [{_preset_values('hold_out')}]")
-    parser.add_argument("--temperature", type=float, help="use this one instead of fitting it on the held-out images")
+    parser.add_argument(
+        "--temperature", type=_temperature, help="use this one instead of fitting it on the held-out images"
+    )
     parser.add_argument("--init-from", type=Path, help="checkpoint to start from, instead of fresh weights")
     parser.add_argument(
         "--keep-initial",
@@ -137,7 +160,7 @@ def run(arguments: argparse.Namespace) -> int:
                     _report(arguments, path, device)
     except Stopped as stopped:
         print(f"resnet: {stopped}", file=sys.stderr)
-        return 128 + signals[0]
+        return 128 + (signals[0] if signals else signal.SIGTERM)  # that another process was sent
     except (DataError, MissingExtra, TrainingError, ValueError, OSError) as error:
         print(f"resnet: error: {error}", file=sys.stderr)
         return 1

@@ -104,13 +104,14 @@ def test_a_machine_that_becomes_slower_for_all_sizes_does_not_make_the_larger_on
     assert machine.choose(largest=64, budget_s=5.0) == ladder(64)
 
 
-def test_a_size_that_does_not_fit_ends_the_measurement():
+@pytest.mark.parametrize(("room", "largest"), [(1, 1), (12, 8), (16, 16), (32, 32), (63, 32)])
+def test_a_size_that_does_not_fit_ends_the_measurement(room, largest):
     def seconds(images):
-        if images > 32:
+        if images > room:
             raise EngineOutOfMemory
         return 0.001
 
-    assert Machine(seconds).choose(largest=1024) == ladder(32)
+    assert Machine(seconds).choose(largest=1024) == ladder(largest)
 
 
 def test_if_not_even_one_image_fits_it_says_so():

@@ -225,3 +225,17 @@ def test_a_gpu_gives_the_answers_of_the_cpu(source, pictures):
     gpu = CheckpointEngine(source.facts, open_backend(source, Settings(device="cuda", precision="float32")), (1, 16))
     gpu.self_test()
     np.testing.assert_allclose(gpu.run(pictures), make(source).run(pictures), atol=5e-3)
+
+
+@pytest.mark.parametrize("step", ["self_test", "prepare"])
+def test_an_engine_that_cannot_serve_gives_back_what_it_holds(monkeypatch, step):
+    closed = []
+
+    def fail(*_):
+        raise SelfTestFailed("as if")
+
+    monkeypatch.setattr(CheckpointEngine, step, fail)
+    monkeypatch.setattr(CheckpointEngine, "close", closed.append)
+    with pytest.raises(SelfTestFailed):
+        load_engine(Settings(device="cpu", batch_sizes=(1,)))
+    assert len(closed) == 1

@@ -33,6 +33,15 @@ def test_a_pool_that_steps_back_does_so_alone_and_with_its_children():
     assert niceness() == before < STEP_BACK
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a niceness is the whole process's")
+@pytest.mark.parametrize("started_at", [STEP_BACK, 10])
+def test_who_is_behind_already_stays_there(monkeypatch, started_at):
+    """To come forward takes a privilege, and was not asked for."""
+    monkeypatch.setattr(os, "getpriority", lambda *_: started_at)
+    monkeypatch.setattr(os, "setpriority", lambda *_: pytest.fail("it moved"))
+    step_back()
+
+
 @pytest.fixture
 async def worker(anyio_backend):
     worker = Worker("engine")

@@ -285,3 +285,22 @@ def test_missing_tensorboard_is_said_before_training(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("resnet: error: --tensorboard needs the optional extra 'tensorboard'")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--epochs", "0"),
+        ("--epochs", "-1"),
+        ("--batch-size", "0"),
+        ("--batch-size", "many"),
+        ("--label-smoothing", "2"),
+        ("--temperature", "inf"),
+        ("--temperature", "0"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_refused_in_a_line(flag, value, capsys):
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(["train", flag, value])
+    assert ended.value.code == 2
+    assert f"argument {flag}: expected a" in capsys.readouterr().err

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from model.calibration import Calibration, fit_calibration
 from model.evaluate import expected_calibration_error
@@ -32,11 +33,37 @@ def test_known_temperature_is_recovered(temperature: float) -> None:
     assert found.exponent == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize(("label", "expected"), [(0, 0.2), (1, 10.0)])
-def test_too_few_images_stay_within_bounds_and_fit_no_exponent(label: int, expected: float) -> None:
-    found = fit_calibration(torch.tensor([[3.0, 0.0]]), torch.tensor([label]))
-    assert found.temperature == pytest.approx(expected, rel=0.3)
+@pytest.mark.parametrize(("label", "least", "most"), [(0, 0.8, 1.0), (1, 1.0, 2.5)])
+@pytest.mark.parametrize("count", [1, 10])
+def test_a_few_images_that_are_all_right_or_wrong_say_little(count: int, label: int, least: float, most: float) -> None:
+    logits = torch.tensor([[3.0, 0.0], [4.0, 0.0]])[torch.arange(count) % 2]
+    found = fit_calibration(logits, torch.full((count,), label))
+    assert least / count**0.3 < found.temperature < most * count**0.3
     assert found.exponent == 1.0
+
+
+def test_a_few_images_do_not_make_a_calibrated_network_worse() -> None:
+    logits, labels = overconfident(1.0)
+    nlls = []
+    for start in range(0, 2000, 10):
+        found = fit_calibration(logits[start : start + 10], labels[start : start + 10])
+        nlls.append(functional.cross_entropy(logits / found.temperature, labels))
+    before = functional.cross_entropy(logits, labels)
+    assert torch.stack(nlls).mean() < 1.05 * before
+
+
+def test_a_temperature_suits_the_exponent_that_is_kept() -> None:
+    """Of images, a few of which have a wrong label, the likeliest exponent lies beyond the bounds."""
+    generator = torch.Generator().manual_seed(0)
+    margins = 8 + 2 * torch.randn(4000, generator=generator)
+    logits = torch.stack([margins, torch.zeros(4000)], dim=1)
+    labels = (torch.rand(4000, generator=generator) < 0.02).long()
+    found = fit_calibration(logits, labels)
+    assert found.exponent == pytest.approx(0.5)
+    nll = functional.nll_loss(found.probabilities(logits).log(), labels)
+    for other in (0.8, 1.25):
+        calibration = Calibration(found.temperature * other, found.exponent)
+        assert functional.nll_loss(calibration.probabilities(logits).log(), labels) > nll
 
 
 def test_exponent_mends_what_a_temperature_cannot() -> None:

@@ -92,3 +92,10 @@ def test_most_confidently_wrong_are_sorted_and_equal_ones_keep_their_order() -> 
     assert most_confidently_wrong(probabilities, labels, 9).tolist() == [3, 4, 0, 2]
     assert most_confidently_wrong(probabilities, labels, 3).tolist() == [3, 4, 0]
     assert most_confidently_wrong(probabilities, probabilities.argmax(dim=1), 3).tolist() == []
+
+
+def test_there_may_be_no_images_to_compute() -> None:
+    """A process' share of a few held-out ones."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    images = torch.zeros(0, 3, 4, 4, dtype=torch.uint8)
+    assert compute_logits(network, images, CIFAR10_MEAN, CIFAR10_STD).shape == (0, 5)

@@ -25,3 +25,14 @@ def test_statistics_are_those_of_the_images():
     torch.testing.assert_close(network[0].running_var, normalised.var(dim=(0, 2, 3)), atol=1e-2, rtol=1e-2)
     assert network[0].momentum == 0.1
     assert not network.training
+
+
+def test_an_image_beyond_whole_batches_counts_as_one_image():
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (41, 3, 8, 8), dtype=torch.uint8)
+    images[-1] = 255
+    networks = [nn.Sequential(nn.BatchNorm2d(3)).eval() for _ in range(2)]
+    for network, batch_size in zip(networks, (41, 10), strict=True):
+        estimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), batch_size=batch_size)
+    whole, parts = (network[0].running_mean for network in networks)
+    torch.testing.assert_close(parts, whole, atol=0.02, rtol=0)

@@ -11,6 +11,7 @@ from model import checkpoint, learner
 from model.augment import apply
 from model.checkpoint import Checkpoint
 from model.data import hold_out
+from model.distributed import World
 from model.evaluate import compute_logits, score
 from model.learner import TrainingError
 from model.recipe import Recipe
@@ -336,3 +337,26 @@ def test_device_auto_is_one_that_exists() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert pick_device("auto").type == expected
     assert pick_device("cpu").type == "cpu"
+
+
+def test_processes_that_find_different_states_are_refused(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would train a network of its own and average it with the others'."""
+    monkeypatch.setattr(World, "gather", lambda _, part: torch.cat([part, part + 1]))
+    with pytest.raises(TrainingError, match="must be shared"):
+        trainer(undisturbed).run()
+
+
+def test_processes_stop_together_also_in_epochs_of_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "any", lambda _, flag, _device: flag)
+    monkeypatch.setattr(World, "sum", lambda _, value: value)
+    running = trainer(tmp_path)
+    running.world = World(rank=0, size=2)
+    running.request_stop()
+    for steps in range(1, running.learner.steps_per_epoch):
+        running.tally.steps = steps
+        running._after_step(torch.tensor(1.0))  # too dear to ask all of them each time
+    running.tally.steps = running.learner.steps_per_epoch
+    with pytest.raises(Stopped):
+        running._after_step(torch.tensor(1.0))
