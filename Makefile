@@ -68,7 +68,7 @@ format: $(VENV)/.installed ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-train: $(VENV)/.installed ## train by the shipped checkpoint's recipe again (DATA=folder of cifar-10-batches-py), some seven hours on two cores
+train: $(VENV)/.installed ## train by the shipped checkpoint's recipe again (DATA=folder of cifar-10-batches-py), some nine hours on two cores
 	$(BIN)/python -m benchmarks.training shipped --root $(DATA)
 
 targets: $(VENV)/.installed ## what was asked beside what the files under benchmarks/ say: docs/targets.md; fails while a target is missed

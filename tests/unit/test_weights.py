@@ -48,4 +48,4 @@ def test_the_checkpoint_is_half_precision_and_says_how_it_was_made():
 
 def test_the_checkpoint_reaches_its_target():
     measured = {one["split"]: one for one in checkpoint.load(SHIPPED_WEIGHTS).metadata.measured}
-    assert measured["cifar10 test"]["top1"] >= 0.935
+    assert measured["cifar10 test"]["top1"] >= 0.939
