@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 FIXED = ("classes", "input_size")
 
 
+# So long the end of a service waits for an engine that it has loaded and does not need.
+LET_GO_S = 5.0
+
+
 class Outcome(StrEnum):
     """How a reload ended; also the metric's label."""
 
@@ -72,10 +76,10 @@ class Reloader:
             self._task = asyncio.get_running_loop().create_task(self._run(parts), name="reload")
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way, and what it holds; a device that hangs would never let go of it."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task})
+            await asyncio.wait({self._task}, timeout=LET_GO_S)
 
     async def _run(self, parts: EngineParts) -> None:
         """Reload until no further one was asked for meanwhile."""

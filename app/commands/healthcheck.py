@@ -9,6 +9,12 @@ import urllib.request
 
 from app.commands.settings_flags import add_settings, read_settings
 
+# The settings that say where a service answers.
+ADDRESS = ("host", "port", "admin_port", "tls_cert", "tls_key")
+
+# From where a service that listens on all addresses is reached on its own host.
+OWN = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -16,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--url", help="base URL of the service [the port of the settings that has the probes, on this host]"
     )
     parser.add_argument("--timeout", type=float, default=3.0, help="seconds to wait for the answer [%(default)s]")
-    add_settings(parser, only={"port", "admin_port", "tls_cert", "tls_key"})
+    add_settings(parser, only=ADDRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,9 +43,11 @@ def base_url(arguments: argparse.Namespace) -> str:
     Raises SystemExit for what is no URL.
     """
     settings = read_settings(arguments)
-    own = f"{'https' if settings.tls_cert else 'http'}://127.0.0.1:{settings.port}"
+    host = OWN.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host else host
+    own = f"{'https' if settings.tls_cert else 'http'}://{host}:{settings.port}"
     if settings.admin_port is not None:
-        own = f"http://127.0.0.1:{settings.admin_port}"
+        own = f"http://{host}:{settings.admin_port}"
     url: str = arguments.url or own
     if not url.startswith(("http://", "https://")):
         raise SystemExit(f"resnet: error: not an http(s) URL: {url}")

@@ -9,7 +9,7 @@ import signal
 import time
 from typing import Any
 
-from app.commands.healthcheck import base_url, get
+from app.commands.healthcheck import ADDRESS, base_url, get
 from app.commands.settings_flags import add_settings, read_settings
 from app.pidfile import find_pid, pid_path
 
@@ -24,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--url", help="base URL of the service [the port of the settings on this host]")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for the outcome [%(default)s]")
-    add_settings(parser, only={"port", "admin_port", "tls_cert", "tls_key"})
+    add_settings(parser, only=ADDRESS)
 
 
 def _process_id(text: str) -> int:

@@ -25,7 +25,7 @@ def add_settings(parser: argparse.ArgumentParser, only: Collection[str] | None =
             parser.add_argument(
                 "--" + name.replace("_", "-"),
                 default=argparse.SUPPRESS,
-                metavar="true|false" if field.default is False else name.rpartition("_")[2].upper(),
+                metavar="true|false" if field.annotation in (bool, bool | None) else name.rpartition("_")[2].upper(),
                 help=f"{field.description} [RESNET_{name.upper()}, default {_default(field.default)}]".replace(
                     "%", "%%"
                 ),

@@ -1,0 +1,50 @@
+"""The end of a service while a reload is under way."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.reload import Reloader
+from app.telemetry import Telemetry
+from tests.fakes import FakeEngine
+
+
+class HangingEngine(FakeEngine):
+    """As on a device that does not answer any more: what it holds is never given back."""
+
+    def __init__(self, released):
+        super().__init__(shift=1)
+        self.released = released
+
+    def close(self):
+        self.released.wait()
+
+
+class Parts:
+    """What is served; the batch before a swap never ends."""
+
+    def __init__(self):
+        self.engine = FakeEngine()
+        self.card = self.engine.card
+        self.asked = asyncio.Event()
+
+    async def adopt(self, _engine):
+        self.asked.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.anyio
+async def test_an_engine_that_does_not_let_go_keeps_nobody_from_the_end(monkeypatch):
+    monkeypatch.setattr("app.reload.LET_GO_S", 0.01)
+    released, parts = threading.Event(), Parts()
+    pool = ThreadPoolExecutor(1)
+    reloader = Reloader(lambda: HangingEngine(released), pool, Telemetry())
+    reloader.begin(parts)
+    await asyncio.wait_for(parts.asked.wait(), 10)
+    await asyncio.wait_for(reloader.close(), 10)
+    assert reloader.running
+    released.set()
+    await asyncio.wait_for(asyncio.wait({reloader._task}), 10)
+    pool.shutdown()
