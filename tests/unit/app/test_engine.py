@@ -234,8 +234,11 @@ def test_an_engine_that_cannot_serve_gives_back_what_it_holds(monkeypatch, step)
     def fail(*_):
         raise SelfTestFailed("as if")
 
+    def close(engine):
+        closed.append(engine)
+
     monkeypatch.setattr(CheckpointEngine, step, fail)
-    monkeypatch.setattr(CheckpointEngine, "close", closed.append)
+    monkeypatch.setattr(CheckpointEngine, "close", close)
     with pytest.raises(SelfTestFailed):
         load_engine(Settings(device="cpu", batch_sizes=(1,)))
     assert len(closed) == 1
