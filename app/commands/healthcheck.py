@@ -45,10 +45,8 @@ def base_url(arguments: argparse.Namespace) -> str:
     settings = read_settings(arguments)
     host = OWN.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host else host
-    own = f"{'https' if settings.tls_cert else 'http'}://{host}:{settings.port}"
-    if settings.admin_port is not None:
-        own = f"http://{host}:{settings.admin_port}"
-    url: str = arguments.url or own
+    scheme = "https" if settings.tls_cert and settings.admin_port is None else "http"
+    url: str = arguments.url or f"{scheme}://{host}:{settings.admin_port or settings.port}"
     if not url.startswith(("http://", "https://")):
         raise SystemExit(f"resnet: error: not an http(s) URL: {url}")
     return url

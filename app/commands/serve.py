@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _over_already(_number: int, _frame: FrameType | None) -> None:
-    """Stand in as well: the first process of a container has no default, and would go on as if nothing had come."""
+    """Stand in until the server has its own handler: a container's first process would ignore SIGTERM by default."""
     os._exit(0)  # nothing was accepted yet
 
 

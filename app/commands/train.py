@@ -8,7 +8,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,33 +33,27 @@ def _preset_values(name: str) -> str:
     return ", ".join(f"{preset} {getattr(recipe, name)}" for preset, recipe in PRESETS.items())
 
 
-def _share(text: str) -> float:
-    """Parse a share of one."""
+def _number(text: str, wanted: str, is_right: Callable[[float], bool]) -> float:
+    """Parse a number that is right, which "nan" never is. Raises ArgumentTypeError with what was wanted."""
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, not {text!r}")
+        value = math.nan
+    if not is_right(value):
+        raise argparse.ArgumentTypeError(f"expected {wanted}, not {text!r}")
     return value
 
 
-def _positive(text: str) -> int:
-    """Parse a number of things."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, not {text!r}")
-    return int(text)
+def _share(text: str) -> float:
+    return _number(text, "a share from 0 to 1", lambda value: 0 <= value <= 1)
 
 
 def _temperature(text: str) -> float:
-    """Parse a temperature."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text!r}")
-    return value
+    return _number(text, "a number above 0", lambda value: 0 < value < math.inf)
+
+
+def _count(text: str) -> int:
+    return int(_number(text, "a whole number from 1 on", lambda value: value >= 1 and value.is_integer()))
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -85,10 +79,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--shortcut", choices=["identity", "none"], help="none trains the plain network of the same depth [identity]"
     )
     parser.add_argument(
-        "--epochs", type=_positive, help="train so many epochs at full size instead of the preset's phases"
+        "--epochs", type=_count, help="train so many epochs at full size instead of the preset's phases"
     )
     parser.add_argument("--phases", type=parse_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
-    parser.add_argument("--batch-size", type=_positive, help=f"images a step [{_preset_values('batch_size')}]")
+    parser.add_argument("--batch-size", type=_count, help=f"images a step [{_preset_values('batch_size')}]")
     parser.add_argument("--learning-rate", type=float, help=f"peak of the schedule [{_preset_values('learning_rate')}]")
     parser.add_argument("--weight-decay", type=float, help=f"[{_preset_values('weight_decay')}]")
     parser.add_argument("--label-smoothing", type=_share, help=f"[{_preset_values('label_smoothing')}]")
