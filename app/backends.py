@@ -1,6 +1,6 @@
 """A checkpoint's network in the runtime, on the device and in the precision that the settings ask for.
 
-This room and the backends that it opens, but for app/openvino_backend.py, bring torch with them.
+This room and the backends that it opens, but for app/mnn_backend.py, bring torch with them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def resolve(settings: Settings) -> tuple[str, str, str]:
 def _precision(settings: Settings, runtime: str, device: str) -> str:
     if settings.precision != "auto":
         return settings.precision
-    if runtime == "openvino" and device == "cpu" and find_spec("openvino"):
+    if runtime != "torch" and device == "cpu" and find_spec("openvino"):
         from app.openvino_backend import precision_of  # it imports openvino, which a GPU does not need
 
         return precision_of(settings)
@@ -48,9 +48,9 @@ def open_backend(source: Checkpoint, settings: Settings) -> Backend:
         opened = TorchBackend if torch.device(device).type == "cpu" else open_cuda_backend
         return opened(source, device, precision, settings.threads or available_cores())
     if device != "cpu":
-        raise EngineUnavailable("runtime openvino needs device cpu")
+        raise EngineUnavailable(f"runtime {runtime} needs device cpu")
     if not find_spec("openvino"):
-        raise EngineUnavailable("runtime openvino is not installed here: pip install openvino")
-    from app.openvino_backend import open_openvino
+        raise EngineUnavailable(f"runtime {runtime} needs OpenVINO, which is not installed here: pip install openvino")
+    from app.mnn_backend import open_on_cpu
 
-    return open_openvino(source, settings)
+    return open_on_cpu(source, settings)

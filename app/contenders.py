@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from app.backends import open_backend, resolve
+from app.backends import open_backend
 from app.cuda_backend import open_cuda_backend
-from app.engine import CheckpointEngine, EngineUnavailable
+from app.engine import Backend, CheckpointEngine, EngineUnavailable
+from app.mnn_backend import Mnn
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.fuse import fold_batch_norm
@@ -44,8 +45,13 @@ class Whole(nn.Module):
         return self.calibration.probabilities(self.network(inputs).float())
 
 
-def contenders(source: Checkpoint, settings: Settings, device: str) -> dict[str, Callable[[], Run]]:
-    """Return by name what sets each contender up; "engine" is the service's own, as `settings` say."""
+def contenders(
+    source: Checkpoint, settings: Settings, device: str, backend: Backend | None = None
+) -> dict[str, Callable[[], Run]]:
+    """Return by name what sets each contender up.
+
+    "engine" is the service's own, with `backend` if that has been chosen already, or as `settings` say.
+    """
 
     def eager(dtype: torch.dtype, *, channels_last: bool, folded: bool) -> Callable[[], Run]:
         def make() -> Run:
@@ -59,7 +65,7 @@ def contenders(source: Checkpoint, settings: Settings, device: str) -> dict[str,
         return lambda: CheckpointEngine(source.facts, open_backend(source, settings.model_copy(update=changes))).run
 
     made: dict[str, Callable[[], Run]] = {
-        "engine": ours(),
+        "engine": (lambda: CheckpointEngine(source.facts, backend).run) if backend else ours(),
         "eager float32": eager(torch.float32, channels_last=False, folded=False),
         "eager bfloat16 channels-last": eager(torch.bfloat16, channels_last=True, folded=False),
         "folded float32": eager(torch.float32, channels_last=True, folded=True),
@@ -70,6 +76,8 @@ def contenders(source: Checkpoint, settings: Settings, device: str) -> dict[str,
         if find_spec("openvino"):
             for precision in ("float32", "bfloat16", "int8"):
                 made[f"OpenVINO {precision}"] = ours(runtime="openvino", precision=precision)
+        if find_spec("MNN"):
+            made["MNN float32"] = lambda: _mnn(source, settings.threads)
         if find_spec("onnxruntime") and find_spec("onnx"):
             made["ONNX Runtime float32"] = lambda: _onnx_runtime(source, settings.threads)
     else:
@@ -81,12 +89,13 @@ def contenders(source: Checkpoint, settings: Settings, device: str) -> dict[str,
     return made
 
 
-def engine_is(settings: Settings) -> str:
-    """Name the contender that computes just as "engine" does: the two differ by what the measurement is unsure of."""
-    runtime, device, precision = resolve(settings)
-    if runtime == "openvino":
-        return f"OpenVINO {precision}"
-    return f"folded {precision}" if device == "cpu" else f"CUDA graphs {precision}"
+def engine_is(backend: Backend) -> str:
+    """Name the contender that computes just as "engine" does: the two differ by what the measurement is unsure of.
+
+    With MNN that holds for two images or more.
+    """
+    runtimes = {"openvino": "OpenVINO", "mnn": "MNN", "torch": "folded" if backend.device == "cpu" else "CUDA graphs"}
+    return f"{runtimes[backend.runtime]} {backend.dtype}"
 
 
 def _cuda_graphs(source: Checkpoint, settings: Settings, device: str, precision: str) -> Run:
@@ -115,6 +124,12 @@ def _torch_run(module: Callable[[Tensor], Tensor], device: str) -> Run:
 def _compiled(source: Checkpoint, dtype: torch.dtype, device: str, mode: str | None = None) -> Run:
     network = fold_batch_norm(source.network()).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return _torch_run(torch.compile(Whole(source, network).to(device), dynamic=False, mode=mode), device)
+
+
+def _mnn(source: Checkpoint, threads: int) -> Run:
+    """Set up MNN for every size: the service's engine has OpenVINO for a single image."""
+    network, calibration = Mnn(source, threads), source.metadata.calibration
+    return lambda images: calibration.probabilities_of(network.logits(images))
 
 
 def _onnx_runtime(source: Checkpoint, threads: int) -> Run:

@@ -1,9 +1,9 @@
 """A checkpoint on a device: uint8 batch in, probabilities out.
 
-What computes the logits is a backend: app/cuda_backend.py, app/torch_backend.py or app/openvino_backend.py. The last
-one does without torch, and so does this room: what brings it is imported where it is needed. Images go to the device as
-uint8 and are normalised there; forward, calibration and softmax follow. Batches are padded to a few fixed sizes, which
-are all run once before the engine counts as warm.
+What computes the logits is a backend: app/cuda_backend.py, app/torch_backend.py, app/openvino_backend.py or
+app/mnn_backend.py. The last two do without torch, and so does this room: what brings it is imported where it is needed.
+Images go to the device as uint8 and are normalised there; forward, calibration and softmax follow. Batches are padded
+to a few fixed sizes, which are all run once before the engine counts as warm.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class CheckpointEngine:
         return {
             "batch_sizes": self.batch_sizes,
             "precision": backend.dtype,
+            "runtime": backend.runtime,
             "split_batches": backend.split_batches,
         }
 
@@ -189,11 +190,11 @@ def _open_with_torch(source: Checkpoint, settings: Settings) -> Backend:
 
 
 def _open_without(source: Checkpoint, settings: Settings) -> Backend:
-    from app.openvino_backend import open_openvino
+    from app.mnn_backend import open_on_cpu
 
     if settings.device == "auto" and _gpu_in_sight():
         log.warning("there is a GPU, but PyTorch is not installed here: serving on the CPU")
-    return open_openvino(source, settings)
+    return open_on_cpu(source, settings)
 
 
 def _kind(backend: Backend) -> str:

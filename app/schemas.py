@@ -120,4 +120,4 @@ class ModelCard(BaseModel):
     created: str
     device: str
     dtype: str
-    runtime: str = Field(description="what computes: openvino or torch")
+    runtime: str = Field(description="what computes: openvino, mnn (with openvino for single images) or torch")

@@ -53,8 +53,11 @@ class Settings(BaseSettings):
         Field(description="arithmetic; auto is the faster float of the device, int8 needs a CPU and OpenVINO"),
     ] = "auto"
     runtime: Annotated[
-        Literal["auto", "openvino", "torch"],
-        Field(description="what computes; auto is openvino on a CPU where it is installed"),
+        Literal["auto", "openvino", "mnn", "torch"],
+        Field(
+            description="what computes; auto is openvino on a CPU where it is installed, with mnn for batches in "
+            "float32 where that is found to be faster"
+        ),
     ] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads of the engine; 0 is one a core")] = 0
     pin_threads: Annotated[

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from app.backends import resolve
+    from app.backends import open_backend
     from app.contenders import contenders, engine_is, explained
     from app.cores import available_cores
     from app.engine import EngineUnavailable
@@ -84,10 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
     threads = settings.threads or available_cores()
     settings = settings.model_copy(update={"threads": threads})
     torch.set_num_threads(threads)
-    _, device, _ = resolve(settings)
     try:
         source = checkpoint.load(settings.weights)
-    except CheckpointError as error:
+        with explained():
+            backend = open_backend(source, settings)
+    except (CheckpointError, EngineUnavailable) as error:
         raise SystemExit(f"resnet: error: {error}") from None
     size = source.metadata.input_size
     images = np.random.default_rng(0).integers(0, 256, (max(arguments.sizes), 3, size, size), dtype=np.uint8)
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     runs: dict[str, Run] = {}
     engine_s: dict[int, float] = {}
     left_out: dict[str, str] = {}
-    for name, make in contenders(source, settings, device).items():
+    for name, make in contenders(source, settings, backend.device, backend).items():
         if name != "engine" and arguments.only and name not in arguments.only:
             continue
         print(f"setting up {name} ...", flush=True)
@@ -111,14 +112,14 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         print(f"  probabilities within {off:.4f} of those measured in training")
         runs[name] = made
-    rounds_s, products = _measure(runs, images, arguments.sizes, arguments.rounds, device)
+    rounds_s, products = _measure(runs, images, arguments.sizes, arguments.rounds, backend.device)
     operations = 2 * count_macs(source.network(), size)
     result = {
         "command": f"resnet bench engine --sizes {','.join(map(str, arguments.sizes))} --rounds {arguments.rounds}",
-        "device": device,
+        "device": backend.device,
         "threads": threads,
         "precision": settings.precision,
-        "engine_is": engine_is(settings),
+        "engine_is": engine_is(backend),
         "ceiling": _ceiling(products, operations),
         "left_out": left_out,
         "contenders": {name: _summary(by_size, rounds_s["engine"]) for name, by_size in rounds_s.items()},

@@ -29,7 +29,7 @@ def source():
 KINDS = [("torch", "float32"), ("torch", "bfloat16"), ("openvino", "float32"), ("openvino", "bfloat16")]
 
 
-@pytest.fixture(scope="module", params=[*KINDS, ("openvino", "int8")], ids="-".join)
+@pytest.fixture(scope="module", params=[*KINDS, ("mnn", "float32"), ("openvino", "int8")], ids="-".join)
 def engine(request, source):
     return make(source, *request.param)
 
@@ -187,6 +187,8 @@ def test_int8_tolerates_rounding_and_no_more(source):
     [
         ({"device": "cpu", "runtime": "torch", "precision": "int8"}, "int8 needs device cpu and OpenVINO"),
         ({"device": "cuda", "runtime": "openvino", "precision": "float32"}, "openvino needs device cpu"),
+        ({"device": "cuda", "runtime": "mnn", "precision": "float32"}, "mnn needs device cpu"),
+        ({"device": "cpu", "runtime": "mnn", "precision": "int8"}, "mnn computes in float32"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(source, options, message):

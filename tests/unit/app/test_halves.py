@@ -97,7 +97,7 @@ def test_an_engine_that_is_given_what_another_one_found_is_its_like(
     source: Checkpoint, monkeypatch: pytest.MonkeyPatch, gain: float
 ) -> None:
     monkeypatch.setattr(openvino_backend, "_gain", lambda *_: gain)
-    settings = Settings(device="cpu", threads=2, max_queue_images=256)
+    settings = Settings(device="cpu", runtime="openvino", threads=2, max_queue_images=256)
     first = load_engine(settings)
     assert first.backend.split_batches is (gain >= LEAST_GAIN)
     monkeypatch.setattr(openvino_backend, "_gain", lambda *_: 2.8 - gain)
