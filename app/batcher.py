@@ -48,6 +48,9 @@ MAX_CONSECUTIVE_FAILURES = 3
 # or two images would cost more than the pauses do.
 HAND_OVER_S = 0.002
 
+# A request that waits for a batch to fill up keeps so much of its time for being computed, or what two batches take.
+SHARE_TO_COMPUTE = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Swap:
@@ -234,11 +237,22 @@ class Batcher:
             await self._wait_until(lambda: self._waiting_images >= wanted or self._swap is not None, until)
 
     async def _let_it_fill(self) -> None:
-        """Wait until a batch is full or its oldest image has waited long enough."""
-        await self._wait_until(
-            lambda: sum(job.untaken for job in self._jobs if not job.future.done()) >= self.max_batch,
-            self._jobs[0].enqueued + self.max_wait_s,
-        )
+        """Wait until a batch is full, its oldest image has waited long enough, or one has just the time for a batch."""
+        while True:
+            waiting = [job for job in self._jobs if not job.future.done()]
+            full = sum(job.untaken for job in waiting) >= self.max_batch
+            latest = min((self._latest_start(job) for job in waiting), default=0.0)
+            if full or latest <= time.monotonic():
+                return
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(latest - time.monotonic()):
+                    await self._changed.wait()
+
+    def _latest_start(self, job: Job) -> float:
+        """Return until when a request may wait for others and still be answered, as a time.monotonic()."""
+        needed = max(2 * self._batch_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
+        return min(job.enqueued + self.max_wait_s, job.deadline - needed)
 
     async def _wait_until(self, enough: Callable[[], bool], latest: float) -> None:
         """Wait for more in the queue, until there is enough of it or time.monotonic() is `latest`."""

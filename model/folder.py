@@ -35,6 +35,13 @@ log = logging.getLogger(__name__)
 
 OnBadImage = Literal["skip", "fail"]
 
+# What sub-folders that are splits are called, in any case; anything else is a class.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+}
+
 SIZES = (8, 512)
 TEST_SHARE = 0.1
 # The service's own limit is lower by default; pictures of one's own are trusted to be as large as cameras make them.
@@ -92,13 +99,17 @@ def load_folder(path: Path, *, train: bool, image_size: int = 32, on_bad_image: 
     Raises DataError if the folder is not as described, leaves a class nothing to train on, or needs more than
     MAX_IMAGES_BYTES; with `on_bad_image` "fail" also for the first file that is no picture.
     """
-    root = path.expanduser()
+    try:
+        root = path.expanduser()
+    except RuntimeError:  # ~name of nobody here
+        raise DataError(f"no folder of pictures at {path}: whose home that is cannot be told") from None
     if not SIZES[0] <= image_size <= SIZES[1]:
         raise DataError(f"image size {image_size}: expected {SIZES[0]} to {SIZES[1]} pixels")
     bad = BadFiles(root, on_bad_image)
-    part = _split_folder(root, train)
-    classes = _class_names(root / "train" if part else root)
-    files = _list_files(root / part if part else root, classes, bad, test=part in {"test", "val"})
+    parts = _split_folders(root)
+    part = None if not parts else "train" if train else "test" if "test" in parts else "val"
+    classes = _class_names(parts.get("train", root))
+    files = _list_files(parts[part] if part else root, classes, bad, test=part in {"test", "val"})
     _check_memory(len(files), image_size)
     with _bombs_are_errors():
         files = _examine(files, bad)
@@ -114,14 +125,27 @@ def load_folder(path: Path, *, train: bool, image_size: int = 32, on_bad_image: 
     return Dataset(_name_of(root), split, images, labels, classes, mean, std)
 
 
-def _split_folder(root: Path, train: bool) -> str | None:
-    """Return the sub-folder that holds the split, or None if the sub-folders are classes."""
-    names = {folder.name for folder in _sub_folders(root)}
-    if "train" not in names or len(names) < 2 or not names <= {"train", "test", "val"}:
-        return None
-    if len(names) == 3:
-        log.info("%s: 'val' is not used, since what is held out is taken from 'train'", root)
-    return "train" if train else "test" if "test" in names else "val"
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the sub-folders that are splits, by "train", "test" and "val"; none if the sub-folders are classes.
+
+    Raises DataError where that cannot be told, or which of two it is.
+    """
+    folders = _sub_folders(root)
+    splits = {folder: SPLITS.get(folder.name.lower(), "") for folder in folders}
+    found = sorted(set(splits.values()) - {""})
+    if "train" not in found or len(found) < 2:
+        return {}
+    for folder in folders:
+        same = [other.name for other in folders if splits[other] == splits[folder]]
+        if not splits[folder]:
+            raise DataError(f"{root} holds folders for {' and '.join(found)}, and also {folder.name!r}, which is none")
+        if len(same) > 1:
+            raise DataError(f"{root} holds more than one folder for {splits[folder]}: {' and '.join(same)}")
+    parts = {split: folder for folder, split in splits.items()}
+    if len(found) == 3:
+        unused, trained_on = parts["val"].name, parts["train"].name
+        log.info("%s: %r is not used, since what is held out is taken from %r", root, unused, trained_on)
+    return parts
 
 
 def _sub_folders(root: Path) -> list[Path]:

@@ -284,6 +284,17 @@ async def test_with_a_wait_a_full_batch_goes_at_once_and_a_partial_one_when_the_
     assert engine.batches == [2, 4]
 
 
+@pytest.mark.parametrize("others", [0, 2])
+async def test_nobody_waits_for_a_full_batch_past_the_own_deadline_or_anothers(monkeypatch, others):
+    monkeypatch.setattr("app.batcher.SHARE_TO_COMPUTE", 0.998)
+    engine = FakeEngine()
+    async with running(engine, max_wait_s=3600) as batcher:
+        patient = [submit(batcher, pictures(1, seed=n), seconds=36000) for n in range(others)]
+        await asyncio.sleep(0)
+        await asyncio.gather(*patient, submit(batcher, pictures(1, seed=9)))
+    assert engine.batches == [others + 1]
+
+
 class Expecting:
     """Expects so many images after each batch, and for so long."""
 
