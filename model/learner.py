@@ -133,7 +133,7 @@ class Learner:
         self.network.load_state_dict(before)  # batch statistics have moved
         self.optimiser.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         return time.monotonic() - started
 
     def _take_weights(self, source: Checkpoint) -> None:

@@ -112,7 +112,7 @@ class Trainer:
         self.compile_seconds = 0.0
         self.tally = EpochTally.empty(device)
         self._stop_requested = False
-        self._saved_at = time.monotonic()
+        self._counted_until = self._saved_at = time.monotonic()
         self._told_at = -math.inf
 
     def request_stop(self) -> None:
@@ -148,17 +148,23 @@ class Trainer:
         learner, tally = self.learner, self.tally
         order, draws = learner.draw_epoch(self.epoch)
         learner.network.train()
+        self._counted_until = time.monotonic()
         while tally.steps < learner.steps_per_epoch:
-            started = time.monotonic()
             loss, correct = learner.step(self.epoch, tally.steps, order, draws)
             tally.loss_sum += loss
             tally.correct += correct
             tally.steps += 1
-            if self.device.type == "cuda" and tally.steps == learner.steps_per_epoch:
-                torch.cuda.synchronize()  # steps are only queued there; their time shows at the end
-            tally.seconds += time.monotonic() - started
             self._after_step(loss)
+        self._count_seconds()
         return self._end_epoch()
+
+    def _count_seconds(self) -> None:
+        """Add the time since the last count to the epoch's. A GPU is waited for: its steps were only queued."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.monotonic()
+        self.tally.seconds += now - self._counted_until
+        self._counted_until = now
 
     def _end_epoch(self) -> dict[str, Any]:
         recipe, tally, size = self.recipe, self.tally, self.recipe.size_of(self.epoch)
@@ -191,6 +197,7 @@ class Trainer:
         last = tally.steps == self.learner.steps_per_epoch
         if self.progress and (last or now - self._told_at >= self.progress_every_s):
             self._told_at = now
+            self._count_seconds()
             seen = tally.steps * self.recipe.batch_size
             accuracy = float(tally.correct) * self.world.size / seen
             figures = {"loss": float(loss), "accuracy": accuracy, "images_per_s": seen / tally.seconds}
@@ -200,7 +207,9 @@ class Trainer:
         stop = self.world.any(self._stop_requested, self.device)
         if stop or self.world.any(now - self._saved_at >= self.save_every_s, self.device):
             self._check_finite(float(self.world.sum(tally.loss_sum.clone())))
+            self._count_seconds()
             self._save_state()
+            self._counted_until = time.monotonic()
         if stop:
             raise Stopped(f"stopped in epoch {self.epoch + 1}; the same command goes on from {self.folder.path}")
 

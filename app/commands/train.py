@@ -137,6 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     The exit status is 128 + the signal's number where one stopped it.
     """
+    from app.torch_backend import is_out_of_memory
     from model.data import DataError
     from model.distributed import join_world
     from model.extras import MissingExtra
@@ -157,6 +158,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 128 + (signals[0] if signals else signal.SIGTERM)  # that another process was sent
     except (DataError, MissingExtra, TrainingError, ValueError, OSError) as error:
         print(f"resnet: error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print("resnet: error: out of memory: take a smaller --batch-size or --image-size", file=sys.stderr)
         return 1
     return 0
 

@@ -56,6 +56,22 @@ def train(out: Path, *more: str) -> int:
     return arguments.run(arguments)
 
 
+@pytest.mark.parametrize("raised", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("a shape is wrong")])
+def test_too_little_memory_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: RuntimeError
+) -> None:
+    def step(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(Learner, "step", step)
+    if "memory" not in str(raised):
+        with pytest.raises(RuntimeError, match="a shape is wrong"):
+            train(tmp_path)
+        return
+    assert train(tmp_path) == 1
+    assert capsys.readouterr().err.endswith("error: out of memory: take a smaller --batch-size or --image-size\n")
+
+
 def crash_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make trainers fail when they have written the line of an epoch and not yet its state."""
     save_state = Trainer._save_state

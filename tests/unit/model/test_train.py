@@ -122,6 +122,34 @@ def test_run_that_was_asked_to_stop_goes_on_in_the_middle_of_an_epoch(
     assert lines == undisturbed_lines
 
 
+def test_seconds_are_those_of_the_steps_and_not_of_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a queue, as a GPU has one, what a step takes shows only where somebody waits for it."""
+    clock = [0.0]
+    monkeypatch.setattr("model.train.time.monotonic", lambda: clock[0])
+    step, save = learner.Learner.step, Trainer._save_state
+
+    def second(self: learner.Learner, *arguments: Any) -> tuple[Tensor, Tensor]:
+        clock[0] += 1
+        return step(self, *arguments)
+
+    def minute(self: Trainer) -> None:
+        clock[0] += 60
+        save(self)
+
+    monkeypatch.setattr(learner.Learner, "step", second)
+    monkeypatch.setattr(Trainer, "_save_state", minute)
+    shown: list[float] = []
+
+    def waits(_done: int, _steps: int, figures: dict[str, float]) -> None:
+        shown.append(figures["images_per_s"])
+
+    trainer(tmp_path, save_every_s=0.0, progress=waits, progress_every_s=0.0).run()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["seconds"] for line in lines] == [3.0, 6.0, 9.0]
+    assert [line["images_per_s"] for line in lines] == [16.0] * 3
+    assert shown == [16.0] * 9
+
+
 def test_state_is_saved_while_an_epoch_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt_in_epoch(1, monkeypatch)
     with pytest.raises(Interrupted):
