@@ -84,10 +84,8 @@ class Mnn:
         self._mean = np.array(metadata.mean, np.float32).reshape(3, 1, 1) * 255
         self._classes = structure.num_classes
         self._options = {"backend": "CPU", "numThread": threads}
-        with tempfile.TemporaryDirectory() as folder:  # MNN takes a model from a file, and keeps a copy
-            file = Path(folder) / "model.mnn"
-            file.write_bytes(float_model(structure, layers, metadata.input_size))
-            self._interpreter = mnn().Interpreter(str(file))
+        with _as_file(float_model(structure, layers, metadata.input_size)) as path:
+            self._interpreter = mnn().Interpreter(path)  # which keeps a copy
         self._shape: tuple[int, ...] = ()
         self._session: Any = None
         self._begin()
@@ -149,6 +147,21 @@ def mnn() -> Any:  # noqa: ANN401 - MNN has no types
     with _silent_stdout():
         import MNN
     return MNN
+
+
+@contextmanager
+def _as_file(model: bytearray) -> Iterator[str]:
+    """Yield the path of a file that holds the model, the only thing that MNN takes one from."""
+    if sys.platform == "linux":  # where it can do without a disk, which may be full or read-only
+        with os.fdopen(os.memfd_create("model.mnn"), "wb") as file:
+            file.write(model)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.mnn"
+            path.write_bytes(model)
+            yield str(path)
 
 
 @contextmanager

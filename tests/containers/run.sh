@@ -91,6 +91,11 @@ cat "$work/out"
 cores() { docker run --rm --cpus 1 --entrypoint python3 "$image" -c "from app.cores import available_cores; print(available_cores())"; }
 check "with --cpus 1 it takes one core for its threads" test "$(cores)" = 1
 check "the image for CPUs predicts" by_itself "$image" ""
+tight() {
+  docker run --rm --interactive --read-only --tmpfs /tmp:size=1m,mode=1777 --entrypoint sh "$image" \
+    -c "cat >/tmp/cat.png && resnet predict /tmp/cat.png --runtime mnn --precision float32" <examples/cat.png
+}
+check "MNN works there, and needs no disk" tight
 needs_torch() { ! docker run --rm "$image" evaluate --data cifar10 --root /tmp 2>"$work/seen" && cat "$work/seen" && grep -qx 'resnet: error: this needs torch.*' "$work/seen"; }
 check "and says that it cannot evaluate" needs_torch
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,24 @@ def test_mnn_that_does_not_work_is_left_out_unless_it_was_asked_for(source, monk
     assert any(text.startswith("MNN is left out: ") and message in text for text in caplog.messages)
     with pytest.raises(EngineUnavailable, match=f"runtime mnn does not work here: .*{message}"):
         open_on_cpu(source, FLOATS.model_copy(update={"runtime": "mnn"}))
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_its_model_is_there_for_as_long_as_it_is_read(monkeypatch, tmp_path, platform):
+    if platform == "linux" and sys.platform != "linux":
+        pytest.skip("memory has no path here")
+    monkeypatch.setattr(mnn_backend.sys, "platform", platform)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with mnn_backend._as_file(bytearray(b"model")) as path:
+        assert Path(path).read_bytes() == b"model"
+        assert len(list(tmp_path.iterdir())) == (platform != "linux")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes a folder for temporary files")
+def test_no_disk_is_needed(source, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    assert open_on_cpu(source, FLOATS.model_copy(update={"runtime": "mnn"})).runtime == "mnn"
 
 
 def test_without_mnn_openvino_computes(source, monkeypatch):
