@@ -31,9 +31,10 @@ HALVES_FROM = 6
 
 # Beside an event loop that needs a core now and then, halves have up to a tenth more of the rate than alone, where they
 # are as quick as the whole (docs/architecture.md). So they are left only where they lose more than that, by measurement
-# with so many images, in turns, so many times.
-MEASURED_IMAGES = 32
+# with images of so many values together, in turns, so many times if that does not take too many seconds.
+MEASURED_VALUES = 32 * 3 * 32 * 32
 MEASURED_TIMES = 4
+MEASURED_S = 1.0
 LEAST_GAIN = 0.9
 
 
@@ -192,7 +193,7 @@ class OpenVinoBackend:
 
 
 def _pay(halves: Way, whole: Way, examples: NDArray[np.uint8]) -> bool:
-    images = np.resize(examples, (MEASURED_IMAGES, *examples.shape[1:]))
+    images = np.resize(examples, (max(HALVES_FROM, MEASURED_VALUES // examples[0].size), *examples.shape[1:]))
     gain = _gain(whole, halves, images)
     log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(images), gain)
     return gain >= LEAST_GAIN
@@ -201,5 +202,5 @@ def _pay(halves: Way, whole: Way, examples: NDArray[np.uint8]) -> bool:
 def _gain(whole: Way, halves: Way, images: NDArray[np.uint8]) -> float:
     """Return how many times the one's rate the other one has, by the clock that says the most (app/batch_sizes.py)."""
     runs = {way: partial(way.logits, images) for way in (whole, halves)}
-    best = quickest(runs, MEASURED_TIMES, (time.perf_counter, time.process_time))
+    best = quickest(runs, MEASURED_TIMES, (time.perf_counter, time.process_time), MEASURED_S)
     return max(one / other for one, other in zip(best[whole], best[halves], strict=True))

@@ -1,5 +1,7 @@
 """The quickest of a few runs, on a machine that is disturbed now and then."""
 
+import pytest
+
 from model.timing import quickest
 
 
@@ -39,3 +41,15 @@ def test_they_go_in_turns():
     ways = {name: machine.way(name, 1.0, 1.0) for name in ("one", "other")}
     quickest(ways, 2)
     assert machine.order == ["one", "other"] * 3
+
+
+@pytest.mark.parametrize(("budget_s", "turns"), [(0.0, 1), (3.9, 1), (4.0, 2), (100.0, 5)])
+def test_no_turn_is_begun_that_would_take_too_long(budget_s, turns):
+    machine = Machine()
+
+    def second():
+        machine.order.append("run")
+        machine.wall += 1.0
+
+    quickest({"one": second, "other": second}, 5, (lambda: machine.wall,), budget_s)
+    assert len(machine.order) == 2 * (1 + turns)
