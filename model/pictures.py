@@ -19,9 +19,10 @@ from model.transforms import evaluation_transform
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 # Pillow walks through a file's parts in Python, a few reads a part: millions of empty ones, or of fill bytes between
-# them, would take many seconds. The largest ordinary files take some ten thousand reads; one of fewer bytes cannot take
-# as many.
-MAX_READS = 200_000
+# them, would take many seconds. So many reads take half a second, and ordinary files of 16 MB some ten thousand; larger
+# ones may have one for so many bytes.
+MAX_READS = 100_000
+BYTES_A_READ = 1024
 
 # Entropy-coded data never holds this marker, and progressive files have about ten; thousands are a bomb for the CPU.
 JPEG_SCAN_MARKER = b"\xff\xda"
@@ -70,11 +71,11 @@ class PictureTooLarge(PictureError):
 
 
 class BoundedReader(io.BytesIO):
-    """A file in memory that can be read from MAX_READS times. `read` raises PictureError after that."""
+    """A file in memory that can be read from MAX_READS times, a large one more often; then it raises PictureError."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self._reads_left = MAX_READS
+        self._reads_left = max(MAX_READS, len(data) // BYTES_A_READ)
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as a file does."""

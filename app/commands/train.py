@@ -56,6 +56,14 @@ def _count(text: str) -> int:
     return int(_number(text, "a whole number from 1 on", lambda value: value >= 1 and value.is_integer()))
 
 
+def _from_zero(text: str) -> int:
+    return int(_number(text, "a whole number from 0 on", lambda value: value >= 0 and value.is_integer()))
+
+
+def _rate(text: str) -> float:
+    return _number(text, "a number from 0 on", lambda value: 0 <= value < math.inf)
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; what is not given comes from the preset."""
     add_data(parser)
@@ -83,11 +91,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--phases", type=parse_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
     parser.add_argument("--batch-size", type=_count, help=f"images a step [{_preset_values('batch_size')}]")
-    parser.add_argument("--learning-rate", type=float, help=f"peak of the schedule [{_preset_values('learning_rate')}]")
-    parser.add_argument("--weight-decay", type=float, help=f"[{_preset_values('weight_decay')}]")
+    parser.add_argument("--learning-rate", type=_rate, help=f"peak of the schedule [{_preset_values('learning_rate')}]")
+    parser.add_argument("--weight-decay", type=_rate, help=f"[{_preset_values('weight_decay')}]")
     parser.add_argument("--label-smoothing", type=_share, help=f"[{_preset_values('label_smoothing')}]")
     parser.add_argument(
-        "--cutout", type=int, help=f"side of the blacked-out square, pixels [{_preset_values('cutout')}]"
+        "--cutout", type=_from_zero, help=f"side of the blacked-out square, pixels [{_preset_values('cutout')}]"
     )
     parser.add_argument(
         "--cutmix", type=_share, help=f"share of images with a patch of another [{_preset_values('cutmix')}]"
@@ -95,7 +103,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jpeg", type=_share, help=f"share of images saved as JPEG, 0 to 1 [{_preset_values('jpeg')}]")
     parser.add_argument("--greyscale", type=_share, help=f"share of images made grey [{_preset_values('greyscale')}]")
     parser.add_argument("--rescale", type=_share, help=f"share enlarged and brought back [{_preset_values('rescale')}]")
-    parser.add_argument("--hold-out", type=int, help=f"images kept out of training [{_preset_values('hold_out')}]")
+    parser.add_argument(
+        "--hold-out", type=_from_zero, help=f"images kept out of training [{_preset_values('hold_out')}]"
+    )
     parser.add_argument(
         "--temperature", type=_temperature, help="use this one instead of fitting it on the held-out images"
     )

@@ -306,3 +306,21 @@ def test_cuda_gets_this_backend(source, device, monkeypatch):
     monkeypatch.setattr("app.backends.open_cuda_backend", lambda *arguments: opened.append(arguments))
     open_backend(source, Settings(device=device, precision="float32", threads=3))
     assert opened == [(source, device, "float32", 3)]
+
+
+def test_lanes_that_were_opened_before_one_failed_are_closed_again(monkeypatch):
+    opened = []
+
+    class Lane(PretendedLane):
+        def __init__(self, *_):
+            super().__init__()
+            if opened:
+                raise torch.OutOfMemoryError("no memory for a second one")
+            opened.append(self)
+
+    monkeypatch.setattr(cuda_backend, "CudaLane", Lane)
+    source = checkpoint.load(SHIPPED_WEIGHTS)
+    *_, plain = open_cuda_backend(source, "cpu", "float32", 1)._ways
+    with pytest.raises(torch.OutOfMemoryError):
+        plain.open()
+    assert [lane.closed for lane in opened] == [True]

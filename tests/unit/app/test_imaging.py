@@ -266,6 +266,16 @@ def test_a_large_ordinary_picture_is_far_from_the_limit_of_reads(image_format, m
     assert read(encode(noise(800, 800), image_format)).shape == (3, 32, 32)
 
 
+@pytest.mark.parametrize(("size", "reads"), [(1_000, 20), (100_000, 97)])
+def test_a_large_file_may_be_read_more_often(monkeypatch, size, reads):
+    monkeypatch.setattr("model.pictures.MAX_READS", 20)
+    reader = pictures.BoundedReader(bytes(size))
+    for _ in range(reads):
+        reader.read(1)
+    with pytest.raises(pictures.PictureError, match="of too many parts"):
+        reader.read(1)
+
+
 def test_what_pillow_warns_of_reaches_neither_log_nor_memory():
     with warnings.catch_warnings(record=True) as seen:
         Decoder(32, LIMIT, threads=1).close()

@@ -313,6 +313,10 @@ def test_missing_tensorboard_is_said_before_training(
         ("--label-smoothing", "2"),
         ("--temperature", "inf"),
         ("--temperature", "0"),
+        ("--weight-decay", "-1"),
+        ("--learning-rate", "nan"),
+        ("--cutout", "-3"),
+        ("--hold-out", "1.5"),
     ],
 )
 def test_what_cannot_be_trained_with_is_refused_in_a_line(flag, value, capsys):
