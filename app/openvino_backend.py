@@ -39,8 +39,10 @@ LEAST_GAIN = 0.9
 
 
 def precision_of(settings: Settings) -> str:
-    """Return the precision that the settings ask for; "auto" is the faster float."""
-    return settings.precision if settings.precision != "auto" else _fast_floats()
+    """Return the precision that the settings ask for; "auto" is the faster float, and with MNN the only one it has."""
+    if settings.precision != "auto":
+        return settings.precision
+    return "float32" if settings.runtime == "mnn" else _fast_floats()
 
 
 def _fast_floats() -> str:

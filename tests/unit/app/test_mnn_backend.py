@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app import mnn_backend
+from app import mnn_backend, openvino_backend
 from app.batches import EngineOutOfMemory
 from app.engine import EngineUnavailable, load_engine
 from app.mnn_backend import MNN_FROM, Mnn, MnnBackend, open_on_cpu
@@ -82,6 +82,12 @@ def test_a_gain_of_less_than_a_tenth_is_left_to_openvino(monkeypatch, openvino, 
 def test_what_is_openvinos_is_opened_at_once(source, monkeypatch, changes):
     monkeypatch.setattr(mnn_backend, "Mnn", lambda *_: pytest.fail("opened"))
     assert open_on_cpu(source, FLOATS.model_copy(update=changes)).runtime == "openvino"
+
+
+def test_asked_for_by_name_it_computes_in_float32_on_every_processor(source, monkeypatch):
+    monkeypatch.setattr(openvino_backend, "has_fast_bfloat16", lambda: True)
+    made = open_on_cpu(source, Settings(device="cpu", runtime="mnn"))
+    assert (made.runtime, made.dtype, made._single.dtype) == ("mnn", "float32", "float32")
 
 
 class Wrong(Mnn):
