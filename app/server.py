@@ -25,6 +25,7 @@ from app.direct_connections import DirectConnection
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks
 from app.pidfile import pid_file
+from app.ports import turn_away
 from app.service import Service
 from app.settings import Settings
 from app.signals import Signals
@@ -124,10 +125,12 @@ class Server(uvicorn.Server):
         """Close the port, and return the connections that the kernel had accepted and the event loop not yet.
 
         Their clients have sent requests, perhaps; closing the port alone would reset them. So it is closed by the loop
-        first, while a second descriptor keeps it alive, then emptied, then closed for good in the same breath.
+        first, while a second descriptor keeps it alive and lets nobody else in, then emptied, then closed for good.
         """
         waiting: list[socket.socket] = []
         ports = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
+        for port in ports:
+            turn_away(port)
         for server in self.servers:
             server.close()
         for port in ports:

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 
+from app.ports import turn_away
 from app.processes.block import LATE_S, Block
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Door:
         asyncio.get_running_loop().remove_reader(self._port)
         if self._pause is not None:
             self._pause.cancel()
+        turn_away(self._port)
         with self._port, suppress(OSError):  # BlockingIOError: none is left
             while self._hand_one():
                 pass
