@@ -44,6 +44,7 @@ class Connection(ParsingConnection):
         }
         self._active: RequestResponseCycle | None = None
         self._refusal: ServiceError | None = None  # of what follows a request that is not answered yet
+        self.heard = False  # whether the client has sent anything yet
         self._gone = False
         self._tell_gone: Callable[[], None] | None = None
         self._header_timer: asyncio.TimerHandle | None = None
@@ -63,6 +64,7 @@ class Connection(ParsingConnection):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a header or a body; those that follow a refusal are thrown away."""
+        self.heard = True
         if self._refused():
             return
         if self._unparsed:  # was on its way already when reading was switched off

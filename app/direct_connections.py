@@ -60,6 +60,7 @@ class DirectConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: a small request with a known header at once, others by way of the parser."""
+        self.heard = True
         held = self._held and self._take_held()
         data = held + data
         if self._known is not None and self._may_begin() and (found := self._known.split(data)) is not None:

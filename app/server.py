@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 # Once the port is closed, requests that a connection's buffer already holds get this long to be read and begun.
 LINGER_S = 0.2
+# And who has connected and sent nothing yet gets this long: a client that has a machine's cores for itself is quicker.
+NEWCOMERS_S = 1.0
+LOOK_AGAIN_S = 0.02
 ADMIN_CONNECTIONS = 64
 BACKLOG = 2048
 
@@ -119,7 +122,15 @@ class Server(uvicorn.Server):
         """Close the port, give buffered requests a moment to begin, then let uvicorn finish the rest."""
         await asyncio.gather(*(self._take(connection) for connection in self._close_port()))
         await asyncio.sleep(LINGER_S)
+        await self._hear_newcomers()
         await super().shutdown(None)
+
+    async def _hear_newcomers(self) -> None:
+        """Wait until every connection has begun a request; for a while, since some are only kept ready."""
+        for _ in range(round(NEWCOMERS_S / LOOK_AGAIN_S)):
+            if all(getattr(one, "heard", True) for one in self.server_state.connections):
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     def _close_port(self) -> list[socket.socket]:
         """Close the port, and return the connections that the kernel had accepted and the event loop not yet.

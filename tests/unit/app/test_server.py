@@ -129,3 +129,35 @@ async def turns_to_accept(count):
 def test_a_crowd_is_let_in_within_a_few_turns_of_the_loop(new_loop):
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert runner.run(turns_to_accept(8 * LISTENERS)) <= 8 + 4
+
+
+async def shut_over_a_newcomer(*, speaks):
+    """End with a client that has connected and sent nothing yet; return what it is answered."""
+    limits = ConnectionLimits(60, 60, 60, 10, lambda _reason: None)
+    server, running, address = await started(partial(Connection, limits=limits))
+    with socket.create_connection(address) as client:
+        client.setblocking(False)
+        while not server.server_state.connections:
+            await asyncio.sleep(0)
+        ending = asyncio.create_task(server.shutdown())
+        while server.servers[0].is_serving():
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        if speaks:
+            assert not ending.done()
+            client.sendall(REQUEST)
+        answer = await read_answer(client)
+        await ending
+    server.should_exit = server.force_exit = True
+    await running
+    return answer
+
+
+@on_both_loops
+@pytest.mark.parametrize("speaks", [True, False])
+def test_who_has_just_connected_is_heard_but_not_waited_for_for_ever(new_loop, speaks, monkeypatch):
+    monkeypatch.setattr("app.server.LINGER_S", 0.0)
+    monkeypatch.setattr("app.server.NEWCOMERS_S", 30.0 if speaks else 0.0)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        answer = runner.run(shut_over_a_newcomer(speaks=speaks))
+    assert answer.endswith(b"hello") is speaks
