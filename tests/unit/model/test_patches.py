@@ -43,7 +43,9 @@ def test_gradients_are_those_of_a_plain_convolution(
         assert one is not None
         assert other is not None
         assert one.dtype == other.dtype
-        torch.testing.assert_close(other, one, rtol=0.02 if autocast else 1e-4, atol=0.02 if autocast else 1e-5)
+        # In bfloat16 each sum is rounded, by some processors also on the way: by a share of the largest.
+        atol = 0.01 * one.detach().float().abs().max().item() if autocast else 1e-5
+        torch.testing.assert_close(other, one, rtol=0.02 if autocast else 1e-4, atol=atol)
 
 
 def test_a_frozen_weight_or_input_gets_no_gradient() -> None:
