@@ -24,23 +24,21 @@ from numpy.typing import NDArray
 from app.batches import EngineOutOfMemory
 from app.cores import available_cores
 from app.engine import Backend, EngineUnavailable
+from app.measured import batch_of, gain
 from app.openvino_backend import open_openvino, precision_of
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.folded import fold
 from model.mnn_graph import float_model
-from model.timing import quickest
 
 log = logging.getLogger(__name__)
 
 # From so many images on MNN computes: it shares the work on one between cores less well than OpenVINO does.
 MNN_FROM = 2
 
-# The choice between the two is made with images of so many values together, in turns, so many times if that does not
-# take too many seconds; MNN has to save a tenth, which is what OpenVINO's halves may gain beside an event loop.
+# The choice between the two is made with images of so many values together; MNN has to save a tenth, which is what
+# OpenVINO's halves may gain beside an event loop.
 MEASURED_VALUES = 8 * 3 * 32 * 32
-MEASURED_TIMES = 4
-MEASURED_S = 1.0
 WORTHWHILE = 0.9
 
 # By how much logits may differ, of the largest: Winograd's way rounds differently.
@@ -195,9 +193,7 @@ def _compare(one: Backend, other: Mnn, images: NDArray[np.uint8]) -> None:
 
 
 def _is_faster(single: Backend, batches: Mnn, images: NDArray[np.uint8]) -> bool:
-    images = np.resize(images, (max(MNN_FROM, MEASURED_VALUES // images[0].size), *images.shape[1:]))
-    runs = {"openvino": lambda: single.logits(images), "mnn": lambda: batches.logits(images)}
-    best = {name: seconds for name, [seconds] in quickest(runs, MEASURED_TIMES, budget_s=MEASURED_S).items()}
-    gain = best["openvino"] / best["mnn"]
-    log.info("a batch of %d in MNN has %.2f times OpenVINO's rate, by measurement", len(images), gain)
-    return gain * WORTHWHILE >= 1
+    images = batch_of(images, MEASURED_VALUES, MNN_FROM)
+    gained = gain(single, batches, images)
+    log.info("a batch of %d in MNN has %.2f times OpenVINO's rate, by measurement", len(images), gained)
+    return gained * WORTHWHILE >= 1

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,13 @@ from openvino import InferRequest, Model, Tensor
 
 from app.batches import EngineOutOfMemory
 from app.cores import available_cores
+from app.measured import Way, batch_of, gain
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.file_backed import FileBacked
 from model.folded import fold
 from model.openvino_core import core, has_fast_bfloat16
 from model.openvino_graph import float_model, quantised_model
-from model.timing import quickest
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +30,9 @@ HALVES_FROM = 6
 
 # Beside an event loop that needs a core now and then, halves have up to a tenth more of the rate than alone, where they
 # are as quick as the whole (docs/architecture.md). So they are left only where they lose more than that, by measurement
-# with images of so many values together, in turns, so many times if that does not take too many seconds.
+# with images of so many values together.
 MEASURED_VALUES = 32 * 3 * 32 * 32
-MEASURED_TIMES = 4
-MEASURED_S = 1.0
+CLOCKS = (time.perf_counter, time.process_time)
 LEAST_GAIN = 0.9
 
 
@@ -69,13 +67,6 @@ def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
     return OpenVinoBackend(
         model, precision, floats, threads, constants, pin=settings.pin_threads, split=split, examples=examples
     )
-
-
-class Way(Protocol):
-    """How a batch is computed."""
-
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (N, 3, S, S), contiguous and writable, to float32 logits (N, classes)."""
 
 
 class Whole:
@@ -195,14 +186,7 @@ class OpenVinoBackend:
 
 
 def _pay(halves: Way, whole: Way, examples: NDArray[np.uint8]) -> bool:
-    images = np.resize(examples, (max(HALVES_FROM, MEASURED_VALUES // examples[0].size), *examples.shape[1:]))
-    gain = _gain(whole, halves, images)
-    log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(images), gain)
-    return gain >= LEAST_GAIN
-
-
-def _gain(whole: Way, halves: Way, images: NDArray[np.uint8]) -> float:
-    """Return how many times the one's rate the other one has, by the clock that says the most (app/batch_sizes.py)."""
-    runs = {way: partial(way.logits, images) for way in (whole, halves)}
-    best = quickest(runs, MEASURED_TIMES, (time.perf_counter, time.process_time), MEASURED_S)
-    return max(one / other for one, other in zip(best[whole], best[halves], strict=True))
+    images = batch_of(examples, MEASURED_VALUES, HALVES_FROM)
+    gained = gain(whole, halves, images, CLOCKS)
+    log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(images), gained)
+    return gained >= LEAST_GAIN
