@@ -24,8 +24,10 @@ Clock = Callable[[], float]
 RUNS = 3
 RUNS_S = 0.1
 
-# Beside another program's burst the measurement says little: whatever it says, this many images may share a batch.
+# Beside another program's burst the measurement says little: whatever it says, this many images may share a batch, or
+# as many as take no longer than this.
 LEAST = 16
+LEAST_S = 0.5
 
 
 def choose_batch_sizes(
@@ -39,21 +41,26 @@ def choose_batch_sizes(
 ) -> tuple[int, ...]:
     """Measure batches of 1, 2, 4, ... images, up to `largest`, and return the sizes to pad batches to, increasing.
 
+    From the first one on from which the budget seems to allow for it, LEAST is tried next: smaller ones are never
+    chosen then, and a slow processor needs all of the time for the larger ones.
+
     The first of the `clocks` is the one on the wall. Beside other programs, as when a whole machine starts, it says
     little; the processor time of a run, where the processor computes, says more, but not how long threads had nothing
     to do. So a size is the better one if any of them says so: one that is too large costs less than one too small.
 
     They go in `steps` of `ladder`. The last of them is the smallest batch that no larger one beats by more than
-    WORTHWHILE, or LEAST if that fits. Each size is run once to warm it up and then measured; no further one is tried
-    once as much again would not fit into the budget, if this one did not fit into the memory, or if from LEAST on it
-    gained nothing over half of it, even when both were measured once more: a machine's pace changes, for all alike.
+    WORTHWHILE, or LEAST if that fits and takes no more than LEAST_S. Each size is run once to warm it up and then
+    measured; no further one is tried once as much again would not fit into the budget, if this one did not fit into
+    the memory, or if from LEAST on it gained nothing over half of it, even when both were measured once more: a
+    machine's pace changes, for all alike.
+    Below a size that does not fit, doublings of the last one that did are tried, where some were left out.
     A first run is charged like the others: on CUDA it is one of the graphs that are recorded before ready in any case,
     and would leave nothing of the budget. Raises EngineOutOfMemory if not even one image fits.
     """
     spent_s = 0.0
     rates: list[dict[int, float]] = [{} for _ in clocks]  # images/s by size, by each clock
     size, fits = 1, largest
-    while size <= largest:
+    while size <= fits:
         images = np.zeros((size, 3, input_size, input_size), np.uint8)
         try:
             run(images)
@@ -66,23 +73,28 @@ def choose_batch_sizes(
         except EngineOutOfMemory:
             if size == 1:
                 raise
-            fits = size // 2
-            break
+            fits = size - 1
+            size = 2 * max(rates[0])
+            continue
         goes_on = size < LEAST or _gains(rates, size, times)
         _note(rates, size, times)
         if not goes_on:
             break  # on a processor, whose memory for a larger one nobody would need again
         wall_s = [one[0] for one in times]
         spent_s += wall_s[0] + sum(wall_s)
-        size *= 2
-        if spent_s + 4 * min(wall_s) > budget_s:  # two runs of twice the size
+        if size < LEAST <= fits and spent_s + 4 * min(wall_s) * LEAST / size <= budget_s:
+            size = LEAST
+        elif spent_s + 4 * min(wall_s) <= budget_s:  # two runs of twice the size
+            size *= 2
+        else:
             break
     chosen = max(_smallest_good(known) for known in rates)
     measured = [", ".join(f"{size}: {rate:.0f}" for size, rate in known.items()) for known in rates]
     log.info(
         "the best batch holds %d images, by measurement: %s images/s", chosen, "; by processor time ".join(measured)
     )
-    return ladder(min(max(chosen, LEAST), fits), steps)
+    least = min(LEAST, int(LEAST_S * max(rates[0].values())))
+    return ladder(min(max(chosen, least), largest if fits == largest else max(rates[0])), steps)
 
 
 def _times(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from app.backends import open_backend
 from app.cuda_backend import open_cuda_backend
 from app.engine import Backend, CheckpointEngine, EngineUnavailable
-from app.mnn_backend import Mnn
+from app.mnn_network import Mnn, MnnModel
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.fuse import fold_batch_norm
@@ -128,7 +128,7 @@ def _compiled(source: Checkpoint, dtype: torch.dtype, device: str, mode: str | N
 
 def _mnn(source: Checkpoint, threads: int) -> Run:
     """Set up MNN for every size: the service's engine has OpenVINO for a single image."""
-    network, calibration = Mnn(source, threads), source.metadata.calibration
+    network, calibration = Mnn(MnnModel(source), threads), source.metadata.calibration
     return lambda images: calibration.probabilities_of(network.logits(images))
 
 

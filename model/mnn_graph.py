@@ -2,6 +2,8 @@
 
     float32 (N, 3, S, S), normalised -> stem -> stages -> mean over space -> head -> float32 logits (N, classes, 1, 1)
 
+The weights lie in a file of their own: MNN keeps the model in memory besides what it computes with.
+
 MNN's own converter starts from a file of ONNX, and takes torch, the onnx package and seconds. A model of MNN's is a
 FlatBuffer, in which a field is known by its place, and places only ever come to be added: the numbers below are those
 of the schema (schema/default/MNN.fbs and CaffeOp.fbs in github.com/alibaba/MNN). The few operations of a ResNet are
@@ -11,7 +13,7 @@ written down with it, each ReLU inside the operation before it, as the converter
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import flatbuffers
 import numpy as np
@@ -39,9 +41,12 @@ class _Field(NamedTuple):
     kind: Literal["integer", "byte", "offset"] = "integer"
 
 
-def float_model(structure: Structure, layers: Mapping[str, Layer], side: int) -> bytearray:
-    """Write a network down. `layers` are those of model/folded.py, `side` the images' height and width."""
-    writer = _Writer(layers)
+def float_model(structure: Structure, layers: Mapping[str, Layer], side: int, weights: BinaryIO) -> bytearray:
+    """Write a network down, and its weights to the end of a file.
+
+    `layers` are those of model/folded.py, `side` the images' height and width.
+    """
+    writer = _Writer(layers, weights)
     x = writer.images(side)
     x = writer.convolution(structure.stem, x, relu=True)
     if structure.pool:
@@ -67,10 +72,10 @@ def _block(writer: _Writer, block: Block, x: int) -> int:
 class _Writer:
     """Writes one operation after the other; each returns the number of the tensor that it makes."""
 
-    def __init__(self, layers: Mapping[str, Layer]) -> None:
-        size = sum(layer.weight.nbytes + layer.bias.nbytes for layer in layers.values())
-        self._to = flatbuffers.Builder(size + 65536)
+    def __init__(self, layers: Mapping[str, Layer], weights: BinaryIO) -> None:
+        self._to = flatbuffers.Builder(65536)
         self._layers = layers
+        self._weights = weights
         self._operations: list[int] = []
 
     def images(self, side: int) -> int:
@@ -81,13 +86,20 @@ class _Writer:
 
     def convolution(self, layer: Convolution, x: int, *, relu: bool) -> int:
         """Convolve and add the bias; `relu` says whether what is negative becomes zero."""
-        vectors = [self._to.CreateNumpyVector(np.ravel(array)) for array in self._layers[layer.name]]
+        place = self._keep(self._layers[layer.name])
         pairs = (layer.padding, layer.kernel, layer.stride, 1)  # the last one is the dilation
         sizes = [size for pair in pairs for size in (pair, pair)]
-        common = [_Field(place, size) for place, size in enumerate(sizes)]
+        common = [_Field(number, size) for number, size in enumerate(sizes)]
         common += [_Field(9, layer.groups), _Field(10, layer.out_channels), _Field(11, layer.in_channels)]
-        parts = (self._table([*common, _Field(12, int(relu), "byte")]), *vectors)
-        return self._operation(CONVOLVE, [x], [_Field(place, part, "offset") for place, part in enumerate(parts)])
+        table = self._table([*common, _Field(12, int(relu), "byte")])
+        return self._operation(CONVOLVE, [x], [_Field(0, table, "offset"), _Field(6, place, "offset")])
+
+    def _keep(self, layer: Layer) -> int:
+        """Put weight and bias into their file, and write down where they begin and how many bytes each has."""
+        sizes = [self._weights.tell(), layer.weight.nbytes, layer.bias.nbytes]
+        for array in layer:
+            self._weights.write(np.ascontiguousarray(array).data)
+        return int(self._to.CreateNumpyVector(np.array(sizes, np.int64)))
 
     def sum(self, x: int, y: int) -> int:
         """Add two tensors; what is negative becomes zero."""

@@ -54,14 +54,19 @@ def test_first_runs_are_charged_like_the_others():
 
 def test_a_slow_network_is_run_at_least_once():
     machine = Machine(lambda images: 3.0 * images)
-    assert machine.choose() == ladder(LEAST)
+    assert machine.choose() == ladder(1)
     assert machine.batches == [1, 1]
+
+
+def test_no_batch_is_made_long_for_nothing():
+    machine = Machine(lambda images: 0.04 * images)
+    assert machine.choose() == ladder(12)  # half a second
 
 
 def test_a_size_that_gained_nothing_is_the_last_one():
     machine = Machine(lambda images: 0.001 * images)
     machine.choose()
-    assert max(machine.batches) == LEAST
+    assert max(machine.batches) == 32
 
 
 def test_what_a_first_run_sets_up_is_not_the_measurements():
@@ -104,6 +109,18 @@ def test_a_machine_that_becomes_slower_for_all_sizes_does_not_make_the_larger_on
     assert machine.choose(largest=64, budget_s=5.0) == ladder(64)
 
 
+def test_where_there_is_time_what_is_never_chosen_is_not_measured():
+    machine = Machine(lambda images: 0.01 * images**0.8)  # a processor that needs all of the second
+    assert machine.choose() == ladder(32)
+    assert sorted({*machine.batches}) == [1, LEAST, 32]
+
+
+def test_a_single_image_that_takes_long_says_little_of_many():
+    machine = Machine(lambda images: 0.03 + 0.001 * images)
+    machine.choose()
+    assert sorted({*machine.batches}) == [1, 2, 4, LEAST, 32]
+
+
 @pytest.mark.parametrize(("room", "largest"), [(1, 1), (12, 8), (16, 16), (32, 32), (63, 32)])
 def test_a_size_that_does_not_fit_ends_the_measurement(room, largest):
     def seconds(images):
@@ -124,8 +141,8 @@ def test_if_not_even_one_image_fits_it_says_so():
 
 def test_the_choice_is_logged(caplog):
     with caplog.at_level("INFO"):
-        Machine(lambda images: 0.001 * max(images, 8)).choose(16)
-    assert "best batch holds 8 images, by measurement: 1: 125, 2: 250, 4: 500, 8: 1000, 16: 1000" in " ".join(
+        Machine(lambda images: 0.01 if images == 1 else 0.001 * max(images, 32)).choose(64)
+    assert "best batch holds 32 images, by measurement: 1: 100, 16: 500, 32: 1000, 64: 1000" in " ".join(
         caplog.messages
     )
 

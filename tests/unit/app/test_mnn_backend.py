@@ -1,20 +1,14 @@
 """Batches in MNN beside single images in OpenVINO: when, and what happens where MNN does not do."""
 
-import subprocess
-import sys
-import threading
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from app import mnn_backend, openvino_backend
-from app.batches import EngineOutOfMemory
 from app.engine import EngineUnavailable, load_engine
-from app.mnn_backend import MNN_FROM, Mnn, MnnBackend, open_on_cpu
+from app.mnn_backend import MNN_FROM, MnnBackend, open_on_cpu
+from app.mnn_network import Mnn
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
-from tests.conftest import ROOT
 
 FLOATS = Settings(device="cpu", precision="float32", threads=2)
 
@@ -80,7 +74,7 @@ def test_a_gain_of_less_than_a_tenth_is_left_to_openvino(monkeypatch, openvino, 
     "changes", [{"runtime": "openvino"}, {"split_batches": True}, {"precision": "bfloat16"}, {"precision": "int8"}]
 )
 def test_what_is_openvinos_is_opened_at_once(source, monkeypatch, changes):
-    monkeypatch.setattr(mnn_backend, "Mnn", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(mnn_backend, "MnnModel", lambda *_: pytest.fail("opened"))
     assert open_on_cpu(source, FLOATS.model_copy(update=changes)).runtime == "openvino"
 
 
@@ -108,79 +102,7 @@ def test_mnn_that_does_not_work_is_left_out_unless_it_was_asked_for(source, monk
         open_on_cpu(source, FLOATS.model_copy(update={"runtime": "mnn"}))
 
 
-@pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_its_model_is_there_for_as_long_as_it_is_read(monkeypatch, tmp_path, platform):
-    if platform == "linux" and sys.platform != "linux":
-        pytest.skip("memory has no path here")
-    monkeypatch.setattr(mnn_backend.sys, "platform", platform)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with mnn_backend._as_file(bytearray(b"model")) as path:
-        assert Path(path).read_bytes() == b"model"
-        assert len(list(tmp_path.iterdir())) == (platform != "linux")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes a folder for temporary files")
-def test_no_disk_is_needed(source, monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    assert open_on_cpu(source, FLOATS.model_copy(update={"runtime": "mnn"})).runtime == "mnn"
-
-
 def test_without_mnn_openvino_computes(source, monkeypatch):
     monkeypatch.setattr(mnn_backend, "find_spec", lambda _: None)
-    monkeypatch.setattr(mnn_backend, "Mnn", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(mnn_backend, "MnnModel", lambda *_: pytest.fail("opened"))
     assert open_on_cpu(source, FLOATS).runtime == "openvino"
-
-
-class Interpreter:
-    """Stands before MNN's; `run` is what becomes of a batch."""
-
-    def __init__(self, behind, run):
-        self._behind, self._run = behind, run
-
-    def runSession(self, session):  # noqa: N802
-        return self._run(session)
-
-    def __getattr__(self, name):
-        return getattr(self._behind, name)
-
-
-def test_a_batch_without_memory_is_told_apart_and_the_next_one_has_a_new_session(source):
-    network = Mnn(source, 2)
-    expected = network.logits(pictures(3))
-    behind, before = network._interpreter, network._session
-    network._interpreter = Interpreter(behind, lambda _session: 3)
-    with pytest.raises(EngineOutOfMemory):
-        network.logits(pictures(3))
-    network._interpreter = behind
-    assert network._session is not before
-    np.testing.assert_array_equal(network.logits(pictures(3)), expected)
-
-
-def test_other_threads_go_on_while_a_batch_is_computed(source):
-    """As the event loop has to: of MNN's two interfaces only the older one lets go of Python's lock."""
-    network = Mnn(source, 1)
-    begun, noticed = threading.Event(), threading.Event()
-    other = threading.Thread(target=lambda: begun.wait() and noticed.set())
-    other.start()
-    seen = []
-    behind = network._interpreter
-
-    def run(session):
-        begun.set()
-        code = behind.runSession(session)
-        seen.append(noticed.is_set())
-        return code
-
-    network._interpreter = Interpreter(behind, run)
-    network.logits(pictures(32))
-    other.join()
-    assert seen == [True]
-
-
-PRINTING = "from app.mnn_backend import mnn; print('before'); mnn(); print('after')"
-
-
-def test_nothing_but_answers_is_on_standard_output():
-    ended = subprocess.run([sys.executable, "-c", PRINTING], check=True, cwd=ROOT, capture_output=True, text=True)
-    assert ended.stdout == "before\nafter\n"

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from app.mnn_backend import mnn
+from app.mnn_network import mnn
 from model.mnn_graph import float_model
 from tests.unit.model.test_openvino_graph import NETWORKS, described, network
 
 
-def answers(model, images, path):
-    path.write_bytes(model)
-    interpreter = mnn().Interpreter(str(path))
+def answers(described, side, images, folder):
+    with (folder / "weights").open("wb") as weights:
+        (folder / "model.mnn").write_bytes(float_model(*described, side, weights))
+    interpreter = mnn().Interpreter(str(folder / "model.mnn"))
+    interpreter.setExternalFile(str(folder / "weights"))
     session = interpreter.createSession({"backend": "CPU", "numThread": 2})
     inputs = interpreter.getSessionInput(session)
     interpreter.resizeTensor(inputs, images.shape)
@@ -32,6 +34,6 @@ def test_the_answers_are_what_pytorch_computes(options, side, tmp_path):
     images = np.random.default_rng(0).normal(size=(3, 3, side, side)).astype(np.float32)
     with torch.inference_mode():
         wanted = net(torch.from_numpy(images)).numpy()
-    found = answers(float_model(*described(net), side), images, tmp_path / "model.mnn")
+    found = answers(described(net), side, images, tmp_path)
     assert found.shape == (3, 7, 1, 1)
     np.testing.assert_allclose(found.reshape(3, 7), wanted, rtol=1e-3, atol=1e-3)
