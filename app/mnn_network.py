@@ -38,7 +38,7 @@ class MnnModel:
             size = sum(array.nbytes for layer in layers.values() for array in layer)
             self.path, self.weights_path = self._path(os.memfd_create("model")), self._path(_room(size))
         else:
-            self._folder = tempfile.TemporaryDirectory()
+            self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
             self.path, self.weights_path = (Path(self._folder.name, name) for name in ("model", "weights"))
         with self.weights_path.open("r+b" if sys.platform == "linux" else "wb") as weights:
             self.path.write_bytes(float_model(structure, layers, self.metadata.input_size, weights))
