@@ -16,7 +16,7 @@ from app.cores import available_cores
 from app.engine import Backend, EngineUnavailable
 from app.measured import batch_of, gain
 from app.mnn_network import Mnn, MnnModel
-from app.openvino_backend import CLOCKS, open_openvino, precision_of
+from app.openvino_backend import open_openvino, precision_of
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 
@@ -100,6 +100,6 @@ def _compare(one: Backend, other: Mnn, images: NDArray[np.uint8]) -> None:
 
 def _is_faster(single: Backend, batches: Mnn, images: NDArray[np.uint8]) -> bool:
     images = batch_of(images, MEASURED_VALUES, MNN_FROM)
-    gained = gain(single, batches, images, CLOCKS)
+    gained = gain(single, batches, images)
     log.info("a batch of %d in MNN has %.2f times OpenVINO's rate, by measurement", len(images), gained)
     return gained * WORTHWHILE >= 1

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from app.batches import EngineOutOfMemory
 from model.checkpoint import Checkpoint
+from model.file_backed import claim
 from model.folded import fold
 from model.mnn_graph import float_model
 
@@ -40,7 +41,8 @@ class MnnModel:
         else:
             self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
             self.path, self.weights_path = (Path(self._folder.name, name) for name in ("model", "weights"))
-        with self.weights_path.open("r+b" if sys.platform == "linux" else "wb") as weights:
+            self.weights_path.touch()
+        with self.weights_path.open("r+b") as weights:  # which keeps the room
             self.path.write_bytes(float_model(structure, layers, self.metadata.input_size, weights))
 
     def _path(self, descriptor: int) -> Path:
@@ -52,10 +54,8 @@ class MnnModel:
 def _room(size: int) -> int:
     """Return the descriptor of a file of so many bytes: on the disk, if there is room, or else in memory."""
     try:
-        with tempfile.TemporaryFile() as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-            return os.dup(file.fileno())
-    except OSError:  # no folder for temporary files, or no room in it
+        return claim(size)
+    except OSError:
         return os.memfd_create("weights")
 
 

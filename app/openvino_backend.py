@@ -6,7 +6,6 @@ Nothing here needs torch, neither to write the network down nor to compute it.
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ HALVES_FROM = 6
 # are as quick as the whole (docs/architecture.md). So they are left only where they lose more than that, by measurement
 # with images of so many values together.
 MEASURED_VALUES = 32 * 3 * 32 * 32
-CLOCKS = (time.perf_counter, time.process_time)
 LEAST_GAIN = 0.9
 
 
@@ -187,6 +185,6 @@ class OpenVinoBackend:
 
 def _pay(halves: Way, whole: Way, examples: NDArray[np.uint8]) -> bool:
     images = batch_of(examples, MEASURED_VALUES, HALVES_FROM)
-    gained = gain(whole, halves, images, CLOCKS)
+    gained = gain(whole, halves, images)
     log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(images), gained)
     return gained >= LEAST_GAIN

@@ -17,12 +17,21 @@ from numpy.typing import NDArray
 ALIGNMENT = 64
 
 
+def claim(size: int) -> int:
+    """Return the descriptor of a temporary file of so many bytes, which has no name; Linux only.
+
+    Whether there is room is found out at once: in the middle of writing it would be too late. Raises OSError if there
+    is none, or no folder for temporary files.
+    """
+    with tempfile.TemporaryFile() as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        return os.dup(file.fileno())
+
+
 class FileBacked:
     """Room for arrays of `size` bytes together, on the disk if there is room for them, or else in memory.
 
-    Whether there is room is found out at once, by claiming it: in the middle of writing it would be too late. Where
-    temporary files lie in memory themselves, nothing is gained and nothing lost. The file has no name, and goes with
-    the arrays.
+    Where temporary files lie in memory themselves, nothing is gained and nothing lost. The file goes with the arrays.
     """
 
     def __init__(self, size: int) -> None:
@@ -31,10 +40,9 @@ class FileBacked:
         self._in_file = sys.platform == "linux"
         if self._in_file:
             try:
-                with tempfile.TemporaryFile() as file:
-                    os.posix_fallocate(file.fileno(), 0, size)
+                with os.fdopen(claim(size)) as file:
                     self._memory = mmap.mmap(file.fileno(), size)
-            except OSError:  # no folder for temporary files, or no room in it
+            except OSError:
                 self._in_file = False
         if not self._in_file:
             self._memory = mmap.mmap(-1, size)

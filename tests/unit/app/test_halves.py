@@ -8,7 +8,7 @@ import pytest
 from app import measured, openvino_backend
 from app.batches import EngineOutOfMemory
 from app.engine import load_engine
-from app.openvino_backend import CLOCKS, HALVES_FROM, LEAST_GAIN, OpenVinoBackend, open_openvino
+from app.openvino_backend import HALVES_FROM, LEAST_GAIN, OpenVinoBackend, open_openvino
 from app.settings import Settings
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -151,4 +151,4 @@ def test_the_gain_is_what_the_clock_says_that_says_the_most(
     ways: dict[str, measured.Way] = {"whole": Mock(), "halves": Mock()}
     seconds = {ways["whole"]: whole, ways["halves"]: halves}
     monkeypatch.setattr(measured, "quickest", lambda *_: seconds)
-    assert measured.gain(ways["whole"], ways["halves"], pictures(1), CLOCKS) == pytest.approx(gain)
+    assert measured.gain(ways["whole"], ways["halves"], pictures(1)) == pytest.approx(gain)
