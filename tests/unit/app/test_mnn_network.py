@@ -43,6 +43,7 @@ def test_its_files_are_there_as_long_as_a_network_may_need_them(source, monkeypa
     assert len(list(tmp_path.iterdir())) == (platform != "linux")
     files = [network._model.path, network._model.weights_path]
     assert files[0].stat().st_size < 10_000 < 40_000_000 < files[1].stat().st_size
+    assert files[1].resolve().is_relative_to(tmp_path)  # on the disk: it is what takes the room
     network._begin()
     del network
     gc.collect()
