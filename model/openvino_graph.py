@@ -9,7 +9,9 @@ and NumPy, no torch, no compiler and no file.
 Quantisation is the post-training kind (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", arXiv:1712.05877): weights symmetric with one scale an output channel, activations
 with one scale a tensor, whose range is what a few images show. OpenVINO merges the rounding into the convolutions
-between, which then compute in integers.
+between, which then compute in integers. Rounded weights shift what a channel sums up to on average; its bias takes
+that back ("bias correction": Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
+Correction", arXiv:1906.04721, here with averages that the same few images show).
 
 Where a processor adds products of such integers in sixteen bits (x86 without VNNI), two large ones are more than fits,
 and the sum is silently cut off. Weights of seven bits are the usual way around it (OpenVINO's "Saturation (overflow)
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import openvino
@@ -33,14 +36,25 @@ from model.openvino_core import core
 from model.transforms import Triple
 
 Layers = Mapping[str, Layer]
-Range = tuple[float, float]
-Ranges = dict[str, Range]
+Array = NDArray[np.float32]
+Ranges = dict[str, tuple[float, float]]
 
 WEIGHT_LEVELS = 255  # -127 to 127: symmetric
 ACTIVATION_LEVELS = 256
 LARGEST_WEIGHT = WEIGHT_LEVELS // 2
 # The largest of which two, each times 255, are less than 2 ** 15.
 LARGEST_WEIGHT_IN_SUMS_OF_16_BITS = 64
+
+
+class Observed(NamedTuple):
+    """What a few images show in the float32 network.
+
+    `ranges` are the least and the greatest value of each point where a quantised network rounds, `inputs` what each
+    layer is given, the mean over the images: (C, H, W), and (C,) for the head.
+    """
+
+    ranges: Ranges
+    inputs: dict[str, Array]
 
 
 def float_model(structure: Structure, layers: Layers, mean: Triple, std: Triple) -> openvino.Model:
@@ -56,10 +70,17 @@ def quantised_model(
 ) -> openvino.Model:
     """Write a network down with eight-bit convolutions and head.
 
-    The ranges of the activations are those that `images`, uint8 (K, 3, S, S), show in the float32 network.
+    The ranges of the activations and the corrected biases come of what `images`, uint8 (K, 3, S, S), show in the
+    float32 network.
     """
-    ranges = _measure_ranges(_Writer(structure, layers, mean, std), images, threads)
-    return _Writer(structure, layers, mean, std, ranges, largest_weight=largest_weight()).model()
+    observed = _observe(_Probe(structure, layers, mean, std), images, threads)
+    largest = largest_weight()
+    layers = {name: Layer(one.weight, one.bias.copy()) for name, one in layers.items()}
+    for one in structure.convolutions:
+        taps = _mean_windows(observed.inputs[one.name], one)
+        layers[one.name].bias[:] -= _shift(layers[one.name].weight, taps, one.groups, largest)
+    layers["head"].bias[:] -= _shift(layers["head"].weight, observed.inputs["head"], 1, largest)
+    return _Quantised(structure, layers, mean, std, ranges=observed.ranges, largest_weight=largest).model()
 
 
 @cache
@@ -78,41 +99,53 @@ def largest_weight() -> int:
     return LARGEST_WEIGHT if is_exact else LARGEST_WEIGHT_IN_SUMS_OF_16_BITS
 
 
-def _measure_ranges(writer: _Writer, images: NDArray[np.uint8], threads: int) -> Ranges:
-    """Return the least and the greatest value of each point where a quantised network rounds."""
-    writer.model()
-    points = writer.points
-    probe = openvino.Model([ops.result(point) for point in points.values()], [writer.images], "ranges")
-    request = core().compile_model(probe, "CPU", {"INFERENCE_NUM_THREADS": threads}).create_infer_request()
-    ranges = dict.fromkeys(points, (0.0, 0.0))  # zero, the padding, must be exact: it lies in every range
+def _observe(probe: _Probe, images: NDArray[np.uint8], threads: int) -> Observed:
+    """Run a network in float32 and look at what passes through it."""
+    probe.model()
+    watched = [*probe.points.values(), *probe.inputs.values()]
+    model = openvino.Model([ops.result(node) for node in watched], [probe.images], "observed")
+    request = core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads}).create_infer_request()
+    ranges = dict.fromkeys(probe.points, (0.0, 0.0))  # zero, the padding, must be exact: it lies in every range
+    inputs: dict[str, Array] = {}
     for image in images:
-        values = request.infer([image[None]])
-        for position, name in enumerate(points):
-            low, high = ranges[name]
-            ranges[name] = (min(low, float(values[position].min())), max(high, float(values[position].max())))
-    return ranges
+        values = [value[0] for value in request.infer([image[None]]).values()]
+        for (name, (low, high)), value in zip(ranges.items(), values, strict=False):
+            ranges[name] = (min(low, float(value.min())), max(high, float(value.max())))
+        for name, value in zip(probe.inputs, values[len(ranges) :], strict=True):
+            inputs[name] = inputs.get(name, np.float32(0)) + value / np.float32(len(images))
+    return Observed(ranges, inputs)
+
+
+def _mean_windows(inputs: Array, layer: Convolution) -> Array:
+    """Return the mean of all windows that a convolution sees: (C, H, W) to (C, kernel, kernel)."""
+    padding = [layer.padding] * 2
+    padded = np.pad(inputs, [(0, 0), padding, padding])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (layer.kernel, layer.kernel), axis=(1, 2))
+    means: Array = windows[:, :: layer.stride, :: layer.stride].mean(axis=(1, 2))
+    return means
+
+
+def _shift(weight: Array, inputs: Array, groups: int, largest: int) -> Array:
+    """Return by how much rounding the weight (out, in, ...) shifts each output (out,) on average."""
+    step = _largest_of_each(weight) / np.float32(largest)
+    error = np.round(weight / step) * step - weight
+    return (error.reshape(groups, len(weight) // groups, -1) @ inputs.reshape(groups, -1, 1)).reshape(-1)
+
+
+def _largest_of_each(weight: Array) -> Array:
+    """Return the largest magnitude of each output channel, (out, in, ...) to (out, 1, ...)."""
+    largest: Array = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
+    return np.maximum(largest, np.float32(1e-6))
 
 
 class _Writer:
-    """Turns layers into operations. Without `ranges` it notes in `points` where they would be needed."""
+    """Turns layers into operations, in floats."""
 
-    def __init__(
-        self,
-        structure: Structure,
-        layers: Layers,
-        mean: Triple,
-        std: Triple,
-        ranges: Ranges | None = None,
-        *,
-        largest_weight: int = LARGEST_WEIGHT,
-    ) -> None:
+    def __init__(self, structure: Structure, layers: Layers, mean: Triple, std: Triple) -> None:
         self.structure = structure
         self.layers = layers
         self.mean = mean
         self.std = std
-        self.ranges = ranges
-        self.largest_weight = largest_weight
-        self.points: dict[str, Node] = {}
         self.images = ops.parameter([-1, 3, -1, -1], np.uint8, name="images")
 
     def model(self) -> openvino.Model:
@@ -126,9 +159,7 @@ class _Writer:
         for stage in self.structure.stages:
             for block in stage:
                 x = self._block(block, x)
-        pooled = self._round("pooled", ops.reduce_mean(x, np.array([2, 3])))
-        weight, bias = self.layers["head"]
-        logits = ops.add(ops.matmul(pooled, self._round_weight(weight), False, True), bias)
+        logits = self._head(self._round("pooled", ops.reduce_mean(x, np.array([2, 3]))))
         return openvino.Model([logits], [self.images], "resnet")
 
     def _block(self, block: Block, x: Node) -> Node:
@@ -145,31 +176,68 @@ class _Writer:
         weight, bias = self.layers[layer.name]
         windows = [[layer.stride] * 2, *2 * [[layer.padding] * 2], [1, 1]]
         if layer.groups > 1:
-            grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])
-            y = ops.group_convolution(x, self._round_weight(grouped, channel_axes=2), *windows)
+            grouped = (layer.groups, layer.out_channels // layer.groups, *weight.shape[1:])
+            y = ops.group_convolution(x, self._weight(weight, grouped), *windows)
         else:
-            y = ops.convolution(x, self._round_weight(weight), *windows)
+            y = ops.convolution(x, self._weight(weight, weight.shape), *windows)
         return ops.add(y, bias.reshape(1, -1, 1, 1))
+
+    def _head(self, pooled: Node) -> Node:
+        weight, bias = self.layers["head"]
+        return ops.add(ops.matmul(pooled, self._weight(weight, weight.shape), False, True), bias)
+
+    def _round(self, name: str, x: Node) -> Node:
+        """Round activations at a point of the network, or do not."""
+        return x
+
+    def _weight(self, weight: Array, shape: tuple[int, ...]) -> Node:
+        return ops.constant(weight.reshape(shape), shared_memory=True)
+
+
+class _Probe(_Writer):
+    """Notes the points where a quantised network rounds, and what each layer is given."""
+
+    def __init__(self, structure: Structure, layers: Layers, mean: Triple, std: Triple) -> None:
+        super().__init__(structure, layers, mean, std)
+        self.points: dict[str, Node] = {}
+        self.inputs: dict[str, Node] = {}
+
+    def _convolution(self, layer: Convolution, x: Node) -> Node:
+        self.inputs[layer.name] = x
+        return super()._convolution(layer, x)
+
+    def _head(self, pooled: Node) -> Node:
+        self.inputs["head"] = pooled
+        return super()._head(pooled)
+
+    def _round(self, name: str, x: Node) -> Node:
+        self.points[name] = x
+        return x
+
+
+class _Quantised(_Writer):
+    """Rounds to integers of eight bits, as few images have been observed to need it."""
+
+    def __init__(
+        self, structure: Structure, layers: Layers, mean: Triple, std: Triple, *, ranges: Ranges, largest_weight: int
+    ) -> None:
+        super().__init__(structure, layers, mean, std)
+        self.ranges = ranges
+        self.largest_weight = largest_weight
 
     def _round(self, name: str, x: Node) -> Node:
         """Round activations to 256 steps over the range of this point, one of which is zero."""
-        if self.ranges is None:
-            self.points[name] = x
-            return x
         low, high = self.ranges[name]
         step = max(high - low, 1e-6) / (ACTIVATION_LEVELS - 1)
         low = -round(-low / step) * step
         limits = _limits(low, low + step * (ACTIVATION_LEVELS - 1))
         return ops.fake_quantize(x, *limits, *limits, ACTIVATION_LEVELS)
 
-    def _round_weight(self, weight: NDArray[np.float32], channel_axes: int = 1) -> Node:
+    def _weight(self, weight: Array, shape: tuple[int, ...]) -> Node:
         """Round weights symmetrically, each output channel over its own range, to integers up to `largest_weight`."""
-        constant = ops.constant(weight, shared_memory=True)
-        if self.ranges is None:
-            return constant
-        inner = tuple(range(channel_axes, weight.ndim))
-        high = np.maximum(np.abs(weight).max(axis=inner, keepdims=True), 1e-6) * (LARGEST_WEIGHT / self.largest_weight)
-        return ops.fake_quantize(constant, -high, high, -high, high, WEIGHT_LEVELS)
+        high = _largest_of_each(weight) * np.float32(LARGEST_WEIGHT / self.largest_weight)
+        high = high.reshape(*shape[: len(shape) - weight.ndim + 1], *high.shape[1:])
+        return ops.fake_quantize(super()._weight(weight, shape), -high, high, -high, high, WEIGHT_LEVELS)
 
 
 def _limits(low: float, high: float) -> tuple[np.float32, np.float32]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model import openvino_graph
-from model.architecture import Architecture
+from model.architecture import Architecture, Convolution
 from model.folded import fold
 from model.openvino_core import core
 from model.openvino_graph import float_model, largest_weight, quantised_model
@@ -69,6 +69,45 @@ def test_integers_are_close(options, images):
     spread = wanted.std()
     assert np.abs(got - wanted).max() > 0  # it does round
     assert np.sqrt(((got - wanted) ** 2).mean()) < 0.25 * spread
+
+
+def test_rounded_weights_shift_no_channel(images, monkeypatch):
+    """On average over the images that the ranges come from, the answers are those in floats."""
+    net = network(arch="resnet20")
+    wanted = expected(net, images)
+
+    def off_by():
+        got = answers(quantised_model(*described(net), MEAN, STD, images=images, threads=1), images)
+        return np.abs((got - wanted).mean(axis=0)).mean()
+
+    corrected = off_by()
+    monkeypatch.setattr(openvino_graph, "_shift", lambda *_: 0)
+    assert corrected < 0.8 * off_by()
+
+
+LAYERS = {
+    "padded": Convolution("conv", "bn", 6, 8, kernel=3),
+    "strided": Convolution("conv", "bn", 6, 8, kernel=3, stride=2),
+    "grouped": Convolution("conv", "bn", 6, 8, kernel=3, groups=2),
+    "projection": Convolution("conv", "bn", 6, 8, kernel=1, stride=2),
+    "ImageNet's stem": Convolution("conv", "bn", 3, 8, kernel=7, stride=2),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_a_layers_shift_is_the_mean_of_its_errors(layer):
+    chance = np.random.default_rng(0)
+    weight = chance.normal(size=layer.shapes["conv.weight"]).astype(np.float32)
+    inputs = chance.normal(1, 1, (4, layer.in_channels, 11, 11)).astype(np.float32)
+    step = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 64
+    error = np.round(weight / step) * step - weight
+    outputs = torch.nn.functional.conv2d(
+        *map(torch.from_numpy, (inputs, error)), stride=layer.stride, padding=layer.padding, groups=layer.groups
+    )
+    shift = openvino_graph._shift(
+        weight, openvino_graph._mean_windows(inputs.mean(axis=0), layer), layer.groups, largest=64
+    )
+    np.testing.assert_allclose(shift, outputs.mean(dim=(0, 2, 3)).numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_sums_of_large_integers_are_not_cut_off(images):
