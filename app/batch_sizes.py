@@ -136,7 +136,7 @@ def ladder(largest: int, steps: int = 2) -> tuple[int, ...]:
     """Return sizes up to `largest`, so many `steps` from each power of two to the next.
 
     With two: 1, 2, 3, 4, 6, 8, 12, ...; padding adds a half at most, a fifth on average. With four: 1, 2, ..., 8, 10,
-    12, 14, 16, 20, ...; a quarter at most.
+    12, 14, 16, 20, ...; a quarter at most. With `largest` of them: every size.
     """
     sizes = {step << shift for step in range(steps, 2 * steps) for shift in range(largest.bit_length())}
     return tuple(sorted(size for size in sizes | {*range(1, steps), largest} if size <= largest))

@@ -64,6 +64,7 @@ class CudaBackend:
 
     runtime = "torch"
     split_batches = False
+    any_size = False
 
     def __init__(
         self, eager: TorchBackend, ways: Sequence[Way], examples: NDArray[np.uint8], sizes: tuple[int, ...]

@@ -2,8 +2,8 @@
 
 What computes the logits is a backend: app/cuda_backend.py, app/torch_backend.py, app/openvino_backend.py or
 app/mnn_backend.py. The last two do without torch, and so does this room: what brings it is imported where it is needed.
-Images go to the device as uint8 and are normalised there; forward, calibration and softmax follow. Batches are padded
-to a few fixed sizes, which are all run once before the engine counts as warm.
+Images go to the device as uint8 and are normalised there; forward, calibration and softmax follow. Where a size has to
+be set up, batches are padded to a few fixed sizes, which are all run once before the engine counts as warm.
 """
 
 from __future__ import annotations
@@ -75,6 +75,9 @@ class Backend(Protocol):
     device: str
     dtype: str
 
+    any_size: bool
+    """Whether a batch of a size that has never been run is computed as readily as another."""
+
     @property
     def split_batches(self) -> bool:
         """Whether batches are computed in two halves, see app/openvino_backend.py."""
@@ -127,8 +130,10 @@ class CheckpointEngine:
         if not self.batch_sizes:
             kind = _kind(self.backend)
             clocks = CLOCKS[kind]
-            self.batch_sizes = choose_batch_sizes(self.run, size, largest, steps=LADDER_STEPS[kind], clocks=clocks)
-        for batch_size in reversed(self.batch_sizes):  # the memory of the largest then serves the smaller ones
+            steps = largest if self.backend.any_size else LADDER_STEPS[kind]
+            self.batch_sizes = choose_batch_sizes(self.run, size, largest, steps=steps, clocks=clocks)
+        to_run = {self.batch_sizes[0], self.batch_sizes[-1]} if self.backend.any_size else self.batch_sizes
+        for batch_size in sorted(to_run, reverse=True):  # the memory of the largest then serves the smaller ones
             self.run(np.zeros((batch_size, 3, size, size), np.uint8))
         self.backend.settle()
 

@@ -69,6 +69,7 @@ class MnnBackend:
     device = "cpu"
     dtype = "float32"
     split_batches = False
+    any_size = True  # MNN plans anew whenever it gets another size than before
 
     def __init__(self, single: Backend, batches: Mnn) -> None:
         self._single = single

@@ -121,6 +121,7 @@ class OpenVinoBackend:
 
     runtime = "openvino"
     device = "cpu"
+    any_size = False
 
     def __init__(
         self,

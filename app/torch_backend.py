@@ -25,6 +25,7 @@ class TorchBackend:
 
     runtime = "torch"
     split_batches = False
+    any_size = False
 
     def __init__(self, source: Checkpoint, device: str, precision: str, threads: int) -> None:
         self._device = torch.device(device)

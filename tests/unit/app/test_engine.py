@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from app.backends import open_backend
+from app.batch_sizes import ladder
 from app.batches import EngineBroken, EngineOutOfMemory
 from app.engine import CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine
 from app.openvino_backend import Whole, open_openvino
@@ -210,6 +211,40 @@ def test_batch_sizes_are_measured_unless_given(source):
     pinned = make(source, "openvino", batch_sizes=(3,))
     pinned.prepare(4)
     assert pinned.batch_sizes == (3,)
+
+
+class Noting:
+    """Notes the sizes of its batches, the larger of which it computes at the better rate."""
+
+    runtime, device, dtype, split_batches = "none", "cpu", "float32", False
+
+    def __init__(self, any_size):
+        self.any_size = any_size
+        self.sizes = []
+
+    def logits(self, images):
+        self.sizes.append(len(images))
+        return np.zeros((len(images), 10), np.float32)
+
+    def settle(self):
+        self.settled = True
+
+
+@pytest.mark.parametrize(
+    ("any_size", "chosen", "run"), [(False, ladder(64, 4), ladder(64, 4)), (True, (*range(1, 65),), (1, 64))], ids=str
+)
+def test_where_any_size_will_do_none_is_padded_and_those_between_are_not_run(
+    source, monkeypatch, any_size, chosen, run
+):
+    monkeypatch.setattr("app.engine.choose_batch_sizes", lambda *_, steps, **_options: ladder(64, steps))
+    backend = Noting(any_size)
+    engine = CheckpointEngine(source.facts, backend)
+    engine.prepare(64)
+    assert engine.batch_sizes == chosen
+    assert backend.sizes == [*reversed(run)]
+    assert backend.settled
+    engine.run(np.zeros((33, 3, 32, 32), np.uint8))
+    assert backend.sizes[-1] == (33 if any_size else 40)
 
 
 def test_the_card_says_what_is_served(source):
