@@ -1,4 +1,4 @@
-"""256 images in one request, in each form, against the engine's own best rate in the same run.
+"""256 images in one request, in each form, against the engine's own best rate before and after it.
 
 python -m benchmarks.large_requests
 """
@@ -20,18 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from app.batch_sizes import ladder
 from app.engine import CheckpointEngine, load_engine
 from app.settings import Settings
 from benchmarks.load import exchange, post
 from benchmarks.machine import FOLDER, write
 from tests.process import service_process
 
-ROUNDS = 5
+ROUNDS = 9
 IMAGES = 256
 CLIENTS = 2
 SECONDS = 4.0  # of each form in a round: what begins and ends a run counts for little then
 REQUESTS = 4  # of each client, at least
-ENGINE_S = 2.0
+ENGINE_S = 0.6  # of each size, a few batches
 # The engine's threads spin for a moment after their last batch.
 PAUSE_S = 0.5
 
@@ -66,9 +67,10 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 def engine_rates(
     engine: CheckpointEngine, images: NDArray[np.uint8], sizes: Sequence[int] = (), each_s: float = ENGINE_S
 ) -> dict[int, float]:
-    """Return the images per second of batches by size; without `sizes`, of the engine's from half the largest on."""
+    """Return the images per second of batches by size; without `sizes`, of a few from half the engine's largest on."""
     rates = {}
-    for size in sizes or [size for size in engine.batch_sizes if size * 2 >= engine.batch_sizes[-1]]:
+    largest = engine.batch_sizes[-1]
+    for size in sizes or [size for size in ladder(largest, 4) if size * 2 >= largest and size in engine.batch_sizes]:
         batches = 0
         started = time.perf_counter()
         while (seconds := time.perf_counter() - started) < each_s:
@@ -81,6 +83,18 @@ def engine_rates(
 def best_size(rounds: list[dict[int, float]]) -> int:
     """Return the batch size with the highest median; the highest of each round would be the luckiest instead."""
     return max(rounds[0], key=lambda size: statistics.median(rates[size] for rates in rounds))
+
+
+def of_the_engine(runs: Sequence[tuple[str, float]], engine_rounds: list[dict[int, float]]) -> dict[str, list[float]]:
+    """Return by name what share of the engine's rate each run of a service had, at the engine's best size.
+
+    The engine was measured before the first run and after each: a machine's pace changes within minutes, for both.
+    """
+    size = best_size(engine_rounds)
+    shares: dict[str, list[float]] = {}
+    for (name, rate), before, after in zip(runs, engine_rounds, engine_rounds[1:], strict=False):
+        shares.setdefault(name, []).append(round(2 * rate / (before[size] + after[size]), 4))
+    return shares
 
 
 async def request_rate(port: int, request: bytes) -> float:
@@ -101,28 +115,28 @@ async def request_rate(port: int, request: bytes) -> float:
 
 
 def main() -> None:
-    """Alternate the engine and the forms, ROUNDS times, and write the medians and the ratios."""
+    """Alternate the engine and each of the forms, ROUNDS times, and write the medians and the ratios."""
     settings = Settings()
     images = examples(IMAGES)
     requests = forms(images)
     engine = load_engine(settings)
-    engine_rounds: list[dict[int, float]] = []
-    rounds: list[dict[str, float]] = []
+    runs: list[tuple[str, float]] = []
     # Deadlines are no matter here: on a slow machine two such requests take their time, and one would be refused.
     with (
         tempfile.TemporaryDirectory() as folder,
         service_process(Path(folder) / "log", timeout_ms=60_000, max_queue_s=60, **engine.tuning) as service,
     ):
         service.wait_ready()
-        for _ in range(ROUNDS):
-            engine_rounds.append(engine_rates(engine, images))
+        engine_rounds = [engine_rates(engine, images)]
+        for name in ROUNDS * [*requests]:
             time.sleep(PAUSE_S)
-            rates = {name: asyncio.run(request_rate(service.port, request)) for name, request in requests.items()}
-            rounds.append({name: round(rate, 1) for name, rate in rates.items()})
-            print(engine_rounds[-1], rounds[-1], flush=True)
+            runs.append((name, round(asyncio.run(request_rate(service.port, requests[name])), 1)))
+            engine_rounds.append(engine_rates(engine, images))
+            print(*runs[-1], engine_rounds[-1], flush=True)
+    shares = of_the_engine(runs, engine_rounds)
     size = best_size(engine_rounds)
-    for rates, engine_round in zip(rounds, engine_rounds, strict=True):
-        rates["engine"] = engine_round[size]
+    rates = {name: [rate for each, rate in runs if each == name] for name in requests}
+    rates["engine"] = [one[size] for one in engine_rounds]
     write(
         "large_requests.json",
         {
@@ -130,11 +144,11 @@ def main() -> None:
             "tuning": engine.tuning,
             "images_in_a_request": IMAGES,
             "clients": CLIENTS,
-            "images_per_s_median": {name: statistics.median(one[name] for one in rounds) for name in rounds[0]},
-            "of_the_engine_median": {
-                name: round(statistics.median(one[name] / one["engine"] for one in rounds), 3) for name in requests
-            },
-            "rounds": rounds,
+            "engine_batch_size": size,
+            "images_per_s_median": {name: statistics.median(many) for name, many in rates.items()},
+            "of_the_engine_median": {name: round(statistics.median(many), 3) for name, many in shares.items()},
+            "of_the_engine": shares,
+            "images_per_s": rates,
         },
     )
 

@@ -1,7 +1,7 @@
 """The service as a whole, in the real process: time to ready, one client, 64 clients, and the whole test set over HTTP.
 
-The engine by itself is measured in the same rounds: what the service reaches of it is the figure that holds elsewhere.
-The service is given what the engine found out at its start, so that both compute in the same way.
+The engine by itself is measured before and after each run: what the service reaches of it is the figure that holds
+elsewhere. The service is given what the engine found out at its start, so that both compute in the same way.
 
 python -m benchmarks.service --data FOLDER
 """
@@ -22,7 +22,7 @@ import httpx
 from app.engine import load_engine
 from app.settings import Settings
 from benchmarks import closed_loop
-from benchmarks.large_requests import PAUSE_S, best_size, engine_rates, examples
+from benchmarks.large_requests import PAUSE_S, best_size, engine_rates, examples, of_the_engine
 from benchmarks.machine import FOLDER, RECORDS, write
 from tests.process import ServiceProcess, service_process
 
@@ -75,28 +75,28 @@ def main() -> None:
     arguments = parser.parse_args()
     data, suffix = arguments.data, "" if arguments.precision == "auto" else f"_{arguments.precision}"
     picture = (FOLDER.parent / "examples" / "cat.png").read_bytes()
-    rounds: dict[str, list[dict[str, float]]] = {"1": [], "64": []}
+    runs: list[tuple[str, dict[str, float]]] = []
     engine = load_engine(Settings(precision=arguments.precision))
     images = examples(engine.batch_sizes[-1])
-    engine_rounds: list[dict[int, float]] = []
     wrk = closed_loop.find_wrk()
     with tempfile.TemporaryDirectory() as folder:
         ready_s = seconds_to_ready(Path(folder), arguments.precision)
         with service_process(Path(folder) / "serve.log", **engine.tuning) as service:
             service.wait_ready()
             bad = bad_input_times(service, picture)
-            for _ in range(ROUNDS):
-                engine_rounds.append(engine_rates(engine, images))
+            engine_rounds = [engine_rates(engine, images)]
+            for clients in ROUNDS * (1, 64):
                 time.sleep(PAUSE_S)
-                for clients in (1, 64):
-                    rounds[str(clients)].append(one_round(wrk, service, clients))
+                runs.append((str(clients), one_round(wrk, service, clients)))
+                engine_rounds.append(engine_rates(engine, images))
             if (data / "cifar-10-batches-py").is_dir():
                 command = [sys.executable, "-m", "app.cli", "evaluate", "--data", "cifar10", "--root", str(data)]
                 command += ["--url", service.url, "--json", str(RECORDS / f"evaluate_service{suffix}.json")]
                 subprocess.run(command, check=True)
             resident_mb = service.resident_bytes / 2**20
             exit_code = service.stop()
-    size = best_size(engine_rounds)
+    rounds = {clients: [one for name, one in runs if name == clients] for clients in ("1", "64")}
+    shares = of_the_engine([(clients, one["requests_per_s"]) for clients, one in runs], engine_rounds)
     medians = {
         clients: {key: statistics.median(one[key] for one in many) for key in many[0]}
         for clients, many in rounds.items()
@@ -110,14 +110,10 @@ def main() -> None:
             "ready_s": round(ready_s, 1),
             "exit_code_after_sigterm": exit_code,
             "clients_median": medians,
-            "engine_batch_size": size,
+            "engine_batch_size": best_size(engine_rounds),
             "engine_images_per_s": engine_rounds,
-            "of_the_engine_64_clients_median": round(
-                statistics.median(
-                    one["requests_per_s"] / rates[size] for one, rates in zip(rounds["64"], engine_rounds, strict=True)
-                ),
-                3,
-            ),
+            "of_the_engine_64_clients_median": round(statistics.median(shares["64"]), 3),
+            "of_the_engine_64_clients": shares["64"],
             "resident_mb": round(resident_mb),
             "bad_input": bad,
             "rounds": rounds,

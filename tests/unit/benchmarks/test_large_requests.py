@@ -1,0 +1,22 @@
+"""What share of the engine's rate a service has, where the machine's pace changes."""
+
+import numpy as np
+
+from benchmarks.large_requests import engine_rates, of_the_engine
+
+
+class Engine:
+    batch_sizes = tuple(range(1, 33))
+
+    def run(self, images):
+        return np.zeros((len(images), 10))
+
+
+def test_each_run_is_compared_with_the_engine_before_and_after_it():
+    pace = [{16: 90, 32: 100}, {16: 70, 32: 80}, {16: 45, 32: 50}, {16: 85, 32: 90}]
+    runs = [("npy", 81.0), ("json", 65.0), ("npy", 35.0)]
+    assert of_the_engine(runs, pace) == {"npy": [0.9, 0.5], "json": [1.0]}
+
+
+def test_an_engine_that_takes_any_size_is_measured_with_a_few():
+    assert [*engine_rates(Engine(), np.zeros((32, 3, 8, 8), np.uint8), each_s=0.001)] == [16, 20, 24, 28, 32]
