@@ -75,12 +75,13 @@ def quantised_model(
     """
     observed = _observe(_Probe(structure, layers, mean, std), images, threads)
     largest = largest_weight()
-    layers = {name: Layer(one.weight, one.bias.copy()) for name, one in layers.items()}
-    for one in structure.convolutions:
-        taps = _mean_windows(observed.inputs[one.name], one)
-        layers[one.name].bias[:] -= _shift(layers[one.name].weight, taps, one.groups, largest)
-    layers["head"].bias[:] -= _shift(layers["head"].weight, observed.inputs["head"], 1, largest)
-    return _Quantised(structure, layers, mean, std, ranges=observed.ranges, largest_weight=largest).model()
+    inputs = observed.inputs | {
+        one.name: _mean_windows(observed.inputs[one.name], one) for one in structure.convolutions
+    }
+    corrected = {
+        name: Layer(one.weight, one.bias - _shift(one.weight, inputs[name], largest)) for name, one in layers.items()
+    }
+    return _Quantised(structure, corrected, mean, std, ranges=observed.ranges, largest_weight=largest).model()
 
 
 @cache
@@ -125,8 +126,12 @@ def _mean_windows(inputs: Array, layer: Convolution) -> Array:
     return means
 
 
-def _shift(weight: Array, inputs: Array, groups: int, largest: int) -> Array:
-    """Return by how much rounding the weight (out, in, ...) shifts each output (out,) on average."""
+def _shift(weight: Array, inputs: Array, largest: int) -> Array:
+    """Return by how much rounding the weight (out, in, ...) shifts each output (out,) on average.
+
+    The mean of the `inputs` is (in, ...), in all groups of them if the weight is that of a grouped convolution.
+    """
+    groups = len(inputs) // weight.shape[1]
     step = _largest_of_each(weight) / np.float32(largest)
     error = np.round(weight / step) * step - weight
     return (error.reshape(groups, len(weight) // groups, -1) @ inputs.reshape(groups, -1, 1)).reshape(-1)
@@ -187,7 +192,7 @@ class _Writer:
         return ops.add(ops.matmul(pooled, self._weight(weight, weight.shape), False, True), bias)
 
     def _round(self, name: str, x: Node) -> Node:
-        """Round activations at a point of the network, or do not."""
+        """Return the activations at a point where a quantised network rounds: here as they are."""
         return x
 
     def _weight(self, weight: Array, shape: tuple[int, ...]) -> Node:

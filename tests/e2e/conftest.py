@@ -4,8 +4,8 @@ from app.engine import load_engine
 from app.settings import Settings
 from tests.process import service_process
 
-# A service of whose engine a test says something finds the rest out by itself.
-ABOUT_THE_ENGINE = {"batch_sizes", "command", "device", "precision", "runtime", "threads", "weights"}
+# A service of whose engine a test says something, by these or by what is measured, finds the rest out by itself.
+ABOUT_THE_ENGINE = {"command", "device", "threads", "weights"}
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def start(tmp_path, tuning):
     stack = []
 
     def start_one(wait=True, **options):
-        given = {} if ABOUT_THE_ENGINE & options.keys() else tuning
+        given = {} if options.keys() & {*ABOUT_THE_ENGINE, *tuning} else tuning
         context = service_process(tmp_path / f"serve{len(stack)}.log", **given, **options)
         service = context.__enter__()
         stack.append(context)

@@ -214,7 +214,7 @@ def test_batch_sizes_are_measured_unless_given(source):
 
 
 class Noting:
-    """Notes the sizes of its batches, the larger of which it computes at the better rate."""
+    """Notes the sizes of its batches."""
 
     runtime, device, dtype, split_batches = "none", "cpu", "float32", False
 

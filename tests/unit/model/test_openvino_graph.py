@@ -104,9 +104,7 @@ def test_a_layers_shift_is_the_mean_of_its_errors(layer):
     outputs = torch.nn.functional.conv2d(
         *map(torch.from_numpy, (inputs, error)), stride=layer.stride, padding=layer.padding, groups=layer.groups
     )
-    shift = openvino_graph._shift(
-        weight, openvino_graph._mean_windows(inputs.mean(axis=0), layer), layer.groups, largest=64
-    )
+    shift = openvino_graph._shift(weight, openvino_graph._mean_windows(inputs.mean(axis=0), layer), largest=64)
     np.testing.assert_allclose(shift, outputs.mean(dim=(0, 2, 3)).numpy(), rtol=1e-4, atol=1e-6)
 
 
