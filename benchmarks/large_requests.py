@@ -146,7 +146,7 @@ def main() -> None:
             "clients": CLIENTS,
             "engine_batch_size": size,
             "images_per_s_median": {name: statistics.median(many) for name, many in rates.items()},
-            "of_the_engine_median": {name: round(statistics.median(many), 3) for name, many in shares.items()},
+            "of_the_engine_median": {name: round(statistics.median(many), 4) for name, many in shares.items()},
             "of_the_engine": shares,
             "images_per_s": rates,
         },

@@ -112,7 +112,7 @@ def main() -> None:
             "clients_median": medians,
             "engine_batch_size": best_size(engine_rounds),
             "engine_images_per_s": engine_rounds,
-            "of_the_engine_64_clients_median": round(statistics.median(shares["64"]), 3),
+            "of_the_engine_64_clients_median": round(statistics.median(shares["64"]), 4),
             "of_the_engine_64_clients": shares["64"],
             "resident_mb": round(resident_mb),
             "bad_input": bad,
