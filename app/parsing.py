@@ -28,6 +28,14 @@ MAX_PIPELINED = 16
 MAX_UPGRADES = 8
 
 
+def _with_path(target: bytes) -> bytes:
+    """Return a request's target with the path that a whole address may lack: "http://a?x" is "http://a/?x"."""
+    if target.startswith(b"/") or httptools.parse_url(target).path is not None:
+        return target
+    address, mark, query = target.partition(b"?")
+    return address + b"/" + mark + query
+
+
 class UvicornOptions(TypedDict):
     """What uvicorn makes a connection from."""
 
@@ -159,7 +167,7 @@ class ParsingConnection(HttpToolsProtocol):
         """Begin a request whose header is here."""
         if self.parser.get_http_version() == "1.0":  # which knows no interim answers
             self.expect_100_continue = False
-        header = self.url, self.headers, self.expect_100_continue
+        header = _with_path(self.url), self.headers, self.expect_100_continue
         super().on_message_begin()  # it makes a scope, and room for a header
         self.url, self.headers, self.expect_100_continue = header
         self.scope |= {"headers": self.headers, "extensions": self._extensions}

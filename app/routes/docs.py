@@ -9,8 +9,9 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
 
@@ -42,7 +43,21 @@ async def docs() -> HTMLResponse:
     return _page()
 
 
+class WholeFiles(StaticFiles):
+    """Files that come whole: a server may ignore what part a request asks for (RFC 9110, 14.2).
+
+    Starlette answers what it does not understand of that in plain text, and sends as many parts as are asked for.
+    """
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """See StaticFiles."""
+        scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
+        answer = await super().get_response(path, scope)
+        del answer.headers["accept-ranges"]
+        return answer
+
+
 def mount_docs(app: FastAPI) -> None:
     """Add the page and its files."""
     app.include_router(router)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", WholeFiles(directory=STATIC), name="static")

@@ -117,6 +117,14 @@ async def test_docs_work_without_internet(client):
         assert (await client.get(path)).status_code == 200
 
 
+@pytest.mark.parametrize("part", ["bytes=0-3", "bytes=9-0", "bytes=999999999-", "oops", "bytes=0-0,2-2"])
+async def test_files_of_the_docs_come_whole_whatever_part_is_asked_for(client, part):
+    whole = await client.get("/static/favicon-32x32.png")
+    answer = await client.get("/static/favicon-32x32.png", headers={"range": part})
+    assert (answer.status_code, answer.content) == (200, whole.content)
+    assert "accept-ranges" not in answer.headers
+
+
 async def test_openapi_describes_all_three_body_forms(client):
     document = (await client.get("/openapi.json")).json()
     content = document["paths"]["/predict"]["post"]["requestBody"]["content"]

@@ -65,6 +65,30 @@ async def test_only_who_knows_interim_answers_is_told_to_go_on(version, interim)
     assert transport.sent.endswith(b"hello")
 
 
+async def target(scope, _receive, send):
+    body = scope["path"].encode() + b" " + scope["query_string"]
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.mark.parametrize(
+    ("asked", "means"),
+    [
+        (b"http://a", b"/ "),
+        (b"http://a?top=3", b"/ top=3"),
+        (b"http://a?x=/y", b"/ x=/y"),
+        (b"http://a/b", b"/b "),
+        (b"http://a/b?x=/y", b"/b x=/y"),
+    ],
+)
+async def test_a_whole_address_without_a_path_means_the_root(asked, means):
+    protocol, transport = Port(target).connect()
+    protocol.data_received(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % asked)
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+    assert transport.sent.endswith(b"\r\n\r\n" + means)
+
+
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize(("count", "refused"), [(MAX_HEADERS - 1, False), (MAX_HEADERS + 1, True)])
 async def test_too_many_headers_are_refused_also_before_their_end(count, refused, *, whole):
