@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.large_requests import engine_rates, of_the_engine
+from benchmarks.large_requests import best_size, engine_rates, of_the_engine
 
 
 class Engine:
@@ -13,10 +13,14 @@ class Engine:
 
 
 def test_each_run_is_compared_with_the_engine_before_and_after_it():
-    pace = [{16: 90, 32: 100}, {16: 70, 32: 80}, {16: 45, 32: 50}, {16: 85, 32: 90}]
+    pace = [100.0, 80.0, 50.0, 90.0]
     runs = [("npy", 81.0), ("json", 65.0), ("npy", 35.0)]
     assert of_the_engine(runs, pace) == {"npy": [0.9, 0.5], "json": [1.0]}
 
 
 def test_an_engine_that_takes_any_size_is_measured_with_a_few():
     assert [*engine_rates(Engine(), np.zeros((32, 3, 8, 8), np.uint8), each_s=0.001)] == [16, 20, 24, 28, 32]
+
+
+def test_the_best_size_is_that_of_the_best_median_not_of_the_luckiest_round():
+    assert best_size([{16: 90, 32: 100}, {16: 190, 32: 101}, {16: 91, 32: 99}]) == 32
