@@ -51,7 +51,7 @@ def pick_device(name: str) -> torch.device:
 
 @dataclass
 class EpochTally:
-    """What has been done of the present epoch by this process, part of the saved state: sums over steps, seconds."""
+    """What has been done of the present epoch by this process: sums over steps, and seconds."""
 
     loss_sum: Tensor
     correct: Tensor
@@ -227,9 +227,10 @@ class Trainer:
         return json.dumps({**self.recipe.to_dict(), "init_from": start, "images": images}, sort_keys=True)
 
     def _save_state(self) -> None:
+        """Save what to go on from; of the epoch's tally that of all processes: next time there may be more or fewer."""
         self._saved_at = time.monotonic()
         tally = {
-            "loss_sum": self.world.sum(self.tally.loss_sum.clone()),
+            "loss_sum": self.world.sum(self.tally.loss_sum.clone()) / self.world.size,  # of whole batches' mean losses
             "correct": self.world.sum(self.tally.correct.clone()),
             "steps": self.tally.steps,
             "seconds": self.tally.seconds,
@@ -257,9 +258,7 @@ class Trainer:
         self.learner.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.tally = EpochTally(**state["tally"])
-        if not self.world.leads:  # what was saved is the sum over all processes, and will be summed again
-            self.tally.loss_sum.zero_()
-            self.tally.correct.zero_()
+        self.tally.correct /= self.world.size  # each process has its part of them
         log.info("resumed after epoch %d of %d and %d steps", self.epoch, self.recipe.epochs, self.tally.steps)
 
     def _finish(self) -> None:

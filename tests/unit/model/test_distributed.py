@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import checkpoint
+from model import checkpoint, learner
 from model.distributed import World, join_world
 from model.learner import Learner, TrainingError
 from model.resnet import resnet18
+from model.train import Stopped, Trainer
 from tests.toy_training import RECIPE, toy_dataset
 
 pytestmark = pytest.mark.usefixtures("narrow_stages")
@@ -79,6 +80,24 @@ def test_killed_run_goes_on_in_the_middle_of_an_epoch_to_the_same_weights(tmp_pa
     ] == []
     assert torch.equal(resumed.self_test_probabilities, undisturbed.self_test_probabilities)
     assert [line["epoch"] for line in metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_two_processes_go_on_in_the_middle_of_an_epoch_that_one_began(
+    tmp_path: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner, "has_fast_bfloat16", lambda _device: False)  # as in the processes
+
+    def stop(step: int, *_: object) -> None:
+        if step == 5:
+            begun.request_stop()
+
+    begun = Trainer(RECIPE, toy_dataset(), tmp_path, device=torch.device("cpu"), progress=stop, progress_every_s=0.0)
+    with pytest.raises(Stopped):
+        begun.run()
+    train(TWO, tmp_path)
+    for resumed, undisturbed in zip(metrics(tmp_path), metrics(alone), strict=True):
+        assert resumed["loss"] == pytest.approx(undisturbed["loss"], abs=1e-3)
+        assert resumed["accuracy"] == pytest.approx(undisturbed["accuracy"], abs=0.05)
 
 
 def test_one_process_is_a_world_of_its_own() -> None:

@@ -15,7 +15,7 @@ from model.distributed import World
 from model.evaluate import compute_logits, score
 from model.learner import TrainingError
 from model.recipe import Recipe
-from model.train import Stopped, Trainer, pick_device
+from model.train import EpochTally, Stopped, Trainer, pick_device
 from tests.toy_training import toy_dataset
 from tests.unit.model.runs import RECIPE, trainer
 
@@ -388,3 +388,19 @@ def test_processes_stop_together_also_in_epochs_of_few_steps(tmp_path: Path, mon
     running.tally.steps = running.learner.steps_per_epoch
     with pytest.raises(Stopped):
         running._after_step(torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_an_epochs_tally_goes_on_in_more_or_fewer_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int
+) -> None:
+    """A batch's loss is the mean of its processes' losses, what was right in it the sum of what was in each."""
+    monkeypatch.setattr(World, "sum", lambda world, value: value * world.size)  # all are alike
+    monkeypatch.setattr(World, "gather", lambda _, part: part)
+    saving, resuming = trainer(tmp_path), trainer(tmp_path)
+    saving.world, resuming.world = World(size=before), World(rank=after - 1, size=after)
+    saving.folder.begin({})
+    saving.tally = EpochTally(torch.tensor(3.0), torch.tensor(8.0), steps=2)
+    saving._save_state()
+    resuming._resume()
+    assert resuming.tally == EpochTally(torch.tensor(3.0), torch.tensor(8.0 * before / after), steps=2)
