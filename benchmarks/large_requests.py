@@ -32,7 +32,7 @@ IMAGES = 256
 CLIENTS = 2
 SECONDS = 4.0  # of each form in a round: what begins and ends a run counts for little then
 REQUESTS = 4  # of each client, at least
-SIZE_ROUNDS = 5
+SIZE_ROUNDS = 9
 SIZE_S = 0.6  # of each size in one of them, a few batches
 PACE_S = 2.0  # before and after each run
 # The engine's threads spin for a moment after their last batch.
