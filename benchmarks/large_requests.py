@@ -12,7 +12,6 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -20,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.batch_sizes import ladder
-from app.engine import CheckpointEngine, load_engine
+from app.engine import load_engine
 from app.settings import Settings
 from benchmarks.load import exchange, post
-from benchmarks.machine import FOLDER, write
+from benchmarks.machine import write
+from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, of_the_engine
 from tests.process import service_process
 
 ROUNDS = 9
@@ -32,11 +31,6 @@ IMAGES = 256
 CLIENTS = 2
 SECONDS = 4.0  # of each form in a round: what begins and ends a run counts for little then
 REQUESTS = 4  # of each client, at least
-SIZE_ROUNDS = 9
-SIZE_S = 0.6  # of each size in one of them, a few batches
-PACE_S = 2.0  # before and after each run
-# The engine's threads spin for a moment after their last batch.
-PAUSE_S = 0.5
 
 
 def forms(images: NDArray[np.uint8]) -> dict[str, bytes]:
@@ -53,55 +47,10 @@ def forms(images: NDArray[np.uint8]) -> dict[str, bytes]:
     }
 
 
-def examples(count: int) -> NDArray[np.uint8]:
-    """Return the example pictures over and over, uint8 (count, 3, 32, 32); noise would be decoded in half the time."""
-    paths = sorted((FOLDER.parent / "examples").glob("*.png"))
-    pictures = [np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in paths]
-    return np.stack([pictures[number % len(pictures)] for number in range(count)])
-
-
 def _png(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def engine_rates(
-    engine: CheckpointEngine, images: NDArray[np.uint8], sizes: Sequence[int] = (), each_s: float = SIZE_S
-) -> dict[int, float]:
-    """Return the images per second of batches by size; without `sizes`, of a few from half the engine's largest on."""
-    largest = engine.batch_sizes[-1]
-    sizes = sizes or [size for size in ladder(largest, 4) if size * 2 >= largest and size in engine.batch_sizes]
-    return {size: engine_rate(engine, images[:size], each_s) for size in sizes}
-
-
-def engine_rate(engine: CheckpointEngine, batch: NDArray[np.uint8], least_s: float = PACE_S) -> float:
-    """Return the images per second of one batch over and over."""
-    batches = 0
-    started = time.perf_counter()
-    while (seconds := time.perf_counter() - started) < least_s:
-        engine.run(batch)
-        batches += 1
-    return round(batches * len(batch) / seconds, 1)
-
-
-def best_size(rounds: list[dict[int, float]]) -> int:
-    """Return the batch size with the highest median; the highest of each round would be the luckiest instead.
-
-    Its rate is to be measured anew: that of the best of many, as it was when it was chosen, owes something to luck.
-    """
-    return max(rounds[0], key=lambda size: statistics.median(rates[size] for rates in rounds))
-
-
-def of_the_engine(runs: Sequence[tuple[str, float]], paces: Sequence[float]) -> dict[str, list[float]]:
-    """Return by name what share of the engine's rate each run of a service had.
-
-    The engine was measured before the first run and after each: a machine's pace changes within minutes, for both.
-    """
-    shares: dict[str, list[float]] = {}
-    for (name, rate), before, after in zip(runs, paces, paces[1:], strict=False):
-        shares.setdefault(name, []).append(round(2 * rate / (before + after), 4))
-    return shares
 
 
 async def request_rate(port: int, request: bytes) -> float:
@@ -134,8 +83,7 @@ def main() -> None:
         service_process(Path(folder) / "log", timeout_ms=60_000, max_queue_s=60, **engine.tuning) as service,
     ):
         service.wait_ready()
-        sizes = [engine_rates(engine, images) for _ in range(SIZE_ROUNDS)]
-        batch = images[: best_size(sizes)]
+        batch, sizes = best_batch(engine, images)
         paces = [engine_rate(engine, batch)]
         for name in ROUNDS * [*requests]:
             time.sleep(PAUSE_S)

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from app.settings import Settings
-from benchmarks.large_requests import examples, forms
+from benchmarks.large_requests import forms
 from benchmarks.load import post
 from benchmarks.machine import FOLDER, write
+from benchmarks.pace import examples
 from benchmarks.sender import OpenLoop
 from tests.process import ServiceProcess, service_process
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from app.engine import load_engine
 from app.settings import Settings
 from benchmarks import closed_loop
-from benchmarks.large_requests import PAUSE_S, engine_rates, examples
 from benchmarks.load import post
 from benchmarks.machine import write
+from benchmarks.pace import PAUSE_S, engine_rates, examples
 from benchmarks.queueing import batch_seconds, latency_s
 from benchmarks.sender import OpenLoop, Outcomes, poisson_arrivals
 from tests.process import service_process

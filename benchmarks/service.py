@@ -22,16 +22,8 @@ import httpx
 from app.engine import load_engine
 from app.settings import Settings
 from benchmarks import closed_loop
-from benchmarks.large_requests import (
-    PAUSE_S,
-    SIZE_ROUNDS,
-    best_size,
-    engine_rate,
-    engine_rates,
-    examples,
-    of_the_engine,
-)
 from benchmarks.machine import FOLDER, RECORDS, write
+from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, of_the_engine
 from tests.process import ServiceProcess, service_process
 
 PNG = {"content-type": "image/png"}
@@ -93,8 +85,7 @@ def main() -> None:
         with service_process(Path(folder) / "serve.log", **engine.tuning) as service:
             service.wait_ready()
             bad = bad_input_times(service, picture)
-            sizes = [engine_rates(engine, images) for _ in range(SIZE_ROUNDS)]
-            batch = images[: best_size(sizes)]
+            batch, sizes = best_batch(engine, images)
             paces = [engine_rate(engine, batch)]
             for clients in ROUNDS * tuple(SECONDS):
                 time.sleep(PAUSE_S)

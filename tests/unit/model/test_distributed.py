@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import checkpoint, learner
+from model import checkpoint
 from model.distributed import World, join_world
 from model.learner import Learner, TrainingError
 from model.resnet import resnet18
@@ -82,11 +82,7 @@ def test_killed_run_goes_on_in_the_middle_of_an_epoch_to_the_same_weights(tmp_pa
     assert [line["epoch"] for line in metrics(tmp_path)] == [1, 2, 3]
 
 
-def test_two_processes_go_on_in_the_middle_of_an_epoch_that_one_began(
-    tmp_path: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(learner, "has_fast_bfloat16", lambda _device: False)  # as in the processes
-
+def test_two_processes_go_on_in_the_middle_of_an_epoch_that_one_began(tmp_path: Path, alone: Path) -> None:
     def stop(step: int, *_: object) -> None:
         if step == 5:
             begun.request_stop()

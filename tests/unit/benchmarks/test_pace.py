@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.large_requests import best_size, engine_rates, of_the_engine
+from benchmarks.pace import best_size, engine_rates, of_the_engine
 
 
 class Engine:

@@ -1,0 +1,72 @@
+"""The engine by itself, beside which a service is measured: its best batch size, its pace, and shares of that."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.batch_sizes import ladder
+from app.engine import CheckpointEngine
+from benchmarks.machine import FOLDER
+
+SIZE_ROUNDS = 9
+SIZE_S = 0.6  # of each size in one of them, a few batches
+PACE_S = 2.0  # before and after each run
+# The engine's threads spin for a moment after their last batch.
+PAUSE_S = 0.5
+
+
+def examples(count: int) -> NDArray[np.uint8]:
+    """Return the example pictures over and over, uint8 (count, 3, 32, 32); noise would be decoded in half the time."""
+    paths = sorted((FOLDER.parent / "examples").glob("*.png"))
+    pictures = [np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in paths]
+    return np.stack([pictures[number % len(pictures)] for number in range(count)])
+
+
+def engine_rates(
+    engine: CheckpointEngine, images: NDArray[np.uint8], sizes: Sequence[int] = (), each_s: float = SIZE_S
+) -> dict[int, float]:
+    """Return the images per second of batches by size; without `sizes`, of a few from half the engine's largest on."""
+    largest = engine.batch_sizes[-1]
+    sizes = sizes or [size for size in ladder(largest, 4) if size * 2 >= largest and size in engine.batch_sizes]
+    return {size: engine_rate(engine, images[:size], each_s) for size in sizes}
+
+
+def engine_rate(engine: CheckpointEngine, batch: NDArray[np.uint8], least_s: float = PACE_S) -> float:
+    """Return the images per second of one batch over and over."""
+    batches = 0
+    started = time.perf_counter()
+    while (seconds := time.perf_counter() - started) < least_s:
+        engine.run(batch)
+        batches += 1
+    return round(batches * len(batch) / seconds, 1)
+
+
+def best_size(rounds: list[dict[int, float]]) -> int:
+    """Return the batch size with the highest median; the highest of each round would be the luckiest instead.
+
+    Its rate is to be measured anew: that of the best of many, as it was when it was chosen, owes something to luck.
+    """
+    return max(rounds[0], key=lambda size: statistics.median(rates[size] for rates in rounds))
+
+
+def best_batch(engine: CheckpointEngine, images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[dict[int, float]]]:
+    """Return as many of the images as the engine's best batch has, and the rates by size that it was chosen by."""
+    rounds = [engine_rates(engine, images) for _ in range(SIZE_ROUNDS)]
+    return images[: best_size(rounds)], rounds
+
+
+def of_the_engine(runs: Sequence[tuple[str, float]], paces: Sequence[float]) -> dict[str, list[float]]:
+    """Return by name what share of the engine's rate each run of a service had.
+
+    The engine was measured before the first run and after each: a machine's pace changes within minutes, for both.
+    """
+    shares: dict[str, list[float]] = {}
+    for (name, rate), before, after in zip(runs, paces, paces[1:], strict=False):
+        shares.setdefault(name, []).append(round(2 * rate / (before + after), 4))
+    return shares

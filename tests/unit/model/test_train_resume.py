@@ -1,0 +1,207 @@
+"""Training that is stopped, killed or run again: what it goes on from, and what it refuses to."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import checkpoint
+from model.checkpoint import Checkpoint
+from model.distributed import World
+from model.learner import TrainingError
+from model.train import EpochTally, Stopped, Trainer
+from tests.toy_training import toy_dataset
+from tests.unit.model.runs import RECIPE, trainer
+
+pytestmark = pytest.mark.usefixtures("narrow_stages")
+
+
+def everything_stored(loaded: Checkpoint) -> dict[str, Tensor]:
+    return {
+        **loaded.tensors,
+        "images": loaded.self_test_images,
+        "probabilities": loaded.self_test_probabilities,
+        "temperature": torch.tensor(loaded.metadata.temperature, dtype=torch.double),
+    }
+
+
+def epochs_in(out: Path) -> list[int]:
+    return [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+class Interrupted(RuntimeError):
+    pass
+
+
+def interrupt_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make trainers do the work of epoch `number` and fail before they have saved it."""
+    complete = Trainer._train_epoch
+
+    def interrupted(self: Trainer) -> dict[str, Any]:
+        line = complete(self)
+        if self.epoch == number:
+            raise Interrupted
+        return line
+
+    monkeypatch.setattr(Trainer, "_train_epoch", interrupted)
+
+
+def test_resumed_run_equals_an_undisturbed_one(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(2, patch)
+        with pytest.raises(Interrupted):
+            trainer(tmp_path).run()
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    resumed = trainer(tmp_path)
+    torch.manual_seed(1234)  # random numbers come from (seed, epoch) alone
+    resumed.run()
+    expected = everything_stored(checkpoint.load(undisturbed / "checkpoint.safetensors"))
+    actual = everything_stored(checkpoint.load(tmp_path / "checkpoint.safetensors"))
+    assert actual.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_run_that_was_asked_to_stop_goes_on_in_the_middle_of_an_epoch(
+    tmp_path: Path, undisturbed: Path, step: int
+) -> None:
+    def stop(done: int, *_: object) -> None:
+        if done == step:
+            stopped.request_stop()
+
+    stopped = trainer(tmp_path, progress=stop, progress_every_s=0.0)
+    with pytest.raises(Stopped, match="the same command goes on"):
+        stopped.run()
+    trainer(tmp_path).run()
+    expected = everything_stored(checkpoint.load(undisturbed / "checkpoint.safetensors"))
+    actual = everything_stored(checkpoint.load(tmp_path / "checkpoint.safetensors"))
+    assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
+    lines, undisturbed_lines = (
+        [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        for out in (tmp_path, undisturbed)
+    )
+    for timing in ("seconds", "images_per_s"):
+        for line in lines + undisturbed_lines:
+            del line[timing]
+    assert lines == undisturbed_lines
+
+
+def test_state_is_saved_while_an_epoch_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_in_epoch(1, monkeypatch)
+    with pytest.raises(Interrupted):
+        trainer(tmp_path, save_every_s=0.0).run()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert (state["epoch"], state["tally"]["steps"]) == (0, 3)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_crash_between_metrics_and_state_leaves_one_line_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    save_state = Trainer._save_state
+
+    def crash(self: Trainer) -> None:
+        if self.epoch == epoch:
+            with self.folder.metrics.open("a") as file:
+                file.write('{"epoch": 9, "lo')  # a line that was being written
+            raise Interrupted
+        save_state(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save_state", crash)
+        with pytest.raises(Interrupted):
+            trainer(tmp_path).run()
+    trainer(tmp_path).run()
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
+def test_finished_run_can_be_run_again_to_the_same_end(tmp_path: Path, undisturbed: Path) -> None:
+    for name in ("state.pt", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((undisturbed / name).read_bytes())
+    again = everything_stored(checkpoint.load(trainer(tmp_path).run()))
+    expected = everything_stored(checkpoint.load(undisturbed / "checkpoint.safetensors"))
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
+def test_folder_of_another_recipe_is_refused(undisturbed: Path) -> None:
+    before = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
+    with pytest.raises(TrainingError, match="another recipe"):
+        trainer(undisturbed, replace(RECIPE, learning_rate=0.2)).run()
+    assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == before
+
+
+def test_folder_of_a_run_on_other_images_is_refused(undisturbed: Path) -> None:
+    dataset = toy_dataset()
+    dataset.images[0, 0, 0, 0] += 1
+    with pytest.raises(TrainingError, match="other images"):
+        Trainer(RECIPE, dataset, undisturbed, device=torch.device("cpu")).run()
+
+
+def test_loss_that_is_not_a_number_stops_and_keeps_the_last_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = Trainer._train_epoch
+
+    def poisoned(self: Trainer) -> dict[str, Any]:
+        if self.epoch == 1:
+            self.learner.network.head.bias.data.fill_(float("nan"))
+        return complete(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_epoch", poisoned)
+        with pytest.raises(TrainingError, match="the loss is nan in epoch 2: the last good state is kept"):
+            trainer(tmp_path).run()
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["epoch"] == 1
+    assert all(value.isfinite().all() for value in state["network"].values())
+    assert all(value.isfinite().all() for value in state["average"].values())
+    trainer(tmp_path).run()
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
+def test_processes_that_find_different_states_are_refused(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would train a network of its own and average it with the others'."""
+    monkeypatch.setattr(World, "gather", lambda _, part: torch.cat([part, part + 1]))
+    with pytest.raises(TrainingError, match="must be shared"):
+        trainer(undisturbed).run()
+
+
+def test_processes_stop_together_also_in_epochs_of_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "any", lambda _, flag, _device: flag)
+    monkeypatch.setattr(World, "sum", lambda _, value: value)
+    running = trainer(tmp_path)
+    running.world = World(rank=0, size=2)
+    running.request_stop()
+    for steps in range(1, running.learner.steps_per_epoch):
+        running.tally.steps = steps
+        running._after_step(torch.tensor(1.0))  # too dear to ask all of them each time
+    running.tally.steps = running.learner.steps_per_epoch
+    with pytest.raises(Stopped):
+        running._after_step(torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_an_epochs_tally_goes_on_in_more_or_fewer_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int
+) -> None:
+    """A batch's loss is the mean of its processes' losses, what was right in it the sum of what was in each."""
+    monkeypatch.setattr(World, "sum", lambda world, value: value * world.size)  # all are alike
+    monkeypatch.setattr(World, "gather", lambda _, part: part)
+    saving, resuming = trainer(tmp_path), trainer(tmp_path)
+    saving.world, resuming.world = World(size=before), World(rank=after - 1, size=after)
+    saving.folder.begin({})
+    saving.tally = EpochTally(torch.tensor(3.0), torch.tensor(8.0), steps=2)
+    saving._save_state()
+    resuming._resume()
+    assert resuming.tally == EpochTally(torch.tensor(3.0), torch.tensor(8.0 * before / after), steps=2)
