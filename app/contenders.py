@@ -27,6 +27,9 @@ from model.transforms import normalise
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
+# Each batch size is compiled by itself; more than anybody asks for.
+MOST_COMPILATIONS = 256
+
 
 class Whole(nn.Module):
     """Uint8 images to probabilities: what every contender computes."""
@@ -122,6 +125,8 @@ def _torch_run(module: Callable[[Tensor], Tensor], device: str) -> Run:
 
 
 def _compiled(source: Checkpoint, dtype: torch.dtype, device: str, mode: str | None = None) -> Run:
+    # torch counts compilations of the same code, whichever network it belongs to, and beyond 8 runs it as it is.
+    torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
     network = fold_batch_norm(source.network()).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return _torch_run(torch.compile(Whole(source, network).to(device), dynamic=False, mode=mode), device)
 

@@ -80,6 +80,11 @@ class CudaLane:
                 # Of this thread only: while an engine is loaded another one serves in its own, and may allocate.
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     logits.copy_(self._forward(images))
+            except torch.OutOfMemoryError:
+                # The recording itself has ended well, else its end had raised another error in place of this one. The
+                # graph would keep what all of the lane's graphs have in their pool.
+                graph.reset()
+                raise
             except RuntimeError:
                 self._failed = True
                 _unfit.append((graph, self._stream))

@@ -1,7 +1,10 @@
 """What `resnet bench engine` compares: the names on a GPU, and that none of them stands for something else."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 
 from app import cuda_backend
 from app.contenders import contenders
@@ -23,6 +26,25 @@ def test_on_a_gpu_eager_folded_compiled_and_graphs_are_compared(source):
     for way in ("eager", "folded", "torch.compile", "CUDA graphs"):
         assert any(name.startswith(way) for name in names), names
     assert not [name for name in contenders(source, Settings(threads=1), "cpu") if name.startswith("CUDA")]
+
+
+def test_every_size_is_compiled_for_each_that_compiles(source, monkeypatch):
+    compiled = []
+
+    def backend(graph, _examples):
+        compiled.append(graph)
+        return graph.forward
+
+    compile_with = partial(torch.compile, backend=backend)
+    monkeypatch.setattr(
+        "app.contenders.torch.compile", lambda module, dynamic, mode: compile_with(module, dynamic=dynamic)
+    )
+    sizes = range(1, 7)
+    for name in ("torch.compile float32", "torch.compile bfloat16"):
+        run = contenders(source, Settings(threads=1), "cpu")[name]()
+        for size in sizes:
+            run(source.self_test_images.numpy()[:size])
+    assert len(compiled) == 2 * len(sizes)
 
 
 def cuda_graphs(source):

@@ -128,6 +128,23 @@ def test_what_cannot_be_recorded_raises_and_leaves_the_stream_as_it_was(cuda):
     assert take_stream(CPU) is not cuda.streams[0]  # it may be recording for ever
 
 
+def test_a_recording_that_finds_too_little_memory_keeps_neither_memory_nor_stream(cuda):
+    def greedy(batch):
+        if len(cuda.modes) > 1:  # it is recorded
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(batch)
+
+    lane = make_lane(greedy)
+    lane.prepare(1)
+    with pytest.raises(torch.OutOfMemoryError):
+        lane.prepare(2)
+    lane.start(images(1), 1)
+    np.testing.assert_allclose(lane.finish(), expected(images(1)), rtol=1e-5)
+    lane.close()
+    assert [graph.was_reset for graph in cuda.graphs] == [True, True]
+    assert take_stream(CPU) is cuda.streams[0]
+
+
 def test_a_closed_lane_lets_go_of_its_graphs_and_of_its_stream(cuda):
     lane = make_lane()
     lane.prepare(1)
