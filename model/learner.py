@@ -31,6 +31,17 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what was kept."""
 
 
+def compiler_works(device: torch.device) -> bool:
+    """Try torch.compile on next to nothing; warn if it fails. It wants a C compiler, and Python's headers for a GPU."""
+    try:
+        torch.compile(lambda value: value.cos() + 1, dynamic=False)(torch.ones(8, device=device))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        log.warning("training goes on uncompiled: torch.compile does not work here: %s", reason)
+        return False
+    return True
+
+
 class Learner:
     """What the steps of a run work on. `world` are the processes that share each batch."""
 
@@ -61,9 +72,10 @@ class Learner:
         if device.type == "cpu":
             learn_by_patches(self.network)
         self.average = MovingAverage(self.network, recipe.ema_decay)
-        self.compiled = compiled
         shared = self.world.wrap(self.network, device)
-        self.run_network = torch.compile(shared, dynamic=False) if compiled else shared
+        # Every process must do the same: one that exchanges gradients at other moments would wait for ever.
+        self.compiled = compiled and not self.world.any(not compiler_works(device), device)
+        self.run_network = torch.compile(shared, dynamic=False) if self.compiled else shared
         groups = parameter_groups(self.network, recipe.weight_decay)
         self.optimiser = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True, fused=True)
         self.images = training.images.to(device)

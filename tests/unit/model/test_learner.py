@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.data import Dataset
+from model.distributed import World
 from model.learner import Learner, TrainingError
 from model.optim import one_cycle
 from model.recipe import Recipe
@@ -109,9 +110,30 @@ def test_network_that_is_run_is_the_one_that_was_compiled(monkeypatch: pytest.Mo
         return module
 
     monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr("model.learner.compiler_works", lambda _device: True)
     learner = Learner(RECIPE, noise(), device=CPU, compiled=True)
     learner.step(0, 0, *learner.draw_epoch(0))
     assert ran == [1]
+
+
+def test_without_a_compiler_training_goes_on_uncompiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_value: torch.Tensor) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one.")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    learner = Learner(RECIPE, noise(), device=CPU, compiled=True)
+    assert not learner.compiled
+    learner.step(0, 0, *learner.draw_epoch(0))
+    assert "uncompiled: torch.compile does not work here: Failed to find C compiler." in caplog.text
+
+
+def test_one_process_without_a_compiler_leaves_all_of_them_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    world = World()
+    monkeypatch.setattr(World, "any", lambda _self, _flag, _device: True)
+    assert not Learner(RECIPE, noise(), device=CPU, world=world, compiled=True).compiled
 
 
 def test_too_few_images_for_a_batch_are_refused() -> None:
