@@ -116,7 +116,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"share of the weights of --init-from in the final ones [{_preset_values('keep_initial')}]",
     )
     parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="run the network through torch.compile [on CUDA]"
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="run the network through torch.compile [on CUDA, where it works]",
     )
     parser.add_argument("--tensorboard", action="store_true", help="also write event files to OUT/tensorboard")
     parser.add_argument("--no-report", action="store_true", help="do not measure on the test set and draw at the end")

@@ -131,9 +131,8 @@ def test_without_a_compiler_training_goes_on_uncompiled(
 
 def test_one_process_without_a_compiler_leaves_all_of_them_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
-    world = World()
     monkeypatch.setattr(World, "any", lambda _self, _flag, _device: True)
-    assert not Learner(RECIPE, noise(), device=CPU, world=world, compiled=True).compiled
+    assert not Learner(RECIPE, noise(), device=CPU, compiled=True).compiled
 
 
 def test_too_few_images_for_a_batch_are_refused() -> None:
