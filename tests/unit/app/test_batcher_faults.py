@@ -2,14 +2,16 @@
 
 import asyncio
 import math
+import threading
 import time
 
 import numpy as np
 import pytest
 
+from app.batcher import HAND_OVER_S, MAX_CONSECUTIVE_FAILURES
 from app.batches import EngineBroken, EngineOutOfMemory
 from app.errors import DeadlinePassed, EngineFailed, ServiceError
-from tests.fakes import FakeEngine, answered
+from tests.fakes import FakeEngine, answered, probabilities_of
 from tests.unit.app.test_batcher import occupied, pictures, running, submit
 
 pytestmark = pytest.mark.anyio
@@ -131,3 +133,69 @@ async def test_a_thread_that_dies_fails_its_batch_and_not_the_loop():
             await submit(batcher, pictures(1))
         assert failed.value.status == 500
         await submit(batcher, pictures(1))
+
+
+async def test_batches_that_fail_now_and_then_are_not_failures_in_a_row():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        for _ in range(MAX_CONSECUTIVE_FAILURES + 1):
+            engine.errors = [ValueError()]
+            with pytest.raises(ServiceError):
+                await submit(batcher, pictures(1))
+            await submit(batcher, pictures(1))
+        assert batcher.alive
+
+
+async def test_work_after_a_long_rest_is_not_a_stall():
+    async with running(FakeEngine()) as batcher:
+        batcher._progress -= 3600
+        waiting = submit(batcher, pictures(1))
+        assert batcher.stalled_s() < 60
+        await waiting
+
+
+async def test_each_of_many_batches_in_a_row_is_progress():
+    gate = threading.Semaphore(0)
+    async with running(FakeEngine()) as batcher:
+        batcher._run = lambda images: gate.acquire(timeout=30) and probabilities_of(images)
+        batcher._batch_s = HAND_OVER_S
+        first = submit(batcher, pictures(1))
+        while not batcher._batches or batcher._batches[0].open:
+            await asyncio.sleep(0)
+        second = submit(batcher, pictures(1, seed=1))
+        await asyncio.sleep(0)
+        assert len(batcher._batches) == 2
+        batcher._progress -= 3600
+        gate.release()
+        await first
+        assert batcher.stalled_s() < 60
+        gate.release()
+        await second
+
+
+async def test_what_has_expired_when_its_batch_begins_is_not_computed():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        batcher._batch_s = HAND_OVER_S
+        first = await occupied(engine, batcher)
+        late = batcher.submit(batcher.admit(2, math.inf), pictures(2), time.monotonic() + 0.01)
+        alive = submit(batcher, pictures(1))
+        while time.monotonic() <= late.deadline:
+            pass  # the event loop, and with it the deadline's timer, stands still
+        engine.release()
+        assert engine.entered.wait(10)
+        with pytest.raises(DeadlinePassed):
+            await late.wait()
+        await asyncio.gather(first, alive)
+    assert engine.batches == [1, 1]
+
+
+async def test_an_answered_request_leaves_no_timer_behind(monkeypatch):
+    timers, loop = [], asyncio.get_running_loop()
+    later = loop.call_later
+    monkeypatch.setattr(loop, "call_later", lambda *given: timers.append(later(*given)) or timers[-1])
+    async with running(FakeEngine()) as batcher:
+        await submit(batcher, pictures(1))
+        await asyncio.sleep(0)
+    assert timers
+    assert all(timer.cancelled() for timer in timers)

@@ -207,3 +207,11 @@ def test_the_usual_header_of_a_file_says_what_the_email_package_reads_in_it():
         except MalformedRequest:
             continue  # what follows the name is broken: it is the name all the same
         assert name == "file", value
+
+
+def test_a_body_of_as_many_parts_as_there_may_be_images_is_split():
+    part = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="%d.png"\r\nContent-Type: image/png\r\n\r\nx\r\n'
+    )
+    body = b"".join(part % number for number in range(256)) + b"--b--\r\n"
+    assert len(split_images("multipart/form-data; boundary=b", body, 256, 32)) == 256

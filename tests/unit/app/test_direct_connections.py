@@ -285,3 +285,12 @@ async def test_a_known_header_lets_no_large_body_through():
     await ended(connection)
     assert len(echo.asked) == 1
     assert transport.sent.count(b"HTTP/1.1 200 ") == 2, "the application's answer"
+
+
+async def test_a_header_that_asks_for_the_connections_end_is_not_known():
+    echo = Echo()
+    connection, transport = connect(echo)
+    connection.data_received(request().replace(b"accept: */*", b"connection: close"))
+    assert len(echo.asked) == 1
+    assert transport.is_closing()
+    assert connection._known is echo.known is None

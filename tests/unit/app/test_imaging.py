@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from app.errors import BadBase64, DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
-from app.imaging import Decoder, decode
+from app.imaging import TINY_BYTES, Decoder, decode
 from app.threads import ThreadDied
 from model import pictures
 from tests.bombs import chunk, picture_bombs, png
@@ -334,3 +334,19 @@ async def test_damaged_pictures_are_let_go_without_a_garbage_collection():
     finally:
         gc.enable()
         decoder.close()
+
+
+def test_a_small_file_of_a_large_picture_is_not_decoded_on_the_spot():
+    data = encode(Image.new("RGB", (1000, 1000)))
+    assert len(data) < TINY_BYTES
+    decoder = Decoder(32, LIMIT)
+    assert decoder.decode_here([data]) is None
+    decoder.close()
+
+
+def test_one_thread_that_hangs_is_no_standstill_while_others_go_on():
+    decoder = Decoder(32, LIMIT, threads=2)
+    now = time.monotonic()
+    decoder._begun = {1: now - 3600, 2: now}
+    assert decoder.stalled_s() < 60
+    decoder.close()

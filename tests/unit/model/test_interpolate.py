@@ -18,6 +18,7 @@ def test_statistics_are_those_of_the_images():
     torch.manual_seed(0)
     network = nn.Sequential(nn.BatchNorm2d(3)).eval()
     network[0].running_mean.fill_(7)
+    network[0].num_batches_tracked.fill_(10)
     images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
     estimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), batch_size=10)
     normalised = (images.float() / 255 - 0.5) / 0.25

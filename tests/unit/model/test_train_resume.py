@@ -1,6 +1,7 @@
 """Training that is stopped, killed or run again: what it goes on from, and what it refuses to."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.distributed import World
-from model.learner import TrainingError
+from model.learner import Learner, TrainingError
 from model.train import EpochTally, Stopped, Trainer
 from tests.toy_training import toy_dataset
 from tests.unit.model.runs import RECIPE, trainer
@@ -205,3 +206,42 @@ def test_an_epochs_tally_goes_on_in_more_or_fewer_processes(
     saving._save_state()
     resuming._resume()
     assert resuming.tally == EpochTally(torch.tensor(3.0), torch.tensor(8.0 * before / after), steps=2)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_loss_that_is_no_number_is_never_saved_within_an_epoch(tmp_path: Path, asked: bool) -> None:
+    def poison(done: int, *_: object) -> None:
+        if done == 4:
+            running.learner.network.head.bias.data.fill_(float("nan"))
+        elif done == 5 and asked:
+            running.request_stop()
+
+    running = trainer(tmp_path, progress=poison, progress_every_s=0.0, save_every_s=math.inf if asked else 0.0)
+    with pytest.raises(TrainingError, match="the loss is nan in epoch 2"):
+        running.run()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in state["average"].values())
+
+
+def test_seconds_are_counted_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("model.train.time.monotonic", lambda: clock[0])
+    step = Learner.step
+
+    def second(self: Learner, *arguments: Any) -> Any:
+        clock[0] += 1
+        return step(self, *arguments)
+
+    def stop(done: int, *_: object) -> None:
+        if done == 5:
+            stopped.request_stop()
+
+    monkeypatch.setattr(Learner, "step", second)
+    stopped = trainer(tmp_path, progress=stop, progress_every_s=0.0)
+    with pytest.raises(Stopped):
+        stopped.run()
+    clock[0] += 1000
+    loaded = checkpoint.load(trainer(tmp_path).run())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["seconds"] for line in lines] == [3.0, 6.0, 9.0]
+    assert loaded.metadata.recipe["training_seconds"] == 9

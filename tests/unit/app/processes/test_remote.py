@@ -249,3 +249,12 @@ async def test_the_other_processes_hear_of_ready_before_anybody_can_ask():
     pair.host.closing = True
     await pair.host.stop()
     await pair.close()
+
+
+async def test_what_was_answered_is_not_taken_off_what_is_being_decoded():
+    async with joined(FakeEngine()) as pair:
+        for seed in range(3):
+            await pair.submit(pictures(2, seed)).wait()
+        ticket = pair.remote.admit(4, math.inf)
+        assert pair.remote.queued_images == 4
+        ticket.release()
