@@ -7,6 +7,7 @@ bytes ends here: its messages can hold addresses, so there are plain words inste
 from __future__ import annotations
 
 import io
+import re
 import struct
 from contextlib import suppress
 
@@ -24,12 +25,17 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_READS = 100_000
 BYTES_A_READ = 1024
 
-# Entropy-coded data never holds this marker, and progressive files have about ten; thousands are a bomb for the CPU.
+# Progressive files have about ten scans; thousands are a bomb for the CPU.
 JPEG_SCAN_MARKER = b"\xff\xda"
 MAX_JPEG_SCANS = 32
 # Pillow puts them together one by one, each time copying all.
 JPEG_EXIF_MARKER = b"Exif\0\0"
 MAX_JPEG_EXIFS = 4
+# Between a JPEG's segments and in its entropy-coded data this is a marker, but for those of restarts.
+JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+SOI, EOI, SOS, APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+# No length follows these, or Pillow reads none.
+BARE_JPEG_MARKERS = frozenset({0x01, 0xC8, SOI, EOI, *range(0xF0, 0xFE)})
 
 # Larger EXIF data is not looked at, nor is its text form in a PNG: each of its tags takes Python time. A JPEG's
 # segment holds half of it.
@@ -182,10 +188,30 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _check_jpeg(data: bytes) -> None:
-    if data.count(JPEG_SCAN_MARKER) > MAX_JPEG_SCANS:
-        raise PictureError("a JPEG of too many scans")
-    if data.count(JPEG_EXIF_MARKER) > MAX_JPEG_EXIFS:
-        raise PictureError("a JPEG of too many EXIF segments")
+    """Raise PictureError for a JPEG of too many scans or EXIF segments.
+
+    Most files hold few of these bytes anywhere. What counts in the others is the picture's own segments: behind its
+    end cameras put whole films and further pictures, and a profile or a preview can hold any bytes.
+    """
+    if data.count(JPEG_SCAN_MARKER) <= MAX_JPEG_SCANS and data.count(JPEG_EXIF_MARKER) <= MAX_JPEG_EXIFS:
+        return
+    scans = exifs = segments = 0
+    at = len(JPEG_SCAN_MARKER)
+    while marker := JPEG_MARKER.search(data, at):
+        kind, at = marker[1][0], marker.end()
+        if kind == EOI and scans:  # before that it ends nothing for Pillow
+            return
+        segments += 1
+        scans += kind == SOS
+        exifs += kind == APP1 and data.startswith(JPEG_EXIF_MARKER, at + 2)
+        if scans > MAX_JPEG_SCANS:
+            raise PictureError("a JPEG of too many scans")
+        if exifs > MAX_JPEG_EXIFS:
+            raise PictureError("a JPEG of too many EXIF segments")
+        if segments > MAX_READS:
+            raise PictureError("of too many parts")
+        if kind not in BARE_JPEG_MARKERS:
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
 
 
 def _webp_canvas(data: bytes) -> tuple[int, int]:

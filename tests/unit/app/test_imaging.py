@@ -251,6 +251,41 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(monkeypatc
         read(data[:scan] + data[scan:-2] * 20 + data[-2:])
 
 
+SCAN, EXIF, END = b"\xff\xda", b"\xff\xe1\0\x08Exif\0\0", b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [(b"", SCAN * 100), (b"", EXIF * 100), (b"\xff\xe2" + struct.pack(">H", 2 + 200) + SCAN * 100, b"")],
+    ids=["a film", "further pictures", "a profile"],
+)
+def test_what_is_no_part_of_a_jpegs_own_picture_is_not_counted(before, behind):
+    data = encode(noise(), "JPEG")
+    np.testing.assert_array_equal(read(data[:2] + before + data[2:] + behind), read(data))
+
+
+def test_a_jpeg_of_many_progressive_pictures_is_the_first_of_them():
+    data = encode(noise(64, 64), "JPEG", progressive=True)
+    np.testing.assert_array_equal(read(data * 10), read(data))
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (EXIF * 5, "EXIF"),
+        (END + EXIF * 5, "EXIF"),
+        (b"\xff\xf0\xff\xff" + EXIF * 5, "EXIF"),
+        (b"\xff\xe2\0\2" * 1000 + SCAN * 40, "too many parts"),
+    ],
+    ids=["plainly", "behind an end", "behind a marker without length", "behind too many segments"],
+)
+def test_too_many_segments_are_found_wherever_pillow_finds_them(monkeypatch, head, reason):
+    monkeypatch.setattr("model.pictures.MAX_READS", 500)
+    data = encode(noise(), "JPEG")
+    with pytest.raises(pictures.PictureError, match=reason):
+        pictures.open_picture(data[:2] + head + data[2:], LIMIT)
+
+
 def test_bombs_and_floods_are_refused_and_slivers_and_animations_are_not():
     for name, (data, _kind, status, code) in picture_bombs().items():
         try:
