@@ -25,6 +25,10 @@ LATE_S = 0.05
 
 # A refused client may still be sending. Closing at once would reset the connection, and take the answer with it.
 LINGER_S = 1.0
+
+# Who has asked for leave to send its body and is refused may send it all the same, without having waited.
+LINGER_FOR_BODY_S = 5.0
+LINGER_FOR_BODY_BYTES = 64 << 20
 TOO_MANY_CONNECTIONS = "too-many-connections"
 
 
@@ -40,7 +44,11 @@ class Connection(ParsingConnection):
         self._limits = limits
         self._extensions = {
             WHEN_GONE: {"tell": self.when_gone},
-            WHOLE: {"respond": self.respond, "body_is_here": self.body_is_here},
+            WHOLE: {
+                "respond": self.respond,
+                "body_is_here": self.body_is_here,
+                "awaits_leave": self.awaits_leave,
+            },
         }
         self._active: RequestResponseCycle | None = None
         self._refusal: ServiceError | None = None  # of what follows a request that is not answered yet
@@ -50,6 +58,7 @@ class Connection(ParsingConnection):
         self._header_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
+        self._linger_bytes = LINGER_FOR_BODY_BYTES  # that are still thrown away
 
     # -- what the client does
 
@@ -66,6 +75,9 @@ class Connection(ParsingConnection):
         """Take bytes of a header or a body; those that follow a refusal are thrown away."""
         self.heard = True
         if self._refused():
+            self._linger_bytes -= len(data)
+            if self._linger_bytes < 0:
+                self.transport.abort()
             return
         if self._unparsed:  # was on its way already when reading was switched off
             self._unparsed += data
@@ -122,6 +134,10 @@ class Connection(ParsingConnection):
         """Whether the active request has come to its end, so that nothing of it has to be waited for."""
         return self._active is not None and not self._active.more_body
 
+    def awaits_leave(self) -> bool:
+        """Whether the active request's client has said that it sends the body when it is told to, and was not."""
+        return self._active is not None and self._active.waiting_for_100_continue
+
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send the active request's answer at once, where ASGI's two messages would be two writes to the network."""
         cycle = self._active
@@ -145,17 +161,22 @@ class Connection(ParsingConnection):
             lines.append(b"connection: close\r\n")
         lines += (b"\r\n", body)
         self.transport.write(b"".join(lines))
+        unasked = cycle.waiting_for_100_continue and cycle.more_body
         cycle.waiting_for_100_continue = False
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
-        if not cycle.keep_alive:
+        if unasked:
+            self._close_slowly(LINGER_FOR_BODY_S)
+        elif not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
 
     def on_response_complete(self) -> None:
         """Go on to the next request; a part of its header may be here already, or its refusal."""
         super().on_response_complete()
-        if self._refusal is not None and not self._answering() and not self.transport.is_closing():
+        if self._linger_timer is not None:
+            self._unset_keepalive_if_required()
+        elif self._refusal is not None and not self._answering() and not self.transport.is_closing():
             self._refuse(self._refusal)
         elif self._header_begun:
             self._unset_keepalive_if_required()
@@ -242,12 +263,16 @@ class Connection(ParsingConnection):
         self._limits.refused(error.code)
         self._unset_keepalive_if_required()
         self.transport.write(problem_answers(error, close=True)(new_request_id()))
+        self._close_slowly(LINGER_S)
+        self._abort_later()
+
+    def _close_slowly(self, seconds: float) -> None:
+        """Send no more, and throw away what comes until the client closes, for so long at most."""
         if self.transport.can_write_eof():  # TLS cannot
             self.transport.write_eof()
-            self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
+            self._linger_timer = self.loop.call_later(seconds, self.transport.close)
         else:
             self.transport.close()
-        self._abort_later()
 
     def _abort_later(self) -> None:
         if self._unread_timer is None:

@@ -12,7 +12,8 @@ from app.problems import Headers
 # The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
 WHEN_GONE = "resnet.when_gone"
 
-# The ASGI extension for what is whole: its "respond" and "body_is_here" are the methods of Connection.
+# The ASGI extension for what is whole: its "respond", "body_is_here" and "awaits_leave" are the methods
+# of Connection.
 WHOLE = "resnet.whole"
 
 

@@ -32,23 +32,26 @@ def problem_response(
     return Response(body, status_code=error.status, headers=headers, media_type=PROBLEM_TYPE)
 
 
+def _no() -> bool:
+    return False
+
+
 class BodyWatch:
     """Knows whether a request's body has been read to its end, and reads what is left of a refused one.
 
     A client that is still sending does not see an answer before its last byte is taken, or before it meets a reset.
     """
 
-    def __init__(self, head: Mapping[bytes, bytes], receive: Receive, is_here: Callable[[], bool]) -> None:
+    def __init__(self, head: Mapping[bytes, bytes], receive: Receive, whole: Mapping[str, Callable[[], bool]]) -> None:
         self._receive = receive
-        self._is_here = is_here
-        self._begun = self._given_up = False
-        self._waits_for_continue = b"expect" in head
+        self._is_here = whole.get("body_is_here", _no)
+        self._awaits_leave = whole.get("awaits_leave", _no)
+        self._given_up = False
         self.complete = head.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in head
 
     async def receive(self) -> Message:
         """Receive the next message for the application."""
         message = await self._receive()
-        self._begun = True
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             self.complete = True
         return message
@@ -58,10 +61,9 @@ class BodyWatch:
         self._given_up = True
 
     async def discard_rest(self, status: int) -> None:
-        """Read on to the end, within bounds, unless the client was too slow already or has not begun to send."""
+        """Read on to the end, within bounds, unless the client was too slow already or waits for leave to send."""
         self.complete = self.complete or self._is_here()
-        unread = self._waits_for_continue and not self._begun
-        if self._given_up or self.complete or unread or status == BodyTooSlow.status:
+        if self._given_up or self.complete or self._awaits_leave() or status == BodyTooSlow.status:
             return
         left_bytes = DISCARD_BYTES
         try:
@@ -91,8 +93,8 @@ class RequestContext:
         status = 0
         sent = False
         start: Message | None = None
-        whole = scope.get("extensions", {}).get(WHOLE)
-        body = BodyWatch(head, receive, whole["body_is_here"] if whole else lambda: False)
+        whole = scope.get("extensions", {}).get(WHOLE, {})
+        body = BodyWatch(head, receive, whole)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status, start, sent

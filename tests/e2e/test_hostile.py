@@ -49,6 +49,27 @@ def test_bad_input_gets_its_status_and_costs_nothing(service, examples):
     assert "Traceback" not in service.log
 
 
+@pytest.mark.parametrize("expects", [b"", b"expect: 100-continue\r\n", b"expect: foo\r\n"])
+@pytest.mark.parametrize(
+    ("path", "length", "status"), [(b"/predict", 17 << 20, 413), (b"/nowhere", 12 << 20, 404)], ids=["413", "404"]
+)
+def test_who_sends_a_refused_body_all_the_same_gets_its_answer_and_no_reset(service, path, length, status, expects):
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as client:
+        head = b"POST %s HTTP/1.1\r\nhost: x\r\n%scontent-length: %d\r\n\r\n" % (path, expects, length)
+        client.sendall(head + bytes(length))
+        assert client.recv(1000).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_who_waits_for_leave_to_send_is_refused_without_it(service):
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as client:
+        head = b"POST /predict HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n"
+        client.sendall(head % (17 << 20))
+        answer = b"".join(iter(lambda: client.recv(1000), b""))
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        client.sendall(bytes(17 << 20))  # no error: the service takes what it did not ask for
+        assert client.recv(1000) == b""
+
+
 def test_a_body_that_stops_coming_gets_408(start):
     service = start(body_timeout_s=0.2)
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as client:
