@@ -111,7 +111,7 @@ class ParsingConnection(HttpToolsProtocol):
 
     def _feed_piece(self, data: bytes) -> None:
         try:
-            for _ in range(MAX_UPGRADES):
+            for _ in range(MAX_UPGRADES + 1):
                 try:
                     self.parser.feed_data(data)
                     return
@@ -184,8 +184,11 @@ class ParsingConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a request, unless it comes again: see `_without_upgrade`."""
         self._came_of_it = True
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
+        if self.parser.should_upgrade():
+            return
+        if not self.parser.should_keep_alive():  # a trailer may have said so, and the parser reads nothing more
+            self.cycle.keep_alive = False
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on to the next request, and with what was not parsed because too many waited."""

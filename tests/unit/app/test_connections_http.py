@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.parsing import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, PIECE_BYTES
+from app.parsing import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, MAX_UPGRADES, PIECE_BYTES
 from tests.connections import REQUEST, Port, answer, echo, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
@@ -152,6 +152,26 @@ async def test_a_body_behind_an_offer_of_another_protocol_is_read(body, piece_by
             protocol.data_received(request[start : start + piece_bytes])
         await ended(protocol)
         assert transport.sent.endswith(b"\r\n\r\nhello")
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+async def test_only_so_many_offers_of_another_protocol_are_taken_at_once(beyond):
+    protocol, transport = Port().connect()
+    offer = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+    protocol.data_received(offer * (MAX_UPGRADES + beyond))
+    assert (len(protocol.pipeline) + 1, protocol._refusal is not None) == (MAX_UPGRADES, bool(beyond))
+    transport.abort()
+    protocol.connection_lost(None)
+
+
+async def test_a_trailer_that_ends_the_connection_ends_it_also_for_requests_behind():
+    """The parser reads nothing more then: who waits for an answer would wait until a timeout."""
+    protocol, transport = Port(echo).connect()
+    chunked = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
+    protocol.data_received(chunked + b"connection: close\r\n\r\n")
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert b"connection: close\r\n" in transport.sent
+    assert transport.sent.endswith(b"hello")
 
 
 async def test_requests_before_what_is_not_http_are_answered_first():
