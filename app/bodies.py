@@ -240,13 +240,22 @@ class _Parts:
         self.complete = True
 
 
+def _without_preamble(body: bytes, delimiter: bytes) -> bytes:
+    """Return a body from its first delimiter on: what stands before it means nothing (RFC 2046, 5.1.1)."""
+    if body.startswith(delimiter):
+        return body
+    before, line, behind = body.partition(b"\r\n" + delimiter)
+    return line[2:] + behind if line else before
+
+
 def _split_multipart(boundary: str, body: bytes, max_images: int) -> list[bytes]:
     if not boundary:
         raise MalformedRequest("The multipart body's Content-Type names no boundary.")
     parts = _Parts(max_images)
     try:
-        parser = MultipartParser(boundary.encode("latin-1"), parts.callbacks())  # type: ignore[arg-type]
-        parser.write(body)
+        name = boundary.encode("latin-1")
+        parser = MultipartParser(name, parts.callbacks())  # type: ignore[arg-type]
+        parser.write(_without_preamble(body, b"--" + name))
         parser.finalize()
     except (FormParserError, UnicodeError, ValueError) as error:
         raise MalformedRequest("The body is not valid multipart/form-data.") from error

@@ -90,6 +90,12 @@ def test_multipart_fields_named_file_are_the_files_in_order():
     assert split_images(kind, body, 3, 32) == [b"\r\none\r\n--x", b"two", b""]
 
 
+@pytest.mark.parametrize("before", [b"\r\n", b"This is a multi-part message.\r\n", b"--almost\r\n\r\n"])
+def test_what_stands_before_the_first_part_means_nothing(before):
+    kind, body = multipart(("file", b"one"))
+    assert split_images(kind, before + body, 3, 32) == [b"one"]
+
+
 def test_multipart_that_is_not_what_it_says():
     kind, body = multipart(("file", b"one"))
     for broken in (b"", b"junk", body[:-30], body[:40]):
