@@ -1,4 +1,4 @@
-"""Which process serves a port of this host, for `resnet reload`: a file that its process keeps locked.
+"""Which process serves an address of this host, for `resnet reload`: a file that its process keeps locked.
 
 The lock, not the file, says that the process lives: it goes with the process, however that ends, so that a file left
 behind never leads to a signal for whoever has the number now.
@@ -13,34 +13,39 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 # Others may write to that folder: what they put there is neither followed nor waited for.
 OPEN = os.O_NOFOLLOW | os.O_NONBLOCK
 
+# Who listens there has the port at every address.
+EVERYWHERE = ("0.0.0.0", "::")
+
 log = logging.getLogger(__name__)
 
 
-def pid_path(port: int) -> Path:
+def pid_path(host: str, port: int) -> Path:
     """Return the file's place: the folder for temporary files, which service and `resnet reload` share."""
-    return Path(tempfile.gettempdir()) / f"resnet-{port}.pid"
+    return Path(tempfile.gettempdir()) / f"resnet-{port}-{quote(host, safe=':')}.pid"
 
 
 @contextmanager
-def pid_file(port: int) -> Iterator[None]:
+def pid_file(host: str, port: int) -> Iterator[None]:
     """Keep a locked file with this process' id while the block runs; without one, the service still serves.
 
     A port of 0 is not known to anyone beforehand, and has no file.
     """
+    path = pid_path(host, port)
     try:
-        descriptor = _take(pid_path(port)) if port else None
+        descriptor = _take(path) if port else None
     except OSError as error:
-        log.warning("no file %s, so `resnet reload` needs --pid: %s", pid_path(port), error.strerror)
+        log.warning("no file %s, so `resnet reload` needs --pid: %s", path, error.strerror)
         descriptor = None
     try:
         yield
     finally:
         if descriptor is not None:
-            pid_path(port).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             os.close(descriptor)
 
 
@@ -63,10 +68,20 @@ def _take(path: Path) -> int:
         os.close(descriptor)
 
 
-def find_pid(port: int) -> int | None:
-    """Return the id of the process of this user that serves `port`, or None. Raises PermissionError for another's."""
+def find_pid(host: str, port: int) -> int | None:
+    """Return the id of the process of this user that serves `port` at `host`, there alone or everywhere, or None.
+
+    Raises PermissionError for a process of another user.
+    """
+    for address in (host, *EVERYWHERE):
+        if (pid := _owner(pid_path(address, port))) is not None:
+            return pid
+    return None
+
+
+def _owner(path: Path) -> int | None:
     try:
-        descriptor = os.open(pid_path(port), OPEN | os.O_RDONLY)
+        descriptor = os.open(path, OPEN | os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:

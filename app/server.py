@@ -169,7 +169,7 @@ def serve(app: FastAPI, settings: Settings) -> int:
 
         return supervise(cast("HostService", service))
     prepare_process()
-    with pid_file(settings.port):
+    with pid_file(settings.host, settings.port):
         Server(first_port(app, service), service, second_port(service), service.reload).run()
     return service.lifecycle.exit_code
 

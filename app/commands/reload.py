@@ -11,7 +11,7 @@ from typing import Any
 
 from app.commands.healthcheck import ADDRESS, base_url, get
 from app.commands.settings_flags import add_settings, read_settings
-from app.pidfile import find_pid, pid_path
+from app.pidfile import find_pid
 
 POLL_S = 0.2
 ANSWER_S = 10.0
@@ -19,9 +19,7 @@ ANSWER_S = 10.0
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--pid", type=_process_id, help="process of the service [the one that serves the port on this host]"
-    )
+    parser.add_argument("--pid", type=_process_id, help="process of the service [the one that serves host and port]")
     parser.add_argument("--url", help="base URL of the service [the port of the settings on this host]")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for the outcome [%(default)s]")
     add_settings(parser, only=ADDRESS)
@@ -38,7 +36,8 @@ def _process_id(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Send SIGHUP, and wait until /health tells how it ended."""
     url = base_url(arguments)
-    pid = arguments.pid or _find(read_settings(arguments).port)
+    settings = read_settings(arguments)
+    pid = arguments.pid or _find(settings.host, settings.port)
     verify = bool(arguments.url)
     before = _health(url, verify)
     if before["status"] != "ready":
@@ -59,13 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
     raise SystemExit(f"resnet: error: no outcome after {arguments.timeout:g} s")
 
 
-def _find(port: int) -> int:
+def _find(host: str, port: int) -> int:
     try:
-        pid = find_pid(port)
+        pid = find_pid(host, port)
     except OSError as error:
-        raise SystemExit(f"resnet: error: {pid_path(port)}: {error.strerror}; give --pid") from None
+        raise SystemExit(f"resnet: error: port {port} at {host}: {error.strerror}; give --pid") from None
     if pid is None:
-        raise SystemExit(f"resnet: error: no service is known to serve port {port} of this host; give --pid")
+        raise SystemExit(f"resnet: error: no service is known to serve port {port} at {host}; give --pid")
     return pid
 
 

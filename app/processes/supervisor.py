@@ -40,7 +40,7 @@ def supervise(service: HostService) -> int:
     settings = service.settings
     config = uvicorn.Config("", settings.host, settings.port, ssl_certfile=settings.tls_cert, log_config=None)
     prepare_process()
-    with pid_file(settings.port), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+    with pid_file(settings.host, settings.port), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(Supervisor(service, config).run())
     return service.lifecycle.exit_code
 

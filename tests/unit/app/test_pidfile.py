@@ -4,6 +4,8 @@ import pytest
 
 from app.pidfile import find_pid, pid_file, pid_path
 
+HOST = "127.0.0.1"
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
@@ -12,49 +14,64 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_process_is_found_while_it_serves_and_not_afterwards(folder):
-    with pid_file(8000):
-        assert find_pid(8000) == os.getpid()
-        assert find_pid(8001) is None
+    with pid_file(HOST, 8000):
+        assert find_pid(HOST, 8000) == os.getpid()
+        assert find_pid(HOST, 8001) is None
     assert list(folder.iterdir()) == []
-    assert find_pid(8000) is None
+    assert find_pid(HOST, 8000) is None
+
+
+def test_of_two_services_on_one_port_the_one_at_the_address_is_found(monkeypatch):
+    with pid_file("127.0.0.1", 8000):
+        monkeypatch.setattr("os.getpid", lambda: 4242)
+        with pid_file("127.0.0.2", 8000):
+            assert find_pid("127.0.0.2", 8000) == 4242
+            assert find_pid("127.0.0.1", 8000) != 4242
+            assert find_pid("127.0.0.3", 8000) is None
+
+
+@pytest.mark.parametrize("everywhere", ["0.0.0.0", "::"])
+def test_a_service_at_every_address_is_found_at_each(everywhere):
+    with pid_file(everywhere, 8000):
+        assert find_pid("127.0.0.1", 8000) == os.getpid()
 
 
 def test_a_file_that_was_left_behind_leads_to_nobody():
-    pid_path(8000).write_text("1\n")
-    assert find_pid(8000) is None
-    with pid_file(8000):
-        assert pid_path(8000).read_text() == f"{os.getpid()}\n"
+    pid_path(HOST, 8000).write_text("1\n")
+    assert find_pid(HOST, 8000) is None
+    with pid_file(HOST, 8000):
+        assert pid_path(HOST, 8000).read_text() == f"{os.getpid()}\n"
 
 
 def test_a_second_service_on_the_port_leaves_the_file_of_the_first(caplog):
-    with pid_file(8000):
-        with pid_file(8000):
+    with pid_file(HOST, 8000):
+        with pid_file(HOST, 8000):
             assert "needs --pid" in caplog.text
-        assert find_pid(8000) == os.getpid()
+        assert find_pid(HOST, 8000) == os.getpid()
 
 
 def test_what_another_put_there_is_not_followed(folder, caplog):
     target = folder / "precious"
     target.write_text("content")
-    pid_path(8000).symlink_to(target)
-    with pid_file(8000):
+    pid_path(HOST, 8000).symlink_to(target)
+    with pid_file(HOST, 8000):
         assert "needs --pid" in caplog.text
     assert target.read_text() == "content"
     with pytest.raises(OSError, match="symbolic"):
-        find_pid(8000)
+        find_pid(HOST, 8000)
 
 
 def test_a_file_of_another_user_is_not_believed(monkeypatch, caplog):
-    with pid_file(8000):
+    with pid_file(HOST, 8000):
         monkeypatch.setattr("os.geteuid", lambda: 12345)
         with pytest.raises(PermissionError):
-            find_pid(8000)
-    pid_path(8000).write_text("1\n")
-    with pid_file(8000):
+            find_pid(HOST, 8000)
+    pid_path(HOST, 8000).write_text("1\n")
+    with pid_file(HOST, 8000):
         assert "belongs to another user" in caplog.text
-    assert pid_path(8000).read_text() == "1\n"
+    assert pid_path(HOST, 8000).read_text() == "1\n"
 
 
 def test_a_free_port_has_no_file(folder):
-    with pid_file(0):
+    with pid_file(HOST, 0):
         assert list(folder.iterdir()) == []

@@ -50,7 +50,7 @@ def run(*arguments):
 )
 def test_it_signals_the_process_of_the_port_and_waits_for_the_outcome(answers, signals, capsys, outcome, code, words):
     answers += [health(running=True), health(finished=1, running=True), health(finished=2, outcome=outcome)]
-    with pid_file(8123):
+    with pid_file("127.0.0.1", 8123):
         assert run("--port", "8123") == code
     assert signals == [(os.getpid(), signal.SIGHUP)]
     assert words in capsys.readouterr().out
