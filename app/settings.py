@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic.functional_validators import BeforeValidator
@@ -12,9 +13,23 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "resnet18-cifar10.safetensors"
 
+# Kubernetes gives pods such variables for each service of their namespace, here for one named resnet or resnet-admin.
+SERVICE_LINK = re.compile(r"RESNET_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
+ADDRESS_OF_A_SERVICE = re.compile(r"(tcp|udp)://\S+:\d+")
+
+# Whoever leaves one of these empty means something that is missing: without it the service would be open.
+PROTECTIONS = ("api_key", "api_keys_file", "tls_cert", "tls_key", "weights_sha256")
+
+A_DAY_S = 86_400
+
 
 def _integers(value: object) -> object:
-    return tuple(int(part) for part in value.split(",")) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise ValueError("must be whole numbers with commas between them") from None
 
 
 class SettingsError(Exception):
@@ -24,7 +39,7 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """Names carry their units; each field is RESNET_<NAME> in the environment and --<name> as a flag."""
 
-    model_config = SettingsConfigDict(env_prefix="RESNET_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="RESNET_", frozen=True, extra="ignore", allow_inf_nan=False)
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
@@ -86,11 +101,11 @@ class Settings(BaseSettings):
     ] = 0.0
     max_queue_images: Annotated[int, Field(ge=1, description="images that may wait; more are refused with 429")] = 1024
     max_queue_s: Annotated[
-        float, Field(gt=0, description="seconds of work that may wait; more is refused with 429")
+        float, Field(gt=0, le=A_DAY_S, description="seconds of work that may wait; more is refused with 429")
     ] = 2.0
-    timeout_ms: Annotated[int, Field(ge=1, description="deadline of a request; x-timeout-ms can only shorten it")] = (
-        10_000
-    )
+    timeout_ms: Annotated[
+        int, Field(ge=1, le=1000 * A_DAY_S, description="deadline of a request; x-timeout-ms can only shorten it")
+    ] = 10_000
     max_body_bytes: Annotated[int, Field(ge=1024, description="largest request body")] = 16 << 20
     max_buffered_bytes: Annotated[
         int, Field(ge=1024, description="bytes of all bodies held at once; a request beyond that is refused with 429")
@@ -101,19 +116,22 @@ class Settings(BaseSettings):
         4096
     )
     header_timeout_s: Annotated[
-        float, Field(gt=0, description="time for a request's header to arrive, or for a new connection's first one")
+        float,
+        Field(
+            gt=0, le=A_DAY_S, description="time for a request's header to arrive, or for a new connection's first one"
+        ),
     ] = 10.0
-    body_timeout_s: Annotated[float, Field(gt=0, description="time for a request's body to arrive")] = 10.0
-    keep_alive_s: Annotated[int, Field(ge=1, description="idle time before a connection is closed")] = 75
+    body_timeout_s: Annotated[float, Field(gt=0, le=A_DAY_S, description="time for a request's body to arrive")] = 10.0
+    keep_alive_s: Annotated[int, Field(ge=1, le=A_DAY_S, description="idle time before a connection is closed")] = 75
     decode_threads: Annotated[int, Field(ge=0, le=256, description="threads that decode images; 0 is one a core")] = 0
     drain_delay_s: Annotated[
-        float, Field(ge=0, description="time between turning unready and closing the port on SIGTERM")
+        float, Field(ge=0, le=A_DAY_S, description="time between turning unready and closing the port on SIGTERM")
     ] = 0.0
     drain_timeout_s: Annotated[
-        float, Field(gt=0, description="time for accepted requests to finish once the port is closed")
+        float, Field(gt=0, le=A_DAY_S, description="time for accepted requests to finish once the port is closed")
     ] = 20.0
     stall_timeout_s: Annotated[
-        float, Field(gt=0, description="time without progress on a batch after which /livez fails")
+        float, Field(gt=0, le=A_DAY_S, description="time without progress on a batch after which /livez fails")
     ] = 60.0
     api_key: Annotated[
         SecretStr | None, Field(min_length=1, description="key that /predict and /model ask for; none asks for none")
@@ -123,6 +141,25 @@ class Settings(BaseSettings):
     ] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
     log_format: Annotated[Literal["text", "json"], Field(description="how log lines look")] = "text"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Take an empty text for what is not set, and "none" for the default that is called so."""
+        kept = {}
+        for name, value in given.items():
+            if not isinstance(value, str) or name not in cls.model_fields:
+                kept[name] = value
+                continue
+            word = value.strip().lower()
+            if not word and name in PROTECTIONS:
+                raise ValueError(f"{name} must not be empty: leave it out if there is to be none")
+            if word == "none" and name == "api_key":
+                raise ValueError("api_key must not be none: leave it out if there is to be none")
+            is_default = not word or (word == "none" and cls.model_fields[name].default is None)
+            if not is_default and not (name.endswith("port") and ADDRESS_OF_A_SERVICE.fullmatch(word)):
+                kept[name] = word if name in {"log_level", "log_format"} else value
+        return kept
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -9,7 +9,7 @@ import signal
 from types import FrameType
 
 from app.commands.settings_flags import add_settings, read_settings
-from app.settings import Settings, SettingsError
+from app.settings import SERVICE_LINK, Settings, SettingsError
 from app.telemetry import set_up_logging
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     unknown = sorted(
         name
         for name in os.environ
-        if name.startswith("RESNET_") and name.removeprefix("RESNET_").lower() not in Settings.model_fields
+        if name.startswith("RESNET_")
+        and name.removeprefix("RESNET_").lower() not in Settings.model_fields
+        and not SERVICE_LINK.fullmatch(name)
     )
     if unknown:
         log.warning("no such settings, ignored: %s", ", ".join(unknown))

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from app.cli import build_parser
 from app.commands.settings_flags import add_settings, read_settings
-from app.settings import Settings
+from app.settings import PROTECTIONS, SERVICE_LINK, Settings
 from tests.conftest import ROOT
 
 
@@ -66,6 +66,58 @@ def test_a_bad_value_is_one_line(arguments):
         parse(*arguments)
     assert "\n" not in str(stopped.value)
     assert str(stopped.value).startswith("resnet: error: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "means"),
+    [
+        ("host", "", "127.0.0.1"),  # not every address
+        ("precision", "", "auto"),
+        ("batch_sizes", "", None),
+        ("admin_port", "none", None),
+        ("batch_sizes", "none", None),
+        ("split_batches", "None", None),
+        ("weights_sha256", "none", None),
+        ("api_keys_file", "none", None),
+        ("log_level", "DEBUG", "debug"),
+        ("port", "tcp://10.0.0.1:8000", 8000),
+        ("admin_port", "tcp://10.0.0.1:9000", None),
+    ],
+)
+def test_what_the_environment_does_not_mean_as_a_value_is_none(monkeypatch, name, value, means):
+    """Empty, the default as the documentation writes it, or what Kubernetes says of a service of the same name."""
+    monkeypatch.setenv(f"RESNET_{name.upper()}", value)
+    assert getattr(parse(), name) == means
+
+
+def test_the_names_that_kubernetes_gives_are_known_and_none_is_a_settings():
+    links = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_8000_TCP", "PORT_8000_TCP_ADDR"]
+    links += ["ADMIN_SERVICE_HOST", "ADMIN_PORT_9000_TCP_PROTO"]
+    assert all(SERVICE_LINK.fullmatch(f"RESNET_{name}") for name in links)
+    assert not any(SERVICE_LINK.fullmatch(f"RESNET_{name.upper()}") for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", PROTECTIONS)
+def test_what_protects_is_not_left_out_because_it_is_empty(monkeypatch, name):
+    monkeypatch.setenv(f"RESNET_{name.upper()}", "")
+    with pytest.raises(SystemExit, match=f"{name} must not be empty"):
+        parse()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--api-key", "none"), "api_key must not be none"),
+        (("--batch-sizes", "1;2"), "whole numbers with commas"),
+        (("--port", "none"), "port: "),
+        (("--drain-delay-s", "inf"), "finite"),
+        (("--drain-timeout-s", "nan"), "finite"),
+        (("--stall-timeout-s", "1e9"), "86400"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_the_reason(arguments, reason):
+    with pytest.raises(SystemExit, match=reason):
+        parse(*arguments)
 
 
 def test_settings_are_frozen():
