@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -17,9 +18,10 @@ log = logging.getLogger(__name__)
 class AdminServer(uvicorn.Server):
     """A server beside the first one, in the same event loop and without signal handling or a lifespan of its own."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, port: socket.socket) -> None:
         super().__init__(config)
         self.service = service
+        self._port = port
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -28,9 +30,8 @@ class AdminServer(uvicorn.Server):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serve while the caller does. Exits the process, with one line in the log, if the port is taken."""
-        port = self.config.bind_socket()
-        task = asyncio.get_running_loop().create_task(self.serve([port]), name="admin-port")
+        """Serve while the caller does."""
+        task = asyncio.get_running_loop().create_task(self.serve([self._port]), name="admin-port")
         task.add_done_callback(self._ended)
         try:
             yield

@@ -1,16 +1,23 @@
-"""The end of a port: nobody comes in between the last look at who waits and its closing.
+"""The beginning and the end of a port.
 
-Whoever the kernel has let in by then would be reset, with a request on the way: between the two the interpreter may be
-somebody else's for milliseconds.
+It is taken before anything is loaded, so that one that is not free is told at once. At its end nobody comes in between
+the last look at who waits and its closing: whoever the kernel has let in by then would be reset, with a request on the
+way, since between the two the interpreter may be somebody else's for milliseconds.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
+import os
 import socket
 import struct
 import sys
 from contextlib import suppress
+
+from app.settings import SettingsError
+
+log = logging.getLogger(__name__)
 
 SO_ATTACH_FILTER = 26  # Linux; Python has no name for it
 
@@ -21,6 +28,21 @@ DROP_IF_SYN = 0x45, 0, 1, 0x02  # go on with the next step, else with the one af
 DROP = 0x06, 0, 0, 0
 PASS = 0x06, 0, 0, 0xFFFF_FFFF
 PROGRAM = b"".join(struct.pack("HBBI", *step) for step in (LOAD_FLAGS, DROP_IF_SYN, DROP, PASS))
+
+
+def open_port(host: str, port: int, backlog: int, scheme: str = "http") -> socket.socket:
+    """Listen, at "::" to both kinds of addresses. Raises SettingsError, in one line, where that cannot be."""
+    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    try:
+        opened = socket.create_server((host, port), family=kind, backlog=backlog, dualstack_ipv6=both)
+    except socket.gaierror as error:
+        raise SettingsError(f"host {host}: {error.strerror}") from error
+    except OSError as error:
+        raise SettingsError(f"port {port} at {host}: {os.strerror(error.errno or 0)}") from error
+    shown = f"[{host}]" if ":" in host else host
+    log.info("listening on %s://%s:%d", scheme, shown, opened.getsockname()[1])
+    return opened
 
 
 def turn_away(port: socket.socket) -> None:

@@ -25,7 +25,7 @@ from app.direct_connections import DirectConnection
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks
 from app.pidfile import pid_file
-from app.ports import turn_away
+from app.ports import open_port, turn_away
 from app.service import Service
 from app.settings import Settings
 from app.signals import Signals
@@ -162,15 +162,17 @@ class Server(uvicorn.Server):
 
 
 def serve(app: FastAPI, settings: Settings) -> int:
-    """Serve until a signal or a failure ends it, and return the exit code."""
+    """Serve until a signal or a failure ends it, and return the exit code. Raises SettingsError if a port is taken."""
     service: EngineService = app.state.service
     if settings.http_processes > 1:
         from app.processes.supervisor import supervise  # HTTP processes never need it
 
         return supervise(cast("HostService", service))
     prepare_process()
+    port = open_first_port(settings)
+    server = Server(first_port(app, service), service, second_port(service), service.reload)
     with pid_file(settings.host, settings.port):
-        Server(first_port(app, service), service, second_port(service), service.reload).run()
+        server.run([port])
     return service.lifecycle.exit_code
 
 
@@ -182,6 +184,11 @@ def prepare_process() -> None:
     gc.freeze()  # what the imports left; each full collection would look through it again, for a tenth of a second
 
 
+def open_first_port(settings: Settings) -> socket.socket:
+    """Listen on the port that answers requests. Raises SettingsError."""
+    return open_port(settings.host, settings.port, BACKLOG, "https" if settings.tls_cert else "http")
+
+
 def first_port(app: FastAPI, service: Service) -> uvicorn.Config:
     """Return the options of the port that answers requests, in this process' share of the connections."""
     settings = service.settings
@@ -191,7 +198,6 @@ def first_port(app: FastAPI, service: Service) -> uvicorn.Config:
         log.warning("the limit of open files allows for %d connections only", max_connections)
     return uvicorn.Config(
         app,
-        port=settings.port,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
@@ -200,17 +206,17 @@ def first_port(app: FastAPI, service: Service) -> uvicorn.Config:
 
 
 def second_port(service: Service) -> AdminServer | None:
-    """Return the server of the port for probes and metrics, if the settings want one."""
-    if service.settings.admin_port is None:
+    """Return the server of the port for probes and metrics, if the settings want one. Raises SettingsError."""
+    host, port = service.settings.host, service.settings.admin_port
+    if port is None:
         return None
     config = uvicorn.Config(
         create_admin_app(service),
-        port=service.settings.admin_port,
         lifespan="off",
         timeout_graceful_shutdown=1,
         **connection_options(service, ADMIN_CONNECTIONS),
     )
-    return AdminServer(config, service)
+    return AdminServer(config, service, open_port(host, port, BACKLOG))
 
 
 def connection_options(service: Service, max_connections: int, direct: Direct | None = None) -> dict[str, Any]:
@@ -225,7 +231,6 @@ def connection_options(service: Service, max_connections: int, direct: Direct | 
     )
     connection = partial(DirectConnection, direct=direct) if direct else Connection
     return {
-        "host": settings.host,
         "http": partial(connection, limits=limits),
         "ws": "none",
         "log_config": None,

@@ -41,10 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     from app.server import serve
 
     try:
-        app = create_app(settings)
+        code = serve(create_app(settings), settings)
     except SettingsError as error:
         raise SystemExit(f"resnet: error: {error}") from None
-    code = serve(app, settings)
     logging.shutdown()
     os._exit(code)  # an engine's thread may be stuck in its device, and an ordinary exit would wait for it
 

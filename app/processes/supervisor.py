@@ -20,12 +20,13 @@ from pathlib import Path
 
 import uvicorn
 
+from app.admin import AdminServer
 from app.pidfile import pid_file
 from app.processes.door import Door
 from app.processes.front import Front
 from app.processes.host import HostService
 from app.processes.http import IGNORED
-from app.server import BACKLOG, prepare_process, second_port
+from app.server import open_first_port, prepare_process, second_port
 from app.settings import Settings
 from app.signals import Signals
 
@@ -36,26 +37,28 @@ MARGIN_S = 5.0
 
 
 def supervise(service: HostService) -> int:
-    """Serve until a signal or a failure ends it, and return the exit code."""
+    """Serve until a signal or a failure ends it, and return the exit code. Raises SettingsError if a port is taken."""
     settings = service.settings
-    config = uvicorn.Config("", settings.host, settings.port, ssl_certfile=settings.tls_cert, log_config=None)
+    loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
     prepare_process()
-    with pid_file(settings.host, settings.port), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(Supervisor(service, config).run())
+    supervisor = Supervisor(service, open_first_port(settings), second_port(service))
+    with pid_file(settings.host, settings.port), asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(supervisor.run())
     return service.lifecycle.exit_code
 
 
 class Supervisor:
-    """Starts and ends the HTTP processes around the life of a service; `config` says on which port they listen."""
+    """Starts and ends the HTTP processes, which share `port`, around the life of a service."""
 
-    def __init__(self, service: HostService, config: uvicorn.Config) -> None:
+    def __init__(self, service: HostService, port: socket.socket, admin: AdminServer | None) -> None:
         self._service = service
-        self._config = config
+        self._port = port
+        self._admin = admin
         self._processes: list[subprocess.Popen[bytes]] = []
         self._end = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until a signal or a failure ends it. Exits the process, with a line in the log, if a port is taken."""
+        """Serve until a signal or a failure ends it."""
         service = self._service
         service.lifecycle.on_failure = self._end.set
         signals = Signals(
@@ -65,13 +68,12 @@ class Supervisor:
             reload=service.reload,
             at_once=self._kill,
         )
-        admin = second_port(service)
         with signals.handled():
-            async with admin.running() if admin else nullcontext():
+            async with self._admin.running() if self._admin else nullcontext():
                 try:
-                    port = self._config.bind_socket()
-                    port.listen(BACKLOG)
-                    door = Door(port, [await self._start_process(front) for front in service.fronts], service.block)
+                    door = Door(
+                        self._port, [await self._start_process(front) for front in service.fronts], service.block
+                    )
                     door.open()
                     await service.start()
                     await self._end.wait()

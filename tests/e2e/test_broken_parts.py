@@ -138,7 +138,7 @@ def test_an_engine_that_hangs_keeps_neither_a_request_nor_the_process(start_faul
 def test_an_engine_that_hangs_while_it_loads_keeps_no_process(start_faulty, monkeypatch):
     monkeypatch.setenv("FAULTY_LOAD", "1")
     service = start_faulty(wait=False)
-    service.wait_logged("Uvicorn running")
+    service.wait_logged("listening on")
     assert httpx.get(f"{service.url}/readyz").text == "the model is loading\n"
     assert ask(service, GOOD) == (503, "not-ready")
     assert service.stop() == 0

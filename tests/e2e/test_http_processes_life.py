@@ -63,7 +63,7 @@ def test_a_terminals_signal_to_every_process_is_one_signal(start, examples):
 
 def test_sigterm_while_starting_exits_0(start):
     service = start(wait=False, http_processes=2)
-    service.wait_logged("Uvicorn running")
+    service.wait_logged("listening on")
     assert service.stop() == 0
     assert "Traceback" not in service.log
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import pickle
 import signal
+import socket
 import time
 from contextlib import asynccontextmanager
 
@@ -104,7 +105,7 @@ def test_sigint_drains_as_well(start):
 
 def test_sigterm_while_starting_exits_0(start):
     service = start(wait=False)
-    while "Uvicorn running" not in service.log:
+    while "listening on" not in service.log:
         assert service.process.poll() is None
         time.sleep(0.01)
     assert service.stop() == 0
@@ -117,6 +118,18 @@ def test_a_second_signal_ends_it_at_once(start):
         time.sleep(0.01)
     assert httpx.get(f"{service.url}/readyz").status_code == 503
     assert service.stop() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("http_processes", [1, 2])
+@pytest.mark.parametrize("taken", ["port", "admin_port"])
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(start, taken, http_processes):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = other.getsockname()[1]
+        service = start(wait=False, http_processes=http_processes, **{taken: number})
+        assert service.process.wait(timeout=60) == 1
+    assert service.log.splitlines()[-1] == f"resnet: error: port {number} at 127.0.0.1: Address already in use"
+    assert "self-test" not in service.log
+    assert "Traceback" not in service.log
 
 
 def test_settings_are_logged_on_one_line_without_the_key(start):

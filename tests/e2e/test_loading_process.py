@@ -15,7 +15,7 @@ def test_it_can_be_ended_while_a_checkpoint_cannot_be_read_to_its_end(start, tmp
     os.mkfifo(endless)
     service = start(wait=False, device="cpu", weights=endless)
     with read_by_somebody(endless) as fifo:
-        service.wait_logged("Uvicorn running on")
+        service.wait_logged("listening on")
         assert httpx.get(f"{service.url}/livez").status_code == 200
         assert httpx.get(f"{service.url}/readyz").text == "the model is loading\n"
         assert service.stop() == 0

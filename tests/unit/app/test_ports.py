@@ -1,4 +1,4 @@
-"""A port that is about to close: who is there is served, nobody else comes in."""
+"""A port that opens, or says in one line why it cannot; and one that is about to close: nobody else comes in."""
 
 import select
 import socket
@@ -7,9 +7,37 @@ import sys
 import pytest
 
 from app import ports
-from app.ports import turn_away
+from app.ports import open_port, turn_away
+from app.settings import SettingsError
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with open_port("127.0.0.1", 0, 8) as first:
+        number = first.getsockname()[1]
+        with pytest.raises(SettingsError) as refused:
+            open_port("127.0.0.1", number, 8)
+    assert str(refused.value) == f"port {number} at 127.0.0.1: Address already in use"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_so_is_an_address_that_is_not_this_hosts(host):
+    with pytest.raises(SettingsError, match=host) as refused:
+        open_port(host, 0, 8)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"), [("::", "127.0.0.1"), ("::", "::1"), ("::1", "::1"), ("0.0.0.0", "127.0.0.1")]
+)
+def test_it_listens_at_every_address_where_it_should(host, asked, caplog):
+    caplog.set_level("INFO")
+    with open_port(host, 0, 8, "https") as opened:
+        number = opened.getsockname()[1]
+        socket.create_connection((asked, number), timeout=10).close()
+    shown = f"[{host}]" if ":" in host else host
+    assert f"listening on https://{shown}:{number}" in caplog.text
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
@@ -33,6 +61,7 @@ def is_in(client):
     return bool(select.select([], [client], [], 0.1)[1])
 
 
+@linux
 def test_who_is_there_is_served_and_nobody_else_comes_in(port):
     with comer(port) as early:
         assert is_in(early)
@@ -51,6 +80,7 @@ def test_who_is_there_is_served_and_nobody_else_comes_in(port):
                 assert early.recv(16) == b"answer"
 
 
+@linux
 def test_where_it_is_forbidden_the_port_is_as_it_was(port, monkeypatch):
     monkeypatch.setattr(ports, "SO_ATTACH_FILTER", 9999)
     turn_away(port)
