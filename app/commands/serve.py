@@ -22,7 +22,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal or a failure ends it."""
-    signal.signal(signal.SIGTERM, _over_already)
     settings = read_settings(arguments)
     set_up_logging(settings.log_level, settings.log_format)
     effective = " ".join(f"{name}={value}" for name, value in settings.model_dump(mode="json").items())
@@ -46,11 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise SystemExit(f"resnet: error: {error}") from None
     logging.shutdown()
     os._exit(code)  # an engine's thread may be stuck in its device, and an ordinary exit would wait for it
-
-
-def _over_already(_number: int, _frame: FrameType | None) -> None:
-    """Stand in until the server has its own handler: a container's first process would ignore SIGTERM by default."""
-    os._exit(0)  # nothing was accepted yet
 
 
 def _too_early(_number: int, _frame: FrameType | None) -> None:
