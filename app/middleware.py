@@ -117,8 +117,10 @@ class RequestContext:
                 await send(first)
             await send(message)
 
+        # What answers GET answers HEAD (RFC 9110): the connection leaves the body out, by its own scope.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self.app(scope, body.receive, send_with_headers)
+            await self.app(inner, body.receive, send_with_headers)
         except asyncio.CancelledError:  # the drain's time is over, perhaps while the rest of a refused body was read
             body.give_up()
             if not sent:
@@ -128,7 +130,7 @@ class RequestContext:
             if not sent:
                 await problem_response(ServiceError(), request_id)(scope, receive, send_with_headers)
         finally:
-            self._record(scope, request_id, status, time.perf_counter() - started)
+            self._record(inner, request_id, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")

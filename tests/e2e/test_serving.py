@@ -143,3 +143,15 @@ def test_on_a_cpu_no_torch_is_loaded(start):
     maps = Path(f"/proc/{service.process.pid}/maps").read_text()
     assert "openvino" in maps
     assert "libtorch" not in maps
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/model", "/docs", "/openapi.json"])
+def test_head_is_get_without_the_body(service, path):
+    with httpx.Client(base_url=service.url, timeout=30) as http:
+        for _ in range(2):  # the connection goes on where it should
+            head, get = http.head(path), http.get(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"] == get.headers["content-type"]
+            assert int(head.headers["content-length"]) > 0
+        assert http.head("/nowhere").status_code == 404
+        assert http.head("/predict").status_code == 405
