@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from app.connection_limits import ConnectionLimits
 from app.conversation import WHEN_GONE, WHOLE
 from app.dates import date_line
-from app.errors import HeaderTooSlow, MalformedRequest, ServiceError
+from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, ServiceError
 from app.parsing import ParsingConnection, UvicornOptions
 from app.problems import Headers, problem_answers
 from app.request_ids import new_request_id
@@ -29,7 +29,6 @@ LINGER_S = 1.0
 # Who has asked for leave to send its body and is refused may send it all the same, without having waited.
 LINGER_FOR_BODY_S = 5.0
 LINGER_FOR_BODY_BYTES = 64 << 20
-TOO_MANY_CONNECTIONS = "too-many-connections"
 
 
 class Connection(ParsingConnection):

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+# The metrics' reason for connections that are closed unanswered.
+TOO_MANY_CONNECTIONS = "too-many-connections"
+
 
 class ServiceError(Exception):
     """A problem that a client is told of. `code` is stable and also the metrics' reason."""

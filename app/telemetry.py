@@ -20,6 +20,13 @@ from prometheus_client import (
     generate_latest,
 )
 
+from app.errors import TOO_MANY_CONNECTIONS, ClientGone, ServiceError
+
+# What a request, or a connection, is refused for.
+KINDS: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
+REASONS = [kind.code for kind in KINDS if kind is not ClientGone]
+REASONS.append(TOO_MANY_CONNECTIONS)
+
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -74,7 +81,8 @@ class Telemetry:
         self.ready = Gauge("resnet_ready", "1 when a prediction would succeed, else 0", registry=registry)
         # Looking up a label costs more than counting does.
         self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        self._refused: dict[str, Counter] = {}
+        # From zero on: who watches for an increase would not see the first of a kind.
+        self._refused: dict[str, Counter] = {reason: self.rejected.labels(reason) for reason in REASONS}
 
     def watch(self, queued_images: Callable[[], float], ready: Callable[[], bool]) -> None:
         """Read the queue's depth, readiness and the running event loop's tasks when metrics are asked for."""

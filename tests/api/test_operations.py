@@ -39,6 +39,14 @@ async def test_metrics_have_the_names_of_the_contract(client):
     assert "/nothing" not in text
 
 
+async def test_every_reason_to_refuse_is_counted_from_zero_on(client):
+    """Who watches for an increase would not see the first of a kind."""
+    text = (await client.get("/metrics")).text
+    for reason in ("queue-full", "unauthorized", "not-ready", "internal-error", "too-many-connections"):
+        assert f'resnet_rejected_total{{reason="{reason}"}} 0.0' in text
+    assert "client-gone" not in text
+
+
 async def test_images_are_counted_by_what_became_of_them(client):
     await client.post("/predict", files=[("file", encode(noise())), ("file", b"junk")])
     await client.post("/predict", content=b"junk", headers=PNG)

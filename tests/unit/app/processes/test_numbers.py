@@ -32,7 +32,7 @@ def test_of_one_process_nothing_changes():
 def test_counters_and_histograms_are_sums_and_gauges_the_engines():
     engine, first, second = telemetry(), telemetry(requests=2, shift=1), telemetry(requests=5, shift=1)
     engine.batch_done(7, 0.01)
-    first.rejected.labels("queue-full").inc()  # nobody else knows this one
+    first.rejected.labels("of-its-own").inc()  # nobody else knows this one
     numbers = [numbers_of(one.registry) for one in (engine, first, second)]
     values = values_of(merged(numbers[0], numbers[1:]))
     assert values["resnet_requests_total", ("route", "/predict"), ("status", "200")] == 7
@@ -41,7 +41,7 @@ def test_counters_and_histograms_are_sums_and_gauges_the_engines():
     assert values["resnet_decode_seconds_bucket", ("le", "0.005")] == 7
     assert values["resnet_predictions_total", ("label", "class3")] == 7
     assert values["resnet_batch_images_sum",] == 7
-    assert values["resnet_rejected_total", ("reason", "queue-full")] == 1
+    assert values["resnet_rejected_total", ("reason", "of-its-own")] == 1
     assert values["resnet_queue_images",] == 11
     assert values["resnet_ready",] == 1
     assert values["resnet_tasks",] == 15
