@@ -2,6 +2,7 @@
 
 import re
 
+from app.processes.supervisor import MARGIN_S
 from app.settings import Settings
 from tests.conftest import ROOT
 
@@ -25,3 +26,11 @@ def test_what_the_image_sets_is_not_unset():
     assert set_by_image
     for name, value in set_by_image.items():
         assert f"      {name}: ${{{name}:-{value}}}\n" in COMPOSE
+
+
+def test_a_drain_of_the_usual_length_is_not_cut_short():
+    """With HTTP processes it is longest: each has the header's time for last handshakes."""
+    settings = Settings()
+    delay_s = int(re.search(r"RESNET_DRAIN_DELAY_S:-(\d+)", COMPOSE)[1])
+    grace_s = int(re.search(r"stop_grace_period: \$\{GRACE:-(\d+)s\}", COMPOSE)[1])
+    assert grace_s > delay_s + settings.drain_timeout_s + settings.header_timeout_s + MARGIN_S
