@@ -158,7 +158,10 @@ class ParsingConnection(HttpToolsProtocol):
                 raise ValueError("a coding that nothing here undoes")
         if size > MAX_HEADER_BYTES:
             raise ValueError("the header is too large")
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+        version = self.parser.get_http_version()
+        if version not in {"1.1", "1.0"}:
+            raise ValueError("a version that is not spoken here")
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
             raise ValueError("a request of HTTP/1.1 names exactly one host")
         if not self.parser.should_upgrade():  # else it comes again: see `_without_upgrade`
             self._begin_request()

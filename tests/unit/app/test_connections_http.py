@@ -107,6 +107,8 @@ NOT_HTTP = {
     "two lengths": b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
     "a coding": b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
     "a tunnel": b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
+    "another version": b"GET / HTTP/2.0\r\nhost: x\r\n\r\n",
+    "an old version": b"GET / HTTP/0.9\r\nhost: x\r\n\r\n",
     "a target that is none": b"GET :x HTTP/1.1\r\nhost: x\r\n\r\n",
     "an endless target, and no HTTP then": b"GET /" + b"x" * 70_000 + b" HTTP/9\r\n",
     "many upgrades": b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n" * 2000,
