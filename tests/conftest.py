@@ -9,6 +9,13 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items):
+    """What takes minutes may take an hour on a slow machine."""
+    for item in items:
+        if item.get_closest_marker("chaos"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
