@@ -73,10 +73,11 @@ class Connection(ParsingConnection):
     def data_received(self, data: bytes) -> None:
         """Take bytes of a header or a body; those that follow a refusal are thrown away."""
         self.heard = True
-        if self._refused():
+        if self._linger_timer is not None:
             self._linger_bytes -= len(data)
             if self._linger_bytes < 0:
                 self.transport.abort()
+        if self._refused():
             return
         if self._unparsed:  # was on its way already when reading was switched off
             self._unparsed += data

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from app.conversation import WHOLE
 from app.parsing import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, MAX_UPGRADES, PIECE_BYTES
 from tests.connections import REQUEST, Port, answer, echo, ended
 
@@ -63,6 +64,35 @@ async def test_only_who_knows_interim_answers_is_told_to_go_on(version, interim)
     await ended(protocol)
     assert transport.sent.count(b"100 Continue") == interim
     assert transport.sent.endswith(b"hello")
+
+
+async def refuse(scope, _receive, _send):
+    await scope["extensions"][WHOLE]["respond"](413, [(b"connection", b"close")], b"no")
+
+
+async def test_what_a_refused_client_sends_without_leave_is_thrown_away_for_a_while(monkeypatch):
+    monkeypatch.setattr("app.connections.LINGER_FOR_BODY_S", 0.01)
+    protocol, transport = Port(refuse).connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n")
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 413 ")
+    assert (transport.half_closed, transport.closed.is_set(), protocol.timeout_keep_alive_task) == (True, False, None)
+    protocol.data_received(b"x" * 100 + REQUEST)
+    assert transport.sent.count(b"HTTP/1.1 ") == 1
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert not transport.aborted
+
+
+async def test_so_much_of_it_that_it_is_an_attack_is_not(monkeypatch):
+    monkeypatch.setattr("app.connections.LINGER_FOR_BODY_BYTES", 1000)
+    protocol, transport = Port(refuse).connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9999\r\n\r\n")
+    await ended(protocol)
+    protocol.data_received(b"x" * 1000)
+    assert not transport.aborted
+    protocol.data_received(b"x")
+    assert transport.aborted
+    protocol.connection_lost(None)
 
 
 async def target(scope, _receive, send):
