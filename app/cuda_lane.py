@@ -9,14 +9,15 @@ they are two more calls, and take the images that there are rather than the padd
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Whatever a library sets up when it first sees a shape must have happened before the recording.
+# Whatever a library sets up when it first sees a shape must have happened before the recording: cuDNN's search, too.
 WARM_UP_RUNS = 3
 
 # Streams that closed lanes have left, by device. torch hands out 32 of them in turn, for ever: after some reloads a new
@@ -33,6 +34,22 @@ def take_stream(device: torch.device) -> torch.cuda.Stream:
         return _idle_streams[device].pop()
     except IndexError:
         return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def cudnn_searches(wanted: bool) -> Iterator[None]:
+    """Let cuDNN time what it has for each new shape and take the quickest, rather than what it guesses to be that.
+
+    What was found is kept for the thread and the shape, and used whether this is on or not. It has to be off in a
+    recording: the search waits for the device, and would begin anew if what it found did not get its memory there. It
+    is a switch of the whole process, but what serves meanwhile only launches graphs.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 class CudaLane:
@@ -64,7 +81,10 @@ class CudaLane:
 
     @torch.inference_mode()
     def prepare(self, size: int) -> None:
-        """Record the graph for `size` images. Raises RuntimeError if it cannot be recorded, or memory is too small."""
+        """Record the graph for `size` images, of the quickest kernels that cuDNN finds.
+
+        Raises RuntimeError if it cannot be recorded, or memory is too small.
+        """
         if size in self._graphs:
             return
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # weights and buffers come from there
@@ -72,13 +92,17 @@ class CudaLane:
         # A stream that was set again here: torch.cuda.graph leaves its own set when a recording fails.
         with torch.cuda.stream(self._stream):
             images.zero_()  # so that logits of these images cannot pass for those of others
-            for _ in range(WARM_UP_RUNS):
-                logits.copy_(self._forward(images))
+            with cudnn_searches(True):
+                for _ in range(WARM_UP_RUNS):
+                    logits.copy_(self._forward(images))
             self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()
             try:
                 # Of this thread only: while an engine is loaded another one serves in its own, and may allocate.
-                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                with (
+                    cudnn_searches(False),
+                    torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+                ):
                     logits.copy_(self._forward(images))
             except torch.OutOfMemoryError:
                 # The recording itself has ended well, else its end had raised another error in place of this one. The

@@ -105,6 +105,21 @@ def test_each_size_is_proven_once_in_each_lane_before_anything_is_computed_there
     assert backend.way == "way 0"
 
 
+def test_cudnn_searches_for_a_lane_before_eager_has_settled_on_its_guess():
+    lane = PretendedLane()
+    backend = make([lane])
+    lane.prepare = lambda _size: backend.eager.batches.append("prepare")
+    backend.logits(images(1))
+    assert backend.eager.batches == ["prepare", 1]
+
+
+def test_what_the_search_worked_in_is_given_back_before_ready(monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    make([PretendedLane()]).settle()
+    assert emptied
+
+
 def swapped(images):
     return logits_of(images)[::-1]
 

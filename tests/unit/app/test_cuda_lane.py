@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.cuda_lane import CudaLane, take_stream
+from app.cuda_lane import WARM_UP_RUNS, CudaLane, take_stream
 from app.lanes import Lanes
 from tests.fake_cuda import FakeCuda
 
@@ -100,6 +100,29 @@ def test_what_was_set_up_at_the_first_sight_of_a_shape_is_not_recorded():
     lane.prepare(2)
     lane.start(images(2), 2)
     np.testing.assert_allclose(lane.finish(), expected(images(2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("set_before", [False, True])
+def test_cudnn_searches_before_the_recording_and_never_within_it(cuda, monkeypatch, set_before):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", set_before)
+    seen = []
+
+    def compute(batch):
+        seen.append((bool(cuda.modes), torch.backends.cudnn.benchmark))
+        return forward(batch)
+
+    make_lane(compute).prepare(2)
+    assert seen == [(False, True)] * WARM_UP_RUNS + [(True, False)]
+    assert torch.backends.cudnn.benchmark is set_before
+
+
+def test_the_search_ends_with_what_fails(cuda):
+    def fails(_batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        make_lane(fails).prepare(2)
+    assert not torch.backends.cudnn.benchmark
 
 
 @pytest.mark.usefixtures("cuda")
