@@ -5,17 +5,29 @@ This room and the backends that it opens, but for app/mnn_backend.py, bring torc
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 
 import torch
 
+from app.agreement import BOUND, spread
+from app.batch_sizes import ladder
 from app.cores import available_cores
-from app.cuda_backend import open_cuda_backend
+from app.cuda_backend import PIECE, CudaBackend, distinct, open_cuda_backend
 from app.engine import Backend, EngineUnavailable
 from app.settings import Settings
 from app.torch_backend import TorchBackend
 from model.checkpoint import Checkpoint
 from model.precision import has_fast_bfloat16
+
+log = logging.getLogger(__name__)
+
+# What "auto" takes on CUDA in place of a precision whose answers move too much with the size of a batch. float16 is as
+# fast as bfloat16 and rounds to an eighth of it; its smaller range is checked when a size is proven (cuda_backend.py).
+FINER = {"bfloat16": "float16", "float16": "float32"}
+
+# So many pictures are compared in batches of each size.
+COMPARED = 32
 
 
 def resolve(settings: Settings) -> tuple[str, str, str]:
@@ -45,8 +57,10 @@ def open_backend(source: Checkpoint, settings: Settings) -> Backend:
     if runtime == "torch":
         if precision == "int8":
             raise EngineUnavailable("precision int8 needs device cpu and OpenVINO")
-        opened = TorchBackend if torch.device(device).type == "cpu" else open_cuda_backend
-        return opened(source, device, precision, settings.threads or available_cores())
+        threads = settings.threads or available_cores()
+        if torch.device(device).type == "cpu":
+            return TorchBackend(source, device, precision, threads)
+        return _open_on_cuda(source, settings, device, precision, threads)
     if device != "cpu":
         raise EngineUnavailable(f"runtime {runtime} needs device cpu")
     if not find_spec("openvino"):
@@ -54,3 +68,39 @@ def open_backend(source: Checkpoint, settings: Settings) -> Backend:
     from app.mnn_backend import open_on_cpu
 
     return open_on_cpu(source, settings)
+
+
+def _open_on_cuda(source: Checkpoint, settings: Settings, device: str, precision: str, threads: int) -> CudaBackend:
+    """Open the network in a precision whose answers agree between batch sizes, if the settings leave it open."""
+    while True:
+        backend = open_cuda_backend(source, device, precision, threads)
+        try:
+            off = _spread(source, settings, backend)
+        except BaseException:
+            backend.close()
+            raise
+        finer = FINER.get(precision) if settings.precision == "auto" else None
+        if off <= BOUND or finer is None:
+            break
+        backend.close()
+        log.warning("not in %s but in %s: %s", precision, finer, _too_much(off))
+        precision = finer
+    if off > BOUND:
+        log.warning("in %s %s", precision, _too_much(off))
+    return backend
+
+
+def _too_much(off: float) -> str:
+    return f"probabilities move by {off:.4f} with the size of the batch, more than the promised {BOUND}"
+
+
+def _spread(source: Checkpoint, settings: Settings, backend: CudaBackend) -> float:
+    """Measure with the sizes that batches may have; all of them are to be run before ready in any case."""
+    calibration = source.metadata.calibration
+    sizes = settings.batch_sizes or ladder(min(PIECE, settings.max_queue_images))
+    pictures = distinct(source.self_test_images.numpy(), COMPARED)
+    return spread(
+        lambda images: calibration.probabilities_of(backend.logits(images)),
+        pictures,
+        {min(size, PIECE) for size in sizes},
+    )

@@ -84,7 +84,7 @@ def contenders(
         if find_spec("onnxruntime") and find_spec("onnx"):
             made["ONNX Runtime float32"] = lambda: _onnx_runtime(source, settings.threads)
     else:
-        for precision in ("float32", "bfloat16"):
+        for precision in ("float32", "bfloat16", "float16"):
             made[f"CUDA graphs {precision}"] = partial(_cuda_graphs, source, settings, device, precision)
         # torch's own way to CUDA graphs.
         reduced = partial(_compiled, source, torch.bfloat16, device, mode="reduce-overhead")

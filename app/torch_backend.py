@@ -21,7 +21,7 @@ from model.transforms import normalise
 
 
 class TorchBackend:
-    """Batch norm folded, channels last, in float32 or bfloat16 (`precision`)."""
+    """Batch norm folded, channels last, in float32, bfloat16 or float16 (`precision`)."""
 
     runtime = "torch"
     split_batches = False
@@ -31,7 +31,8 @@ class TorchBackend:
         self._device = torch.device(device)
         self.device = str(self._device)
         self.dtype = precision
-        self._dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
+        dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+        self._dtype = dtypes[precision]
         torch.set_num_threads(threads)
         network = fold_batch_norm(source.network())
         self.network = network.to(self._device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -7,9 +7,10 @@ import torch
 from app import cuda_backend
 from app.backends import open_backend
 from app.batches import EngineBroken, EngineOutOfMemory
-from app.cuda_backend import CudaBackend, Way, open_cuda_backend
+from app.cuda_backend import CudaBackend, Way, distinct, open_cuda_backend
 from app.engine import CheckpointEngine
 from app.settings import SHIPPED_WEIGHTS, Settings
+from app.torch_backend import TorchBackend
 from model import checkpoint
 from tests.fake_cuda import FakeCuda
 
@@ -265,8 +266,7 @@ def test_a_lost_context_is_met_by_the_eager_network():
 
 
 def test_no_two_pictures_are_alike():
-    pictures = make([PretendedLane()])._pictures(6)
-    assert len({picture.tobytes() for picture in pictures}) == 6
+    assert len({picture.tobytes() for picture in distinct(EXAMPLES, 6)}) == 6
 
 
 def test_close_closes_all():
@@ -318,9 +318,14 @@ def test_an_engine_over_it_passes_its_self_test_and_is_warm_once_prepared(real, 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_gets_this_backend(source, device, monkeypatch):
     opened = []
-    monkeypatch.setattr("app.backends.open_cuda_backend", lambda *arguments: opened.append(arguments))
-    open_backend(source, Settings(device=device, precision="float32", threads=3))
-    assert opened == [(source, device, "float32", 3)]
+
+    def opening(*arguments):
+        opened.append(arguments)
+        return TorchBackend(source, "cpu", *arguments[2:])
+
+    monkeypatch.setattr("app.backends.open_cuda_backend", opening)
+    open_backend(source, Settings(device=device, precision="float32", threads=1, batch_sizes=(1,)))
+    assert opened == [(source, device, "float32", 1)]
 
 
 def test_lanes_that_were_opened_before_one_failed_are_closed_again(monkeypatch):
