@@ -168,12 +168,21 @@ def test_a_serving_lane_has_its_stream_alone_after_many_reloads(source):
     live.close()
 
 
+def allow_no_more_memory():
+    total = torch.cuda.get_device_properties(DEVICE).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**20) / total)
+
+
+def open_lanes_with(forward, source):
+    size, classes = source.metadata.input_size, len(source.metadata.classes)
+    return [CudaLane(forward, torch.device(DEVICE), PIECE, size, classes) for _ in range(LANES)]
+
+
 def test_too_little_memory_is_told_and_leaves_the_way_open(source, pictures):
     backend = open_cuda_backend(source, DEVICE, "float32", 1)
     backend.logits(pictures[:1])
     torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(DEVICE).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**20) / total)
+    allow_no_more_memory()
     try:
         with pytest.raises(EngineOutOfMemory):
             backend.logits(pictures[:PIECE])
@@ -181,6 +190,33 @@ def test_too_little_memory_is_told_and_leaves_the_way_open(source, pictures):
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert backend.way != "eager"
     require_same(backend, pictures[:PIECE])
+    backend.close()
+
+
+def test_too_little_memory_in_the_midst_of_a_recording_is_told_and_leaves_the_way_open(source, pictures, caplog):
+    eager = open_cuda_backend(source, DEVICE, "float32", 1).eager
+    network = FusedNetwork(eager.network, PlainKernels())
+    recorded = []
+
+    def scarce(images):
+        if torch.cuda.is_current_stream_capturing():
+            recorded.append(len(images))
+            if len(recorded) == 1:
+                allow_no_more_memory()
+        return eager.logits_by(network, images)
+
+    ways = [Way("scarce", lambda: open_lanes_with(scarce, source))]
+    backend = CudaBackend(eager, ways, source.self_test_images.numpy(), ladder(PIECE))
+    try:
+        with pytest.raises(EngineOutOfMemory):
+            backend.logits(pictures[:PIECE])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert recorded == [PIECE]  # what was warmed up before has fitted
+    require_same(backend, pictures[:PIECE])
+    assert backend.way == "scarce"
+    assert recorded == [PIECE] * 2
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
     backend.close()
 
 
@@ -192,11 +228,7 @@ def test_what_cannot_be_recorded_leaves_a_device_that_works(source, pictures, ca
         logits = good.eager.logits_by(network, images)
         return logits + 0 * logits.sum().item()  # the host waits for the device, which no recording allows
 
-    def open_lanes():
-        size, classes = source.metadata.input_size, len(source.metadata.classes)
-        return [CudaLane(waiting, torch.device(DEVICE), PIECE, size, classes) for _ in range(LANES)]
-
-    ways = [Way("waiting", open_lanes), *good._ways]
+    ways = [Way("waiting", lambda: open_lanes_with(waiting, source)), *good._ways]
     backend = CudaBackend(good.eager, ways, source.self_test_images.numpy(), ladder(PIECE))
     require_same(backend, pictures[:300])
     assert backend.way != "waiting"
