@@ -86,12 +86,16 @@ evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoi
 		--json $(RECORDS)/evaluate_checkpoint.json
 	$(BIN)/python -m benchmarks.model_card
 
-bench: $(VENV)/.installed ## measure engine and service on this machine, some five minutes
+bench: $(VENV)/.installed ## measure engine and service on this machine's CPU, some five minutes
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	mkdir -p $(RECORDS)
-	$(BIN)/resnet bench engine --sizes 1,8,32 --rounds 11 --json $(RECORDS)/engine_cpu.json
+	$(BIN)/resnet bench engine --device cpu --sizes 1,8,32 --rounds 11 --json $(RECORDS)/engine_cpu.json
 	$(BIN)/python -m benchmarks.service --data $(DATA)
 	$(BIN)/python -m benchmarks.readme_figures
+
+bench-cuda: $(VENV)/.installed ## measure the engine on this machine's GPU: benchmarks/engine_cuda.json
+	mkdir -p $(RECORDS)
+	$(BIN)/resnet bench engine --device cuda --rounds 11 --json $(RECORDS)/engine_cuda.json
 
 bench-load: $(VENV)/.installed ## measure int8, precisions, random arrivals, large requests: a quarter of an hour
 	$(BIN)/python -m benchmarks.service --data $(DATA) --precision int8

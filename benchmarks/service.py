@@ -1,7 +1,8 @@
 """The service as a whole, in the real process: time to ready, one client, 64 clients, and the whole test set over HTTP.
 
 The engine by itself is measured before and after each run: what the service reaches of it is the figure that holds
-elsewhere. The service is given what the engine found out at its start, so that both compute in the same way.
+elsewhere. The service is given what the engine found out at its start, so that both compute in the same way. All of
+it is on the CPU, also where there is a GPU.
 
 python -m benchmarks.service --data FOLDER
 """
@@ -45,7 +46,7 @@ def one_round(wrk: list[str] | None, service: ServiceProcess, clients: int) -> d
 def seconds_to_ready(folder: Path, precision: str) -> float:
     """Start a service that measures for itself what its engine does best, and stop it again."""
     started = time.perf_counter()
-    with service_process(folder / "start.log", precision=precision) as service:
+    with service_process(folder / "start.log", device="cpu", precision=precision) as service:
         service.wait_ready()
         return time.perf_counter() - started
 
@@ -77,12 +78,12 @@ def main() -> None:
     data, suffix = arguments.data, "" if arguments.precision == "auto" else f"_{arguments.precision}"
     picture = (FOLDER.parent / "examples" / "cat.png").read_bytes()
     runs: list[tuple[str, dict[str, float]]] = []
-    engine = load_engine(Settings(precision=arguments.precision))
+    engine = load_engine(Settings(device="cpu", precision=arguments.precision))
     images = examples(engine.batch_sizes[-1])
     wrk = closed_loop.find_wrk()
     with tempfile.TemporaryDirectory() as folder:
         ready_s = seconds_to_ready(Path(folder), arguments.precision)
-        with service_process(Path(folder) / "serve.log", **engine.tuning) as service:
+        with service_process(Path(folder) / "serve.log", device="cpu", **engine.tuning) as service:
             service.wait_ready()
             bad = bad_input_times(service, picture)
             batch, sizes = best_batch(engine, images)

@@ -39,17 +39,20 @@ class Target:
 
     what: str
     evidence: str
-    figure: Callable[..., float]
+    figure: Callable[..., float | None]
     at_least: float | None = None
     at_most: float | None = None
     form: str = ".2f"
     beside: str | None = None
 
     def reached(self, folder: Path) -> float | None:
-        """Return the figure that the files in `folder` give, or None if nothing has been measured."""
+        """Return the figure that the files in `folder` give, or None if it is not in them or there are none.
+
+        Not everything is measured everywhere: a record of another device has other contenders.
+        """
         try:
             return self.figure(*(read(name, folder) for name in (self.evidence, self.beside) if name))
-        except FileNotFoundError:
+        except (FileNotFoundError, KeyError):
             return None
 
     def judge(self, figure: float | None) -> Verdict:
@@ -72,16 +75,17 @@ def _rate(one: dict[str, Any], name: str, size: str) -> float:
     return rate
 
 
-def _of_the_fastest(size: str) -> Callable[[dict[str, Any]], float]:
+def _of_the_fastest(size: str) -> Callable[[dict[str, Any]], float | None]:
     """The service's engine over the fastest other way to compute in floats, the median of the rounds' own ratios.
 
     The contender that is the engine's own way, set up once more, is no other one: it shows how sure the figures are.
+    None where the engine was measured alone.
     """
 
-    def figure(one: dict[str, Any]) -> float:
+    def figure(one: dict[str, Any]) -> float | None:
         rounds_s, own = one["rounds_s"], {"engine", one.get("engine_is")}
         others = [rounds_s[name][size] for name in rounds_s if "int8" not in name and name not in own]
-        return min(engine_over(rounds, rounds_s["engine"][size]) for rounds in others)
+        return min((engine_over(rounds, rounds_s["engine"][size]) for rounds in others), default=None)
 
     return figure
 
@@ -272,7 +276,8 @@ def row(target: Target) -> tuple[Verdict, str]:
 def _machine(folder: Path) -> str:
     """Say on what and when the figures of a machine were taken."""
     names = {name for targets in TARGETS.values() for target in targets for name in (target.evidence, target.beside)}
-    found = [read(name, folder)["machine"] for name in names if name and (folder / name).is_file()]
+    records = [read(name, folder) for name in names if name and (folder / name).is_file()]
+    found = [one["machine"] for one in records if "machine" in one]
     dates = sorted({machine["date"] for machine in found})
     whole = sorted(
         {f"{one['cores']} cores of an {one['processor']} ({', '.join(one['instructions'])})" for one in found}

@@ -50,6 +50,18 @@ def test_a_missed_target_fails_and_so_does_one_that_nothing_was_measured_for(
     assert "- first: 2 cores of an P (i, j), 2000-01-05\n- second: nothing measured" in page
 
 
+def test_what_a_record_does_not_hold_was_not_measured(evidence, monkeypatch, tmp_path):
+    evidence("rate.json", other=1)
+    evidence("engine.json", rounds_s={"engine": {"1": [[1]]}})
+    (tmp_path / "first" / "time.json").write_text("{}")
+    alone = Target("alone", "engine.json", targets._of_the_fastest("1"), at_least=0.9)
+    unknown = Target("of another size", "engine.json", targets._of_the_fastest("8"), at_least=0.9)
+    several = [LEAST, MOST, alone, unknown]
+    monkeypatch.setattr(targets, "TARGETS", {"All": several})
+    assert [targets.row(target)[0] for target in several] == [Verdict.NOT_MEASURED] * 4
+    assert targets.main() == 2
+
+
 @pytest.mark.parametrize(("first", "second", "verdict"), [(0.9, 0.9, Verdict.MET), (0.9, 0.8, Verdict.MISSED)])
 def test_a_target_is_met_where_every_machine_measured_meets_it(evidence, monkeypatch, first, second, verdict):
     evidence("rate.json", rate=first)
