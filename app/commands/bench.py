@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from app.contenders import Run
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-PRODUCT_SIDE = 4096
 PAUSE_S = 0.1
+
+# The side of the matrices whose product is the ceiling, and how many of them are timed together: of one such product on
+# a GPU, what starts it and waits for it would be a part that shows.
+PRODUCT_SIDE = {"cpu": 4096, "cuda": 8192}
+PRODUCTS = {"cpu": 1, "cuda": 10}
 
 # Of a contender and a batch size in a round. Machines change their pace within seconds: many short turns say more than
 # few long ones.
@@ -115,12 +119,13 @@ def run(arguments: argparse.Namespace) -> int:
     rounds_s, products = _measure(runs, images, arguments.sizes, arguments.rounds, backend.device)
     operations = 2 * count_macs(source.network(), size)
     result = {
-        "command": f"resnet bench engine --sizes {','.join(map(str, arguments.sizes))} --rounds {arguments.rounds}",
+        "command": f"resnet bench engine --device {settings.device} --sizes {','.join(map(str, arguments.sizes))} "
+        f"--rounds {arguments.rounds}",
         "device": backend.device,
         "threads": threads,
         "precision": settings.precision,
         "engine_is": engine_is(backend),
-        "ceiling": _ceiling(products, operations),
+        "ceiling": _ceiling(products, PRODUCT_SIDE[backend.device.partition(":")[0]], operations),
         "left_out": left_out,
         "contenders": {name: _summary(by_size, rounds_s["engine"]) for name, by_size in rounds_s.items()},
     }
@@ -161,7 +166,8 @@ def _measure(
     threads spin for a while after their last batch, at the cost of the next.
     """
     seconds: dict[str, dict[int, list[list[float]]]] = {name: {size: [] for size in sizes} for name in runs}
-    matrices = _matrices(device)
+    kind = device.partition(":")[0]
+    matrices = _matrices(device, PRODUCT_SIDE[kind])
     products: dict[str, list[float]] = {name: [] for name in matrices}
     for number in range(rounds):
         order = [*runs][number % len(runs) :] + [*runs][: number % len(runs)]
@@ -174,12 +180,12 @@ def _measure(
                     times.append(round(_seconds(run, images[:size]), 6))
                 seconds[name][size].append(times)
         for name, matrix in matrices.items():
-            products[name].append(round(_product_s(matrix), 4))
+            products[name].append(round(_product_s(matrix, PRODUCTS[kind]), 6))
     return seconds, products
 
 
-def _matrices(device: str) -> dict[str, torch.Tensor]:
-    """Return large matrices by name of their dtype, but none in what this device only imitates: that takes minutes."""
+def _matrices(device: str, large: int) -> dict[str, torch.Tensor]:
+    """Return `large` x `large` matrices by name of their dtype, none in what the device only imitates: minutes."""
     import torch
 
     def matrix(name: str, side: int) -> torch.Tensor:
@@ -188,19 +194,23 @@ def _matrices(device: str) -> dict[str, torch.Tensor]:
     small = {name: matrix(name, SMALL_PRODUCT_SIDE) for name in ("bfloat16", "float32")}
     small_s = {name: min(_product_s(one) for _ in range(3)) for name, one in small.items()}
     slow_s = SLOW_PRODUCT_TIMES * min(small_s.values())
-    return {name: matrix(name, PRODUCT_SIDE) for name, seconds in small_s.items() if seconds <= slow_s}
+    return {name: matrix(name, large) for name, seconds in small_s.items() if seconds <= slow_s}
 
 
-def _product_s(matrix: torch.Tensor) -> float:
+def _product_s(matrix: torch.Tensor, times: int = 1) -> float:
+    """Return the seconds that a product of the matrix with itself takes, the mean of so many, one after the other."""
     started = time.perf_counter()
-    float((matrix @ matrix)[0, 0])  # the copy waits for a GPU
-    return time.perf_counter() - started
+    for _ in range(times):
+        product = matrix @ matrix
+    float(product[0, 0])  # the copy waits for a GPU
+    return (time.perf_counter() - started) / times
 
 
-def _ceiling(products: dict[str, list[float]], operations: int) -> dict[str, Any]:
+def _ceiling(products: dict[str, list[float]], side: int, operations: int) -> dict[str, Any]:
     """Return how many images/s the machine could compute if all of it were as fast as one large matrix product."""
-    rates = {name: 2 * PRODUCT_SIDE**3 / statistics.median(times) for name, times in products.items()}
+    rates = {name: 2 * side**3 / statistics.median(times) for name, times in products.items()}
     return {
+        "product_side": side,
         "operations_per_s": {name: round(rate) for name, rate in rates.items()},
         "images_per_s": {name: round(rate / operations, 1) for name, rate in rates.items()},
     }
@@ -240,7 +250,8 @@ def _print(result: dict[str, Any]) -> None:
     for name, by_size in result["contenders"].items():
         print(f"{name:<35}" + "".join(f"{by_size[size]['engine_over_this']:>8.2f}" for size in sizes))
     ceiling = result["ceiling"]["images_per_s"]
-    print(f"\nceiling, by a product of {PRODUCT_SIDE} x {PRODUCT_SIDE} matrices: ", end="")
+    side = result["ceiling"]["product_side"]
+    print(f"\nceiling, by a product of {side} x {side} matrices: ", end="")
     print(", ".join(f"{rate} images/s in {name}" for name, rate in ceiling.items()))
     best = max(ceiling.values())
     shares = (f"{rates['images_per_s'] / best:.0%} at {size}" for size, rates in result["contenders"]["engine"].items())

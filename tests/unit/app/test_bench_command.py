@@ -50,12 +50,12 @@ def test_what_the_processor_only_imitates_is_left_out_with_a_reason(toy_weights,
     monkeypatch.setattr(contenders, "contenders", lambda *_: made)
     sides = []
 
-    def product_s(matrix):
+    def product_s(matrix, _times=1):
         sides.append((str(matrix.dtype), len(matrix)))
         return 4.1 if matrix.dtype == torch.bfloat16 else 1.0
 
     monkeypatch.setattr(bench_command, "_product_s", product_s)
-    monkeypatch.setattr(bench_command, "PRODUCT_SIDE", 600)
+    monkeypatch.setitem(bench_command.PRODUCT_SIDE, "cpu", 600)
     file = tmp_path / "engine.json"
     assert bench("--weights", toy_weights, "--sizes", "1,2", "--rounds", "1", "--json", file) == 0
     kept = json.loads(file.read_text())
@@ -65,6 +65,26 @@ def test_what_the_processor_only_imitates_is_left_out_with_a_reason(toy_weights,
     assert set(kept["ceiling"]["images_per_s"]) == {"float32"}
     assert ("torch.bfloat16", 600) not in sides
     assert "left out: hopeless" in capsys.readouterr().out
+
+
+def test_a_ceiling_of_milliseconds_is_neither_rounded_away_nor_one_products_start(monkeypatch):
+    """On a GPU: ten products of 8192 x 8192 in a row, timed together."""
+    products = []
+
+    class Matrix:
+        def __matmul__(self, other):
+            clock[0] += 0.00123456
+            products.append(other)
+            return {(0, 0): 0.0}
+
+    clock, sides = [0.0], []
+    monkeypatch.setattr(bench_command.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(bench_command, "_matrices", lambda _device, side: sides.append(side) or {"bfloat16": Matrix()})
+    _, seconds = bench_command._measure({"engine": len}, np.zeros(0), (), 1, "cuda:1")
+    assert seconds == {"bfloat16": [0.001235]}
+    assert (sides, len(products)) == ([8192], 10)
+    ceiling = bench_command._ceiling({"bfloat16": [0.001]}, 8192, 10**9)
+    assert ceiling["images_per_s"]["bfloat16"] == pytest.approx(2 * 8192**3 / 0.001 / 10**9, abs=0.1)
 
 
 @pytest.mark.parametrize("arguments", [("--sizes", "0"), ("--sizes", "a"), ("--rounds", "0")])
