@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,9 @@ class Trainer:
     With `temperature` given, nothing is fitted and the recipe may hold out no images. `init_from` is a checkpoint to
     go on from, with a recipe of its own, instead of fresh weights. `world` are the processes that share each batch;
     `compiled` runs the network through torch.compile. `progress` is told (step, steps, figures) every
-    `progress_every_s` seconds and at an epoch's end, `on_epoch` each epoch's line of metrics. The state is saved after
-    every epoch, every `save_every_s` seconds, and when `request_stop` is called.
+    `progress_every_s` seconds and at an epoch's end, `on_epoch` each epoch's line of metrics. The state is saved every
+    `save_every_s` seconds, after the last epoch, and when `request_stop` is called: an epoch on a GPU may take less
+    time than to write it.
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class Trainer:
             log.info("%s", " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()))
             if self.on_epoch is not None:
                 self.on_epoch(line)
-            self._save_state()
+            self._after_epoch()
         if self.world.leads:
             self._finish()
         self.world.wait()
@@ -205,13 +207,26 @@ class Trainer:
         if self.world.size > 1 and tally.steps % AGREE_EVERY_STEPS and not last:
             return  # processes save and stop together; asking each other at every step would cost too much
         stop = self.world.any(self._stop_requested, self.device)
-        if stop or self.world.any(now - self._saved_at >= self.save_every_s, self.device):
+        if stop or self._is_time_to_save(now):
             self._check_finite(float(self.world.sum(tally.loss_sum.clone())))
             self._count_seconds()
             self._save_state()
             self._counted_until = time.monotonic()
         if stop:
             raise Stopped(f"stopped in epoch {self.epoch + 1}; the same command goes on from {self.folder.path}")
+
+    def _after_epoch(self) -> None:
+        """Save the state and stop, each where it is time for it; what the last epoch leaves is always saved."""
+        last = self.epoch == self.recipe.epochs
+        stop = not last and self.world.any(self._stop_requested, self.device)
+        if last or stop or self._is_time_to_save(time.monotonic()):
+            self._save_state()
+        if stop:
+            raise Stopped(f"stopped after epoch {self.epoch}; the same command goes on from {self.folder.path}")
+
+    def _is_time_to_save(self, now: float) -> bool:
+        """Return what all processes agree on: whether one of them has not saved for long enough."""
+        return self.world.any(now - self._saved_at >= self.save_every_s, self.device)
 
     def _check_finite(self, loss: float) -> None:
         """Raise TrainingError if the loss is no number, before such a state is saved."""
@@ -220,8 +235,9 @@ class Trainer:
             kept = f"the last good state is kept in {self.folder.path}" if saved else "no state was saved yet"
             raise TrainingError(f"the loss is {loss} in epoch {self.epoch + 1}: {kept}; try a lower --learning-rate")
 
+    @cached_property
     def _identity(self) -> str:
-        """Return what must be the same for a saved state to be gone on from."""
+        """What must be the same for a saved state to be gone on from; all images are hashed for it."""
         start = self.init_from.version if self.init_from else None
         images = self.full.fingerprint()
         return json.dumps({**self.recipe.to_dict(), "init_from": start, "images": images}, sort_keys=True)
@@ -236,7 +252,7 @@ class Trainer:
             "seconds": self.tally.seconds,
         }
         if self.world.leads:
-            done = {"recipe": self._identity(), "epoch": self.epoch, "seconds": self.seconds, "tally": tally}
+            done = {"recipe": self._identity, "epoch": self.epoch, "seconds": self.seconds, "tally": tally}
             self.folder.save_state(done | self.learner.state_dict())
 
     def _resume(self) -> None:
@@ -251,7 +267,7 @@ class Trainer:
             raise TrainingError(f"not all processes find the same state in {self.folder.path}: --out must be shared")
         if state is None:
             return
-        if state["recipe"] != self._identity():
+        if state["recipe"] != self._identity:
             raise TrainingError(
                 f"{self.folder.path} holds a run with another recipe or other images: give another --out"
             )

@@ -73,7 +73,7 @@ def test_too_little_memory_is_said_in_one_line(
 
 
 def crash_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make trainers fail when they have written the line of an epoch and not yet its state."""
+    """Make trainers save at every epoch's end, and fail when they have written the line of one and not yet that."""
     save_state = Trainer._save_state
 
     def crash(self: Trainer) -> None:
@@ -82,6 +82,7 @@ def crash_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         save_state(self)
 
     monkeypatch.setattr(Trainer, "_save_state", crash)
+    monkeypatch.setattr(Trainer, "_is_time_to_save", lambda self, _now: self.tally.steps == 0)
 
 
 class Terminal:

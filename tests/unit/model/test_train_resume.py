@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model import checkpoint
 from model.checkpoint import Checkpoint
+from model.data import Dataset
 from model.distributed import World
 from model.learner import Learner, TrainingError
 from model.train import EpochTally, Stopped, Trainer
@@ -51,13 +52,15 @@ def interrupt_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "_train_epoch", interrupted)
 
 
+@pytest.mark.parametrize("save_every_s", [0.0, math.inf])
 def test_resumed_run_equals_an_undisturbed_one(
-    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, save_every_s: float
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt_in_epoch(2, patch)
         with pytest.raises(Interrupted):
-            trainer(tmp_path).run()
+            trainer(tmp_path, save_every_s=save_every_s).run()
+    assert (tmp_path / "state.pt").exists() == (save_every_s == 0)
     assert not (tmp_path / "checkpoint.safetensors").exists()
     resumed = trainer(tmp_path)
     torch.manual_seed(1234)  # random numbers come from (seed, epoch) alone
@@ -102,6 +105,63 @@ def test_state_is_saved_while_an_epoch_lasts(tmp_path: Path, monkeypatch: pytest
     assert (state["epoch"], state["tally"]["steps"]) == (0, 3)
 
 
+def saved_positions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Keep where in the run a state was saved: epochs done, and steps of the next one."""
+    positions: list[tuple[int, int]] = []
+    save_state = Trainer._save_state
+
+    def noted(self: Trainer) -> None:
+        positions.append((self.epoch, self.tally.steps))
+        save_state(self)
+
+    monkeypatch.setattr(Trainer, "_save_state", noted)
+    return positions
+
+
+def test_epochs_that_end_soon_after_a_state_was_saved_do_not_save_another_but_the_last_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = saved_positions(monkeypatch)
+    hashed: list[int] = []
+    fingerprint = Dataset.fingerprint
+    monkeypatch.setattr(Dataset, "fingerprint", lambda self: hashed.append(1) or fingerprint(self))
+    trainer(tmp_path, save_every_s=math.inf).run()
+    assert saved == [(3, 0)]
+    assert len(hashed) == 2  # for the state, and for the checkpoint
+
+
+def test_an_epochs_end_saves_a_state_that_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("model.train.time.monotonic", lambda: clock[0])
+    saved = saved_positions(monkeypatch)
+    step = Learner.step
+
+    def second(self: Learner, *arguments: Any) -> Any:
+        clock[0] += 1
+        return step(self, *arguments)
+
+    def minutes(_line: dict[str, Any]) -> None:
+        clock[0] += 100  # two of them are longer than the time between two states
+
+    monkeypatch.setattr(Learner, "step", second)
+    trainer(tmp_path, on_epoch=minutes, save_every_s=150.0).run()
+    assert saved == [(2, 0), (3, 0)]
+
+
+def test_who_asks_to_stop_between_two_epochs_need_not_wait_for_a_step(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = saved_positions(monkeypatch)
+    stopped = trainer(tmp_path, on_epoch=lambda _line: stopped.request_stop())
+    with pytest.raises(Stopped, match="stopped after epoch 1; the same command goes on"):
+        stopped.run()
+    assert saved == [(1, 0)]
+    resumed = checkpoint.load(trainer(tmp_path).run())
+    expected = everything_stored(checkpoint.load(undisturbed / "checkpoint.safetensors"))
+    assert all(torch.equal(value, expected[name]) for name, value in everything_stored(resumed).items())
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_crash_between_metrics_and_state_leaves_one_line_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
@@ -118,7 +178,7 @@ def test_crash_between_metrics_and_state_leaves_one_line_an_epoch(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_save_state", crash)
         with pytest.raises(Interrupted):
-            trainer(tmp_path).run()
+            trainer(tmp_path, save_every_s=0.0).run()
     trainer(tmp_path).run()
     assert epochs_in(tmp_path) == [1, 2, 3]
 
@@ -159,7 +219,7 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_last_state(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_train_epoch", poisoned)
         with pytest.raises(TrainingError, match="the loss is nan in epoch 2: the last good state is kept"):
-            trainer(tmp_path).run()
+            trainer(tmp_path, save_every_s=0.0).run()
     assert not (tmp_path / "checkpoint.safetensors").exists()
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert state["epoch"] == 1
@@ -219,6 +279,9 @@ def test_a_loss_that_is_no_number_is_never_saved_within_an_epoch(tmp_path: Path,
     running = trainer(tmp_path, progress=poison, progress_every_s=0.0, save_every_s=math.inf if asked else 0.0)
     with pytest.raises(TrainingError, match="the loss is nan in epoch 2"):
         running.run()
+    assert (tmp_path / "state.pt").exists() != asked  # there was no other reason to save one
+    if asked:
+        return
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert all(value.isfinite().all() for value in state["average"].values())
 
