@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -26,19 +27,42 @@ log = logging.getLogger(__name__)
 # fast as bfloat16 and rounds to an eighth of it; its smaller range is checked when a size is proven (cuda_backend.py).
 FINER = {"bfloat16": "float16", "float16": "float32"}
 
+# The oldest NVIDIA driver for each major version of the CUDA that torch was built with.
+LEAST_DRIVERS = {"12": "R525", "13": "R580"}
+
 # So many pictures are compared in batches of each size.
 COMPARED = 32
 
 
 def resolve(settings: Settings) -> tuple[str, str, str]:
-    """Return runtime, device and precision, with what "auto" means on this machine."""
+    """Return runtime, device and precision, with what "auto" means on this machine.
+
+    Warns of a GPU that cannot be used: a service on the CPU looks well, and is slow.
+    """
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu" and _nvidia_in_sight():
+            log.warning("serving on the CPU, but there is an NVIDIA GPU that torch cannot use: %s", _why_no_cuda())
     runtime: str = settings.runtime
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and find_spec("openvino") else "torch"
     return runtime, device, _precision(settings, runtime, device)
+
+
+def _nvidia_in_sight() -> bool:
+    return any(Path("/dev").glob("nvidia*"))
+
+
+def _why_no_cuda() -> str:
+    """Return what torch says when it is made to try, and what driver its CUDA asks for."""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        reason = "no reason is known"
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    needed = LEAST_DRIVERS.get((torch.version.cuda or "").partition(".")[0])
+    return f"{reason}; CUDA {torch.version.cuda} needs driver {needed} or newer" if needed else reason
 
 
 def _precision(settings: Settings, runtime: str, device: str) -> str:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from app import cuda_backend
-from app.backends import open_backend
+from app.backends import open_backend, resolve
 from app.batches import EngineBroken, EngineOutOfMemory
 from app.cuda_backend import CudaBackend, Way, distinct, open_cuda_backend
 from app.engine import CheckpointEngine
@@ -326,6 +326,23 @@ def test_cuda_gets_this_backend(source, device, monkeypatch):
     monkeypatch.setattr("app.backends.open_cuda_backend", opening)
     open_backend(source, Settings(device=device, precision="float32", threads=1, batch_sizes=(1,)))
     assert opened == [(source, device, "float32", 1)]
+
+
+@pytest.mark.parametrize(("seen", "device", "warned"), [(True, "auto", 1), (False, "auto", 0), (True, "cpu", 0)])
+def test_a_gpu_that_torch_cannot_use_is_told_of_with_the_driver_it_needs(monkeypatch, caplog, seen, device, warned):
+    def too_old():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).\nPlease update")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr("app.backends._nvidia_in_sight", lambda: seen)
+    assert resolve(Settings(device=device, precision="float32"))[1] == "cpu"
+    message = (
+        "serving on the CPU, but there is an NVIDIA GPU that torch cannot use: The NVIDIA driver on your system is too "
+        "old (found version 12040); CUDA 13.0 needs driver R580 or newer"
+    )
+    assert warnings_of(caplog) == [message] * warned
 
 
 def test_lanes_that_were_opened_before_one_failed_are_closed_again(monkeypatch):
