@@ -125,7 +125,8 @@ def apply(images: Tensor, index: Tensor, draws: Draws, augmentation: Augmentatio
     changed = channels_last[index[:, None, None], rows[:, :, None], columns[:, None, :]]
     if augmentation.cutmix:
         patch = _box(along, chosen.patch_y, chosen.patch_x, chosen.patch_height, chosen.patch_width)
-        changed = torch.where(patch, channels_last[chosen.partner], changed)
+        # The partners lie in memory as `images` do, and so does what is made of both.
+        changed = torch.where(patch, channels_last[chosen.partner], changed).contiguous()
     if augmentation.greyscale or augmentation.rescale or augmentation.jpeg:
         # After the crop: at serving, too, JPEG's blocks begin at the corner of the picture.
         sent = as_sent(changed.permute(0, 3, 1, 2), chosen.grey, chosen.rescaled, chosen.quality)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +35,18 @@ class Scores:
         return asdict(self)
 
 
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Let float32 be float32 on a GPU, too: by default cuDNN rounds what it convolves to the ten bits of TF32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@whole_float32()
 @torch.inference_mode()
 def compute_logits(
     network: nn.Module,
@@ -46,7 +60,7 @@ def compute_logits(
 ) -> Tensor:
     """Return float32 logits (N, classes) on the CPU of uint8 images (N, 3, S, S), in evaluation mode.
 
-    `size` resizes the batch first (progressive training); `autocast` computes in that dtype.
+    `size` resizes the batch first (progressive training); `autocast` computes in that dtype, else it is float32.
     """
     device = next(network.parameters()).device
     channel_mean, channel_std = torch.tensor(mean, device=device), torch.tensor(std, device=device)

@@ -48,6 +48,15 @@ def test_same_seed_gives_the_same_batch_and_another_seed_another() -> None:
     assert not torch.equal(first, augment(images, everything, seed=2))
 
 
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+@pytest.mark.parametrize("cutout", [0, 4])
+@pytest.mark.parametrize("greyscale", [0.0, 1.0])
+def test_whatever_was_changed_is_channels_last(cutmix: float, cutout: int, greyscale: float) -> None:
+    everything = Augmentation(crop_padding=4, flip=True, cutout=cutout, cutmix=cutmix, greyscale=greyscale)
+    changed = augment(coordinate_images(count=8, size=16), everything)
+    assert changed.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(
     "augmentation",
     [

@@ -99,3 +99,16 @@ def test_there_may_be_no_images_to_compute() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
     images = torch.zeros(0, 3, 4, 4, dtype=torch.uint8)
     assert compute_logits(network, images, CIFAR10_MEAN, CIFAR10_STD).shape == (0, 5)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_float32_is_not_tf32_and_whoever_trains_keeps_what_there_was(
+    monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+    seen: list[bool] = []
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    network.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    compute_logits(network, torch.zeros(3, 3, 2, 2, dtype=torch.uint8), (0.5,) * 3, (0.5,) * 3)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 is before
