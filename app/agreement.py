@@ -22,13 +22,15 @@ def spread(
 ) -> float:
     """Return by how much a probability of the pictures, uint8 (n, 3, S, S), differs at most between batches of `sizes`.
 
-    `run` maps uint8 (N, 3, S, S) to probabilities (N, classes). The largest size comes first, and none is tried any
-    more once BOUND is passed. One that does not fit into the memory counts for nothing: no batch will have it.
-    Probabilities that are no numbers differ by infinity.
+    `run` maps uint8 (N, 3, S, S) to probabilities (N, classes). The smallest size comes first, which shows what works
+    at all, then the largest, whose memory serves the others. None is tried any more once BOUND is passed, and one that
+    does not fit into the memory counts for nothing: no batch will have it. Probabilities that are no numbers differ by
+    infinity.
     """
     least = most = None
     off = 0.0
-    for size in sorted(sizes, reverse=True):
+    smallest, *larger = sorted(sizes)
+    for size in (smallest, *reversed(larger)):
         try:
             found = _in_batches(run, pictures, size)
         except EngineOutOfMemory:

@@ -109,6 +109,8 @@ class CudaBackend:
                 # Too little memory says nothing against a way: a smaller batch may do, or the reload is refused.
                 if is_out_of_memory(error):
                     raise
+                if is_out_of_memory(error, has_worked=bool(self._proven)):
+                    raise torch.OutOfMemoryError("no memory for what cuDNN works in") from error
                 self._give_up(error)
         return None
 

@@ -19,6 +19,20 @@ from model.checkpoint import Checkpoint
 from model.fuse import fold_batch_norm
 from model.transforms import normalise
 
+# What the driver, cuDNN and cuBLAS say, and torch of a CPU. Unlike other CUDA errors "CUDA error: out of memory", which
+# is what the driver's own calls say, such as those for graphs and pinned memory, is over once it has been reported.
+NO_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+# What torch says when no kernel of cuDNN works: there is none for this GPU, or none got its workspace, an error that
+# torch keeps to itself. Where such a convolution has worked before, it is the memory.
+NO_ENGINE = "unable to find an engine to execute this computation"
+
 
 class TorchBackend:
     """Batch norm folded, channels last, in float32, bfloat16 or float16 (`precision`)."""
@@ -38,11 +52,14 @@ class TorchBackend:
         self.network = network.to(self._device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean = torch.tensor(source.metadata.mean, device=self._device)
         self.std = torch.tensor(source.metadata.std, device=self._device)
+        self._has_worked = False
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
-        with told_apart(self._device):
-            return self._forward(images)
+        with told_apart(self._device, has_worked=self._has_worked):
+            logits = self._forward(images)
+        self._has_worked = True
+        return logits
 
     @torch.inference_mode()
     def _forward(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -67,12 +84,15 @@ class TorchBackend:
 
 
 @contextmanager
-def told_apart(device: torch.device) -> Iterator[None]:
-    """Turn torch's errors on `device` into EngineOutOfMemory and EngineBroken; others pass."""
+def told_apart(device: torch.device, *, has_worked: bool = False) -> Iterator[None]:
+    """Turn torch's errors on `device` into EngineOutOfMemory and EngineBroken; others pass.
+
+    `has_worked` says whether the same has been computed before, in a batch of whatever size.
+    """
     try:
         yield
     except RuntimeError as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error, has_worked=has_worked):
             if device.type == "cuda":
                 torch.cuda.empty_cache()
             raise EngineOutOfMemory from error
@@ -81,19 +101,14 @@ def told_apart(device: torch.device) -> Iterator[None]:
         raise
 
 
-def is_out_of_memory(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException | None, *, has_worked: bool = False) -> bool:
     """Whether it says so, or was raised in the handling of one that does: ending a failed capture raises again.
 
-    "CUDA error: out of memory" is what the driver's own calls say, such as those for graphs and pinned memory. Unlike
-    the other errors of that name it is over once it has been reported.
+    `has_worked` says whether the same has been computed before, in a batch of whatever size: see NO_ENGINE.
     """
+    texts = (*NO_MEMORY, NO_ENGINE) if has_worked else NO_MEMORY
     while error is not None:
-        text = str(error)
-        if (
-            isinstance(error, torch.OutOfMemoryError)
-            or "can't allocate memory" in text
-            or "CUDA error: out of memory" in text
-        ):
+        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts):
             return True
         error = error.__context__
     return False

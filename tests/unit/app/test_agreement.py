@@ -27,7 +27,7 @@ def moving(by, sizes):
 def test_what_never_moves_has_no_spread_and_each_size_has_full_batches():
     run, seen = moving(0, ())
     assert spread(run, PICTURES, (1, 2, 8)) == 0
-    assert seen == [8, 2, 2, 2, 1, 1, 1, 1, 1]
+    assert seen == [1, 1, 1, 1, 1, 8, 2, 2, 2]
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
@@ -39,7 +39,7 @@ def test_whichever_size_moves_answers_is_seen(size):
 def test_no_size_is_tried_after_one_that_moves_too_far():
     run, seen = moving(0.01, {8})
     spread(run, PICTURES, (1, 2, 8))
-    assert seen == [8, 2, 2, 2]
+    assert seen == [1, 1, 1, 1, 1, 8]
 
 
 def test_answers_that_are_no_numbers_never_agree():

@@ -205,7 +205,13 @@ def test_lanes_that_cannot_be_opened_or_closed_do_not_matter(caplog):
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
 )
 def test_too_little_memory_for_a_size_says_nothing_against_the_way(error, caplog):
     lane = PretendedLane()
@@ -216,6 +222,29 @@ def test_too_little_memory_for_a_size_says_nothing_against_the_way(error, caplog
     np.testing.assert_array_equal(backend.logits(images(4)), logits_of(images(4)))
     assert backend.way == "way 0"
     assert not warnings_of(caplog)
+
+
+NO_ENGINE = "FIND was unable to find an engine to execute this computation"
+
+
+def test_cudnn_that_finds_nothing_for_another_size_of_what_it_has_computed_lacks_memory(caplog):
+    lane = PretendedLane()
+    backend = make([lane])
+    backend.logits(images(1))
+    lane.errors["prepare"] = [RuntimeError(NO_ENGINE)]
+    with pytest.raises(EngineOutOfMemory):
+        backend.logits(images(4))
+    np.testing.assert_array_equal(backend.logits(images(4)), logits_of(images(4)))
+    assert backend.way == "way 0"
+    assert not warnings_of(caplog)
+
+
+def test_cudnn_that_finds_nothing_from_the_first_has_nothing():
+    lane = PretendedLane()
+    lane.errors["prepare"] = [RuntimeError(NO_ENGINE)]
+    backend = make([lane], [PretendedLane()])
+    backend.logits(images(4))
+    assert backend.way == "way 1"
 
 
 def test_too_little_memory_is_seen_through_the_error_that_ends_the_recording():
@@ -343,6 +372,23 @@ def test_a_gpu_that_torch_cannot_use_is_told_of_with_the_driver_it_needs(monkeyp
         "old (found version 12040); CUDA 13.0 needs driver R580 or newer"
     )
     assert warnings_of(caplog) == [message] * warned
+
+
+def test_the_eager_network_that_has_worked_lacks_memory_where_cudnn_finds_nothing(source, monkeypatch):
+    eager = TorchBackend(source, "cpu", "float32", 1)
+    pictures = source.self_test_images.numpy()[:1]
+
+    def fails(_images):
+        raise RuntimeError(NO_ENGINE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eager, "_forward", fails)
+        with pytest.raises(RuntimeError, match="unable to find an engine"):
+            eager.logits(pictures)
+    eager.logits(pictures)
+    monkeypatch.setattr(eager, "_forward", fails)
+    with pytest.raises(EngineOutOfMemory):
+        eager.logits(pictures)
 
 
 def test_lanes_that_were_opened_before_one_failed_are_closed_again(monkeypatch):
