@@ -16,6 +16,7 @@ from app.batch_sizes import ladder
 from app.cores import available_cores
 from app.cuda_backend import PIECE, CudaBackend, distinct, open_cuda_backend
 from app.engine import Backend, EngineUnavailable
+from app.memory import let_go
 from app.settings import Settings
 from app.torch_backend import TorchBackend
 from model.checkpoint import Checkpoint
@@ -100,7 +101,8 @@ def _open_on_cuda(source: Checkpoint, settings: Settings, device: str, precision
         backend = open_cuda_backend(source, device, precision, threads)
         try:
             off = _spread(source, settings, backend)
-        except BaseException:
+        except BaseException as error:
+            let_go(error)
             backend.close()
             raise
         finer = FINER.get(precision) if settings.precision == "auto" else None

@@ -21,6 +21,7 @@ from app.batch_sizes import ladder
 from app.batches import EngineBroken, EngineOutOfMemory
 from app.cuda_lane import CudaLane
 from app.lanes import Lane, Lanes, Piece
+from app.memory import let_go
 from app.torch_backend import TorchBackend, is_out_of_memory, told_apart
 from model.checkpoint import Checkpoint
 from model.fused import CudnnKernels, FusedNetwork, Kernels, PlainKernels
@@ -130,6 +131,7 @@ class CudaBackend:
     def _give_up(self, reason: Exception) -> None:
         """Leave the way in use for the next one."""
         name = self._ways.pop(0).name
+        let_go(reason)
         self._release_lanes()
         lines = str(reason).splitlines() or [""]
         log.warning("%s does not work here, going on with %s: %s: %s", name, self.way, type(reason).__name__, lines[0])

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from app import measured
 from app.batch_sizes import choose_batch_sizes
+from app.memory import let_go
 from app.settings import Settings
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -165,7 +166,8 @@ def load_engine(settings: Settings) -> CheckpointEngine:
     try:
         engine.self_test()
         engine.prepare(min(LARGEST_BATCH[_kind(backend)], settings.max_queue_images))
-    except BaseException:
+    except BaseException as error:
+        let_go(error)  # what it still holds would not be given back by the next line
         engine.close()  # a GPU's streams are dealt in turn: one that is not given back is somebody else's in the end
         raise
     return engine

@@ -1,8 +1,9 @@
-"""Memory that was freed and that the C library keeps for itself."""
+"""Memory that nobody needs any more and that is kept: by the C library for itself, and by what failed."""
 
 from __future__ import annotations
 
 import ctypes
+import traceback
 
 # What is this large gets pages of its own, which go back when it is freed. More than a batch of pictures of 32 x 32
 # takes, so that what each request needs is still taken from pages that are there; less than what large pictures take.
@@ -34,3 +35,15 @@ def give_back_large_blocks() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, OWN_PAGES_BYTES)  # a threshold that is set stays
         mallopt(M_TRIM_THRESHOLD, 2 * OWN_PAGES_BYTES)  # at glibc's ratio; it would be 128 kB, and heaps breathe often
+
+
+def let_go(error: BaseException) -> None:
+    """Clear the frames that an error has come through, and those that it was raised from.
+
+    Their variables hold what was computed when it failed, such as activations on a GPU, for as long as the error itself
+    is known: while a smaller batch is tried, or its device is to be left to others. Frames that still run stay.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__

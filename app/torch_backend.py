@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.batches import EngineBroken, EngineOutOfMemory
+from app.memory import let_go
 from model.checkpoint import Checkpoint
 from model.fuse import fold_batch_norm
 from model.transforms import normalise
@@ -93,6 +94,7 @@ def told_apart(device: torch.device, *, has_worked: bool = False) -> Iterator[No
         yield
     except RuntimeError as error:
         if is_out_of_memory(error, has_worked=has_worked):
+            let_go(error)  # a smaller batch is tried while it is being handled
             if device.type == "cuda":
                 torch.cuda.empty_cache()
             raise EngineOutOfMemory from error

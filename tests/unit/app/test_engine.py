@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -266,12 +267,15 @@ def test_a_gpu_gives_the_answers_of_the_cpu(source, pictures):
 
 @pytest.mark.parametrize("step", ["self_test", "prepare"])
 def test_an_engine_that_cannot_serve_gives_back_what_it_holds(monkeypatch, step):
-    closed = []
+    closed, held = [], []
 
     def fail(*_):
+        activations = torch.zeros(1)
+        held.append(weakref.ref(activations))
         raise SelfTestFailed("as if")
 
     def close(engine):
+        assert held[0]() is None  # by then, or torch would keep their memory
         closed.append(engine)
 
     monkeypatch.setattr(CheckpointEngine, step, fail)
@@ -279,3 +283,19 @@ def test_an_engine_that_cannot_serve_gives_back_what_it_holds(monkeypatch, step)
     with pytest.raises(SelfTestFailed):
         load_engine(Settings(device="cpu", batch_sizes=(1,)))
     assert len(closed) == 1
+
+
+def test_what_did_not_fit_is_let_go_of_before_a_smaller_batch_is_tried(source, pictures):
+    """The batcher tries the halves while it handles the error."""
+    engine, held = make(source), []
+
+    def fail(_images):
+        activations = torch.zeros(1)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine.backend._forward = fail
+    with pytest.raises(EngineOutOfMemory) as caught:
+        engine.run(pictures)
+    assert caught.value.__cause__ is not None
+    assert held[0]() is None
