@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.agreement import BOUND
 from app.batch_sizes import ladder
 from app.batches import EngineOutOfMemory
 from app.cuda_backend import LANES, PIECE, TOLERANCES, CudaBackend, Way, open_cuda_backend
@@ -35,7 +36,7 @@ def pictures(source):
     return np.ascontiguousarray(np.random.default_rng(0).permutation(shifted)[:MANY])
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "float16"])
 def backend(request, source):
     made = open_cuda_backend(source, DEVICE, request.param, 1)
     yield made
@@ -133,6 +134,16 @@ def test_an_engine_measures_its_sizes_and_has_recorded_them_all_by_then(source, 
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-4)
     assert engine.backend._proven == proven
     engine.self_test()
+    engine.close()
+
+
+def test_a_picture_gets_the_same_answer_alone_and_in_every_batch(pictures):
+    engine = load_engine(Settings(device=DEVICE))  # in the precision that is found to allow for it
+    alone = np.concatenate([engine.run(pictures[i : i + 1]) for i in range(64)])
+    for size in engine.batch_sizes:
+        batches = [engine.run(pictures[begin : begin + size]) for begin in range(0, min(64, len(pictures)), size)]
+        together = np.concatenate(batches)[:64]
+        assert np.abs(together - alone[: len(together)]).max() <= BOUND, size
     engine.close()
 
 
