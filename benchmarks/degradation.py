@@ -33,11 +33,11 @@ from model.augment import apply, draw, random_stream
 from model.checkpoint import write_atomically
 from model.cost import count_parameters
 from model.data import DataError, Dataset, hold_out, load_cifar10
+from model.device import pick_device
 from model.evaluate import compute_logits
 from model.optim import one_cycle, parameter_groups
 from model.recipe import Augmentation
 from model.resnet import ResNet
-from model.train import pick_device
 from model.transforms import normalise
 
 ROOT = FOLDER.parent

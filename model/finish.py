@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +15,29 @@ from torch import Tensor, nn
 from model import checkpoint
 from model.architecture import Architecture
 from model.calibration import Calibration, fit_calibration
-from model.checkpoint import Metadata
+from model.checkpoint import Checkpoint, Metadata
 from model.data import Dataset
 from model.evaluate import compute_logits, score
+from model.interpolate import STATISTICS_IMAGES, estimate_batch_norm, interpolate
+from model.learner import Learner
+
+log = logging.getLogger(__name__)
 
 SELF_TEST_COUNT = 16
+
+
+def final_network(learner: Learner, init_from: Checkpoint | None, keep_initial: float) -> nn.Module:
+    """Return the averaged network, with a share `keep_initial` of the weights that it started from."""
+    trained = learner.average.network
+    if init_from is None or not keep_initial:
+        return trained
+    log.info("averaging with the initial weights, of which %g is kept", keep_initial)
+    network = learner.architecture.build().to(learner.device)  # without what processes share
+    network.load_state_dict(trained.state_dict())
+    interpolate(network, init_from.tensors, keep_initial)
+    training = learner.training
+    estimate_batch_norm(network, training.images[:STATISTICS_IMAGES], training.mean, training.std)
+    return network.eval()
 
 
 def write_checkpoint(

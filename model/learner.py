@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -152,7 +152,13 @@ class Learner:
         """Start from a checkpoint's weights; with other classes, all but the head. Raises TrainingError."""
         theirs = Architecture.from_dict(source.metadata.architecture)
         if replace(theirs, num_classes=self.architecture.num_classes) != self.architecture:
-            raise TrainingError(f"{source.path} is of another architecture: {theirs} is not {self.architecture}")
+            options = [name for name in asdict(theirs) if name != "num_classes"]
+            wanted = [
+                f"--{name.replace('_', '-')} {getattr(theirs, name)} (not {getattr(self.architecture, name)})"
+                for name in options
+                if getattr(theirs, name) != getattr(self.architecture, name)
+            ]
+            raise TrainingError(f"{source.path} is of another architecture: to go on from it give {', '.join(wanted)}")
         weights = source.network().state_dict()
         if source.metadata.classes != self.training.classes:
             weights |= {f"head.{name}": value for name, value in self.network.head.state_dict().items()}

@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.checkpoint import Checkpoint
 from model.data import Dataset, hold_out
 from model.distributed import World
 from model.evaluate import score
-from model.finish import write_checkpoint
-from model.interpolate import STATISTICS_IMAGES, estimate_batch_norm, interpolate
+from model.finish import final_network, write_checkpoint
 from model.learner import Learner, TrainingError
 from model.recipe import Recipe
-from model.run_folder import RunFolder
+from model.run_folder import RunFolder, differences
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +35,6 @@ AGREE_EVERY_STEPS = 20
 
 class Stopped(TrainingError):
     """Training was asked to stop, and has saved its state."""
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is CUDA if there is one, else the CPU. Raises ValueError."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ValueError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no device {name}: this machine has {torch.cuda.device_count()} usable GPUs")
-    return device
 
 
 @dataclass
@@ -93,7 +80,9 @@ class Trainer:
         save_every_s: float = 120.0,
     ) -> None:
         if recipe.hold_out == 0 and temperature is None:
-            raise TrainingError("nothing is held out to fit the temperature on: give --temperature or --hold-out")
+            raise TrainingError(
+                "nothing is held out to fit the temperature on: give --temperature, or --hold-out and pictures for it"
+            )
         if temperature is not None and not temperature > 0:
             raise TrainingError(f"the temperature must be above 0, not {temperature}")
         if recipe.keep_initial and (init_from is None or init_from.metadata.classes != dataset.classes):
@@ -124,9 +113,27 @@ class Trainer:
     def run(self) -> Path:
         """Train from the last saved state to the end and return the checkpoint's path.
 
+        A finished run's checkpoint stays as it is, with what was recorded in it since.
+
         Raises TrainingError if the folder holds another run or the loss is no number, and Stopped when asked to stop.
         """
-        self._resume()
+        with self.folder.taken() if self.world.leads else nullcontext():
+            self._resume()
+            if self._is_finished():
+                log.info("this run is finished: nothing is left to do")
+            else:
+                self.folder.check_writable()
+                self._run()
+        return self.folder.checkpoint
+
+    def _is_finished(self) -> bool:
+        """Return what all processes agree on: whether all epochs are done, and their checkpoint is here and intact."""
+        temperature = self.folder.temperature() if self.epoch == self.recipe.epochs else None
+        finished = temperature is not None and self.temperature in {None, temperature}
+        return not self.world.any(not finished, self.device)
+
+    def _run(self) -> None:
+        """Do what is left of the run."""
         if self.world.leads:
             self.folder.begin({"recipe": self.recipe.to_dict(), "device": self._device_name()})
             self.folder.forget_metrics_after(self.epoch)
@@ -143,7 +150,6 @@ class Trainer:
         if self.world.leads:
             self._finish()
         self.world.wait()
-        return self.folder.checkpoint
 
     def _train_epoch(self) -> dict[str, Any]:
         """Do what is left of the present epoch and return its line of metrics."""
@@ -268,9 +274,8 @@ class Trainer:
         if state is None:
             return
         if state["recipe"] != self._identity:
-            raise TrainingError(
-                f"{self.folder.path} holds a run with another recipe or other images: give another --out"
-            )
+            how = differences(state["recipe"], self._identity)
+            raise TrainingError(f"{self.folder.path} holds another run ({how}): give another --out")
         self.learner.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.tally = EpochTally(**state["tally"])
@@ -279,29 +284,17 @@ class Trainer:
 
     def _finish(self) -> None:
         """Write the checkpoint of the averaged network."""
+        learner = self.learner
         write_checkpoint(
             self.folder.checkpoint,
-            self._final_network(),
-            architecture=self.learner.architecture,
+            final_network(learner, self.init_from, self.recipe.keep_initial),
+            architecture=learner.architecture,
             dataset=self.full,
-            training=self.learner.training,
+            training=learner.training,
             held=self.held,
             temperature=self.temperature,
             recipe=self._recipe_done(),
         )
-
-    def _final_network(self) -> nn.Module:
-        """Return the averaged network, with the share of the initial weights that the recipe wants kept."""
-        trained = self.learner.average.network
-        if self.init_from is None or not self.recipe.keep_initial:
-            return trained
-        log.info("averaging with the initial weights, of which %g is kept", self.recipe.keep_initial)
-        network = self.learner.architecture.build().to(self.device)  # without what processes share
-        network.load_state_dict(trained.state_dict())
-        interpolate(network, self.init_from.tensors, self.recipe.keep_initial)
-        images = self.learner.training.images[:STATISTICS_IMAGES]
-        estimate_batch_norm(network, images, self.full.mean, self.full.std)
-        return network.eval()
 
     def _recipe_done(self) -> dict[str, Any]:
         """Return the recipe with what the run took, and the run that it started from, if any."""

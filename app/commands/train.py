@@ -151,10 +151,11 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from app.torch_backend import is_out_of_memory
     from model.data import DataError
+    from model.device import pick_device
     from model.distributed import join_world
     from model.extras import MissingExtra
     from model.learner import TrainingError
-    from model.train import Stopped, pick_device
+    from model.train import Stopped
 
     signals: list[int] = []
     try:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from model import checkpoint
+from model.device import pick_device
 from model.evaluate import compute_logits
-from model.train import Stopped, Trainer, pick_device
+from model.train import Stopped, Trainer
 from tests.toy_training import RECIPE, toy_dataset
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]

@@ -337,3 +337,16 @@ def test_expected_digest_is_required_of_the_file(intact: Path) -> None:
     assert checkpoint.load(intact, digest(intact).upper()).path == intact
     with pytest.raises(CheckpointError, match=f"its SHA-256 {digest(intact)} is not the one expected: {'0' * 64}"):
         checkpoint.load(intact, "0" * 64)
+
+
+def test_a_write_that_fails_names_the_file_and_leaves_the_old_one_alone(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/file'"):
+        checkpoint.write_atomically(path, b"new")
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"old"]

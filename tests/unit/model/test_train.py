@@ -13,10 +13,11 @@ from model import checkpoint, learner
 from model.augment import apply
 from model.checkpoint import Checkpoint
 from model.data import hold_out
+from model.device import pick_device
 from model.evaluate import compute_logits, score
 from model.learner import TrainingError
 from model.recipe import Recipe
-from model.train import Trainer, pick_device
+from model.train import Trainer
 from tests.toy_training import toy_dataset
 from tests.unit.model.runs import RECIPE, trainer
 

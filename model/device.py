@@ -1,0 +1,19 @@
+"""The device to train and to measure on, by the name that the command line has for it."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of that name; "auto" is CUDA if there is one, else the CPU. Raises ValueError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"there is no device {name}: this machine has {torch.cuda.device_count()} usable GPUs")
+    return device
