@@ -110,12 +110,15 @@ class CheckpointEngine:
     def tuning(self) -> dict[str, Any]:
         """See Engine."""
         backend = self.backend
-        return {
+        tuning = {
             "batch_sizes": self.batch_sizes,
             "precision": backend.dtype,
             "runtime": backend.runtime,
             "split_batches": backend.split_batches,
         }
+        if _kind(backend) == "cuda":  # not by speed: another checkpoint may need a finer one (app/backends.py)
+            del tuning["precision"]
+        return tuning
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S), N at most the largest batch size, to float32 (N, classes)."""

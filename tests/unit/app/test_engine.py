@@ -248,6 +248,15 @@ def test_where_any_size_will_do_none_is_padded_and_those_between_are_not_run(
     assert backend.sizes[-1] == (33 if any_size else 40)
 
 
+@pytest.mark.parametrize(("device", "kept"), [("cpu", True), ("cuda", False), ("cuda:1", False)])
+def test_a_precision_that_was_chosen_for_its_speed_stays_with_the_next_checkpoint(source, device, kept):
+    backend = Noting(any_size=True)
+    backend.device = device
+    engine = CheckpointEngine(source.facts, backend, (1,))
+    assert ("precision" in engine.tuning) is kept
+    assert engine.tuning["batch_sizes"] == (1,)
+
+
 def test_the_card_says_what_is_served(source):
     engine = load_engine(Settings(device="cpu", batch_sizes=(1, 2)))
     assert engine.card["name"] == "resnet18-cifar10"
