@@ -25,12 +25,16 @@ class DataError(ValueError):
     """The dataset is absent or not what it should be; the message says what to do."""
 
 
+class NoTestSet(DataError):
+    """There is nothing to test on, and nothing is wrong with that."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Images uint8 (N, 3, S, S), labels int64 (N,), class names, and the channels' mean and std (fractions of 255).
 
     Mean and std are what a network trained on this split is to normalise by. A checkpoint brings its own: those of
-    a test split are not used.
+    a test split are not used. `in_digest_order` says that the order comes from the images' own digests.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Dataset:
     classes: tuple[str, ...]
     mean: Triple = CIFAR10_MEAN
     std: Triple = CIFAR10_STD
+    in_digest_order: bool = False
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -133,7 +138,9 @@ def _triple(values: Tensor) -> Triple:
 def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Split a training set into (the rest, `count` held-out images), every class in proportion to its images.
 
-    The split depends on `seed` alone, not on a run's seed, so that sibling runs hold out the same images. Every class
+    The split depends on `seed` alone, not on a run's seed, so that sibling runs hold out the same images. Where images
+    are in the order of their digests, the first of each class are held out: what is added later moves few others, so
+    that a network that goes on learning has hardly seen what it is calibrated on. Every class
     keeps one image to train on; if `count` allows, each class that can gives one. Raises DataError if `count` is
     negative or more than that leaves.
     """
@@ -146,6 +153,8 @@ def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Data
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator)
+    if dataset.in_digest_order:
+        order = torch.arange(len(dataset))
     held = torch.zeros(len(dataset), dtype=torch.bool)
     for label, share in enumerate(proportional_shares(count, of_each)):
         held[order[dataset.labels[order] == label][:share]] = True

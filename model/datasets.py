@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from model.data import DataError, Dataset, load_cifar10, load_cifar100
-from model.folder import OnBadImage, load_folder
+from model.folder import load_folder
+from model.folder_layout import OnBadImage
 
 CIFAR = {"cifar10": load_cifar10, "cifar100": load_cifar100}
 CIFAR_SIZE = 32

@@ -12,14 +12,13 @@ import logging
 import os
 import re
 import stat
-import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,19 +27,19 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from model.data import DataError, Dataset, channel_statistics
+from model.data import DataError, Dataset, NoTestSet, channel_statistics
+from model.folder_layout import (
+    BadFiles,
+    OnBadImage,
+    PictureFile,
+    class_folders,
+    class_names,
+    list_files,
+    split_folders,
+)
 from model.pictures import PictureError, open_picture, picture_pixels
 
 log = logging.getLogger(__name__)
-
-OnBadImage = Literal["skip", "fail"]
-
-# What sub-folders that are splits are called, in any case; anything else is a class.
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-}
 
 SIZES = (8, 512)
 TEST_SHARE = 0.1
@@ -48,44 +47,10 @@ TEST_SHARE = 0.1
 MAX_PICTURE_PIXELS = 8192 * 8192
 MAX_FILE_BYTES = 256 << 20
 MAX_IMAGES_BYTES = 8 << 30
-MAX_NAMED = 20
 MAX_THREADS = 8
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class PictureFile:
-    """A file of a class folder; `digest` is the SHA-256 (hex) of its bytes once it has been read."""
-
-    path: Path
-    label: int
-    digest: str = ""
-
-
-class BadFiles:
-    """Files that cannot be used: collected to be named at the end, or fatal at once."""
-
-    def __init__(self, root: Path, on_bad_image: OnBadImage) -> None:
-        self.root = root
-        self.on_bad_image = on_bad_image
-        self.lines: list[str] = []
-
-    def add(self, path: Path, reason: str) -> None:
-        """Take note of a file below the root. Raises DataError if bad files are fatal."""
-        line = f"{str(path.relative_to(self.root))!r}: {reason}"  # repr: names may hold line breaks
-        if self.on_bad_image == "fail":
-            raise DataError(f"{line} (--on-bad-image skip goes on without such files)")
-        self.lines.append(line)
-
-    def report(self) -> None:
-        """Log the first names, and how many there are."""
-        for line in self.lines[:MAX_NAMED]:
-            log.warning("skipped %s", line)
-        if self.lines:
-            more = f", the first {MAX_NAMED} are named above" if len(self.lines) > MAX_NAMED else ""
-            log.warning("skipped %d file(s) that cannot be used%s", len(self.lines), more)
 
 
 def load_folder(path: Path, *, train: bool, image_size: int = 32, on_bad_image: OnBadImage = "skip") -> Dataset:
@@ -93,11 +58,13 @@ def load_folder(path: Path, *, train: bool, image_size: int = 32, on_bad_image: 
 
     The classes are the sub-folders that are not hidden, sorted; a class has all files below its folder. Links are
     followed, each folder once. About a tenth of the pictures, chosen by their bytes, is the test split, so that what
-    is added later moves nothing; sub-folders `train` and `test` (or `val`) instead of classes are taken as the split.
-    Of files that are equal byte by byte one counts. Pictures are in the order of their digests, classes mixed.
+    is added later moves nothing but the only picture of a class; sub-folders `train` and `test` (or `val`) instead of
+    classes are taken as the split, and what is in both is not trained on. Of files that are equal byte by byte one
+    counts, of two classes none. Pictures are in the order of their digests, classes mixed.
 
     Raises DataError if the folder is not as described, leaves a class nothing to train on, or needs more than
-    MAX_IMAGES_BYTES; with `on_bad_image` "fail" also for the first file that is no picture.
+    MAX_IMAGES_BYTES, and NoTestSet if there is nothing to test on; with `on_bad_image` "fail" also for the first file
+    that is no picture. What is wrong with the test split is found when the training split is loaded.
     """
     try:
         root = path.expanduser()
@@ -106,96 +73,35 @@ def load_folder(path: Path, *, train: bool, image_size: int = 32, on_bad_image: 
     if not SIZES[0] <= image_size <= SIZES[1]:
         raise DataError(f"image size {image_size}: expected {SIZES[0]} to {SIZES[1]} pixels")
     bad = BadFiles(root, on_bad_image)
-    parts = _split_folders(root)
-    part = None if not parts else "train" if train else "test" if "test" in parts else "val"
-    classes = _class_names(parts.get("train", root))
-    files = _list_files(parts[part] if part else root, classes, bad, test=part in {"test", "val"})
-    _check_memory(len(files), image_size)
+    parts = split_folders(root)
+    tested = None if not parts else "test" if "test" in parts else "val"
+    part = "train" if parts and train else tested
+    classes = class_names(parts.get("train", root))
+
+    def listed(split: str | None) -> list[PictureFile]:
+        place = parts[split] if split else root
+        files = list_files(class_folders(place), place, classes, bad, test=split in {"test", "val"})
+        _check_memory(len(files), image_size)
+        return files
+
+    files = listed(part)
     with _bombs_are_errors():
         files = _examine(files, bad)
-        if part is None:
-            test = _test_files(files)
+        test = _test_files(files)
+        if tested and train:
+            test = set(_examine(listed(tested), bad))
+            files = _without(files, {file.digest for file in test})
+        elif not parts:
             files = [file for file in files if (file in test) != train]
+        if train and on_bad_image == "fail":
+            _decode(list(test), image_size, bad)  # only to see that it can be done, before the time for training
         images, labels = _decode(files, image_size, bad)
     bad.report()
     split = part or ("train" if train else "test")
     _check_enough(root, split, labels, classes)
     log.info("%s: %d classes, %d pictures of the %s split", root, len(classes), len(labels), split)
     mean, std = channel_statistics(images)
-    return Dataset(_name_of(root), split, images, labels, classes, mean, std)
-
-
-def _split_folders(root: Path) -> dict[str, Path]:
-    """Return the sub-folders that are splits, by "train", "test" and "val"; none if the sub-folders are classes.
-
-    Raises DataError where that cannot be told, or which of two it is.
-    """
-    folders = _sub_folders(root)
-    splits = {folder: SPLITS.get(folder.name.lower(), "") for folder in folders}
-    found = sorted(set(splits.values()) - {""})
-    if "train" not in found or len(found) < 2:
-        return {}
-    for folder in folders:
-        same = [other.name for other in folders if splits[other] == splits[folder]]
-        if not splits[folder]:
-            raise DataError(f"{root} holds folders for {' and '.join(found)}, and also {folder.name!r}, which is none")
-        if len(same) > 1:
-            raise DataError(f"{root} holds more than one folder for {splits[folder]}: {' and '.join(same)}")
-    parts = {split: folder for folder, split in splits.items()}
-    if len(found) == 3:
-        unused, trained_on = parts["val"].name, parts["train"].name
-        log.info("%s: %r is not used, since what is held out is taken from %r", root, unused, trained_on)
-    return parts
-
-
-def _sub_folders(root: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"no folder of pictures at {root}: {error.strerror}") from error
-
-
-def _class_names(root: Path) -> tuple[str, ...]:
-    """Return the names of the class folders. Raises DataError for fewer than two, and for names that cannot be told."""
-    names = tuple(folder.name for folder in _sub_folders(root))
-    if len(names) < 2:
-        raise DataError(f"{root} must hold a sub-folder for each class, two at least: there are {len(names)}")
-    for name in names:
-        # Control characters, line separators, and what is not UTF-8 would break logs, metrics and JSON.
-        if not name.strip() or {unicodedata.category(character) for character in name} & {"Cc", "Cs", "Zl", "Zp"}:
-            raise DataError(f"{root}: {name!r} is no name for a class: it holds characters that cannot be printed")
-    return names
-
-
-def _list_files(root: Path, classes: Sequence[str], bad: BadFiles, *, test: bool) -> list[PictureFile]:
-    """List the files of each class in the order of their paths. Only a separate test folder may lack some classes."""
-    unknown = [folder.name for folder in _sub_folders(root) if folder.name not in classes]
-    if unknown:
-        raise DataError(f"{root} has a class that the training folder does not have: {unknown[0]!r}")
-    files: list[PictureFile] = []
-    for label, name in enumerate(classes):
-        found = sorted(_files_below(root / name, bad)) if (root / name).is_dir() else []
-        if not found and not test:
-            raise DataError(f"class folder {root / name} holds no file that can be read")
-        files += [PictureFile(file, label) for file in found]
-    return files
-
-
-def _files_below(folder: Path, bad: BadFiles) -> Iterator[Path]:
-    """Yield the files of a folder and its sub-folders that are not hidden; links in a circle end."""
-    seen: set[tuple[int, int]] = set()
-
-    def note(error: OSError) -> None:
-        bad.add(Path(error.filename), f"cannot be read: {error.strerror}")
-
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=note):
-        identity = Path(place).stat()
-        if (identity.st_dev, identity.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((identity.st_dev, identity.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in names if not name.startswith("."))
+    return Dataset(_name_of(root), split, images, labels, classes, mean, std, in_digest_order=True)
 
 
 def _check_memory(count: int, size: int) -> None:
@@ -253,6 +159,7 @@ def _examine(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
         return hashlib.sha256(data).hexdigest()
 
     first: dict[str, PictureFile] = {}
+    contradictory: set[str] = set()
     repeated = 0
     with _in_threads(digest, files, "reading") as digests:
         for file, found in zip(files, digests, strict=True):
@@ -263,11 +170,23 @@ def _examine(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
             elif first[found].label == file.label:
                 repeated += 1
             else:
+                contradictory.add(found)
                 where = str(first[found].path.relative_to(bad.root))
-                bad.add(file.path, f"the same file as {where!r}, which is of another class")
+                bad.add(file.path, f"the same file as {where!r}, which is of another class: neither is used")
     if repeated:
         log.info("%d file(s) repeat others byte by byte and count once", repeated)
-    return sorted(first.values(), key=lambda file: file.digest)
+    kept = (file for digest, file in first.items() if digest not in contradictory)
+    return sorted(kept, key=lambda file: file.digest)
+
+
+def _without(files: Sequence[PictureFile], tested: Set[str]) -> list[PictureFile]:
+    """Leave out what is in the test split, too: a network would be tested on what it has learnt by heart."""
+    kept = [file for file in files if file.digest not in tested]
+    if len(kept) < len(files):
+        log.warning(
+            "%d training picture(s) are in the test folder, too, and are not trained on", len(files) - len(kept)
+        )
+    return kept
 
 
 def _test_files(files: Sequence[PictureFile]) -> set[PictureFile]:
@@ -301,11 +220,11 @@ def _decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Ten
 def _check_enough(root: Path, split: str, labels: Tensor, classes: Sequence[str]) -> None:
     """Raise DataError if there is nothing to test on, or a class without a picture to train on."""
     if split != "train" and not len(labels):
-        raise DataError(f"{root} has no picture to test on: add pictures, or make sub-folders 'train' and 'test'")
+        raise NoTestSet(f"{root} has no picture to test on: add pictures, or make sub-folders 'train' and 'test'")
     if split == "train":
         for name, count in zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True):
             if not count:
-                raise DataError(f"class {name!r} of {root} has no picture to train on: none of its files can be used")
+                raise DataError(f"class {name!r} of {root} has no picture to train on, of those that can be used")
 
 
 def _name_of(root: Path) -> str:

@@ -29,11 +29,11 @@ def draw_picture(kind, number):
     return Image.fromarray(pixels)
 
 
-def write_folder(root, count, kinds=KINDS):
-    """Write `count` pictures of each kind below `root`, in all formats by turns, and return `root`."""
+def write_folder(root, count, kinds=KINDS, first=0):
+    """Write `count` pictures of each kind below `root`, from number `first` on, in all formats by turns; return it."""
     for kind in kinds:
         (root / kind).mkdir(parents=True)
-        for number in range(count):
+        for number in range(first, first + count):
             suffix, image_format = FORMATS[number % len(FORMATS)]
             (root / kind / f"{number:03}.{suffix}").write_bytes(encode(draw_picture(kind, number), image_format))
     return root

@@ -262,7 +262,7 @@ def _stopping_gently(trainer: Trainer, signals: list[int]) -> Iterator[None]:
 def _report(arguments: argparse.Namespace, path: Path, device: torch.device) -> None:
     """Measure the finished checkpoint on the test set, once, and leave figures and pictures in the run's folder."""
     from model import checkpoint
-    from model.data import DataError
+    from model.data import NoTestSet
     from model.extras import MissingExtra
     from model.report import write_report
     from model.run_folder import RunFolder
@@ -270,7 +270,7 @@ def _report(arguments: argparse.Namespace, path: Path, device: torch.device) -> 
     dataset, probabilities = None, None
     try:
         dataset = _load(arguments, train=False)
-    except DataError as error:
+    except NoTestSet as error:
         print(f"resnet: no test set, so only the learning curves are drawn: {error}", file=sys.stderr)
     if dataset is not None:
         log.info("measuring on %d test images", len(dataset))

@@ -19,7 +19,7 @@ import torch
 
 from app.cli import build_parser
 from model import checkpoint
-from model.data import DataError, Dataset
+from model.data import DataError, Dataset, NoTestSet
 from model.evaluate import expected_calibration_error
 from model.learner import Learner, TrainingError
 from model.train import Trainer
@@ -238,7 +238,7 @@ def test_without_a_test_set_only_the_learning_curves_are_drawn(
 ) -> None:
     def only_training_data(*_where: object, train: bool, **_options: object) -> Dataset:
         if not train:
-            raise DataError("there is none")
+            raise NoTestSet("there is none")
         return toy_dataset(train=train)
 
     monkeypatch.setattr("model.datasets.load_dataset", only_training_data)
@@ -249,6 +249,21 @@ def test_without_a_test_set_only_the_learning_curves_are_drawn(
     assert {path.name for path in tmp_path.iterdir()} & (PNGS | {"report.json", "evaluation.json"}) == {
         "learning_curves.png"
     }
+
+
+def test_a_test_set_that_cannot_be_read_any_more_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def vanishing(*_where: object, train: bool, **_options: object) -> Dataset:
+        if not train:
+            raise DataError("it has gone")
+        return toy_dataset(train=train)
+
+    monkeypatch.setattr("model.datasets.load_dataset", vanishing)
+    assert train(tmp_path) == 1
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-1] == "resnet: error: it has gone"
+    assert shown.out.strip() == str(tmp_path / "checkpoint.safetensors")
 
 
 def test_without_matplotlib_a_run_ends_well_and_with_a_hint(

@@ -60,6 +60,13 @@ def test_hold_out_depends_on_its_own_seed_alone() -> None:
     assert splits[0] != numbers(hold_out(numbered(), 12, seed=1)[1])
 
 
+def test_in_the_order_of_digests_the_first_of_each_class_are_held_out() -> None:
+    """Images that are added take places of their own among them, and the held-out ones stay almost the same."""
+    rest, held = hold_out(replace(numbered(), in_digest_order=True), 12)
+    assert numbers(held) == list(range(12))
+    assert (len(rest), rest.in_digest_order) == (48, True)
+
+
 def test_hold_out_of_nothing_keeps_everything() -> None:
     rest, held = hold_out(numbered(), 0)
     assert numbers(rest) == list(range(60))

@@ -1,19 +1,22 @@
 """Folders that are splits, in a folder of pictures: what they are called, and when that cannot be told."""
 
+import hashlib
 import logging
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from model.data import DataError
-from model.folder import load_folder
+from model.folder import TEST_SHARE, load_folder
+from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
 from tests.unit.model.test_folder import both_splits
 
 
 def test_train_and_test_folders_are_taken_as_the_split(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", 5)
-    write_folder(tmp_path / "test", 3, kinds=("grass", "stripes"))
+    write_folder(tmp_path / "test", 3, kinds=("grass", "stripes"), first=5)
     train, test = both_splits(tmp_path)
     assert (len(train), len(test)) == (15, 6)
     assert train.classes == test.classes == KINDS
@@ -22,9 +25,9 @@ def test_train_and_test_folders_are_taken_as_the_split(tmp_path: Path) -> None:
 
 def test_val_serves_for_test_unless_there_is_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_folder(tmp_path / "train", 5)
-    write_folder(tmp_path / "val", 2)
+    write_folder(tmp_path / "val", 2, first=5)
     assert (load_folder(tmp_path, train=False).split, len(load_folder(tmp_path, train=False))) == ("val", 6)
-    write_folder(tmp_path / "test", 3)
+    write_folder(tmp_path / "test", 3, first=7)
     caplog.set_level(logging.INFO)
     assert [len(part) for part in both_splits(tmp_path)] == [15, 9]
     assert "'val' is not used" in caplog.text
@@ -32,8 +35,8 @@ def test_val_serves_for_test_unless_there_is_one(tmp_path: Path, caplog: pytest.
 
 @pytest.mark.parametrize("names", [("train", "valid"), ("Train", "Test"), ("training", "validation"), ("TRAIN", "val")])
 def test_splits_have_other_names_too(tmp_path: Path, names: tuple[str, str]) -> None:
-    for name, each in zip(names, (5, 2), strict=True):
-        write_folder(tmp_path / name, each)
+    for name, each, first in zip(names, (5, 2), (0, 5), strict=True):
+        write_folder(tmp_path / name, each, first=first)
     assert [len(part) for part in both_splits(tmp_path)] == [15, 6]
     assert both_splits(tmp_path)[0].classes == KINDS
 
@@ -41,7 +44,7 @@ def test_splits_have_other_names_too(tmp_path: Path, names: tuple[str, str]) -> 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("train", "test", "extra"), "holds folders for test and train, and also 'extra', which is none"),
+        (("train", "test", "extra"), "holds folders for test and train, and also 'extra', which is none: if they are "),
         (("train", "val", "valid"), "holds more than one folder for val: val and valid"),
     ],
 )
@@ -59,8 +62,65 @@ def test_a_class_may_be_called_as_a_split_is(tmp_path: Path) -> None:
     assert load_folder(tmp_path, train=True).classes == ("bus", "train", "tram")
 
 
-def test_a_class_that_only_the_test_folder_has_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("train", [True, False])
+def test_a_class_that_only_the_test_folder_has_is_refused_before_training(tmp_path: Path, train: bool) -> None:
     write_folder(tmp_path / "train", 2, kinds=("disc", "grass"))
     write_folder(tmp_path / "test", 2)
     with pytest.raises(DataError, match="a class that the training folder does not have: 'stripes'"):
-        load_folder(tmp_path, train=False)
+        load_folder(tmp_path, train=train)
+
+
+def test_what_is_in_both_folders_is_not_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path / "train", 5)
+    write_folder(tmp_path / "test", 2, first=3)
+    (tmp_path / "test" / "disc" / "003.bmp").rename(tmp_path / "test" / "grass" / "a disc")  # whatever it is said to be
+    train, test = both_splits(tmp_path)
+    assert (len(train), len(test)) == (9, 6)
+    assert not {image.numpy().tobytes() for image in train.images} & {one.numpy().tobytes() for one in test.images}
+    assert "6 training picture(s) are in the test folder, too, and are not trained on" in caplog.text
+
+
+@pytest.mark.parametrize("split", ["folder", "share"])
+def test_a_bad_test_picture_is_fatal_before_training_if_asked_for(tmp_path: Path, split: str) -> None:
+    """It begins as a picture does, and cannot be decoded."""
+    train, test = tmp_path / "train", tmp_path / "test"
+    if split == "folder":
+        write_folder(train, 3)
+        write_folder(test, 2, first=3)
+    else:
+        train = test = write_folder(tmp_path / "all", 30)
+    whole = encode(noise(64, 64, seed=3))
+    for length in range(len(whole) // 2, len(whole) - 20):  # of many cuts some have a digest of the test share
+        data = whole[:length]
+        if split == "folder" or hashlib.sha256(data).digest()[0] < TEST_SHARE * 255:
+            break
+    (test / "disc" / "cut.png").write_bytes(data)
+    root = tmp_path if split == "folder" else train
+    assert load_folder(root, train=True).classes == KINDS
+    with pytest.raises(DataError, match=r"cut\.png': damaged or cut short"):
+        load_folder(root, train=True, on_bad_image="fail")
+
+
+def test_names_of_classes_are_the_same_however_their_letters_are_composed(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", 3, kinds=("disc", "grass"))
+    write_folder(tmp_path / "test", 2, kinds=("disc", "grass"), first=3)
+    for folder, form in (("train", "NFC"), ("test", "NFD")):
+        (tmp_path / folder / "disc").rename(tmp_path / folder / unicodedata.normalize(form, "caf\u00e9"))
+    train, test = both_splits(tmp_path)
+    assert train.classes == test.classes == ("caf\u00e9", "grass")
+    assert test.labels.bincount().tolist() == [2, 2]
+    (tmp_path / "train" / unicodedata.normalize("NFD", "caf\u00e9")).mkdir()
+    with pytest.raises(DataError, match="two folders of the class 'caf\u00e9'"):
+        load_folder(tmp_path, train=True)
+
+
+def test_what_a_macs_archive_holds_besides_is_no_class(tmp_path: Path) -> None:
+    write_folder(tmp_path, 3)
+    (tmp_path / "__MACOSX").mkdir()
+    assert load_folder(tmp_path, train=True).classes == KINDS
+
+
+def test_one_split_alone_is_pointed_at(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", 2)
+    with pytest.raises(DataError, match=f"give folder:{tmp_path}/train"):
+        load_folder(tmp_path, train=True)

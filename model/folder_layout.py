@@ -1,0 +1,173 @@
+"""What lies in a folder of pictures: sub-folders that are splits or classes, and the files of each class.
+
+Nothing is opened here. What cannot be told is refused, in one line; files that cannot be reached are noted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from model.data import DataError
+
+log = logging.getLogger(__name__)
+
+OnBadImage = Literal["skip", "fail"]
+
+# What sub-folders that are splits are called, in any case; anything else is a class.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+}
+
+# What archives made on a Mac hold beside the folders that were packed.
+NO_CLASSES = frozenset({"__MACOSX"})
+
+MAX_NAMED = 20
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A file of a class folder; `digest` is the SHA-256 (hex) of its bytes once it has been read."""
+
+    path: Path
+    label: int
+    digest: str = ""
+
+
+class BadFiles:
+    """Files that cannot be used: collected to be named at the end, or fatal at once."""
+
+    def __init__(self, root: Path, on_bad_image: OnBadImage) -> None:
+        self.root = root
+        self.on_bad_image = on_bad_image
+        self.lines: list[str] = []
+
+    def add(self, path: Path, reason: str) -> None:
+        """Take note of a file below the root. Raises DataError if bad files are fatal."""
+        line = f"{str(path.relative_to(self.root))!r}: {reason}"  # repr: names may hold line breaks
+        if self.on_bad_image == "fail":
+            raise DataError(f"{line} (--on-bad-image skip goes on without such files)")
+        self.lines.append(line)
+
+    def report(self) -> None:
+        """Log the first names, and how many there are."""
+        for line in self.lines[:MAX_NAMED]:
+            log.warning("skipped %s", line)
+        if self.lines:
+            more = f", the first {MAX_NAMED} are named above" if len(self.lines) > MAX_NAMED else ""
+            log.warning("skipped %d file(s) that cannot be used%s", len(self.lines), more)
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Return the sub-folders that are splits, by "train", "test" and "val"; none if the sub-folders are classes.
+
+    Raises DataError where that cannot be told, or which of two it is.
+    """
+    folders = sub_folders(root)
+    splits = {folder: SPLITS.get(folder.name.lower(), "") for folder in folders}
+    found = sorted(set(splits.values()) - {""})
+    if "train" not in found or len(found) < 2:
+        return {}
+    for folder in folders:
+        same = [other.name for other in folders if splits[other] == splits[folder]]
+        if not splits[folder]:
+            raise DataError(
+                f"{root} holds folders for {' and '.join(found)}, and also {folder.name!r}, which is none: if they are "
+                "classes, give them other names"
+            )
+        if len(same) > 1:
+            raise DataError(f"{root} holds more than one folder for {splits[folder]}: {' and '.join(same)}")
+    parts = {split: folder for folder, split in splits.items()}
+    if len(found) == 3:
+        unused, trained_on = parts["val"].name, parts["train"].name
+        log.info("%s: %r is not used, since what is held out is taken from %r", root, unused, trained_on)
+    return parts
+
+
+def sub_folders(root: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, but for hidden ones. Raises DataError."""
+    try:
+        return sorted(
+            entry
+            for entry in root.iterdir()
+            if entry.is_dir() and not entry.name.startswith(".") and entry.name not in NO_CLASSES
+        )
+    except OSError as error:
+        raise DataError(f"no folder of pictures at {root}: {error.strerror}") from error
+
+
+def class_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of a split by the names of their classes, sorted.
+
+    Letters that can be written in two ways, such as those with accents, count as written in the composed one (NFC):
+    file systems and archives change one into the other. Raises DataError for names that cannot be told apart or
+    printed.
+    """
+    folders: dict[str, Path] = {}
+    for folder in sub_folders(root):
+        name = unicodedata.normalize("NFC", folder.name)
+        # Control characters, line separators, and what is not UTF-8 would break logs, metrics and JSON.
+        if not name.strip() or {unicodedata.category(character) for character in name} & {"Cc", "Cs", "Zl", "Zp"}:
+            raise DataError(f"{root}: {name!r} is no name for a class: it holds characters that cannot be printed")
+        if name in folders:
+            raise DataError(f"{root} holds two folders of the class {name!r}, whose names are written differently")
+        folders[name] = folder
+    return dict(sorted(folders.items()))
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """Return the names of the classes to train on. Raises DataError for fewer than two, and as `class_folders` does."""
+    names = tuple(class_folders(root))
+    if len(names) < 2:
+        only = f": to train on {names[0]!r} alone give folder:{root / names[0]}" if names and is_split(names[0]) else ""
+        raise DataError(f"{root} must hold a sub-folder for each class, two at least: there are {len(names)}{only}")
+    return names
+
+
+def is_split(name: str) -> bool:
+    """Whether a sub-folder of this name may be a split."""
+    return name.lower() in SPLITS
+
+
+def list_files(
+    folders: Mapping[str, Path], root: Path, classes: Sequence[str], bad: BadFiles, *, test: bool
+) -> list[PictureFile]:
+    """List the files of each class in the order of their paths. Only a separate test folder may lack some classes.
+
+    `folders` are those of the split that lies in `root`.
+    """
+    unknown = [name for name in folders if name not in classes]
+    if unknown:
+        raise DataError(f"{root} has a class that the training folder does not have: {unknown[0]!r}")
+    files: list[PictureFile] = []
+    for label, name in enumerate(classes):
+        found = sorted(_files_below(folders[name], bad)) if name in folders else []
+        if not found and not test:
+            bad.report()  # it may say why
+            raise DataError(f"class folder {folders[name]} holds no file that can be read")
+        files += [PictureFile(file, label) for file in found]
+    return files
+
+
+def _files_below(folder: Path, bad: BadFiles) -> Iterator[Path]:
+    """Yield the files of a folder and its sub-folders that are not hidden; links in a circle end."""
+    seen: set[tuple[int, int]] = set()
+
+    def note(error: OSError) -> None:
+        bad.add(Path(error.filename), f"cannot be read: {error.strerror}")
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=note):
+        identity = Path(place).stat()
+        if (identity.st_dev, identity.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in names if not name.startswith("."))
