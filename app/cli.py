@@ -37,12 +37,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Run a subcommand and exit with its code."""
+    """Run a subcommand and exit with its code, 130 if Ctrl-C ended it."""
     if sys.argv[1:2] == ["serve"]:
-        signal.signal(signal.SIGTERM, _over_already)
-    arguments = build_parser().parse_args()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _over_already)
     try:
+        arguments = build_parser().parse_args()
         sys.exit(arguments.run(arguments))
+    except KeyboardInterrupt:
+        sys.stderr.write("resnet: interrupted\n")
+        sys.exit(128 + signal.SIGINT)
     except ModuleNotFoundError as error:
         if error.name not in FOR_TRAINING_AND_GPUS:
             raise

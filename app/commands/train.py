@@ -165,7 +165,11 @@ def run(arguments: argparse.Namespace) -> int:
             if world.leads:
                 print(path, flush=True)
                 if not arguments.no_report:
-                    _report(arguments, path, device)
+                    try:
+                        _report(arguments, path, device)
+                    except KeyboardInterrupt:
+                        print("resnet: interrupted: the checkpoint is finished, its report is not", file=sys.stderr)
+                        return 128 + signal.SIGINT
     except Stopped as stopped:
         print(f"resnet: {stopped}", file=sys.stderr)
         return 128 + (signals[0] if signals else signal.SIGTERM)  # that another process was sent

@@ -1,7 +1,9 @@
-"""`resnet serve` before there is a server."""
+"""`resnet serve` before there is a server, and other commands that are ended early."""
 
 import subprocess
 import sys
+
+import pytest
 
 from tests.conftest import ROOT
 
@@ -10,7 +12,7 @@ import os, signal, sys
 import app.cli
 
 def import_module(_):
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.NUMBER)
 
 app.cli.import_module = import_module
 sys.argv = ["resnet", "serve"]
@@ -18,7 +20,16 @@ app.cli.main()
 """
 
 
-def test_sigterm_ends_it_from_the_first_moment_also_as_the_first_process_of_a_container():
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_it_from_the_first_moment_also_as_the_first_process_of_a_container(number):
     """Which has no default for it: not even the commands are imported before."""
-    ended = subprocess.run([sys.executable, "-c", TERMINATED_AT_ONCE], check=False, cwd=ROOT)
-    assert ended.returncode == 0
+    code = TERMINATED_AT_ONCE.replace("NUMBER", number)
+    ended = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+def test_ctrl_c_ends_other_commands_in_one_line_wherever_it_comes(command):
+    code = TERMINATED_AT_ONCE.replace("NUMBER", "SIGINT").replace("serve", command)
+    ended = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (130, b"resnet: interrupted\n")
