@@ -9,6 +9,7 @@ from app.direct import Direct
 from app.main import create_app
 from app.server import connection_options
 from app.settings import Settings
+from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
 
 
@@ -69,8 +70,6 @@ async def client(anyio_backend):
 @asynccontextmanager
 async def occupied(engine, client):
     """Keep the engine busy with one request, whose answer is awaited at the end."""
-    from tests.conftest import encode, noise
-
     engine.hold()
     first = asyncio.ensure_future(
         client.post("/predict", content=encode(noise()), headers={"content-type": "image/png"})
@@ -79,3 +78,21 @@ async def occupied(engine, client):
     yield first
     engine.release()
     await first
+
+
+@asynccontextmanager
+async def no_room():
+    """A client of a service whose engine is held and whose queue is full, and what ends both."""
+    engine = FakeEngine()
+    full = {"max_queue_images": 2, "max_images": 2, "batch_sizes": (1, 2)}
+    async with serving(engine, **full) as client, occupied(engine, client):
+        waiting = asyncio.ensure_future(client.post("/predict", files=[("file", encode(noise()))] * 2))
+        while client.app.state.service.queued_images() < 2:
+            await asyncio.sleep(0)
+
+        async def let_go():
+            engine.release()
+            assert (await waiting).status_code == 200
+
+        yield client, let_go
+        await let_go()

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import re
-from contextlib import asynccontextmanager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
@@ -13,7 +12,7 @@ import pytest
 
 from app.admission import Load
 from app.connections import Connection
-from tests.api.conftest import occupied, serving
+from tests.api.conftest import no_room, occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
 
@@ -144,24 +143,6 @@ async def test_other_methods_and_paths_are_the_frameworks():
     async with serving() as client:
         assert (await client.get("/predict")).status_code == 405
         assert (await client.post("/predictions")).status_code == 404
-
-
-@asynccontextmanager
-async def no_room():
-    """A client of a service whose engine is held and whose queue is full, and what ends both."""
-    engine = FakeEngine()
-    full = {"max_queue_images": 2, "max_images": 2, "batch_sizes": (1, 2)}
-    async with serving(engine, **full) as client, occupied(engine, client):
-        waiting = asyncio.ensure_future(client.post("/predict", files=[("file", PICTURE)] * 2))
-        while client.app.state.service.queued_images() < 2:
-            await asyncio.sleep(0)
-
-        async def let_go():
-            engine.release()
-            assert (await waiting).status_code == 200
-
-        yield client, let_go
-        await let_go()
 
 
 async def test_both_ways_turn_away_alike():
