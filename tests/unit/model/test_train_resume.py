@@ -363,3 +363,25 @@ def test_seconds_are_counted_on_after_a_stop(tmp_path: Path, monkeypatch: pytest
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["seconds"] for line in lines] == [3.0, 6.0, 9.0]
     assert loaded.metadata.recipe["training_seconds"] == 9
+
+
+def test_the_state_is_saved_as_often_as_asked_and_after_every_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch lasts six steps of a minute; the time to the next save counts from the last one."""
+    clock, saved = [0.0], []
+    monkeypatch.setattr("model.train.time.monotonic", lambda: clock[0])
+    step, save = Learner.step, Trainer._save_state
+
+    def minute(self: Learner, *arguments: Any) -> Any:
+        clock[0] += 60
+        return step(self, *arguments)
+
+    def noted(self: Trainer) -> None:
+        saved.append(clock[0] / 60)
+        save(self)
+
+    monkeypatch.setattr(Learner, "step", minute)
+    monkeypatch.setattr(Trainer, "_save_state", noted)
+    trainer(tmp_path, replace(RECIPE, phases=((8, 2),), batch_size=8), save_every_s=240.0).run()
+    assert saved == [4, 6, 10, 12]
