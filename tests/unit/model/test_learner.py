@@ -138,3 +138,8 @@ def test_one_process_without_a_compiler_leaves_all_of_them_uncompiled(monkeypatc
 def test_too_few_images_for_a_batch_are_refused() -> None:
     with pytest.raises(TrainingError, match="32 training images are fewer than one batch of 33"):
         Learner(replace(RECIPE, batch_size=33), noise(), device=CPU)
+
+
+def test_what_covers_a_part_of_an_image_has_the_mean_colour() -> None:
+    data = replace(noise(), mean=(0.2, 0.4, 0.6))
+    assert Learner(RECIPE, data, device=CPU).fill.tolist() == [51, 102, 153]

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.checkpoint import write_atomically
 from model.learner import TrainingError
 from model.run_folder import RunFolder, differences
 
@@ -70,3 +71,13 @@ def test_how_runs_differ_is_said_in_words() -> None:
     saved = json.dumps({"batch_size": 4, "images": "a", "init_from": None, "same": [1]})
     wanted = json.dumps({"batch_size": 8, "images": "b", "init_from": "x", "same": [1]})
     assert differences(saved, wanted) == "batch_size 4, not 8; other images; another --init-from"
+
+
+def test_a_file_is_exchanged_for_another_and_never_written_over(tmp_path: Path) -> None:
+    """A crash, or a reader, in the midst of it finds all of the old one."""
+    path, old = tmp_path / "file", tmp_path / "old"
+    write_atomically(path, b"old")
+    old.hardlink_to(path)
+    write_atomically(path, b"new")
+    assert (path.read_bytes(), old.read_bytes()) == (b"new", b"old")
+    assert sorted(tmp_path.iterdir()) == [path, old]

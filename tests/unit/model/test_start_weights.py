@@ -42,6 +42,14 @@ def test_other_classes_get_a_fresh_head_on_trained_weights(tmp_path: Path, undis
     assert all(torch.equal(weights[name], value) for name, value in stored.items())
 
 
+def test_as_many_classes_of_other_names_get_a_fresh_head_too(tmp_path: Path, undisturbed: Path) -> None:
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    other = replace(toy_dataset(), classes=("dog", "cat", "bee", "ant"))
+    tuned = Trainer(RECIPE, other, tmp_path, device=torch.device("cpu"), init_from=source)
+    weights = tuned.learner.network.state_dict()
+    assert not torch.equal(weights["head.weight"], source.tensors["head.weight"].float())
+
+
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_final_weights_keep_a_share_of_the_initial_ones(tmp_path: Path, undisturbed: Path, share: float) -> None:
     source = checkpoint.load(undisturbed / "checkpoint.safetensors")

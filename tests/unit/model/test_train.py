@@ -15,6 +15,7 @@ from model.checkpoint import Checkpoint
 from model.data import hold_out
 from model.device import pick_device
 from model.evaluate import compute_logits, score
+from model.finish import SELF_TEST_COUNT
 from model.learner import TrainingError
 from model.recipe import Recipe
 from model.train import Trainer
@@ -118,6 +119,16 @@ def test_checkpoint_reproduces_its_own_self_test(
     loaded = checkpoint.load(trainer(tmp_path, temperature=0.5).run())
     probabilities = served_probabilities(loaded, loaded.self_test_images)
     torch.testing.assert_close(probabilities, loaded.self_test_probabilities, rtol=0, atol=1e-4)
+
+
+def test_half_of_the_self_test_are_the_images_that_it_is_least_certain_of(tmp_path: Path) -> None:
+    loaded = checkpoint.load(trainer(tmp_path, replace(RECIPE, hold_out=32), temperature=0.5).run())
+    _, held = hold_out(toy_dataset(), 32)
+    certainty = served_probabilities(loaded, held.images).amax(dim=1).sort().values
+    half = SELF_TEST_COUNT // 2
+    tested = loaded.self_test_probabilities.amax(dim=1)[:half]
+    torch.testing.assert_close(tested, certainty[:half], rtol=0, atol=1e-4)
+    assert certainty[half] - certainty[0] > 1e-3
 
 
 def test_measured_figures_are_those_of_the_served_probabilities(undisturbed: Path) -> None:
