@@ -4,6 +4,8 @@ import io
 import subprocess
 import sys
 import weakref
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 from app.backends import open_backend
 from app.batch_sizes import ladder
 from app.batches import EngineBroken, EngineOutOfMemory
-from app.engine import CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine
+from app.engine import LARGEST_BATCH, CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine
 from app.openvino_backend import Whole, open_openvino
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
@@ -185,6 +187,19 @@ def test_int8_tolerates_rounding_and_no_more(source):
 
 
 @pytest.mark.parametrize(
+    ("dtype", "off", "passes"),
+    [("float32", 0.04, True), ("float32", 0.07, False), ("bfloat16", 0.07, False), ("int8", 0.07, True)],
+)
+def test_only_eight_bit_integers_may_be_further_off_than_the_checkpoint_says(source, dtype, off, passes):
+    backend = Noting(any_size=True)
+    backend.dtype = dtype
+    engine = CheckpointEngine(source.facts, backend, (len(source.facts.self_test_images),))
+    engine.run = lambda _images: source.facts.self_test_probabilities + np.float32(off)
+    with nullcontext() if passes else pytest.raises(SelfTestFailed, match=r"tolerance 0\.05"):
+        engine.self_test()
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"device": "cpu", "runtime": "torch", "precision": "int8"}, "int8 needs device cpu and OpenVINO"),
@@ -264,6 +279,21 @@ def test_the_card_says_what_is_served(source):
     assert engine.card["version"] == source.sha256[:12]
     assert engine.card["device"] == "cpu"
     assert engine.card["calibrated"] is True
+
+
+@pytest.mark.parametrize(("fitted_on", "calibrated"), [("5000 images", True), ("given", False), ("not fitted", False)])
+def test_a_temperature_that_was_fitted_on_no_images_is_no_calibration(source, fitted_on, calibrated):
+    metadata = source.metadata.model_copy(update={"temperature_fitted_on": fitted_on})
+    engine = CheckpointEngine(replace(source.facts, metadata=metadata), Noting(any_size=True))
+    assert engine.card["calibrated"] is calibrated
+
+
+def test_no_batch_is_larger_than_the_queue(monkeypatch):
+    asked = []
+    monkeypatch.setattr(CheckpointEngine, "prepare", lambda _engine, largest: asked.append(largest))
+    for places in (5, 1000):
+        load_engine(Settings(device="cpu", max_images=1, max_queue_images=places)).close()
+    assert asked == [5, LARGEST_BATCH["cpu"]]
 
 
 @pytest.mark.gpu

@@ -52,6 +52,7 @@ def test_every_setting_is_a_flag_with_its_default_in_the_help():
         ("--batch-sizes", "8,4"),
         ("--batch-sizes", "x"),
         ("--max-queue-images", "8"),
+        ("--max-queue-images", "8", "--max-images", "8", "--batch-sizes", "1,16"),
         ("--timeout-ms", "0"),
         ("--tls-cert", "cert.pem"),
         ("--tls-key", "key.pem"),
