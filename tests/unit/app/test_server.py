@@ -12,7 +12,7 @@ import uvloop
 from app.connection_limits import ConnectionLimits
 from app.connections import Connection
 from app.engine_service import EngineService
-from app.server import LISTENERS, Server
+from app.server import LISTENERS, Server, first_port
 from app.settings import Settings
 from tests.fakes import FakeEngine
 
@@ -161,3 +161,10 @@ def test_who_has_just_connected_is_heard_but_not_waited_for_for_ever(new_loop, s
     with asyncio.Runner(loop_factory=new_loop) as runner:
         answer = runner.run(shut_over_a_newcomer(speaks=speaks))
     assert answer.endswith(b"hello") is speaks
+
+
+@pytest.mark.parametrize(("processes", "share"), [(1, 100), (3, 33)])
+def test_http_processes_share_the_connections(processes, share):
+    settings = Settings(max_connections=100, http_processes=processes)
+    config = first_port(hello, EngineService(settings, lambda _settings: FakeEngine()))
+    assert config.http.keywords["limits"].max_connections == share

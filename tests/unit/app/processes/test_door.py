@@ -82,6 +82,18 @@ async def test_the_process_with_the_fewest_gets_the_next_ones(house):
     assert house.counts() == [1, 3]  # now they have seven each
 
 
+async def test_where_all_have_equally_few_they_get_connections_in_turn(house):
+    """Each ends before the next one comes: without a turn the first process would get all of them."""
+    came = [0, 0]
+    for _ in range(6):
+        house.connect()
+        await turns()
+        came = [before + now for before, now in zip(came, house.counts(), strict=True)]
+        for index in (0, 1):
+            house.block.count_connections(index, connections=0, arrived=came[index])
+    assert came == [3, 3]
+
+
 async def test_a_silent_process_gets_none_unless_all_are(house, monkeypatch):
     silent = {0}
     monkeypatch.setattr(house.block, "silent_s", lambda index: 5.0 if index in silent else 0.0)

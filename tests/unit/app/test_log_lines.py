@@ -1,0 +1,30 @@
+import json
+import logging
+
+from app.telemetry import JsonFormatter
+
+
+def record(message, error=None):
+    trace = None if error is None else (type(error), error, error.__traceback__)
+    return logging.LogRecord("app.batcher", logging.ERROR, __file__, 1, message, ("of 4",), trace)
+
+
+def test_a_line_of_json_says_when_how_grave_who_and_what():
+    line = record("a batch %s failed")
+    line.created, line.msecs = 784111777.25, 250.0
+    assert json.loads(JsonFormatter().format(line)) == {
+        "time": "1994-11-06T08:49:37.250Z",
+        "level": "error",
+        "logger": "app.batcher",
+        "message": "a batch of 4 failed",
+    }
+
+
+def test_a_line_of_json_has_the_trace_of_an_exception():
+    try:
+        raise ValueError("the shapes\ndo not match")
+    except ValueError as error:
+        line = JsonFormatter().format(record("a batch %s failed", error))
+    assert "\n" not in line
+    assert "in test_a_line_of_json_has_the_trace_of_an_exception" in json.loads(line)["exception"]
+    assert json.loads(line)["exception"].endswith("ValueError: the shapes\ndo not match")
