@@ -6,7 +6,7 @@ import random
 import httpx
 import pytest
 
-from app.bodies import USUAL_FILE, BodyBudget, _parameter, read_body, split_images
+from app.bodies import MAX_PARAMETERS, USUAL_FILE, BodyBudget, _parameter, read_body, split_images
 from app.errors import (
     BadBase64,
     BodyTooLarge,
@@ -168,26 +168,41 @@ async def test_all_bodies_together_have_a_budget_that_comes_back():
 
 
 @pytest.mark.parametrize(
-    "kind",
+    ("parameters", "reason"),
     [
-        "multipart/form-data",
-        "multipart/form-data; boundary=",
-        "multipart/form-data; boundary*=a; boundary*0=b",
-        "multipart/form-data; boundary*" + "0" * 5000 + "=x",
-        'multipart/form-data; boundary="' + ";" * 60_000 + '"',
-        "multipart/form-data" + "; a=b" * 33 + "; boundary=b",
+        ("", "names no boundary"),
+        ("; boundary=", "names no boundary"),
+        ("; boundary*=a; boundary*0=b", "cannot be read"),
+        ("; boundary*" + "0" * 5000 + "=x", "cannot be read"),
+        ('; boundary="' + ";" * 60_000 + '"', "too many parameters"),
+        ("; a=b" * MAX_PARAMETERS + "; boundary=b", "too many parameters"),
     ],
 )
-def test_hostile_boundaries_are_malformed(kind):
-    with pytest.raises(MalformedRequest):
-        split_images(kind, b"--b\r\n", 3, 32)
+def test_hostile_boundaries_are_malformed(parameters, reason):
+    with pytest.raises(MalformedRequest) as refused:
+        split_images("multipart/form-data" + parameters, b"--b\r\n", 3, 32)
+    assert reason in refused.value.detail
 
 
-@pytest.mark.parametrize("parameters", [b"name*=a; name*0=b", b'name="' + b";" * 4000 + b'"'])
-def test_hostile_part_headers_are_malformed(parameters):
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        (b"name*=a; name*0=b", "cannot be read"),
+        (b'name="' + b";" * 4000 + b'"', "too many parameters"),
+        (b"a=b; " * MAX_PARAMETERS + b"name=file", "too many parameters"),
+    ],
+)
+def test_hostile_part_headers_are_malformed(parameters, reason):
     body = b"--b\r\nContent-Disposition: form-data; %s\r\n\r\nx\r\n--b--\r\n" % parameters
-    with pytest.raises(MalformedRequest):
+    with pytest.raises(MalformedRequest) as refused:
         split_images("multipart/form-data; boundary=b", body, 3, 32)
+    assert reason in refused.value.detail
+
+
+def test_as_many_parameters_as_there_may_be_are_read():
+    more = "; a=b" * (MAX_PARAMETERS - 1)
+    body = f'--b\r\nContent-Disposition: form-data; name="file"{more}\r\n\r\nx\r\n--b--\r\n'.encode()
+    assert split_images(f"multipart/form-data{more}; boundary=b", body, 1, 32) == [b"x"]
 
 
 @pytest.mark.parametrize("body", [b'{"images": [' + b"[]," * 10_000 + b"[]]}", b'{"images": [{}]}'])
