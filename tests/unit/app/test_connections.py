@@ -165,6 +165,20 @@ async def test_a_client_that_does_not_read_is_closed_and_one_that_reads_again_is
     assert transport.aborted
 
 
+@pytest.mark.parametrize("end", ["refused", "idle"])
+async def test_a_client_that_never_takes_the_last_bytes_does_not_keep_the_connection(end):
+    """A transport closes once all is sent, which a client that does not read never lets it."""
+    protocol, transport = Port(unread_timeout_s=0.01).connect()
+    if end == "refused":
+        protocol.data_received(HALF)
+        protocol._close_late()
+    else:
+        protocol.timeout_keep_alive_handler()
+    async with asyncio.timeout(10):
+        while not transport.aborted:
+            await asyncio.sleep(0.001)
+
+
 async def test_the_end_of_a_connection_ends_its_timers():
     protocol, _ = Port().connect()
     protocol.pause_writing()
