@@ -340,3 +340,11 @@ async def test_it_does_not_rest_while_anything_else_may_need_it(monkeypatch):
         assert (await service.get("/livez")).status_code == 200
         assert (await client.ask(PICTURE))[0] == 429
         assert rests == [0.005]
+
+
+async def test_each_image_of_a_request_that_fails_is_counted():
+    engine = FakeEngine()
+    engine.errors = [ValueError()]
+    async with serving(engine) as client:
+        assert (await client.post("/predict", files=[("file", PICTURE)] * 3)).status_code == 500
+        assert 'resnet_images_total{outcome="internal-error"} 3.0' in (await client.get("/metrics")).text
