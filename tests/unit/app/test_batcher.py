@@ -1,7 +1,9 @@
 import asyncio
 import math
+import threading
 import time
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,9 +34,14 @@ async def running(engine, **options):
 
 
 def submit(batcher, images, seconds=30.0):
-    return asyncio.ensure_future(
-        batcher.submit(batcher.admit(len(images), math.inf), images, time.monotonic() + seconds).wait()
-    )
+    job = batcher.submit(batcher.admit(len(images), math.inf), images, time.monotonic() + seconds)
+    return asyncio.ensure_future(outcome_of(job))
+
+
+async def outcome_of(job):
+    """Fail rather than wait for ever where a batch is never begun."""
+    async with asyncio.timeout(40):
+        return await job.wait()
 
 
 async def occupied(engine, batcher):
@@ -275,106 +282,6 @@ async def test_the_rest_of_a_split_request_is_dropped_once_it_expires():
     assert engine.batches == [4, 2]
 
 
-async def test_with_a_wait_a_full_batch_goes_at_once_and_a_partial_one_when_the_wait_is_over():
-    engine = FakeEngine()
-    async with running(engine, max_wait_s=0.05) as batcher:
-        await submit(batcher, pictures(2))
-        batcher.max_wait_s = 3600
-        await asyncio.gather(*(submit(batcher, pictures(1, seed=n)) for n in range(4)))
-    assert engine.batches == [2, 4]
-
-
-@pytest.mark.parametrize("others", [0, 2])
-async def test_nobody_waits_for_a_full_batch_past_the_own_deadline_or_anothers(monkeypatch, others):
-    monkeypatch.setattr("app.batcher.SHARE_TO_COMPUTE", 0.998)
-    engine = FakeEngine()
-    async with running(engine, max_wait_s=3600) as batcher:
-        patient = [submit(batcher, pictures(1, seed=n), seconds=36000) for n in range(others)]
-        await asyncio.sleep(0)
-        await asyncio.gather(*patient, submit(batcher, pictures(1, seed=9)))
-    assert engine.batches == [others + 1]
-
-
-class Expecting:
-    """Expects so many images after each batch, and for so long."""
-
-    expected = True
-
-    def __init__(self, images, seconds=30.0):
-        self.images, self.seconds = images, seconds
-
-    def batch_ended(self, _answered, _seconds, _now):
-        pass
-
-    def came(self, _images, _now):
-        pass
-
-    def awaited(self):
-        return self.images, time.monotonic() + self.seconds
-
-
-async def answered_one(batcher):
-    """Let a request be answered, and the batcher come to wait for others."""
-    await submit(batcher, pictures(1, seed=9))
-    await asyncio.sleep(0)
-
-
-async def test_who_is_expected_back_shares_the_next_batch():
-    engine = FakeEngine()
-    async with running(engine) as batcher:
-        batcher._returns = Expecting(3)
-        await answered_one(batcher)
-        first = [submit(batcher, pictures(1, seed=n)) for n in range(2)]
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert engine.batches == [1]
-        await asyncio.gather(*first, submit(batcher, pictures(1, seed=2)))
-    assert engine.batches == [1, 3]
-
-
-async def test_who_is_expected_back_and_stays_away_is_waited_for_no_longer_than_others_took():
-    engine = FakeEngine()
-    async with running(engine) as batcher:
-        batcher._returns = Expecting(3, seconds=0.01)
-        await answered_one(batcher)
-        await submit(batcher, pictures(2))
-    assert engine.batches == [1, 2]
-
-
-async def test_a_full_batch_waits_for_nobody_who_is_expected():
-    engine = FakeEngine()
-    async with running(engine) as batcher:
-        batcher._returns = Expecting(100)
-        await answered_one(batcher)
-        await submit(batcher, pictures(4))
-    assert engine.batches == [1, 4]
-
-
-async def test_an_engine_that_takes_over_waits_for_nobody_who_is_expected():
-    old, new = FakeEngine(), FakeEngine(shift=1)
-    async with running(old) as batcher:
-        batcher._returns = Expecting(3)
-        await answered_one(batcher)
-        await batcher.swap(new.run, {"name": "fake", "version": "2"})
-
-
-async def test_while_others_are_expected_only_a_full_batch_is_handed_over():
-    engine = FakeEngine()
-    async with running(engine) as batcher:
-        batcher._batch_s = HAND_OVER_S
-        batcher._returns = Expecting(0)
-        first = await occupied(engine, batcher)
-        waiting = [submit(batcher, pictures(3))]
-        await asyncio.sleep(0)
-        assert len(batcher._batches) == 1
-        waiting.append(submit(batcher, pictures(1)))
-        await asyncio.sleep(0)
-        assert len(batcher._batches) == 2
-        engine.release()
-        await asyncio.gather(first, *waiting)
-    assert engine.batches == [1, 4]
-
-
 async def test_closing_fails_what_still_waits():
     engine = FakeEngine()
     async with running(engine) as batcher:
@@ -385,3 +292,97 @@ async def test_closing_fails_what_still_waits():
         for request in (first, waiting):
             with pytest.raises(EngineFailed):
                 await request
+
+
+async def test_closing_ends_the_engines_thread():
+    engine, threads = FakeEngine(), []
+    async with running(engine) as batcher:
+        compute = engine.run
+        batcher._run = lambda images: (threads.append(threading.current_thread()), compute(images))[1]
+        await submit(batcher, pictures(1))
+    (thread,) = threads
+    await asyncio.to_thread(thread.join, 10)
+    assert not thread.is_alive()
+
+
+async def test_places_are_free_from_when_the_engine_comes_to_a_batch():
+    engine, go_on = FakeEngine(), threading.Semaphore(0)
+    async with running(engine) as batcher:
+        compute = engine.run
+        batcher._run = lambda images: go_on.acquire(timeout=30) and compute(images)
+        batcher._batch_s = HAND_OVER_S
+        first = submit(batcher, pictures(1))
+        while not batcher._batches or batcher._batches[0].open:
+            await asyncio.sleep(0)
+        second = submit(batcher, pictures(3))
+        assert (batcher.queued_images, batcher._running_images) == (3, 1)
+        go_on.release()
+        await first
+        assert (batcher.queued_images, batcher._running_images) == (0, 3)
+        go_on.release()
+        await second
+        await asyncio.sleep(0)
+        assert (batcher.queued_images, batcher._running_images) == (0, 0)
+
+
+async def test_what_is_left_of_a_request_is_handed_over_once_the_batch_before_it_has_begun():
+    engine, begun, go_on = FakeEngine(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def compute(images):
+        begun.release()
+        assert go_on.acquire(timeout=30)
+        return engine.run(images)
+
+    async with running(engine) as batcher:
+        batcher._run = compute
+        first = submit(batcher, pictures(1))
+        assert await asyncio.to_thread(begun.acquire, timeout=10)
+        rest = submit(batcher, pictures(9))
+        assert len(batcher._batches) == 2
+        go_on.release()
+        assert begun.acquire(timeout=10)  # the event loop stands still meanwhile
+        await first
+        assert len(batcher._batches) == 2
+        go_on.release(3)
+        await rest
+    assert engine.batches == [1, 4, 4, 1]
+
+
+async def test_who_joins_the_batch_that_is_next_is_no_longer_queued():
+    engine, go = FakeEngine(), threading.Event()
+    async with running(engine) as batcher:
+        busy = batcher._worker.run(go.wait, 30)  # the engine's thread has not come to the first batch yet
+        batcher._batch_s = HAND_OVER_S
+        waiting = [submit(batcher, pictures(1))]
+        while not batcher._batches:
+            await asyncio.sleep(0)
+        waiting.append(submit(batcher, pictures(2)))
+        assert (batcher.queued_images, batcher._running_images) == (0, 3)
+        go.set()
+        await asyncio.gather(busy, *waiting)
+    assert engine.batches == [3]
+
+
+@pytest.mark.parametrize(("enqueued", "queue_s"), [(100.0, 2.0), (103.0, 0.0)])
+async def test_a_request_waits_until_the_first_of_its_batches_begins(monkeypatch, enqueued, queue_s):
+    batcher = Batcher(FakeEngine().run, MODEL, max_batch=4, max_queue_images=64)
+    images = pictures(8)
+    job = batcher.submit(batcher.admit(8, math.inf), images, math.inf)
+    job.enqueued = enqueued
+    for now, part in ((107.0, images[:4]), (115.0, images[4:])):
+        monkeypatch.setattr("app.batcher.time", SimpleNamespace(monotonic=lambda now=now: now))
+        batcher._hand_out([(job, part)], answered(part), seconds=5.0)
+    outcome = job.future.result()
+    assert (outcome.queue_s, outcome.inference_s) == (queue_s, 10.0)
+
+
+async def test_only_who_is_answered_whole_can_come_back():
+    batcher = Batcher(FakeEngine().run, MODEL, max_batch=4, max_queue_images=64)
+    answers = []
+    batcher._returns.batch_ended = lambda count, _seconds, _now: answers.append(count)
+    images = pictures(6)
+    job = batcher.submit(batcher.admit(6, math.inf), images, math.inf)
+    for part in (images[:4], images[4:]):
+        job.taken += len(part)
+        batcher._hand_out([(job, part)], answered(part), seconds=5.0)
+    assert answers == [0, 2]
