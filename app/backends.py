@@ -84,6 +84,8 @@ def open_backend(source: Checkpoint, settings: Settings) -> Backend:
             raise EngineUnavailable("precision int8 needs device cpu and OpenVINO")
         threads = settings.threads or available_cores()
         if torch.device(device).type == "cpu":
+            if precision == "float16":
+                raise EngineUnavailable("precision float16 needs device cuda")
             return TorchBackend(source, device, precision, threads)
         return _open_on_cuda(source, settings, device, precision, threads)
     if device != "cpu":

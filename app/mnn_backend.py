@@ -37,8 +37,10 @@ TOLERANCE = 1e-3
 def open_on_cpu(source: Checkpoint, settings: Settings) -> Backend:
     """Put a checkpoint's network on this CPU, in the runtime that the settings ask for or in the faster one.
 
-    Raises EngineUnavailable if MNN is asked for and does not work here, and what OpenVINO raises.
+    Raises EngineUnavailable for float16 and if MNN is asked for and does not work here, and what OpenVINO raises.
     """
+    if settings.precision == "float16":
+        raise EngineUnavailable("precision float16 needs device cuda")
     if settings.runtime != "mnn" and not _may_be_faster(settings):
         return open_openvino(source, settings)
     if settings.runtime == "mnn" and precision_of(settings) != "float32":

@@ -64,8 +64,8 @@ class Settings(BaseSettings):
     ] = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")] = "auto"
     precision: Annotated[
-        Literal["auto", "bfloat16", "float32", "int8"],
-        Field(description="arithmetic; auto is the faster float of the device, int8 needs a CPU and OpenVINO"),
+        Literal["auto", "bfloat16", "float16", "float32", "int8"],
+        Field(description="arithmetic; auto is the faster float of the device; float16 needs a GPU, int8 OpenVINO"),
     ] = "auto"
     runtime: Annotated[
         Literal["auto", "openvino", "mnn", "torch"],
