@@ -36,17 +36,22 @@ class Augmentation:
 NATIVE_SIZE = 32
 SMALLEST_BATCH = 8
 
+# Beyond these a number can only be a slip: memory goes by the side's square.
+LARGEST_SIDE = 512
+MOST_EPOCHS = 1_000_000
+
 Phases = tuple[tuple[int, int], ...]
 
 
 def parse_phases(text: str) -> Phases:
     """Parse "16:10,32:2" into ((16, 10), (32, 2)): ten epochs at 16x16, then two at 32x32. Raises ValueError."""
+    limits = f"sizes from 8 to {LARGEST_SIDE}, epochs from 1 to {MOST_EPOCHS}"
     try:
         phases = tuple((int(size), int(epochs)) for size, epochs in (part.split(":") for part in text.split(",")))
     except ValueError:
         phases = ()
-    if not phases or any(size < 8 or epochs < 1 for size, epochs in phases):
-        raise ValueError(f"phases {text!r}: expected SIZE:EPOCHS[,SIZE:EPOCHS...], such as 16:10,32:2")
+    if not phases or not all(8 <= size <= LARGEST_SIDE and 1 <= epochs <= MOST_EPOCHS for size, epochs in phases):
+        raise ValueError(f"expected SIZE:EPOCHS[,SIZE:EPOCHS...], such as 16:10,32:2, {limits}, not {text!r}")
     return phases
 
 

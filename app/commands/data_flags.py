@@ -41,3 +41,10 @@ def positive(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
+
+
+def named_path(text: str) -> Path:
+    """Parse the path of a file or folder. Raises argparse.ArgumentTypeError for none: it would be this very folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, not ''")
+    return Path(text)

@@ -6,10 +6,10 @@ import argparse
 import asyncio
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.commands.data_flags import add_data, positive
+from app.commands.data_flags import add_data, named_path, positive
+from app.commands.numbers import share
 from app.commands.settings_flags import add_settings, read_settings
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help="ask this running service, one PNG a request, instead of loading --weights")
     parser.add_argument("--concurrency", type=positive, default=32, help="requests at once, with --url [%(default)s]")
     parser.add_argument("--limit", type=positive, help="only so many images")
-    parser.add_argument("--min-accuracy", type=float, default=0.0, help="exit 1 below this share [%(default)s]")
+    parser.add_argument("--min-accuracy", type=share, default=0.0, help="exit 1 below this share, 0 to 1 [%(default)s]")
     parser.add_argument("--robustness", action="store_true", help="also as JPEG, WebP, greyscale, and upscaled")
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="also draw confusion matrix and the like into DIR")
+    parser.add_argument("--json", type=named_path, help="also write the result to this file")
+    parser.add_argument(
+        "--report", type=named_path, metavar="DIR", help="also draw confusion matrix and the like into DIR"
+    )
     parser.add_argument("--record", action="store_true", help="write the scores into the checkpoint's metadata")
     add_settings(parser, only={"weights", "weights_sha256", "api_key"})
 
@@ -173,7 +175,7 @@ def _ask_service(
     from app.client import classify_dataset
     from model.evaluate import score
 
-    work = classify_dataset(arguments.url, dataset, arguments.concurrency, _key(settings))
+    work = classify_dataset(arguments.url, dataset, min(arguments.concurrency, len(dataset)), _key(settings))
     model, probabilities = asyncio.run(work)
     scores = score(probabilities, dataset).to_dict()
     return as_result(model["name"], model["version"], "service", scores), probabilities
@@ -190,8 +192,8 @@ def _print(result: dict[str, Any]) -> None:
     print(f"top-1  {result['top1']:.4f}")
     print(f"nll    {result['nll']:.4f}")
     print(f"ece    {result['ece']:.4f} (15 bins)")
-    for name, share in result["per_class"].items():
-        print(f"  {name:<12} {'no images' if share is None else f'{share:.4f}'}")
+    for name, accuracy in result["per_class"].items():
+        print(f"  {name:<12} {'no images' if accuracy is None else f'{accuracy:.4f}'}")
     if "robustness" in result:
         print(f"{'sent as':<14} top-1    change   nll     ece")
         for name, row in result["robustness"].items():

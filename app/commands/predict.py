@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from app.commands.data_flags import positive
 from app.commands.settings_flags import add_settings, read_settings
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image files")
-    parser.add_argument("--top-k", type=int, default=3, help="classes to print for each image [%(default)s]")
+    parser.add_argument("--top-k", type=positive, default=3, help="classes to print for each image [%(default)s]")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     add_settings(parser, only={"weights", "weights_sha256", "device", "precision", "runtime", "threads", "max_pixels"})
 
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             image = decode(file.read_bytes(), size, settings.max_pixels)
             probabilities = engine.run(image[None])[0]
-            best = probabilities.argsort()[::-1][: max(1, arguments.top_k)]
+            best = probabilities.argsort()[::-1][: arguments.top_k]
             line["probabilities"] = [
                 {"label": classes[i], "probability": round(float(probabilities[i]), 6)} for i in best
             ]

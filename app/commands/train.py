@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.commands.data_flags import add_data, image_size
+from app.commands.data_flags import add_data, image_size, named_path
 from app.commands.evaluate import as_result, score_checkpoint
+from app.commands.numbers import rate, seed, share, temperature, whole
 from app.commands.progress import ProgressBar
 from app.telemetry import set_up_logging
-from model.recipe import PRESETS, Recipe, parse_phases
+from model.recipe import LARGEST_SIDE, MOST_EPOCHS, PRESETS, Phases, Recipe, parse_phases
 
 if TYPE_CHECKING:
     import torch
@@ -33,35 +33,11 @@ def _preset_values(name: str) -> str:
     return ", ".join(f"{preset} {getattr(recipe, name)}" for preset, recipe in PRESETS.items())
 
 
-def _number(text: str, wanted: str, is_right: Callable[[float], bool]) -> float:
-    """Parse a number that is right, which "nan" never is. Raises ArgumentTypeError with what was wanted."""
+def _phases(text: str) -> Phases:
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not is_right(value):
-        raise argparse.ArgumentTypeError(f"expected {wanted}, not {text!r}")
-    return value
-
-
-def _share(text: str) -> float:
-    return _number(text, "a share from 0 to 1", lambda value: 0 <= value <= 1)
-
-
-def _temperature(text: str) -> float:
-    return _number(text, "a number above 0", lambda value: 0 < value < math.inf)
-
-
-def _count(text: str) -> int:
-    return int(_number(text, "a whole number from 1 on", lambda value: value >= 1 and value.is_integer()))
-
-
-def _from_zero(text: str) -> int:
-    return int(_number(text, "a whole number from 0 on", lambda value: value >= 0 and value.is_integer()))
-
-
-def _rate(text: str) -> float:
-    return _number(text, "a number from 0 on", lambda value: 0 <= value < math.inf)
+        return parse_phases(text)
+    except ValueError as error:  # of which argparse would not show the text
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -74,45 +50,45 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=32,
         help="side a folder's pictures are brought to, pixels [%(default)s]",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/resnet18"), help="folder of the run [%(default)s]")
+    parser.add_argument("--out", type=named_path, default=Path("runs/resnet18"), help="folder of the run [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [%(default)s]")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="recipe to start from [best on CUDA, else cpu]")
     parser.add_argument("--arch", help=f"network, resnet18 to resnet152, resnet20, resnet56 [{_preset_values('arch')}]")
     parser.add_argument(
         "--stem", choices=["auto", "cifar", "imagenet"], help="first layers; auto is cifar up to 64 pixels [auto]"
     )
-    parser.add_argument("--groups", type=int, help="groups of a bottleneck's 3x3 convolution; ResNeXt has 32 [1]")
-    parser.add_argument("--width-per-group", type=int, help="channels a group in the first stage [64]")
+    parser.add_argument("--groups", type=whole(1), help="groups of a bottleneck's 3x3 convolution; ResNeXt has 32 [1]")
+    parser.add_argument("--width-per-group", type=whole(1), help="channels a group in the first stage [64]")
     parser.add_argument(
         "--shortcut", choices=["identity", "none"], help="none trains the plain network of the same depth [identity]"
     )
     parser.add_argument(
-        "--epochs", type=_count, help="train so many epochs at full size instead of the preset's phases"
+        "--epochs", type=whole(1, MOST_EPOCHS), help="train so many epochs at full size instead of the preset's phases"
     )
-    parser.add_argument("--phases", type=parse_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
-    parser.add_argument("--batch-size", type=_count, help=f"images a step [{_preset_values('batch_size')}]")
-    parser.add_argument("--learning-rate", type=_rate, help=f"peak of the schedule [{_preset_values('learning_rate')}]")
-    parser.add_argument("--weight-decay", type=_rate, help=f"[{_preset_values('weight_decay')}]")
-    parser.add_argument("--label-smoothing", type=_share, help=f"[{_preset_values('label_smoothing')}]")
+    parser.add_argument("--phases", type=_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
+    parser.add_argument("--batch-size", type=whole(1), help=f"images a step [{_preset_values('batch_size')}]")
+    parser.add_argument("--learning-rate", type=rate, help=f"peak of the schedule [{_preset_values('learning_rate')}]")
+    parser.add_argument("--weight-decay", type=rate, help=f"[{_preset_values('weight_decay')}]")
+    parser.add_argument("--label-smoothing", type=share, help=f"[{_preset_values('label_smoothing')}]")
     parser.add_argument(
-        "--cutout", type=_from_zero, help=f"side of the blacked-out square, pixels [{_preset_values('cutout')}]"
-    )
-    parser.add_argument(
-        "--cutmix", type=_share, help=f"share of images with a patch of another [{_preset_values('cutmix')}]"
-    )
-    parser.add_argument("--jpeg", type=_share, help=f"share of images saved as JPEG, 0 to 1 [{_preset_values('jpeg')}]")
-    parser.add_argument("--greyscale", type=_share, help=f"share of images made grey [{_preset_values('greyscale')}]")
-    parser.add_argument("--rescale", type=_share, help=f"share enlarged and brought back [{_preset_values('rescale')}]")
-    parser.add_argument(
-        "--hold-out", type=_from_zero, help=f"images kept out of training [{_preset_values('hold_out')}]"
+        "--cutout",
+        type=whole(0, LARGEST_SIDE),
+        help=f"side of the blacked-out square, pixels [{_preset_values('cutout')}]",
     )
     parser.add_argument(
-        "--temperature", type=_temperature, help="use this one instead of fitting it on the held-out images"
+        "--cutmix", type=share, help=f"share of images with a patch of another [{_preset_values('cutmix')}]"
+    )
+    parser.add_argument("--jpeg", type=share, help=f"share of images saved as JPEG, 0 to 1 [{_preset_values('jpeg')}]")
+    parser.add_argument("--greyscale", type=share, help=f"share of images made grey [{_preset_values('greyscale')}]")
+    parser.add_argument("--rescale", type=share, help=f"share enlarged and brought back [{_preset_values('rescale')}]")
+    parser.add_argument("--hold-out", type=whole(0), help=f"images kept out of training [{_preset_values('hold_out')}]")
+    parser.add_argument(
+        "--temperature", type=temperature, help="use this one instead of fitting it on the held-out images"
     )
     parser.add_argument("--init-from", type=Path, help="checkpoint to start from, instead of fresh weights")
     parser.add_argument(
         "--keep-initial",
-        type=_share,
+        type=share,
         help=f"share of the weights of --init-from in the final ones [{_preset_values('keep_initial')}]",
     )
     parser.add_argument(
@@ -122,7 +98,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tensorboard", action="store_true", help="also write event files to OUT/tensorboard")
     parser.add_argument("--no-report", action="store_true", help="do not measure on the test set and draw at the end")
-    parser.add_argument("--seed", type=int, help=f"[{_preset_values('seed')}]")
+    parser.add_argument("--seed", type=seed, help=f"[{_preset_values('seed')}]")
 
 
 def build_recipe(arguments: argparse.Namespace, default_preset: str, dataset: Dataset) -> Recipe:

@@ -102,3 +102,20 @@ def test_shares_outside_of_one_are_refused(share, capsys):
         build_parser().parse_args(["train", "--jpeg", share])
     assert caught.value.code == 2
     assert "argument --jpeg: expected a share from 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", ["nan", "-3", "90", "1.01"])
+def test_a_least_accuracy_that_is_no_share_is_refused_in_a_line(share, capsys):
+    """Nothing is below NaN, and everything is below 90."""
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(["evaluate", f"--min-accuracy={share}"])
+    assert caught.value.code == 2
+    assert f"argument --min-accuracy: expected a share from 0 to 1, not '{share}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("evaluate", "--json", ""), ("evaluate", "--report", "")])
+def test_a_path_of_no_letters_is_not_this_very_folder(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(arguments)
+    assert caught.value.code == 2
+    assert f"argument {arguments[1]}: expected a path, not ''" in capsys.readouterr().err

@@ -347,6 +347,17 @@ def test_missing_tensorboard_is_said_before_training(
         ("--learning-rate", "nan"),
         ("--cutout", "-3"),
         ("--hold-out", "1.5"),
+        ("--temperature", "1e-300"),
+        ("--temperature", "1e300"),
+        ("--weight-decay", "1e300"),
+        ("--cutout", "100000000000000000000"),
+        ("--hold-out", "1e300"),
+        ("--epochs", "1e300"),
+        ("--groups", "0"),
+        ("--seed", "99999999999999999999999"),
+        ("--seed", "9" * 5000),
+        ("--seed", "many"),
+        ("--out", ""),
     ],
 )
 def test_what_cannot_be_trained_with_is_refused_in_a_line(flag, value, capsys):
@@ -354,3 +365,16 @@ def test_what_cannot_be_trained_with_is_refused_in_a_line(flag, value, capsys):
         build_parser().parse_args(["train", flag, value])
     assert ended.value.code == 2
     assert f"argument {flag}: expected a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("phases", ["4:1|32:0|x", "100000000:1", "32:1000000000000", "4:1", "x"])
+def test_phases_that_are_none_are_refused_with_the_form_that_is_wanted(phases, capsys):
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(["train", "--phases", phases])
+    assert ended.value.code == 2
+    assert "argument --phases: expected SIZE:EPOCHS[,SIZE:EPOCHS...], such as 16:10,32:2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "number"), [("-1", -1), ("0", 0), (str(2**63 - 1), 2**63 - 1)])
+def test_any_seed_of_64_bits_is_taken(text, number):
+    assert build_parser().parse_args(["train", "--seed", text]).seed == number
