@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import re
-import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -37,15 +36,13 @@ from model.folder_layout import (
     list_files,
     split_folders,
 )
-from model.pictures import PictureError, open_picture, picture_pixels
+from model.picture_files import MAX_OWN_PIXELS, PictureError, read_picture
+from model.pictures import open_picture, picture_pixels
 
 log = logging.getLogger(__name__)
 
 SIZES = (8, 512)
 TEST_SHARE = 0.1
-# The service's own limit is lower by default; pictures of one's own are trusted to be as large as cameras make them.
-MAX_PICTURE_PIXELS = 8192 * 8192
-MAX_FILE_BYTES = 256 << 20
 MAX_IMAGES_BYTES = 8 << 30
 MAX_THREADS = 8
 
@@ -134,26 +131,13 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], what:
         pool.shutdown(cancel_futures=True)
 
 
-def _read(path: Path) -> bytes:
-    """Return a file's bytes. Raises PictureError."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
-            raise PictureError("not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise PictureError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-        return path.read_bytes()
-    except OSError as error:
-        raise PictureError(f"cannot be read: {error.strerror}") from error
-
-
 def _examine(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
     """Read every file once: return those that begin like pictures, each content once, in the order of digests."""
 
     def digest(file: PictureFile) -> str | PictureError:
         try:
-            data = _read(file.path)
-            open_picture(data, MAX_PICTURE_PIXELS)
+            data = read_picture(file.path)
+            open_picture(data, MAX_OWN_PIXELS)
         except PictureError as error:
             return error
         return hashlib.sha256(data).hexdigest()
@@ -201,7 +185,7 @@ def _decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Ten
 
     def pixels(file: PictureFile) -> NDArray[np.uint8] | PictureError:
         try:
-            return picture_pixels(open_picture(_read(file.path), MAX_PICTURE_PIXELS), size)
+            return picture_pixels(open_picture(read_picture(file.path), MAX_OWN_PIXELS), size)
         except PictureError as error:
             return error
 

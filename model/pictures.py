@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
+from model.picture_files import PictureError
 from model.transforms import evaluation_transform
+
+__all__ = ["PictureError", "PictureTooLarge", "open_picture", "picture_pixels"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
@@ -63,10 +66,6 @@ MAX_RUN_LENGTH_PIXELS = 1 << 20
 
 # Of all texts in a PNG, uncompressed; Pillow's own limit is 64 MB.
 PngImagePlugin.MAX_TEXT_MEMORY = 8 << 20
-
-
-class PictureError(ValueError):
-    """A file is no picture that can be used; the message says why in a few plain words."""
 
 
 class PictureTooLarge(PictureError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from app.commands.data_flags import positive
 from app.commands.settings_flags import add_settings, read_settings
+from model.picture_files import MAX_OWN_PIXELS, PictureError, read_picture
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -16,14 +17,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image files")
     parser.add_argument("--top-k", type=positive, default=3, help="classes to print for each image [%(default)s]")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    add_settings(parser, only={"weights", "weights_sha256", "device", "precision", "runtime", "threads", "max_pixels"})
+    parser.add_argument(
+        "--max-pixels",
+        default=argparse.SUPPRESS,
+        metavar="PIXELS",
+        help=f"most pixels in one image, as in training [RESNET_MAX_PIXELS, default {MAX_OWN_PIXELS}]",
+    )
+    add_settings(parser, only={"weights", "weights_sha256", "device", "precision", "runtime", "threads"})
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the likeliest classes of each file; exit 1 if one could not be read."""
     settings = read_settings(arguments)
+    from PIL import Image
+
     from app.engine import EngineUnavailable, SelfTestFailed, load_engine
-    from app.errors import ServiceError
+    from app.errors import ServiceError, TooManyPixels
     from app.imaging import decode
     from model.metadata import CheckpointError
 
@@ -31,19 +40,23 @@ def run(arguments: argparse.Namespace) -> int:
         engine = load_engine(settings.model_copy(update={"batch_sizes": (1,)}))
     except (CheckpointError, EngineUnavailable, SelfTestFailed) as error:
         raise SystemExit(f"resnet: error: {error}") from None
+    max_pixels = settings.max_pixels if "max_pixels" in settings.model_fields_set else MAX_OWN_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # Pillow has limits of its own, which no flag could raise
     classes, size = engine.card["classes"], engine.card["input_size"]
     failed = False
     for file in arguments.files:
         line: dict[str, Any] = {"file": str(file)}
         try:
-            image = decode(file.read_bytes(), size, settings.max_pixels)
+            image = decode(read_picture(file), size, max_pixels)
             probabilities = engine.run(image[None])[0]
             best = probabilities.argsort()[::-1][: arguments.top_k]
             line["probabilities"] = [
                 {"label": classes[i], "probability": round(float(probabilities[i]), 6)} for i in best
             ]
-        except OSError as error:
-            line["error"] = error.strerror or "cannot be read"
+        except PictureError as error:
+            line["error"] = str(error)
+        except TooManyPixels as error:
+            line["error"] = f"{error.detail} --max-pixels raises it."
         except ServiceError as error:
             line["error"] = error.detail
         failed |= "error" in line

@@ -1,8 +1,41 @@
 """`resnet predict` as a person sees it: which files and numbers it takes, and what it says of the others."""
 
-import pytest
+import os
 
+import numpy as np
+import pytest
+from PIL import Image
+
+from app import engine
 from app.cli import build_parser
+from app.settings import Settings
+from tests.bombs import png
+from tests.conftest import ROOT
+
+CAMERA = (5000, 4000)  # more than the service takes by default
+PANORAMA = (20_000, 10_000)  # more than Pillow does
+
+
+class Cats:
+    """An engine that takes everything for a cat."""
+
+    def __init__(self):
+        self.card = {"classes": ["cat", "dog"], "input_size": 32}
+
+    def run(self, images):
+        return np.full((len(images), 2), (0.75, 0.25), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def cats(monkeypatch):
+    monkeypatch.setattr(engine, "load_engine", lambda _settings: Cats())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # set back at the end
+    monkeypatch.delenv("RESNET_MAX_PIXELS", raising=False)
+
+
+def predict(*arguments):
+    parsed = build_parser().parse_args(["predict", *map(str, arguments)])
+    return parsed.run(parsed)
 
 
 @pytest.mark.parametrize("number", ["0", "-5", "1.5", "many"])
@@ -11,3 +44,42 @@ def test_no_class_at_all_is_no_answer_to_ask_for(number, capsys):
         build_parser().parse_args(["predict", "picture.png", f"--top-k={number}"])
     assert stopped.value.code == 2
     assert f"argument --top-k: expected a whole number of at least 1, not '{number}'" in capsys.readouterr().err
+
+
+def test_a_picture_of_a_camera_is_taken_as_training_takes_it(tmp_path, capsys):
+    assert CAMERA[0] * CAMERA[1] > Settings().max_pixels
+    (tmp_path / "photo.png").write_bytes(png(*CAMERA, bits=1, colours=0))
+    assert predict(tmp_path / "photo.png", "--top-k", 1) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/photo.png: cat 75.0%\n"
+
+
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_a_limit_that_is_given_holds_and_the_flag_is_named(tmp_path, capsys, monkeypatch, how):
+    (tmp_path / "photo.png").write_bytes(png(*CAMERA, bits=1, colours=0))
+    if how == "environment":
+        monkeypatch.setenv("RESNET_MAX_PIXELS", "1000000")
+    flags = ["--max-pixels", "1000000"] if how == "flag" else []
+    assert predict(tmp_path / "photo.png", *flags) == 1
+    said = "The image has more than the limit of 1000000 pixels. --max-pixels raises it."
+    assert capsys.readouterr().out == f"{tmp_path}/photo.png: {said}\n"
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_limit_can_be_raised_beyond_pillows_own(tmp_path, capsys):
+    (tmp_path / "panorama.png").write_bytes(png(*PANORAMA, bits=1, colours=0))
+    assert predict(tmp_path / "panorama.png") == 1
+    assert "more than the limit of 67108864 pixels. --max-pixels raises it." in capsys.readouterr().out
+    assert predict(tmp_path / "panorama.png", "--max-pixels", 200_000_000) == 0
+
+
+def test_what_is_no_file_that_ends_is_named_and_the_others_are_answered(tmp_path, capsys):
+    """Nobody writes into the pipe: reading it would never end."""
+    os.mkfifo(tmp_path / "pipe")
+    cat = ROOT / "examples" / "cat.png"
+    assert predict(tmp_path / "pipe", tmp_path, tmp_path / "none.png", cat) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}/pipe: not a regular file",
+        f"{tmp_path}: not a regular file",
+        f"{tmp_path}/none.png: cannot be read: No such file or directory",
+        f"{cat}: cat 75.0%, dog 25.0%",
+    ]

@@ -342,7 +342,7 @@ def test_sizes_out_of_range_are_refused(pictures: Path, size: int) -> None:
 
 def test_more_than_fits_is_refused_before_a_file_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "MAX_IMAGES_BYTES", 36 * 3 * 20 * 20)
-    monkeypatch.setattr(folder, "_read", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr(folder, "read_picture", lambda path: pytest.fail(f"read {path}"))
     with pytest.raises(
         DataError, match=r"36 pictures of 32x32 take .* GiB, more than .* take --image-size 20 or fewer"
     ):
