@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -41,6 +42,7 @@ def main() -> None:
     if sys.argv[1:2] == ["serve"]:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _over_already)
+    _show_all_names()
     try:
         arguments = build_parser().parse_args()
         sys.exit(arguments.run(arguments))
@@ -52,6 +54,13 @@ def main() -> None:
             raise
         packages = " ".join(sorted(FOR_TRAINING_AND_GPUS))
         sys.exit(f"resnet: error: this needs {error.name}, which is not installed here: pip install {packages}")
+
+
+def _show_all_names() -> None:
+    """Let what the terminal has no letters for be printed as escapes: names of classes and files hold anything."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _over_already(_number: int, _frame: FrameType | None) -> None:

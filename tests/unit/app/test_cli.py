@@ -1,0 +1,44 @@
+"""The `resnet` command, whatever it is that it runs."""
+
+import io
+import os
+import sys
+
+import pytest
+from PIL import Image
+
+from app import engine
+from app.cli import main
+from tests.conftest import ROOT
+from tests.unit.app.test_predict_command import Cats
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "shown"),
+    [
+        ("ascii", "grün ☃.png", r"gr\xfcn \u2603.png"),
+        ("utf-8", "grün ☃.png", "grün ☃.png"),
+        ("utf-8", os.fsdecode(b"\xff.png"), r"\udcff.png"),
+    ],
+)
+def test_a_name_that_the_terminal_has_no_letters_for_is_shown_as_escapes(tmp_path, monkeypatch, encoding, name, shown):
+    class Cat(Cats):
+        def __init__(self):
+            self.card = {"classes": ["猫"], "input_size": 32}
+
+        def run(self, images):
+            return super().run(images)[:, :1]
+
+    (tmp_path / name).write_bytes((ROOT / "examples" / "cat.png").read_bytes())
+    printed = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "load_engine", lambda _settings: Cat())
+        patch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding=encoding))
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # set back at the end
+        patch.setattr(sys, "argv", ["resnet", "predict", str(tmp_path / name)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        sys.stdout.flush()
+        assert ended.value.code == 0
+        label = r"\u732b" if encoding == "ascii" else "猫"
+        assert printed.getvalue().decode(encoding) == f"{tmp_path}/{shown}: {label} 75.0%\n"
