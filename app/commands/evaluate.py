@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.commands.data_flags import add_data, named_path, positive
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     from model.checkpoint import CheckpointError
     from model.data import DataError
     from model.extras import MissingExtra
-    from model.report import require_matplotlib, write_report
+    from model.report import require_matplotlib
 
     for flag in ("record", "robustness"):
         if arguments.url and getattr(arguments, flag):
@@ -51,7 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.report:  # what is wrong with it had better be known before the evaluation's minutes
             require_matplotlib()
-            arguments.report.mkdir(parents=True, exist_ok=True)
+            check_writable(arguments.report / "report.json")
+        if arguments.json:
+            check_writable(arguments.json)
         settings = read_settings(arguments)
         if arguments.record and checkpoint.pinned_sha256(settings.weights):
             pins = settings.weights.with_name(checkpoint.PINS)
@@ -69,17 +72,44 @@ def run(arguments: argparse.Namespace) -> int:
     except (DataError, CheckpointError, MissingExtra, OSError) as error:
         print(f"resnet: error: {error}", file=sys.stderr)
         return 1
+    unwritten = _write_files(arguments, result, dataset, probabilities)  # first: nobody may read what is printed
     _print(result)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    if unwritten:
+        print(f"resnet: error: {unwritten}", file=sys.stderr)
+        return 1
     if arguments.report:
-        write_report(arguments.report, None, dataset, probabilities)
         print(f"report in {arguments.report}")
     if result["top1"] < arguments.min_accuracy:
         print(f"top-1 {result['top1']:.4f} is below {arguments.min_accuracy}", file=sys.stderr)
         return 1
     return 0
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError if a file cannot be written there. Makes its folder, and leaves a file that is there as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or path.is_file():
+        path.open("ab").close()
+    elif not path.exists():  # else it is a pipe or a terminal, and whoever reads it would take that for all
+        target = path.resolve()  # of a link
+        target.open("xb").close()
+        target.unlink()
+
+
+def _write_files(
+    arguments: argparse.Namespace, result: dict[str, Any], dataset: Dataset, probabilities: torch.Tensor
+) -> OSError | None:
+    """Write what --json and --report ask for; return what came in the way of it, if anything did."""
+    from model.report import write_report
+
+    try:
+        if arguments.json:
+            arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        if arguments.report:
+            write_report(arguments.report, None, dataset, probabilities)
+    except OSError as error:
+        return error
+    return None
 
 
 def _key(settings: Settings) -> str | None:

@@ -1,7 +1,9 @@
 """`resnet evaluate --report` on forty pictures of noise."""
 
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,79 @@ def test_report_folder_that_is_a_file_is_one_line(
     (line,) = printed.err.splitlines()
     assert line.startswith("resnet: error: ")
     assert str(toy_weights) in line
+
+
+def never(*_: object) -> None:
+    raise AssertionError("the evaluation has begun")
+
+
+@pytest.mark.parametrize("flag", ["--json", "--report"])
+@pytest.mark.parametrize("below", ["toy.safetensors", "locked"])
+def test_what_cannot_be_written_is_one_line_before_the_evaluation(
+    toy_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flag: str,
+    below: str,
+) -> None:
+    monkeypatch.setattr("app.commands.evaluate._score_and_record", never)
+    (tmp_path / "locked" / "here" / "report.json").mkdir(parents=True)  # a folder: for root, no file is read-only
+    target = tmp_path / below / ("here/report.json" if flag == "--json" else "here")
+    assert evaluate("--weights", str(toy_weights), flag, str(target)) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("resnet: error: ")
+    assert str(tmp_path / below) in line
+
+
+def test_a_file_that_is_there_is_left_until_there_are_scores(
+    toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new" / "scores.json"
+    old.write_text("the last time")
+    with monkeypatch.context() as patch:
+        patch.setattr("app.commands.evaluate._score_and_record", never)
+        for path in (old, new):
+            with pytest.raises(AssertionError):
+                evaluate("--weights", str(toy_weights), "--json", str(path))
+    assert old.read_text() == "the last time"
+    assert list(new.parent.iterdir()) == []
+    assert evaluate("--weights", str(toy_weights), "--json", str(old)) == 0
+    assert json.loads(old.read_text())["split"] == "toy test"
+
+
+def test_a_disk_that_is_full_meanwhile_leaves_the_printed_scores_and_a_line(
+    toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("model.report.write_atomically", full)
+    assert evaluate("--weights", str(toy_weights), "--report", str(tmp_path / "report")) == 1
+    printed = capsys.readouterr()
+    assert "top-1 " in printed.out
+    assert "report in" not in printed.out
+    assert printed.err == "resnet: error: [Errno 28] No space left on device\n"
+
+
+def test_the_scores_are_kept_though_nobody_reads_what_is_printed(
+    toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("app.commands.evaluate._print", closed)
+    with pytest.raises(BrokenPipeError):
+        evaluate("--weights", str(toy_weights), "--json", str(tmp_path / "scores.json"))
+    assert json.loads((tmp_path / "scores.json").read_text())["split"] == "toy test"
+
+
+def test_a_pipe_gets_the_scores_whole(toy_weights: Path, tmp_path: Path) -> None:
+    """Looking whether it can be written would be its end for whoever reads it."""
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        assert evaluate("--weights", str(toy_weights), "--json", str(tmp_path / "pipe")) == 0
+        assert json.loads(read.result(timeout=60))["split"] == "toy test"
