@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from model.data import DataError, Dataset, load_cifar10, load_cifar100
 from model.folder import load_folder
@@ -16,12 +19,12 @@ def load_dataset(
     name: str,
     root: Path,
     *,
-    train: bool,
+    train: bool | None,
     download: bool = False,
     image_size: int = CIFAR_SIZE,
     on_bad_image: OnBadImage = "skip",
 ) -> Dataset:
-    """Load the training or the test split of "cifar10", "cifar100" (below `root`) or "folder:PATH".
+    """Load the training or the test split, or both (None), of "cifar10", "cifar100" (below `root`) or "folder:PATH".
 
     `image_size` in pixels and `on_bad_image` are a folder's, see model.folder. Raises DataError.
     """
@@ -32,7 +35,11 @@ def load_dataset(
         raise DataError(f"no dataset {name!r}: there are {', '.join(CIFAR)} and folder:PATH")
     if image_size != CIFAR_SIZE:
         raise DataError(f"the images of {name} are {CIFAR_SIZE} x {CIFAR_SIZE} pixels, not {image_size}")
-    return CIFAR[name](root, train=train, download=download)
+    if train is not None:
+        return CIFAR[name](root, train=train, download=download)
+    one, other = (CIFAR[name](root, train=part, download=download) for part in (True, False))
+    images, labels = torch.cat((one.images, other.images)), torch.cat((one.labels, other.labels))
+    return replace(one, split="all", images=images, labels=labels)
 
 
 def check_classes(dataset: Dataset, classes: tuple[str, ...], whose: str) -> None:

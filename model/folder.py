@@ -50,8 +50,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def load_folder(path: Path, *, train: bool, image_size: int = 32, on_bad_image: OnBadImage = "skip") -> Dataset:
-    """Load the training or the test pictures of a folder as uint8 (N, 3, image_size, image_size).
+def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_image: OnBadImage = "skip") -> Dataset:
+    """Load the training or the test pictures of a folder, or all (None), as uint8 (N, 3, image_size, image_size).
 
     The classes are the sub-folders that are not hidden, sorted; a class has all files below its folder. Links are
     followed, each folder once. About a tenth of the pictures, chosen by their bytes, is the test split, so that what
@@ -81,22 +81,30 @@ def load_folder(path: Path, *, train: bool, image_size: int = 32, on_bad_image: 
         _check_memory(len(files), image_size)
         return files
 
-    files = listed(part)
+    if len(parts) == 3 and train is not None:
+        unused, trained_on = parts["val"].name, parts["train"].name
+        log.info("%s: %r is not used, since what is held out is taken from %r", root, unused, trained_on)
+    every = parts if train is None and parts else (part,)
+    files = [file for split in every for file in listed(split)]
+    _check_memory(len(files), image_size)
     with _bombs_are_errors():
         files = _examine(files, bad)
-        test = _test_files(files)
+        found, test = len(files), _test_files(files)
         if tested and train:
             test = set(_examine(listed(tested), bad))
             files = _without(files, {file.digest for file in test})
-        elif not parts:
+        elif not parts and train is not None:
             files = [file for file in files if (file in test) != train]
         if train and on_bad_image == "fail":
             _decode(list(test), image_size, bad)  # only to see that it can be done, before the time for training
         images, labels = _decode(files, image_size, bad)
     bad.report()
-    split = part or ("train" if train else "test")
+    split = "all" if train is None else part or ("train" if train else "test")
     _check_enough(root, split, labels, classes)
     log.info("%s: %d classes, %d pictures of the %s split", root, len(classes), len(labels), split)
+    if not parts and split == "test":
+        share = "the test share of a folder without train and test; resnet evaluate --split all takes all"
+        log.info("%s: %d of %d pictures: %s", root, len(labels), found, share)
     mean, std = channel_statistics(images)
     return Dataset(_name_of(root), split, images, labels, classes, mean, std, in_digest_order=True)
 

@@ -84,11 +84,7 @@ def split_folders(root: Path) -> dict[str, Path]:
             )
         if len(same) > 1:
             raise DataError(f"{root} holds more than one folder for {splits[folder]}: {' and '.join(same)}")
-    parts = {split: folder for folder, split in splits.items()}
-    if len(found) == 3:
-        unused, trained_on = parts["val"].name, parts["train"].name
-        log.info("%s: %r is not used, since what is held out is taken from %r", root, unused, trained_on)
-    return parts
+    return {split: folder for folder, split in splits.items()}
 
 
 def sub_folders(root: Path) -> list[Path]:

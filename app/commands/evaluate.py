@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from app.commands.data_flags import add_data, named_path, positive
 from app.commands.numbers import share
 from app.commands.settings_flags import add_settings, read_settings
+from app.telemetry import set_up_logging
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +22,18 @@ if TYPE_CHECKING:
     from model.data import Dataset
     from model.evaluate import Scores
 
+SPLITS = {"test": False, "train": True, "all": None}  # as load_dataset calls them
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_data(parser)
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="test",
+        help="which images; those that it was trained on say little [%(default)s]",
+    )
     parser.add_argument("--url", help="ask this running service, one PNG a request, instead of loading --weights")
     parser.add_argument("--concurrency", type=positive, default=32, help="requests at once, with --url [%(default)s]")
     parser.add_argument("--limit", type=positive, help="only so many images")
@@ -46,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from model.extras import MissingExtra
     from model.report import require_matplotlib
 
+    set_up_logging("info", "text")
     for flag in ("record", "robustness"):
         if arguments.url and getattr(arguments, flag):
             raise SystemExit(f"resnet: error: --{flag} needs a checkpoint, not --url")
@@ -60,11 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
             pins = settings.weights.with_name(checkpoint.PINS)
             raise CheckpointError(f"--record would change {settings.weights}, which is pinned: remove {pins} first")
         source = None if arguments.url else checkpoint.load(settings.weights, settings.weights_sha256)
-        dataset = _load_test_set(arguments, settings, source)
-        if arguments.limit:
+        dataset = _load_labelled(arguments, settings, source)
+        if arguments.limit and arguments.limit < len(dataset):
             import torch
 
-            dataset = dataset.select(torch.arange(min(arguments.limit, len(dataset))), f"test[:{arguments.limit}]")
+            part = f"{dataset.split}[:{arguments.limit}]"
+            dataset = dataset.select(torch.arange(arguments.limit), part)
         if source is None:
             result, probabilities = _ask_service(arguments, settings, dataset)
         else:
@@ -116,8 +127,8 @@ def _key(settings: Settings) -> str | None:
     return settings.api_key.get_secret_value() if settings.api_key else None
 
 
-def _load_test_set(arguments: argparse.Namespace, settings: Settings, source: Checkpoint | None) -> Dataset:
-    """Load the test split in the size and with the classes of what is evaluated: `source`, or the service of --url.
+def _load_labelled(arguments: argparse.Namespace, settings: Settings, source: Checkpoint | None) -> Dataset:
+    """Load --split in the size and with the classes of what is evaluated: `source`, or the service of --url.
 
     Raises DataError if the classes differ.
     """
@@ -130,7 +141,11 @@ def _load_test_set(arguments: argparse.Namespace, settings: Settings, source: Ch
     else:
         size, classes, whose = source.metadata.input_size, source.metadata.classes, str(source.path)
     dataset = load_dataset(
-        arguments.data, arguments.root, train=False, image_size=size, on_bad_image=arguments.on_bad_image
+        arguments.data,
+        arguments.root,
+        train=SPLITS[arguments.split],
+        image_size=size,
+        on_bad_image=arguments.on_bad_image,
     )
     check_classes(dataset, classes, whose)
     return dataset

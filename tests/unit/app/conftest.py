@@ -1,3 +1,5 @@
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,13 @@ def toy_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let refused connections close soon."""
     monkeypatch.setattr("app.connections.LINGER_S", 0.01)
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Let the logging that a command sets up end with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)

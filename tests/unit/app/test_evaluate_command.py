@@ -1,6 +1,7 @@
 import hashlib
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,13 @@ from app.cli import build_parser, main
 from app.commands.evaluate import record
 from benchmarks.model_card import robustness_section
 from model import checkpoint
+from model.datasets import load_dataset
+from model.folder import load_folder
 from model.robustness import CORRUPTIONS
+from tests.conftest import encode, noise
+from tests.unit.app.conftest import TOY_CLASSES, toy_test_set
+
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 def evaluate(monkeypatch, *arguments):
@@ -119,3 +126,43 @@ def test_a_path_of_no_letters_is_not_this_very_folder(arguments, capsys):
         build_parser().parse_args(arguments)
     assert caught.value.code == 2
     assert f"argument {arguments[1]}: expected a path, not ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("split", "flags", "said"),
+    [
+        ("test", ["--limit", "1000"], "toy test"),
+        ("test", ["--limit", "40"], "toy test"),
+        ("test", ["--limit", "7"], "toy test[:7]"),
+        ("val", ["--limit", "7"], "toy val[:7]"),
+    ],
+)
+def test_a_split_is_called_a_part_only_where_something_is_left_out(
+    toy_weights, monkeypatch, tmp_path, split, flags, said
+):
+    monkeypatch.setattr("model.datasets.load_dataset", lambda *_, **__: replace(toy_test_set(), split=split))
+    result = tmp_path / "result.json"
+    assert evaluate(monkeypatch, "--weights", toy_weights, "--json", result, *flags) == 0
+    scores = json.loads(result.read_text())
+    assert (scores["split"], scores["images"]) == (said, 7 if said.endswith("]") else 40)
+
+
+@pytest.mark.parametrize("split", [None, "test", "train", "all"])
+def test_of_a_folder_that_share_is_scored_that_is_asked_for_and_the_log_says_which(
+    toy_weights, monkeypatch, tmp_path, capsys, split
+):
+    monkeypatch.setattr("model.datasets.load_dataset", load_dataset)
+    root = tmp_path / "pictures"
+    for number in range(40):
+        folder = root / TOY_CLASSES[number % 4]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(encode(noise(seed=number)))
+    test = len(load_folder(root, train=False))
+    wanted = {"train": 40 - test, "all": 40}.get(split, test)
+    assert test < 10
+    flags = ["--split", split] if split else []
+    assert evaluate(monkeypatch, "--weights", toy_weights, "--data", f"folder:{root}", *flags) == 0
+    printed = capsys.readouterr()
+    assert f"on pictures {split or 'test'}\nimages {wanted}\n" in printed.out
+    hint = f"INFO    model.folder: {root}: {test} of 40 pictures: the test share of a folder without train and test;"
+    assert (hint in printed.err) == (wanted == test)

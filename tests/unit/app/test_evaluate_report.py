@@ -16,6 +16,9 @@ from tests.unit.app.conftest import TOY_CLASSES
 REPORT = {"report.json", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png"}
 
 
+pytestmark = pytest.mark.usefixtures("own_logging")
+
+
 def evaluate(*more: str) -> int:
     arguments = build_parser().parse_args(["evaluate", *more])
     return arguments.run(arguments)

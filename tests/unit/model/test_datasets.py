@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.data import DataError, Dataset
-from model.datasets import check_classes, load_dataset
+from model.datasets import CIFAR, check_classes, load_dataset
 from tests.pictures import KINDS, write_folder
 
 
@@ -25,6 +25,17 @@ def test_bad_images_are_treated_as_asked(tmp_path: Path) -> None:
 def test_cifar_is_looked_for_below_the_root(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=f"no intact CIFAR-{name[5:]} under {tmp_path}"):
         load_dataset(name, tmp_path, train=True)
+
+
+def test_all_of_cifar_are_its_training_and_its_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_root: Path, *, train: bool, download: bool) -> Dataset:
+        images = torch.full((3 if train else 2, 3, 32, 32), int(train), dtype=torch.uint8)
+        return Dataset("cifar10", "train" if train else "test", images, torch.arange(len(images)), ("a", "b", "c"))
+
+    monkeypatch.setitem(CIFAR, "cifar10", load)
+    everything = load_dataset("cifar10", Path("unused"), train=None)
+    assert (everything.name, everything.split, everything.labels.tolist()) == ("cifar10", "all", [0, 1, 2, 0, 1])
+    assert everything.images[:, 0, 0, 0].tolist() == [1, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("name", ["mnist", "folder", "folder:", "cifar10:x"])

@@ -11,7 +11,7 @@ from model.data import DataError
 from model.folder import TEST_SHARE, load_folder
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
-from tests.unit.model.test_folder import both_splits
+from tests.unit.model.test_folder import both_splits, images_of
 
 
 def test_train_and_test_folders_are_taken_as_the_split(tmp_path: Path) -> None:
@@ -124,3 +124,28 @@ def test_one_split_alone_is_pointed_at(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", 2)
     with pytest.raises(DataError, match=f"give folder:{tmp_path}/train"):
         load_folder(tmp_path, train=True)
+
+
+def test_all_pictures_of_class_folders_are_both_shares(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    train, test = both_splits(write_folder(tmp_path, 20))
+    share = "the test share of a folder without train and test; resnet evaluate --split all takes all"
+    assert f"{tmp_path}: {len(test)} of 60 pictures: {share}" in caplog.messages
+    caplog.clear()
+    everything = load_folder(tmp_path, train=None)
+    assert (everything.split, len(everything)) == ("all", 60)
+    assert images_of(everything) == images_of(train) | images_of(test)
+    assert everything.labels.bincount().tolist() == [20, 20, 20]
+    assert caplog.messages == [f"{tmp_path}: 3 classes, 60 pictures of the all split"]
+
+
+def test_all_pictures_of_folders_that_are_splits_are_those_of_all_of_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    write_folder(tmp_path / "train", 5)
+    write_folder(tmp_path / "test", 7, kinds=("grass",))  # five of them are in train, too
+    write_folder(tmp_path / "val", 2, kinds=("disc",))
+    everything = load_folder(tmp_path, train=None)
+    assert (everything.split, everything.labels.bincount().tolist()) == ("all", [5, 7, 5])
+    assert "'val' is not used" not in caplog.text
