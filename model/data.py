@@ -34,7 +34,8 @@ class Dataset:
     """Images uint8 (N, 3, S, S), labels int64 (N,), class names, and the channels' mean and std (fractions of 255).
 
     Mean and std are what a network trained on this split is to normalise by. A checkpoint brings its own: those of
-    a test split are not used. `in_digest_order` says that the order comes from the images' own digests.
+    a test split are not used. `in_digest_order` says that the order comes from the images' own digests; `paths` are
+    the N files, where each image has one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Dataset:
     mean: Triple = CIFAR10_MEAN
     std: Triple = CIFAR10_STD
     in_digest_order: bool = False
+    paths: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -52,7 +54,8 @@ class Dataset:
 
     def select(self, index: Tensor, split: str) -> Dataset:
         """Return the part of the dataset that `index`, int64 (M,), names, in that order."""
-        return replace(self, split=split, images=self.images[index], labels=self.labels[index])
+        paths = None if self.paths is None else tuple(self.paths[i] for i in index.tolist())
+        return replace(self, split=split, images=self.images[index], labels=self.labels[index], paths=paths)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of pixels, labels and class names."""

@@ -97,7 +97,7 @@ def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_
             files = [file for file in files if (file in test) != train]
         if train and on_bad_image == "fail":
             _decode(list(test), image_size, bad)  # only to see that it can be done, before the time for training
-        images, labels = _decode(files, image_size, bad)
+        images, labels, paths = _decode(files, image_size, bad)
     bad.report()
     split = "all" if train is None else part or ("train" if train else "test")
     _check_enough(root, split, labels, classes)
@@ -106,7 +106,7 @@ def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_
         share = "the test share of a folder without train and test; resnet evaluate --split all takes all"
         log.info("%s: %d of %d pictures: %s", root, len(labels), found, share)
     mean, std = channel_statistics(images)
-    return Dataset(_name_of(root), split, images, labels, classes, mean, std, in_digest_order=True)
+    return Dataset(_name_of(root), split, images, labels, classes, mean, std, in_digest_order=True, paths=paths)
 
 
 def _check_memory(count: int, size: int) -> None:
@@ -188,8 +188,8 @@ def _test_files(files: Sequence[PictureFile]) -> set[PictureFile]:
     return chosen - set(last.values())
 
 
-def _decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Tensor, Tensor]:
-    """Return images uint8 (N, 3, size, size) and labels int64 (N,) of the files that can be decoded."""
+def _decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Return images uint8 (N, 3, size, size), labels int64 (N,) and paths of the N files that can be decoded."""
 
     def pixels(file: PictureFile) -> NDArray[np.uint8] | PictureError:
         try:
@@ -198,15 +198,16 @@ def _decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Ten
             return error
 
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    labels: list[int] = []
+    used: list[PictureFile] = []
     with _in_threads(pixels, files, "decoding") as decoded:
         for file, found in zip(files, decoded, strict=True):
             if isinstance(found, PictureError):
                 bad.add(file.path, str(found))
             else:
-                images[len(labels)] = torch.from_numpy(found)
-                labels.append(file.label)
-    return images[: len(labels)], torch.tensor(labels, dtype=torch.int64)
+                images[len(used)] = torch.from_numpy(found)
+                used.append(file)
+    labels = torch.tensor([file.label for file in used], dtype=torch.int64)
+    return images[: len(used)], labels, tuple(str(file.path) for file in used)
 
 
 def _check_enough(root: Path, split: str, labels: Tensor, classes: Sequence[str]) -> None:

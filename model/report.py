@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -24,11 +29,16 @@ from model.extras import MissingExtra
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+log = logging.getLogger(__name__)
+
+MISSING_LETTER = re.compile(r"Glyph (\d+) .*missing from")
+
 BLUE, SKY, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#666666"
 MOST_WRONG = 20
 MAX_CLASSES_WITH_NUMBERS = 20
 MAX_CLASSES_WITH_NAMES = 120
 MAX_NAME_LENGTH = 18
+MAX_LETTERS = 20
 
 
 def require_matplotlib() -> None:
@@ -52,6 +62,23 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")  # Agg, whatever the user's configuration says
     return buffer.getvalue()
+
+
+@contextmanager
+def _missing_letters_said_once() -> Iterator[None]:
+    """Say in the log which letters no font has, in place of matplotlib's warning for each picture and letter."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message=MISSING_LETTER.pattern)
+        yield
+    missing = set()
+    for one in caught:
+        if letter := MISSING_LETTER.match(str(one.message)):
+            missing.add(chr(int(letter[1])))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if missing:
+        some = " ".join(sorted(missing)[:MAX_LETTERS]) + (" ..." if len(missing) > MAX_LETTERS else "")
+        log.warning("matplotlib's font has no letter for %s: in the pictures there are boxes instead", some)
 
 
 def _name(text: str) -> str:
@@ -184,7 +211,10 @@ def draw_most_wrong(dataset: Dataset, probabilities: Tensor) -> bytes:
 
 
 def summarise(dataset: Dataset, probabilities: Tensor) -> dict[str, Any]:
-    """Return the numbers behind the pictures, JSON-ready; rows of the confusion matrix are true classes."""
+    """Return the numbers behind the pictures, JSON-ready; rows of the confusion matrix are true classes.
+
+    "image" is the image's index in the dataset, and "path" its file where it has one.
+    """
     counts = confusion_matrix(probabilities, dataset.labels)
     bins = calibration_bins(probabilities, dataset.labels)
     chosen = most_confidently_wrong(probabilities, dataset.labels, MOST_WRONG)
@@ -198,7 +228,13 @@ def summarise(dataset: Dataset, probabilities: Tensor) -> dict[str, Any]:
         "confusion_matrix": counts.tolist(),
         "calibration_bins": [asdict(one) for one in bins],
         "most_wrong": [
-            {"image": image, "true": dataset.classes[true], "predicted": dataset.classes[guess], "probability": share}
+            {
+                "image": image,
+                **({"path": dataset.paths[image]} if dataset.paths else {}),
+                "true": dataset.classes[true],
+                "predicted": dataset.classes[guess],
+                "probability": share,
+            }
             for image, true, guess, share in zip(
                 chosen.tolist(), dataset.labels[chosen].tolist(), predicted.tolist(), confidence.tolist(), strict=True
             )
@@ -224,10 +260,11 @@ def write_report(
         write("report.json", (json.dumps(summarise(dataset, probabilities), indent=1) + "\n").encode())
     require_matplotlib()
     lines = [json.loads(line) for line in metrics_path.read_text().splitlines()] if metrics_path else []
-    if lines:
-        write("learning_curves.png", draw_learning_curves(lines))
-    if dataset is not None and probabilities is not None:
-        write("confusion_matrix.png", draw_confusion_matrix(dataset.labels, probabilities, dataset.classes))
-        write("reliability_diagram.png", draw_reliability_diagram(dataset.labels, probabilities))
-        write("most_wrong.png", draw_most_wrong(dataset, probabilities))
+    with _missing_letters_said_once():
+        if lines:
+            write("learning_curves.png", draw_learning_curves(lines))
+        if dataset is not None and probabilities is not None:
+            write("confusion_matrix.png", draw_confusion_matrix(dataset.labels, probabilities, dataset.classes))
+            write("reliability_diagram.png", draw_reliability_diagram(dataset.labels, probabilities))
+            write("most_wrong.png", draw_most_wrong(dataset, probabilities))
     return written

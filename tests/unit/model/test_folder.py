@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from app.imaging import Decoder
+from app.imaging import Decoder, decode
 from model import checkpoint, folder
 from model.data import DataError, Dataset, channel_statistics
 from model.folder import load_folder
@@ -347,3 +347,13 @@ def test_more_than_fits_is_refused_before_a_file_is_read(pictures: Path, monkeyp
         DataError, match=r"36 pictures of 32x32 take .* GiB, more than .* take --image-size 20 or fewer"
     ):
         load_folder(pictures, train=True)
+
+
+def test_each_picture_has_the_path_of_its_file(pictures: Path) -> None:
+    (pictures / "disc" / "broken.jpg").write_bytes((pictures / "disc" / "000.jpg").read_bytes()[:400])
+    dataset = load_folder(pictures, train=None, image_size=16)
+    assert len(dataset) == 36
+    assert dataset.paths is not None
+    for path, label, image in zip(dataset.paths, dataset.labels.tolist(), dataset.images, strict=True):
+        assert Path(path).parent == pictures / KINDS[label]
+        assert (image.numpy() == decode(Path(path).read_bytes(), 16, 1 << 20)).all()

@@ -1,7 +1,8 @@
 import io
 import json
 import sys
-from dataclasses import asdict
+import warnings
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -246,3 +247,32 @@ def test_nothing_wrong_is_said(drawn: list[Figure]) -> None:
     assert [text.get_text() for text in drawn[0].texts if "None" in text.get_text()] == [
         "None of the 2 images is classified wrongly."
     ]
+
+
+def test_letters_that_the_font_lacks_are_said_once_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        written = write_report(tmp_path, None, toy([0, 0, 1, 1, 1], ("猫", "犬", "cat")), PROBABILITIES)
+    assert [path.name for path in written] == ["report.json", *PNGS]
+    assert caplog.messages == ["matplotlib's font has no letter for 犬 猫: in the pictures there are boxes instead"]
+
+
+def test_other_warnings_of_drawing_are_still_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warned(*_: object) -> bytes:
+        warnings.warn("something else", UserWarning, stacklevel=1)
+        return b""
+
+    monkeypatch.setattr(report, "draw_most_wrong", warned)
+    with pytest.warns(UserWarning, match="something else"):
+        write_report(tmp_path, None, TOY, PROBABILITIES)
+
+
+def test_the_most_wrong_are_named_by_their_files_where_they_have_some(tmp_path: Path) -> None:
+    paths = (*(f"pictures/ant/{number}.png" for number in range(4)), "pictures/\udcff.png")
+    files = replace(TOY, paths=paths)
+    write_report(tmp_path, None, files, PROBABILITIES)
+    found = json.loads((tmp_path / "report.json").read_text())["most_wrong"]
+    assert [(one["image"], one["path"]) for one in found] == [(3, paths[3]), (1, paths[1]), (4, paths[4])]
+    part = files.select(torch.tensor([4, 1]), "part")
+    assert [one["path"] for one in summarise(part, PROBABILITIES[[4, 1]])["most_wrong"]] == [paths[1], paths[4]]
+    assert "path" not in summarise(TOY, PROBABILITIES)["most_wrong"][0]
