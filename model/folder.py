@@ -101,7 +101,8 @@ def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_
     bad.report()
     split = "all" if train is None else part or ("train" if train else "test")
     _check_enough(root, split, labels, classes)
-    log.info("%s: %d classes, %d pictures of the %s split", root, len(classes), len(labels), split)
+    which = "" if split == "all" else f" of the {split} split"
+    log.info("%s: %d classes, %d pictures%s", root, len(classes), len(labels), which)
     if not parts and split == "test":
         share = "the test share of a folder without train and test; resnet evaluate --split all takes all"
         log.info("%s: %d of %d pictures: %s", root, len(labels), found, share)
