@@ -136,7 +136,7 @@ def test_all_pictures_of_class_folders_are_both_shares(tmp_path: Path, caplog: p
     assert (everything.split, len(everything)) == ("all", 60)
     assert images_of(everything) == images_of(train) | images_of(test)
     assert everything.labels.bincount().tolist() == [20, 20, 20]
-    assert caplog.messages == [f"{tmp_path}: 3 classes, 60 pictures of the all split"]
+    assert caplog.messages == [f"{tmp_path}: 3 classes, 60 pictures"]
 
 
 def test_all_pictures_of_folders_that_are_splits_are_those_of_all_of_them(
