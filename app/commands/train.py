@@ -57,8 +57,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stem", choices=["auto", "cifar", "imagenet"], help="first layers; auto is cifar up to 64 pixels [auto]"
     )
-    parser.add_argument("--groups", type=whole(1), help="groups of a bottleneck's 3x3 convolution; ResNeXt has 32 [1]")
-    parser.add_argument("--width-per-group", type=whole(1), help="channels a group in the first stage [64]")
+    parser.add_argument("--groups", type=int, help="groups of a bottleneck's 3x3 convolution; ResNeXt has 32 [1]")
+    parser.add_argument("--width-per-group", type=int, help="channels a group in the first stage [64]")
     parser.add_argument(
         "--shortcut", choices=["identity", "none"], help="none trains the plain network of the same depth [identity]"
     )

@@ -353,7 +353,6 @@ def test_missing_tensorboard_is_said_before_training(
         ("--cutout", "100000000000000000000"),
         ("--hold-out", "1e300"),
         ("--epochs", "1e300"),
-        ("--groups", "0"),
         ("--seed", "99999999999999999999999"),
         ("--seed", "9" * 5000),
         ("--seed", "many"),
