@@ -11,6 +11,8 @@ TERMINATED_AT_ONCE = """
 import os, signal, sys
 import app.cli
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs in the background has inherited another
+
 def import_module(_):
     os.kill(os.getpid(), signal.NUMBER)
 
