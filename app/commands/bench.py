@@ -6,9 +6,9 @@ import argparse
 import json
 import statistics
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.commands.data_flags import check_writable, named_path
 from app.commands.settings_flags import add_settings, read_settings
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=_positive, default=5, help="rounds, interleaved; medians are shown [%(default)s]"
     )
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these contenders, besides the engine")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round there")
+    parser.add_argument("--json", type=named_path, metavar="FILE", help="also write every round there")
     add_settings(parser, only={"weights", "device", "precision", "runtime", "threads"})
 
 
@@ -89,10 +89,11 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings.model_copy(update={"threads": threads})
     torch.set_num_threads(threads)
     try:
+        check_writable(arguments.json)
         source = checkpoint.load(settings.weights)
         with explained():
             backend = open_backend(source, settings)
-    except (CheckpointError, EngineUnavailable) as error:
+    except (CheckpointError, EngineUnavailable, OSError) as error:
         raise SystemExit(f"resnet: error: {error}") from None
     size = source.metadata.input_size
     images = np.random.default_rng(0).integers(0, 256, (max(arguments.sizes), 3, size, size), dtype=np.uint8)

@@ -48,3 +48,16 @@ def named_path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, not ''")
     return Path(text)
+
+
+def check_writable(path: Path | None) -> None:
+    """Raise OSError if a file cannot be written there. Makes its folder, and leaves a file that is there as it is."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or path.is_file():
+        path.open("ab").close()
+    elif not path.exists():  # else it is a pipe or a terminal, and whoever reads it would take that for all
+        target = path.resolve()  # of a link
+        target.open("xb").close()
+        target.unlink()

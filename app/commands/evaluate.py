@@ -6,15 +6,16 @@ import argparse
 import asyncio
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.commands.data_flags import add_data, named_path, positive
+from app.commands.data_flags import add_data, check_writable, named_path, positive
 from app.commands.numbers import share
 from app.commands.settings_flags import add_settings, read_settings
 from app.telemetry import set_up_logging
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from app.settings import Settings
@@ -63,12 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.report:  # what is wrong with it had better be known before the evaluation's minutes
             require_matplotlib()
             check_writable(arguments.report / "report.json")
-        if arguments.json:
-            check_writable(arguments.json)
+        check_writable(arguments.json)
         settings = read_settings(arguments)
-        if arguments.record and checkpoint.pinned_sha256(settings.weights):
-            pins = settings.weights.with_name(checkpoint.PINS)
-            raise CheckpointError(f"--record would change {settings.weights}, which is pinned: remove {pins} first")
+        if arguments.record:
+            _check_recordable(settings.weights)
         source = None if arguments.url else checkpoint.load(settings.weights, settings.weights_sha256)
         dataset = _load_labelled(arguments, settings, source)
         if arguments.limit and arguments.limit < len(dataset):
@@ -96,15 +95,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_writable(path: Path) -> None:
-    """Raise OSError if a file cannot be written there. Makes its folder, and leaves a file that is there as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() or path.is_file():
-        path.open("ab").close()
-    elif not path.exists():  # else it is a pipe or a terminal, and whoever reads it would take that for all
-        target = path.resolve()  # of a link
-        target.open("xb").close()
-        target.unlink()
+def _check_recordable(weights: Path) -> None:
+    """Raise CheckpointError if a checkpoint is pinned, OSError if none can be written beside it, to take its place."""
+    from model import checkpoint
+
+    if checkpoint.pinned_sha256(weights):
+        pins = weights.with_name(checkpoint.PINS)
+        raise checkpoint.CheckpointError(f"--record would change {weights}, which is pinned: remove {pins} first")
+    check_writable(weights.with_name(f".{weights.name}.tmp"))
 
 
 def _write_files(

@@ -67,6 +67,11 @@ def test_what_the_processor_only_imitates_is_left_out_with_a_reason(toy_weights,
     assert "left out: hopeless" in capsys.readouterr().out
 
 
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(toy_weights, tmp_path):
+    with pytest.raises(SystemExit, match=str(tmp_path)):
+        bench("--weights", toy_weights, "--json", tmp_path)
+
+
 def test_a_ceiling_of_milliseconds_is_neither_rounded_away_nor_one_products_start(monkeypatch):
     """On a GPU: ten products of 8192 x 8192 in a row, timed together."""
     products = []

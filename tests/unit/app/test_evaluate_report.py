@@ -109,6 +109,15 @@ def test_what_cannot_be_written_is_one_line_before_the_evaluation(
     assert str(tmp_path / below) in line
 
 
+def test_a_checkpoint_that_cannot_be_replaced_is_told_before_the_evaluation(
+    toy_weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("app.commands.evaluate._score_and_record", never)
+    toy_weights.with_name(f".{toy_weights.name}.tmp").mkdir()  # for root, no folder is read-only
+    assert evaluate("--weights", str(toy_weights), "--record") == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_file_that_is_there_is_left_until_there_are_scores(
     toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
