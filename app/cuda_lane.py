@@ -9,13 +9,15 @@ they are two more calls, and take the images that there are rather than the padd
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from model.precision import cudnn_switched
 
 # Whatever a library sets up when it first sees a shape must have happened before the recording: cuDNN's search, too.
 WARM_UP_RUNS = 3
@@ -36,20 +38,14 @@ def take_stream(device: torch.device) -> torch.cuda.Stream:
         return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-@contextmanager
-def cudnn_searches(wanted: bool) -> Iterator[None]:
+def cudnn_searches(wanted: bool) -> AbstractContextManager[None]:
     """Let cuDNN time what it has for each new shape and take the quickest, rather than what it guesses to be that.
 
     What was found is kept for the thread and the shape, and used whether this is on or not. It has to be off in a
     recording: the search waits for the device, and would begin anew if what it found did not get its memory there. It
     is a switch of the whole process, but what serves meanwhile only launches graphs.
     """
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = wanted
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+    return cudnn_switched("benchmark", wanted)
 
 
 class CudaLane:

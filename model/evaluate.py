@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.data import Dataset
+from model.precision import cudnn_switched
 from model.transforms import normalise, resize_batch
 
 ECE_BINS = 15
@@ -35,18 +34,7 @@ class Scores:
         return asdict(self)
 
 
-@contextmanager
-def whole_float32() -> Iterator[None]:
-    """Let float32 be float32 on a GPU, too: by default cuDNN rounds what it convolves to the ten bits of TF32."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
-@whole_float32()
+@cudnn_switched("allow_tf32", False)  # by default cuDNN rounds what it convolves in float32 to ten bits
 @torch.inference_mode()
 def compute_logits(
     network: nn.Module,

@@ -122,14 +122,10 @@ def class_names(root: Path) -> tuple[str, ...]:
     """Return the names of the classes to train on. Raises DataError for fewer than two, and as `class_folders` does."""
     names = tuple(class_folders(root))
     if len(names) < 2:
-        only = f": to train on {names[0]!r} alone give folder:{root / names[0]}" if names and is_split(names[0]) else ""
+        one_split = bool(names) and names[0].lower() in SPLITS
+        only = f": to train on {names[0]!r} alone give folder:{root / names[0]}" if one_split else ""
         raise DataError(f"{root} must hold a sub-folder for each class, two at least: there are {len(names)}{only}")
     return names
-
-
-def is_split(name: str) -> bool:
-    """Whether a sub-folder of this name may be a split."""
-    return name.lower() in SPLITS
 
 
 def list_files(

@@ -1,7 +1,9 @@
-"""Which arithmetic a device is good at, in torch; model/openvino_core.py says so of OpenVINO."""
+"""Which arithmetic a device is good at, in torch, and how it is told; model/openvino_core.py says so of OpenVINO."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 
 import torch
@@ -38,3 +40,14 @@ def _is_measured_faster() -> bool:
     runs = {dtype: partial(torch.mm, matrix, matrix) for dtype, matrix in matrices.items()}
     best = {dtype: seconds for dtype, [seconds] in quickest(runs, MEASURED_TIMES).items()}
     return best[torch.bfloat16] < WORTHWHILE * best[torch.float32]
+
+
+@contextmanager
+def cudnn_switched(name: str, wanted: bool) -> Iterator[None]:
+    """Set a switch of torch.backends.cudnn for a while. torch's own `flags` would set all the others, too."""
+    before = getattr(torch.backends.cudnn, name)
+    setattr(torch.backends.cudnn, name, wanted)
+    try:
+        yield
+    finally:
+        setattr(torch.backends.cudnn, name, before)

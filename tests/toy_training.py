@@ -32,6 +32,16 @@ RECIPE = replace(
     hold_out=16,
 )
 
+# Of a recipe that learns pictures by heart.
+BY_HEART = {
+    "learning_rate": 0.1,
+    "label_smoothing": 0.0,
+    "crop_padding": 0,
+    "flip": False,
+    "cutout": 0,
+    "hold_out": 0,
+}
+
 
 def toy_dataset(size: int = 16) -> Dataset:
     """Make 64 pictures of noise with a class each: nothing to understand, all to be learnt by heart."""

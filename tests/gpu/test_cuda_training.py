@@ -10,22 +10,12 @@ from model import checkpoint
 from model.device import pick_device
 from model.evaluate import compute_logits
 from model.train import Stopped, Trainer
-from tests.toy_training import RECIPE, toy_dataset
+from tests.toy_training import BY_HEART, RECIPE, toy_dataset
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
 DEVICE = "cuda"
-BY_HEART = replace(
-    RECIPE,
-    phases=((16, 25),),
-    learning_rate=0.1,
-    label_smoothing=0.0,
-    crop_padding=0,
-    flip=False,
-    cutout=0,
-    cutmix=0.0,
-    hold_out=0,
-)
+LEARNT = replace(RECIPE, **BY_HEART, phases=((16, 25),), cutmix=0.0)
 
 
 def trainer(out, recipe=RECIPE, **options):
@@ -34,7 +24,7 @@ def trainer(out, recipe=RECIPE, **options):
 
 @pytest.mark.parametrize("compiled", [False, True])  # without a C compiler, the second one is the first one again
 def test_pictures_are_learnt_by_heart_and_the_checkpoint_says_so_on_a_cpu(tmp_path, compiled):
-    loaded = checkpoint.load(trainer(tmp_path, BY_HEART, temperature=1.0, compiled=compiled).run())
+    loaded = checkpoint.load(trainer(tmp_path, LEARNT, temperature=1.0, compiled=compiled).run())
     dataset, metadata = toy_dataset(), loaded.metadata
     logits = compute_logits(loaded.network(), dataset.images, metadata.mean, metadata.std)
     assert (logits.argmax(dim=1) == dataset.labels).double().mean() >= 0.95

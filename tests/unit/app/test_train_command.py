@@ -11,6 +11,7 @@ import struct
 import sys
 import termios
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -233,15 +234,21 @@ def test_no_report_leaves_the_test_set_alone(tmp_path: Path, monkeypatch: pytest
     assert not {path.name for path in tmp_path.iterdir()} & (PNGS | {"report.json", "evaluation.json"})
 
 
+def only_training_data(error: DataError) -> Callable[..., Dataset]:
+    """What loads the training split, and raises `error` for the test split."""
+
+    def load(*_where: object, train: bool, **_options: object) -> Dataset:
+        if not train:
+            raise error
+        return toy_dataset(train=train)
+
+    return load
+
+
 def test_without_a_test_set_only_the_learning_curves_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def only_training_data(*_where: object, train: bool, **_options: object) -> Dataset:
-        if not train:
-            raise NoTestSet("there is none")
-        return toy_dataset(train=train)
-
-    monkeypatch.setattr("model.datasets.load_dataset", only_training_data)
+    monkeypatch.setattr("model.datasets.load_dataset", only_training_data(NoTestSet("there is none")))
     assert train(tmp_path) == 0
     assert capsys.readouterr().err.splitlines()[-1] == (
         "resnet: no test set, so only the learning curves are drawn: there is none"
@@ -254,12 +261,7 @@ def test_without_a_test_set_only_the_learning_curves_are_drawn(
 def test_a_test_set_that_cannot_be_read_any_more_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def vanishing(*_where: object, train: bool, **_options: object) -> Dataset:
-        if not train:
-            raise DataError("it has gone")
-        return toy_dataset(train=train)
-
-    monkeypatch.setattr("model.datasets.load_dataset", vanishing)
+    monkeypatch.setattr("model.datasets.load_dataset", only_training_data(DataError("it has gone")))
     assert train(tmp_path) == 1
     shown = capsys.readouterr()
     assert shown.err.splitlines()[-1] == "resnet: error: it has gone"

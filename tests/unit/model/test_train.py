@@ -19,7 +19,7 @@ from model.finish import SELF_TEST_COUNT
 from model.learner import TrainingError
 from model.recipe import Recipe
 from model.train import Trainer
-from tests.toy_training import toy_dataset
+from tests.toy_training import BY_HEART, toy_dataset
 from tests.unit.model.runs import RECIPE, trainer
 
 pytestmark = pytest.mark.usefixtures("narrow_stages")
@@ -27,18 +27,7 @@ pytestmark = pytest.mark.usefixtures("narrow_stages")
 
 def test_sixty_four_images_are_learnt_by_heart(tmp_path: Path) -> None:
     dataset = toy_dataset(size=8)
-    recipe = replace(
-        Recipe(),
-        phases=((8, 25),),
-        batch_size=16,
-        learning_rate=0.1,
-        ema_decay=0.9,
-        label_smoothing=0.0,
-        crop_padding=0,
-        flip=False,
-        cutout=0,
-        hold_out=0,
-    )
+    recipe = replace(Recipe(), **BY_HEART, phases=((8, 25),), batch_size=16, ema_decay=0.9)
     path = Trainer(recipe, dataset, tmp_path, device=torch.device("cpu"), temperature=1.0).run()
     loaded = checkpoint.load(path)
     logits = compute_logits(loaded.network(), dataset.images, loaded.metadata.mean, loaded.metadata.std)
