@@ -2,8 +2,8 @@
 
 Batch-when-free: an idle engine takes what is queued at once; while it runs, the next batch grows, and the engine's
 thread takes it as it is then, without a pause in which the event loop would have to hand it over. Only where those who
-are answered come back at once, a batch that is not full waits for them (app/returns.py). Images are counted, not
-requests: a large request is split over several batches, small ones share one.
+are answered come back at once, a batch that is not full waits for them (app/batching/returns.py). Images are counted,
+not requests: a large request is split over several batches, small ones share one.
 The queue is bounded, by images and by time: what would not be done by its deadline is refused at once, and what is
 expired or abandoned is dropped when a batch begins, before it costs the engine anything. If the engine or the loop
 itself dies, everything waiting fails at once and `on_fatal` is told.
@@ -22,8 +22,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from app.admission import Load, require_room
-from app.batches import (
+from app.batching.admission import Load, require_room
+from app.batching.batches import (
     Batch,
     Computed,
     EngineBroken,
@@ -35,9 +35,9 @@ from app.batches import (
     in_halves,
     together,
 )
+from app.batching.jobs import Images, Job, ModelName, Probabilities, Ticket
+from app.batching.returns import Returns
 from app.errors import DeadlinePassed, EngineFailed, ServiceError
-from app.jobs import Images, Job, ModelName, Probabilities, Ticket
-from app.returns import Returns
 from app.threads import Worker
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Batcher:
     # -- for requests
 
     def require_room(self, count: int, deadline: float) -> None:
-        """Raise what `app.admission.require_room` raises, or EngineFailed if the engine is dead."""
+        """Raise what `app.batching.admission.require_room` raises, or EngineFailed if the engine is dead."""
         if self._dead:
             raise EngineFailed
         require_room(self.load, count, deadline, max_queue_images=self.max_queue_images, max_queue_s=self.max_queue_s)

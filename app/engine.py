@@ -1,7 +1,7 @@
 """A checkpoint on a device: uint8 batch in, probabilities out.
 
-What computes the logits is a backend: app/cuda_backend.py, app/torch_backend.py, app/openvino_backend.py or
-app/mnn_backend.py. The last two do without torch, and so does this room: what brings it is imported where it is needed.
+What computes the logits is one of app/backends/: for CUDA, torch, OpenVINO or MNN. The last two do without torch, and
+so does this room: what brings it is imported where it is needed.
 Images go to the device as uint8 and are normalised there; forward, calibration and softmax follow. Where a size has to
 be set up, batches are padded to a few fixed sizes, which are all run once before the engine counts as warm.
 """
@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from app import measured
-from app.batch_sizes import choose_batch_sizes
+from app.backends import measured
+from app.batching.batch_sizes import choose_batch_sizes
 from app.memory import let_go
 from app.settings import Settings
 from model import checkpoint
@@ -28,7 +28,7 @@ from model.metadata import Facts
 log = logging.getLogger(__name__)
 
 # The most images a batch is tried with. A processor has reached its best rate long before; on a GPU, 1024 images are
-# four pieces over two lanes (app/cuda_backend.py).
+# four pieces over two lanes (app/backends/cuda_backend.py).
 LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
 
 # A size costs CUDA a recorded graph and a CPU 1.4 MB; a padded image costs a CPU as much as a real one.
@@ -81,7 +81,7 @@ class Backend(Protocol):
 
     @property
     def split_batches(self) -> bool:
-        """Whether batches are computed in two halves, see app/openvino_backend.py."""
+        """Whether batches are computed in two halves, see app/backends/openvino_backend.py."""
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken."""
@@ -116,7 +116,7 @@ class CheckpointEngine:
             "runtime": backend.runtime,
             "split_batches": backend.split_batches,
         }
-        if _kind(backend) == "cuda":  # not by speed: another checkpoint may need a finer one (app/backends.py)
+        if _kind(backend) == "cuda":  # not by speed: another checkpoint may need a finer one (app/backends/choice.py)
             del tuning["precision"]
         return tuning
 
@@ -195,13 +195,13 @@ def _is_installed(package: str) -> bool:
 def _open_with_torch(source: Checkpoint, settings: Settings) -> Backend:
     if not _is_installed("torch"):
         raise EngineUnavailable("PyTorch is not installed here: pip install torch torchvision tqdm; or device cpu")
-    from app.backends import open_backend
+    from app.backends.choice import open_backend
 
     return open_backend(source, settings)
 
 
 def _open_without(source: Checkpoint, settings: Settings) -> Backend:
-    from app.mnn_backend import open_on_cpu
+    from app.backends.mnn_backend import open_on_cpu
 
     if settings.device == "auto" and _gpu_in_sight():
         log.warning("there is a GPU, but PyTorch is not installed here: serving on the CPU")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic_core import to_json
 
 from app.batcher import Batcher
+from app.batching.jobs import Images, Job, ModelName, Ticket
 from app.imaging import Decoder
-from app.jobs import Images, Job, ModelName, Ticket
 
 if TYPE_CHECKING:  # a process without an engine never needs it
     from app.engine import Engine

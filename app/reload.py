@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from app.batches import EngineOutOfMemory
+from app.batching.batches import EngineOutOfMemory
 from app.engine import Engine, EngineUnavailable, SelfTestFailed
 from app.memory import give_back_memory
 from app.parts import EngineParts

@@ -18,18 +18,18 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.admin import AdminServer
-from app.connection_limits import ConnectionLimits, connections_within_files
-from app.connections import Connection
-from app.direct import Direct
-from app.direct_connections import DirectConnection
+from app.http.connection_limits import ConnectionLimits, connections_within_files
+from app.http.connections import Connection
+from app.http.direct import Direct
+from app.http.direct_connections import DirectConnection
+from app.http.ports import open_port, turn_away
+from app.http.tls import limited_handshakes
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks
 from app.pidfile import pid_file
-from app.ports import open_port, turn_away
 from app.service import Service
 from app.settings import Settings
 from app.signals import Signals
-from app.tls import limited_handshakes
 
 if TYPE_CHECKING:
     from app.engine_service import EngineService

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 
-from app.bodies import BodyBudget
 from app.errors import NotReady
+from app.http.bodies import BodyBudget
+from app.http.tls import Certificate
 from app.keys import Keys
 from app.lifecycle import Lifecycle, State
 from app.parts import Parts
 from app.schemas import Reloads
 from app.settings import Settings
 from app.telemetry import Telemetry
-from app.tls import Certificate
 
 
 class Service(ABC):

@@ -29,15 +29,15 @@ from app.cores import available_cores
 from benchmarks.degradation_figures import draw_gradients, draw_loss
 from benchmarks.machine import FOLDER, describe
 from model.architecture import ARCHITECTURES, Architecture, Shortcut
-from model.augment import apply, draw, random_stream
 from model.checkpoint import write_atomically
 from model.cost import count_parameters
 from model.data import DataError, Dataset, hold_out, load_cifar10
 from model.device import pick_device
 from model.evaluate import compute_logits
-from model.optim import one_cycle, parameter_groups
-from model.recipe import Augmentation
 from model.resnet import ResNet
+from model.training.augment import apply, draw, random_stream
+from model.training.optim import one_cycle, parameter_groups
+from model.training.recipe import Augmentation
 from model.transforms import normalise
 
 ROOT = FOLDER.parent

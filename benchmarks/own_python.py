@@ -18,8 +18,8 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
-from app.direct import Direct
 from app.errors import QueueFull
+from app.http.direct import Direct
 from app.main import create_app
 from app.server import connection_options, prepare_process
 from app.settings import Settings

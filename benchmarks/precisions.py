@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.backends import open_backend
+from app.backends.choice import open_backend
 from app.engine import CheckpointEngine
 from app.settings import Settings
 from benchmarks.machine import write

@@ -1,6 +1,6 @@
 """What waiting for clients that come back at once gains: the service with it and without it, in turns.
 
-Both stand ready all the time; the one that is not loaded takes no processor. See app/returns.py.
+Both stand ready all the time; the one that is not loaded takes no processor. See app/batching/returns.py.
 
 python -m benchmarks.returning_clients
 """
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from app import returns
+from app.batching import returns
 from app.main import create_app
 from app.server import serve
 from app.settings import Settings

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.connection_limits import connections_within_files
+from app.http.connection_limits import connections_within_files
 
 MAX_CONNECTIONS = 3000
 PATIENCE_S = 60.0  # for the last answers

@@ -1,4 +1,4 @@
-"""What model/patches.py gains: training steps on this CPU with and without it, on pictures of noise.
+"""What model/training/patches.py gains: training steps on this CPU with and without it, on pictures of noise.
 
 python -m benchmarks.training_speed
 
@@ -16,10 +16,10 @@ from unittest import mock
 import torch
 
 from benchmarks.machine import write
-from model import learner
 from model.data import Dataset
-from model.learner import Learner
-from model.recipe import PRESETS
+from model.training import learner
+from model.training.learner import Learner
+from model.training.recipe import PRESETS
 
 SIZES = (16, 24, 32)
 ROUNDS = 7

@@ -1,4 +1,4 @@
-"""Which arithmetic a device is good at, in torch, and how it is told; model/openvino_core.py says so of OpenVINO."""
+"""Which arithmetic a device is good at, in torch, and how it is told; of OpenVINO model/runtimes/ says so."""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint
 from model.data import Dataset, hold_out
-from model.distributed import World
 from model.evaluate import score
-from model.finish import final_network, write_checkpoint
-from model.learner import Learner, TrainingError
-from model.recipe import Recipe
-from model.run_folder import RunFolder, differences
+from model.training.distributed import World
+from model.training.finish import final_network, write_checkpoint
+from model.training.learner import Learner, TrainingError
+from model.training.recipe import Recipe
+from model.training.run_folder import RunFolder, differences
 
 log = logging.getLogger(__name__)
 

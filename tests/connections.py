@@ -6,8 +6,8 @@ from functools import partial
 import uvicorn
 from uvicorn.server import ServerState
 
-from app.connection_limits import ConnectionLimits
-from app.connections import Connection
+from app.http.connection_limits import ConnectionLimits
+from app.http.connections import Connection
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HALF = b"GET / HTTP/1.1\r\nho"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from app import cuda_lane
+from app.backends import cuda_lane
 
 aten = torch.ops.aten
 

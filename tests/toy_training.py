@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 import model.architecture
-import model.learner
+import model.training.learner
 from model.data import Dataset
-from model.distributed import join_world
-from model.recipe import Recipe
 from model.train import Trainer
+from model.training.distributed import join_world
+from model.training.recipe import Recipe
 
 RECIPE = replace(
     Recipe(),
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--seconds-a-step", type=float, default=0.0)
     arguments = parser.parse_args()
     model.architecture.STAGE_WIDTHS = (16, 16, 32, 32)
-    model.learner.has_fast_bfloat16 = lambda _device: False  # the same numbers on every processor
+    model.training.learner.has_fast_bfloat16 = lambda _device: False  # the same numbers on every processor
     torch.set_num_threads(1)
 
     def show(step: int, steps: int, _now: dict[str, float]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from app.contenders import Run
+    from app.backends.contenders import Run
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 PAUSE_S = 0.1
@@ -76,8 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from app.backends import open_backend
-    from app.contenders import contenders, engine_is, explained
+    from app.backends.choice import open_backend
+    from app.backends.contenders import contenders, engine_is, explained
     from app.cores import available_cores
     from app.engine import EngineUnavailable
     from model import checkpoint

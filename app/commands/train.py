@@ -17,14 +17,14 @@ from app.commands.evaluate import as_result, score_checkpoint
 from app.commands.numbers import rate, seed, share, temperature, whole
 from app.commands.progress import ProgressBar
 from app.telemetry import set_up_logging
-from model.recipe import LARGEST_SIDE, MOST_EPOCHS, PRESETS, Phases, Recipe, parse_phases
+from model.training.recipe import LARGEST_SIDE, MOST_EPOCHS, PRESETS, Phases, Recipe, parse_phases
 
 if TYPE_CHECKING:
     import torch
 
     from model.data import Dataset
-    from model.distributed import World
     from model.train import OnEpoch, Trainer
+    from model.training.distributed import World
 
 log = logging.getLogger(__name__)
 
@@ -125,13 +125,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     The exit status is 128 + the signal's number where one stopped it.
     """
-    from app.torch_backend import is_out_of_memory
+    from app.backends.torch_backend import is_out_of_memory
     from model.data import DataError
     from model.device import pick_device
-    from model.distributed import join_world
     from model.extras import MissingExtra
-    from model.learner import TrainingError
     from model.train import Stopped
+    from model.training.distributed import join_world
+    from model.training.learner import TrainingError
 
     signals: list[int] = []
     try:
@@ -165,8 +165,8 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from model import checkpoint
-    from model.tensorboard_log import TensorBoardLog
     from model.train import Trainer
+    from model.training.tensorboard_log import TensorBoardLog
 
     began = time.monotonic()
     log_epoch: OnEpoch | None = None
@@ -245,7 +245,7 @@ def _report(arguments: argparse.Namespace, path: Path, device: torch.device) -> 
     from model.data import NoTestSet
     from model.extras import MissingExtra
     from model.report import write_report
-    from model.run_folder import RunFolder
+    from model.training.run_folder import RunFolder
 
     dataset, probabilities = None, None
     try:

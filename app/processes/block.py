@@ -12,7 +12,7 @@ import mmap
 import os
 import time
 
-from app.admission import Load
+from app.batching.admission import Load
 from app.processes.key_counts import TABLE_BYTES, SharedUnderWay
 
 # Written by the engine process.

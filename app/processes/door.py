@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 
-from app.ports import turn_away
+from app.http.ports import turn_away
 from app.processes.block import LATE_S, Block
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from app.batching.jobs import Images, ModelName, Outcome
 from app.errors import (
     ClientGone,
     DeadlinePassed,
@@ -25,7 +26,6 @@ from app.errors import (
     QueueFull,
     ServiceError,
 )
-from app.jobs import Images, ModelName, Outcome
 
 Payload = bytes
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from app.batching.jobs import Job, Outcome
 from app.errors import EngineFailed, ServiceError
-from app.jobs import Job, Outcome
 from app.processes.block import Block
 from app.processes.frames import Answers, Kind, Payload, pack_refusal, unpack_number, unpack_submission
 from app.processes.link import Link

@@ -6,7 +6,7 @@ import asyncio
 import json
 from contextlib import suppress
 
-from app.admission import Load
+from app.batching.admission import Load
 from app.engine import load_engine
 from app.engine_service import EngineFactory, EngineService
 from app.lifecycle import State

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from app.admission import require_room
+from app.batching.admission import require_room
+from app.batching.jobs import Images, Job, ModelName, Outcome, Ticket
 from app.errors import EngineFailed
-from app.jobs import Images, Job, ModelName, Outcome, Ticket
 from app.processes.block import LATE_S, Block
 from app.processes.frames import Answers, Kind, Payload, pack_number, pack_submission, unpack_refusal
 from app.settings import Settings

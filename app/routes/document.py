@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import Security
 from fastapi.security import HTTPBearer
 
-from app.bodies import FIELD, IMAGE_TYPES
-from app.npy import NPY_TYPE
+from app.http.bodies import FIELD, IMAGE_TYPES
+from app.http.npy import NPY_TYPE
 from app.schemas import Base64Images
 
 Responses = dict[int | str, dict[str, Any]]

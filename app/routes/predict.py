@@ -1,6 +1,6 @@
 """POST /predict as the framework answers it and documents it: the way of one request, top to bottom.
 
-Small requests, which are most of them, take the same steps without the framework: app/direct.py.
+Small requests, which are most of them, take the same steps without the framework: app/http/direct.py.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
-from app.answers import answer_json, nothing_to_compute, readable, server_timing
-from app.bodies import SMALL_BODY_BYTES, read_body, refuse_codings, split_images
-from app.conversation import WHEN_GONE
+from app.batching.jobs import Job, Outcome
 from app.errors import ServiceError
+from app.http.answers import answer_json, nothing_to_compute, readable, server_timing
+from app.http.bodies import SMALL_BODY_BYTES, read_body, refuse_codings, split_images
+from app.http.conversation import WHEN_GONE
+from app.http.parameters import Parameters, Positive, Wish
 from app.imaging import Entry
-from app.jobs import Job, Outcome
-from app.parameters import Parameters, Positive, Wish
 from app.parts import Parts
 from app.routes.common import KeyDep, ServiceDep
 from app.routes.document import PREDICT_BODY, PREDICT_RESPONSES

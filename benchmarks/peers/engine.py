@@ -64,8 +64,8 @@ class EagerEngine:
 
     def __init__(self, settings: Settings) -> None:
         # They bring torch with them, which nobody else here has to have in memory.
-        from app.backends import resolve
-        from app.contenders import contenders
+        from app.backends.choice import resolve
+        from app.backends.contenders import contenders
         from model import checkpoint
 
         _, device, precision = resolve(settings)

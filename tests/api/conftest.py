@@ -5,7 +5,7 @@ import httpx
 import pytest
 import uvicorn
 
-from app.direct import Direct
+from app.http.direct import Direct
 from app.main import create_app
 from app.server import connection_options
 from app.settings import Settings

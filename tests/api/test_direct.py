@@ -10,8 +10,8 @@ from email.utils import parsedate_to_datetime
 import httpx
 import pytest
 
-from app.admission import Load
-from app.connections import Connection
+from app.batching.admission import Load
+from app.http.connections import Connection
 from tests.api.conftest import no_room, occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
@@ -312,8 +312,8 @@ async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch
     async with no_room() as (service, _):
         rests = []
         monkeypatch.setattr(Load, "batch_s", batch_s)
-        monkeypatch.setattr("app.direct.AWAKE_S", 0.0)
-        monkeypatch.setattr("app.direct.time.sleep", rests.append)
+        monkeypatch.setattr("app.http.direct.AWAKE_S", 0.0)
+        monkeypatch.setattr("app.http.direct.time.sleep", rests.append)
         clients = [await Client.connect(service) for _ in range(5)]
         assert [(await client.ask(PICTURE))[0] for client in clients] == [429] * 5
         assert rests == []  # these have been parsed
@@ -328,15 +328,15 @@ async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch
 async def test_it_does_not_rest_while_anything_else_may_need_it(monkeypatch):
     async with no_room() as (service, _):
         rests = []
-        monkeypatch.setattr("app.direct.time.sleep", rests.append)
+        monkeypatch.setattr("app.http.direct.time.sleep", rests.append)
         monkeypatch.setattr(Load, "batch_s", 1.0)
         client = await Client.connect(service)
         assert (await client.ask(PICTURE))[0] == 429
-        monkeypatch.setattr("app.direct.AWAKE_S", 1000.0)
+        monkeypatch.setattr("app.http.direct.AWAKE_S", 1000.0)
         assert (await service.get("/livez")).status_code == 200
         assert (await client.ask(PICTURE))[0] == 429
         assert rests == []
-        monkeypatch.setattr("app.direct.AWAKE_S", 0.0)
+        monkeypatch.setattr("app.http.direct.AWAKE_S", 0.0)
         assert (await service.get("/livez")).status_code == 200
         assert (await client.ask(PICTURE))[0] == 429
         assert rests == [0.005]

@@ -6,7 +6,7 @@ import threading
 import httpx
 import pytest
 
-from app.batches import EngineBroken
+from app.batching.batches import EngineBroken
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
@@ -203,7 +203,7 @@ async def test_500_hides_the_bug_and_the_next_request_works(caplog):
     assert "/secret/path" in caplog.text
 
 
-@pytest.mark.parametrize(("room", "size"), [("app.direct", 10), ("app.routes.predict", 100_000)])
+@pytest.mark.parametrize(("room", "size"), [("app.http.direct", 10), ("app.routes.predict", 100_000)])
 async def test_500_from_the_http_side_carries_the_request_id_that_the_log_has(client, monkeypatch, caplog, room, size):
     monkeypatch.setattr(f"{room}.split_images", lambda *_: 1 / 0)
     answer = await post(client, bytes(size))

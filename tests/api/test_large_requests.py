@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from app.bodies import SMALL_BODY_BYTES, split_images
+from app.http.bodies import SMALL_BODY_BYTES, split_images
 from app.routes import predict
 from tests.api.conftest import no_room, serving
 from tests.conftest import encode, noise

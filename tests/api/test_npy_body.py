@@ -10,7 +10,7 @@ from tests.api.test_errors import assert_problem
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
 from tests.mutations import damaged_start
-from tests.unit.app.test_npy import npy
+from tests.unit.app.http.test_npy import npy
 
 pytestmark = pytest.mark.anyio
 

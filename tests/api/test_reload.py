@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from app.batches import EngineOutOfMemory
+from app.batching.batches import EngineOutOfMemory
 from app.engine import EngineUnavailable, SelfTestFailed
 from model.checkpoint import CheckpointError
 from tests.api.conftest import occupied, serving

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.backends import open_backend
+from app.backends.choice import open_backend
 from app.engine import CheckpointEngine
 from app.settings import Settings
 from model import checkpoint

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from app.agreement import BOUND
-from app.batch_sizes import ladder
-from app.batches import EngineOutOfMemory
-from app.cuda_backend import LANES, PIECE, TOLERANCES, CudaBackend, Way, open_cuda_backend
-from app.cuda_lane import CudaLane
+from app.backends.agreement import BOUND
+from app.backends.cuda_backend import LANES, PIECE, TOLERANCES, CudaBackend, Way, open_cuda_backend
+from app.backends.cuda_lane import CudaLane
+from app.batching.batch_sizes import ladder
+from app.batching.batches import EngineOutOfMemory
 from app.engine import LARGEST_BATCH, load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from app.cuda_backend import PIECE, TOLERANCES, distinct, open_cuda_backend
+from app.backends.cuda_backend import PIECE, TOLERANCES, distinct, open_cuda_backend
 from app.engine import load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.device import pick_device
-from model.learner import Learner
+from model.training.learner import Learner
 from tests.toy_training import RECIPE, toy_dataset
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]

@@ -5,8 +5,8 @@ import pytest
 import uvicorn
 
 from app.admin import AdminServer
+from app.http.ports import open_port
 from app.lifecycle import Lifecycle, State
-from app.ports import open_port
 from tests.process import free_port
 
 pytestmark = pytest.mark.anyio

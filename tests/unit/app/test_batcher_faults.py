@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.batcher import HAND_OVER_S, MAX_CONSECUTIVE_FAILURES
-from app.batches import EngineBroken, EngineOutOfMemory
+from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.errors import DeadlinePassed, EngineFailed, ServiceError
 from tests.fakes import FakeEngine, answered, probabilities_of
 from tests.unit.app.test_batcher import occupied, pictures, running, submit

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from app.batches import EngineBroken
+from app.batching.batches import EngineBroken
 from app.errors import DeadlinePassed, EngineFailed, ServiceError
 from tests.fakes import FakeEngine, answered
 from tests.unit.app.test_batcher import MODEL, occupied, pictures, running, submit

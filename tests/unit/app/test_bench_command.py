@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from app import contenders
+from app.backends import contenders
 from app.cli import build_parser
 from app.commands import bench as bench_command
 

@@ -8,7 +8,7 @@ from app.cli import build_parser
 from app.client import fetch_card
 from app.commands.train import build_recipe
 from model.data import Dataset
-from model.recipe import PRESETS
+from model.training.recipe import PRESETS
 from tests.pictures import write_folder
 
 

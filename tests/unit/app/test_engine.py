@@ -12,16 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from app.backends import open_backend
-from app.batch_sizes import ladder
-from app.batches import EngineBroken, EngineOutOfMemory
+from app.backends.choice import open_backend
+from app.backends.openvino_backend import Whole, open_openvino
+from app.batching.batch_sizes import ladder
+from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.engine import LARGEST_BATCH, CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine
-from app.openvino_backend import Whole, open_openvino
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.evaluate import compute_logits
 from model.fuse import fold_batch_norm
-from model.openvino_core import core
+from model.runtimes.openvino_core import core
 from tests.conftest import ROOT
 
 
@@ -217,7 +217,7 @@ def test_what_cannot_be_is_said_in_one_line(source, options, message):
 
 
 def test_without_openvino_a_cpu_runs_torch(source, monkeypatch):
-    monkeypatch.setattr("app.backends.find_spec", lambda _name: None)
+    monkeypatch.setattr("app.backends.choice.find_spec", lambda _name: None)
     assert open_backend(source, Settings(device="cpu")).runtime == "torch"
     with pytest.raises(EngineUnavailable, match="not installed"):
         open_backend(source, Settings(device="cpu", runtime="openvino"))

@@ -9,9 +9,9 @@ import pytest
 import uvicorn
 import uvloop
 
-from app.connection_limits import ConnectionLimits
-from app.connections import Connection
 from app.engine_service import EngineService
+from app.http.connection_limits import ConnectionLimits
+from app.http.connections import Connection
 from app.server import LISTENERS, Server, first_port
 from app.settings import Settings
 from tests.fakes import FakeEngine

@@ -22,8 +22,8 @@ from app.cli import build_parser
 from model import checkpoint
 from model.data import DataError, Dataset, NoTestSet
 from model.evaluate import expected_calibration_error
-from model.learner import Learner, TrainingError
 from model.train import Trainer
+from model.training.learner import Learner, TrainingError
 
 STEPS = 24  # an epoch: 112 images, 16 held out, 4 a step
 PNGS = {"learning_curves.png", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png"}

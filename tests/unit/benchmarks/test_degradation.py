@@ -12,8 +12,8 @@ from torch import nn
 from benchmarks import degradation
 from benchmarks.degradation import Settings, as_text, build, gradient_norms, mean_norms, train, train_and_keep
 from benchmarks.degradation_figures import draw_gradients, draw_loss
-from model.augment import apply, draw, random_stream
 from model.data import DataError, Dataset
+from model.training.augment import apply, draw, random_stream
 from model.transforms import normalise
 
 SETTINGS = Settings(images=24, held_out=8, epochs=2, batch_size=8, learning_rate=0.01)

@@ -19,7 +19,7 @@ def one_thread() -> Iterator[None]:
 def float32() -> Iterator[None]:
     """Train in float32 on every processor: some tests compare with what is computed otherwise."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.learner.has_fast_bfloat16", lambda _device: False)
+        patch.setattr("model.training.learner.has_fast_bfloat16", lambda _device: False)
         yield
 
 

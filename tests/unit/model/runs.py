@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from model.recipe import Recipe
 from model.train import Trainer
+from model.training.recipe import Recipe
 from tests import toy_training
 from tests.toy_training import toy_dataset
 

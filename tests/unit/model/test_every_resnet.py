@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import app.cli
-from app.backends import open_backend
+from app.backends.choice import open_backend
 from app.engine import CheckpointEngine
 from app.settings import Settings
 from model import checkpoint
 from model.data import Dataset
-from model.recipe import Recipe
 from model.train import Trainer
+from model.training.recipe import Recipe
 
 NOISE = torch.randint(0, 256, (32, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 DATASET = Dataset("toy", "train", NOISE, torch.arange(32) % 2, ("ant", "bee"))

@@ -14,8 +14,8 @@ from app.imaging import Decoder, decode
 from model import checkpoint, folder
 from model.data import DataError, Dataset, channel_statistics
 from model.folder import load_folder
-from model.recipe import PRESETS
 from model.train import Trainer
+from model.training.recipe import PRESETS
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
 from tests.unit.app.test_imaging import png_header

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from model import checkpoint
-from model.learner import TrainingError
 from model.train import Trainer
+from model.training.learner import TrainingError
 from tests.toy_training import toy_dataset
 from tests.unit.model.runs import RECIPE, trainer
 

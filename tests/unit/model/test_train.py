@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import checkpoint, learner
-from model.augment import apply
+from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.data import hold_out
 from model.device import pick_device
 from model.evaluate import compute_logits, score
-from model.finish import SELF_TEST_COUNT
-from model.learner import TrainingError
-from model.recipe import Recipe
 from model.train import Trainer
+from model.training import learner
+from model.training.augment import apply
+from model.training.finish import SELF_TEST_COUNT
+from model.training.learner import TrainingError
+from model.training.recipe import Recipe
 from tests.toy_training import BY_HEART, toy_dataset
 from tests.unit.model.runs import RECIPE, trainer
 

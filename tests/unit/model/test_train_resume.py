@@ -13,10 +13,10 @@ from torch import Tensor
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.data import Dataset
-from model.distributed import World
-from model.learner import Learner, TrainingError
-from model.run_folder import RunFolder
 from model.train import EpochTally, Stopped, Trainer
+from model.training.distributed import World
+from model.training.learner import Learner, TrainingError
+from model.training.run_folder import RunFolder
 from tests.toy_training import toy_dataset
 from tests.unit.model.runs import RECIPE, trainer
 

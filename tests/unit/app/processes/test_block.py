@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from app.admission import Load
+from app.batching.admission import Load
 from app.processes.block import Block
 
 

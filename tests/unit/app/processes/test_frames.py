@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from app.batching.jobs import Outcome
 from app.errors import QueueFull, ServiceError, UnsupportedMediaType
-from app.jobs import Outcome
 from app.processes.frames import (
     REFUSALS,
     Answers,

@@ -1,0 +1,1 @@
+"""What computes a batch: the ways, and the choice between them."""

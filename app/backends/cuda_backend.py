@@ -1,0 +1,194 @@
+"""The network on CUDA as fast as it is known to be right: by graphs over two lanes, or operation by operation.
+
+images -> pieces (lanes.py) -> lanes with CUDA graphs (cuda_lane.py) -> logits. There is more than one way to
+fill a lane, the fastest first. None is trusted: before a size is used in a lane it must reproduce there, on pictures,
+the logits of the eager network (torch_backend.py). A way that raises or differs is left for good, with a warning,
+for the next one, and the last one for the eager network.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.backends.cuda_lane import CudaLane
+from app.backends.lanes import Lane, Lanes, Piece
+from app.backends.torch_backend import TorchBackend, is_out_of_memory, told_apart
+from app.batching.batch_sizes import ladder
+from app.batching.batches import EngineBroken, EngineOutOfMemory
+from app.memory import let_go
+from model.checkpoint import Checkpoint
+from model.fused import CudnnKernels, FusedNetwork, Kernels, PlainKernels
+
+log = logging.getLogger(__name__)
+
+# The most images in a piece: enough to fill a large GPU, and few enough that a batch of 1024 is four of them, whose
+# copies are hidden behind each other's kernels. Pieces are padded to 16 sizes, so a lane has that many graphs at most:
+# of the 20 sizes that batches of up to 1024 are padded to, the first lane meets 16 and the second one 2 (128 and 256).
+# What they cost in device memory is by calculation, not measured: an activation of the first stage takes 32 MiB (256
+# images of 32 x 32, 64 channels, bfloat16; float32 twice that), of which a few live at once, in each lane. Graphs of a
+# lane share that memory, but recorded in increasing sizes they may take twice what the largest needs: blocks of a
+# smaller one are of no use to it. One buffer of zeros of the same size is shared by all.
+PIECE = 256
+LANES = 2
+
+# How far logits may be from the eager network's, as a share of the largest of those. With an earlier checkpoint, and a
+# GPU's rounding simulated on a CPU, fusing moved them by 0.6 % in bfloat16 (256 pictures; 0.7 % on noise), TF32 those
+# of float32 by 0.1 % (16 pictures). Leaving out the head's bias moves them by 4 %, that of any convolution by 29 % and
+# more; two of the 16 pictures that change places, by 14 % and more.
+TOLERANCES = {"bfloat16": 0.03, "float16": 0.01, "float32": 0.01}
+
+
+class Differs(Exception):
+    """A faster way computes something else; the message says how far off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to compute, and what opens its lanes."""
+
+    name: str
+    open: Callable[[], Sequence[Lane]]
+
+
+class CudaBackend:
+    """The fastest of `ways` that holds what it promises, or `eager`. For one thread at a time.
+
+    `examples`, uint8 (n, 3, S, S), are what they are compared on, `sizes` what pieces are padded to.
+    """
+
+    runtime = "torch"
+    split_batches = False
+    any_size = False
+
+    def __init__(
+        self, eager: TorchBackend, ways: Sequence[Way], examples: NDArray[np.uint8], sizes: tuple[int, ...]
+    ) -> None:
+        self.eager = eager
+        self.device = eager.device
+        self.dtype = eager.dtype
+        self._ways = list(ways)
+        self._examples = examples
+        self._sizes = sizes
+        self._lanes: Lanes | None = None
+        self._proven: set[tuple[int, int]] = set()
+
+    @property
+    def way(self) -> str:
+        """The way in use, or "eager"."""
+        return self._ways[0].name if self._ways else "eager"
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken.
+
+        A count of images that needs a size for the first time takes much longer, and no device should serve meanwhile
+        what must be quick: the engine runs all its sizes before it is ready.
+        """
+        with told_apart(torch.device(self.device)):
+            lanes = self._prepared(len(images))
+            return lanes.run(images) if lanes is not None else self.eager.logits(images)
+
+    def _prepared(self, count: int) -> Lanes | None:
+        """Return lanes that are proven for `count` images, or None if no way is left but the eager one."""
+        while self._ways:
+            try:
+                if self._lanes is None:
+                    self._lanes = Lanes(self._ways[0].open(), self._sizes)
+                for piece in self._lanes.pieces(count):
+                    if (piece.lane, piece.size) not in self._proven:
+                        self._prove(self._lanes.lanes[piece.lane], piece)
+                return self._lanes
+            except (EngineBroken, EngineOutOfMemory):
+                raise  # of the eager network
+            except Exception as error:
+                # Too little memory says nothing against a way: a smaller batch may do, or the reload is refused.
+                if is_out_of_memory(error):
+                    raise
+                if is_out_of_memory(error, has_worked=bool(self._proven)):
+                    raise torch.OutOfMemoryError("no memory for what cuDNN works in") from error
+                self._give_up(error)
+        return None
+
+    def _prove(self, lane: Lane, piece: Piece) -> None:
+        """Compare a lane with the eager network at one size. Raises Differs, or whatever the lane raises."""
+        images = distinct(self._examples, piece.size)
+        lane.prepare(piece.size)  # before eager's convolutions of that size: cuDNN does not search for what it has seen
+        expected = self.eager.logits(images)
+        lane.start(images, piece.size)
+        worst = float(np.abs(lane.finish() - expected).max() / np.abs(expected).max())
+        if not worst <= TOLERANCES[self.dtype]:  # also catches NaN
+            raise Differs(f"logits of {piece.size} images are {worst:.1%} off")
+        if not self._proven:
+            log.info("computing by %s: within %.2f %% of the eager network's logits", self.way, 100 * worst)
+        self._proven.add((piece.lane, piece.size))
+
+    def _give_up(self, reason: Exception) -> None:
+        """Leave the way in use for the next one."""
+        name = self._ways.pop(0).name
+        let_go(reason)
+        self._release_lanes()
+        lines = str(reason).splitlines() or [""]
+        log.warning("%s does not work here, going on with %s: %s: %s", name, self.way, type(reason).__name__, lines[0])
+
+    def _release_lanes(self) -> None:
+        lanes, self._lanes = self._lanes, None
+        self._proven.clear()
+        if lanes is not None:
+            try:
+                lanes.close()
+            except RuntimeError as error:  # as a lost context makes of anything; the eager network will meet it, too
+                log.warning("what the lanes took may be lost: %s", str(error).partition("\n")[0])
+
+    def settle(self) -> None:
+        """Give back the memory that cuDNN's search has worked in, which torch keeps otherwise."""
+        torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Give graphs, buffers and weights back to the device."""
+        self._ways.clear()
+        self._release_lanes()
+        self.eager.close()
+
+
+def distinct(examples: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """Return so many pictures that no two of them are alike: the examples, and again, shifted to the side."""
+    times = -(-count // len(examples))
+    return np.concatenate([np.roll(examples, shift, axis=-1) for shift in range(times)])[:count]
+
+
+def open_cuda_backend(source: Checkpoint, device: str, precision: str, threads: int) -> CudaBackend:
+    """Put a checkpoint's network on a CUDA device. Raises what torch raises where there is none."""
+    eager = TorchBackend(source, device, precision, threads)
+    metadata = source.metadata
+
+    def lanes_with(kernels: type[Kernels]) -> Callable[[], Sequence[Lane]]:
+        def open_lanes() -> Sequence[Lane]:
+            network = FusedNetwork(eager.network, kernels())
+
+            def forward(images: Tensor) -> Tensor:
+                return eager.logits_by(network, images)
+
+            place, size, classes = torch.device(device), metadata.input_size, len(metadata.classes)
+            lanes: list[CudaLane] = []
+            try:
+                for _ in range(LANES):
+                    lanes.append(CudaLane(forward, place, PIECE, size, classes))
+            except BaseException:
+                for lane in lanes:
+                    lane.close()
+                raise
+            return lanes
+
+        return open_lanes
+
+    ways = [
+        Way("CUDA graphs with fused convolutions", lanes_with(CudnnKernels)),
+        Way("CUDA graphs", lanes_with(PlainKernels)),
+    ]
+    return CudaBackend(eager, ways, source.self_test_images.numpy(), ladder(PIECE))

@@ -1,0 +1,138 @@
+"""A lane on CUDA: a stream, pinned buffers, and the network's kernels recorded once for each size.
+
+images -> pinned memory -> (copied on the stream) device memory -> CUDA graph: normalisation, forward, float32 ->
+(copied on the stream) pinned memory -> logits. Launching a recorded graph costs the CPU one call in place of one for
+each of the network's kernels, which is what a small batch spends its time on. The copies stay outside of the graph:
+they are two more calls, and take the images that there are rather than the padded size.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.precision import cudnn_switched
+
+# Whatever a library sets up when it first sees a shape must have happened before the recording: cuDNN's search, too.
+WARM_UP_RUNS = 3
+
+# Streams that closed lanes have left, by device. torch hands out 32 of them in turn, for ever: after some reloads a new
+# lane would record on the stream that the serving engine launches its work on.
+_idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
+
+# A recording that failed may leave torch's allocator asking its graph, and its stream recording: both stay for good.
+_unfit: list[tuple[torch.cuda.CUDAGraph, torch.cuda.Stream]] = []
+
+
+def take_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return a stream that no other lane has until it is put back."""
+    try:
+        return _idle_streams[device].pop()
+    except IndexError:
+        return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def cudnn_searches(wanted: bool) -> AbstractContextManager[None]:
+    """Let cuDNN time what it has for each new shape and take the quickest, rather than what it guesses to be that.
+
+    What was found is kept for the thread and the shape, and used whether this is on or not. It has to be off in a
+    recording: the search waits for the device, and would begin anew if what it found did not get its memory there. It
+    is a switch of the whole process, but what serves meanwhile only launches graphs.
+    """
+    return cudnn_switched("benchmark", wanted)
+
+
+class CudaLane:
+    """Implements Lane (lanes.py) for pieces of up to `largest` images of `input_size`.
+
+    `forward` maps uint8 (n, 3, S, S) to float32 (n, classes), both on `device`, always by the same kernels for the same
+    n, and without waiting for the device.
+    """
+
+    def __init__(
+        self, forward: Callable[[Tensor], Tensor], device: torch.device, largest: int, input_size: int, classes: int
+    ) -> None:
+        self._forward = forward
+        self._device = device
+        shape = (largest, 3, input_size, input_size)
+        self._images = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self._logits = torch.zeros((largest, classes), device=device)
+        self._sent = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        self._received = torch.empty((largest, classes), pin_memory=True)
+        # All graphs of a lane work in the same memory: only one runs at a time, and none reads what another has left,
+        # since images and logits are outside of it. Two lanes share none: they run at the same time.
+        self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._count = 0
+        self._failed = False
+        # Sleeping until the device is done rather than asking all the time: the cores are for decoding.
+        self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self._stream = take_stream(device)
+
+    @torch.inference_mode()
+    def prepare(self, size: int) -> None:
+        """Record the graph for `size` images, of the quickest kernels that cuDNN finds.
+
+        Raises RuntimeError if it cannot be recorded, or memory is too small.
+        """
+        if size in self._graphs:
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))  # weights and buffers come from there
+        images, logits = self._images[:size], self._logits[:size]
+        # A stream that was set again here: torch.cuda.graph leaves its own set when a recording fails.
+        with torch.cuda.stream(self._stream):
+            images.zero_()  # so that logits of these images cannot pass for those of others
+            with cudnn_searches(True):
+                for _ in range(WARM_UP_RUNS):
+                    logits.copy_(self._forward(images))
+            self._stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            try:
+                # Of this thread only: while an engine is loaded another one serves in its own, and may allocate.
+                with (
+                    cudnn_searches(False),
+                    torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+                ):
+                    logits.copy_(self._forward(images))
+            except torch.OutOfMemoryError:
+                # The recording itself has ended well, else its end had raised another error in place of this one. The
+                # graph would keep what all of the lane's graphs have in their pool.
+                graph.reset()
+                raise
+            except RuntimeError:
+                self._failed = True
+                _unfit.append((graph, self._stream))
+                raise
+        self._graphs[size] = graph
+
+    def start(self, images: NDArray[np.uint8], size: int) -> None:
+        """Copy uint8 (n, 3, S, S) into pinned memory and put the rest on the stream; see Lane."""
+        self._count = count = len(images)
+        self._sent.numpy()[:count] = images
+        with torch.cuda.stream(self._stream):
+            self._images[:count].copy_(self._sent[:count], non_blocking=True)
+            self._graphs[size].replay()
+            self._received[:count].copy_(self._logits[:count], non_blocking=True)
+            self._done.record(self._stream)
+
+    def finish(self) -> NDArray[np.float32]:
+        """Wait for the stream; see Lane."""
+        self._done.synchronize()
+        logits: NDArray[np.float32] = self._received.numpy()[: self._count]
+        return logits
+
+    def close(self) -> None:
+        """Let go of graphs and buffers; torch.cuda.empty_cache() then gives their memory back to the device."""
+        self._stream.synchronize()
+        for graph in self._graphs.values():
+            graph.reset()
+        self._graphs.clear()
+        del self._images, self._logits, self._sent, self._received, self._forward
+        if not self._failed:
+            _idle_streams[self._device].append(self._stream)

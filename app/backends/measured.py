@@ -1,0 +1,40 @@
+"""Which of two ways to compute a batch is the quicker one, measured when an engine starts."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.timing import quickest
+
+# The clock on the wall and the processor's own: what either says is in app/batching/batch_sizes.py.
+CLOCKS = (time.perf_counter, time.process_time)
+
+# In turns, so many times if that does not take too many seconds.
+TIMES = 4
+BUDGET_S = 1.0
+
+
+class Way(Protocol):
+    """How a batch is computed."""
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 (N, 3, S, S), contiguous and writable, to float32 logits (N, classes)."""
+
+
+def batch_of(examples: NDArray[np.uint8], values: int, least: int) -> NDArray[np.uint8]:
+    """Return examples, uint8 (n, 3, S, S), again and again: `values` numbers or so together, `least` images or more."""
+    return np.resize(examples, (max(least, values // examples[0].size), *examples.shape[1:]))
+
+
+def gain(one: Way, other: Way, images: NDArray[np.uint8]) -> float:
+    """Return how many times the one's rate the other one has for uint8 (N, 3, S, S).
+
+    By the clock that says the most: app/batching/batch_sizes.py says why.
+    """
+    best = quickest({way: partial(way.logits, images) for way in (one, other)}, TIMES, CLOCKS, BUDGET_S)
+    return max(slow / quick for slow, quick in zip(best[one], best[other], strict=True))

@@ -1,0 +1,108 @@
+"""Batches in MNN, a runtime that convolves in float32 with fewer products (Winograd's way); single images in OpenVINO.
+
+For CPUs whose faster float is float32. Winograd et al.: Lavin & Gray 2015, "Fast Algorithms for Convolutional Neural
+Networks", arXiv:1509.09308.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.backends.measured import batch_of, gain
+from app.backends.mnn_network import Mnn, MnnModel
+from app.backends.openvino_backend import open_openvino, precision_of
+from app.cores import available_cores
+from app.engine import Backend, EngineUnavailable
+from app.settings import Settings
+from model.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+# From so many images on MNN computes: it shares the work on one between cores less well than OpenVINO does.
+MNN_FROM = 2
+
+# The choice between the two is made with images of so many values together; MNN has to save a tenth, which is what
+# OpenVINO's halves may gain beside an event loop.
+MEASURED_VALUES = 8 * 3 * 32 * 32
+WORTHWHILE = 0.9
+
+# By how much logits may differ, of the largest: Winograd's way rounds differently.
+TOLERANCE = 1e-3
+
+
+def open_on_cpu(source: Checkpoint, settings: Settings) -> Backend:
+    """Put a checkpoint's network on this CPU, in the runtime that the settings ask for or in the faster one.
+
+    Raises EngineUnavailable for float16 and if MNN is asked for and does not work here, and what OpenVINO raises.
+    """
+    if settings.precision == "float16":
+        raise EngineUnavailable("precision float16 needs device cuda")
+    if settings.runtime != "mnn" and not _may_be_faster(settings):
+        return open_openvino(source, settings)
+    if settings.runtime == "mnn" and precision_of(settings) != "float32":
+        raise EngineUnavailable("runtime mnn computes in float32: set precision float32")
+    single = open_openvino(source, settings.model_copy(update={"split_batches": False}))
+    try:
+        batches = Mnn(MnnModel(source), settings.threads or available_cores())
+        _compare(single, batches, source.facts.self_test_images)
+        if settings.runtime == "mnn" or _is_faster(single, batches, source.facts.self_test_images):
+            return MnnBackend(single, batches)
+    except Exception as error:
+        if settings.runtime == "mnn":
+            raise EngineUnavailable(f"runtime mnn does not work here: {error}") from error
+        log.warning("MNN is left out: %s", error)
+    single.close()
+    return open_openvino(source, settings)
+
+
+def _may_be_faster(settings: Settings) -> bool:
+    asked_for_openvino = settings.runtime == "openvino" or settings.split_batches
+    return not asked_for_openvino and precision_of(settings) == "float32" and find_spec("MNN") is not None
+
+
+class MnnBackend:
+    """`single` for one image, `batches` for more."""
+
+    runtime = "mnn"
+    device = "cpu"
+    dtype = "float32"
+    split_batches = False
+    any_size = True  # MNN plans anew whenever it gets another size than before
+
+    def __init__(self, single: Backend, batches: Mnn) -> None:
+        self._single = single
+        self._batches = batches
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
+        way = self._batches if len(images) >= MNN_FROM else self._single
+        return way.logits(images)
+
+    def settle(self) -> None:
+        """Give back what setting up needed."""
+        self._single.settle()
+
+    def close(self) -> None:
+        """Give both networks' memory back."""
+        self._single.close()
+        del self._batches
+
+
+def _compare(one: Backend, other: Mnn, images: NDArray[np.uint8]) -> None:
+    """Raise ArithmeticError if the two disagree."""
+    images = np.resize(images, (MNN_FROM + 1, *images.shape[1:]))
+    expected = one.logits(images)
+    worst = float(np.abs(other.logits(images) - expected).max() / np.abs(expected).max())
+    if not worst <= TOLERANCE:  # also catches NaN
+        raise ArithmeticError(f"its logits differ from OpenVINO's by {worst:.0e} of the largest")
+
+
+def _is_faster(single: Backend, batches: Mnn, images: NDArray[np.uint8]) -> bool:
+    images = batch_of(images, MEASURED_VALUES, MNN_FROM)
+    gained = gain(single, batches, images)
+    log.info("a batch of %d in MNN has %.2f times OpenVINO's rate, by measurement", len(images), gained)
+    return gained * WORTHWHILE >= 1

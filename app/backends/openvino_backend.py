@@ -1,0 +1,191 @@
+"""The network in OpenVINO: the faster runtime on CPUs (benchmarks/engine_cpu.json), and the one for int8.
+
+Nothing here needs torch, neither to write the network down nor to compute it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from openvino import InferRequest, Model, Tensor
+
+from app.backends.measured import Way, batch_of, gain
+from app.batching.batches import EngineOutOfMemory
+from app.cores import available_cores
+from app.settings import Settings
+from model.checkpoint import Checkpoint
+from model.runtimes.file_backed import FileBacked
+from model.runtimes.folded import fold
+from model.runtimes.openvino_core import core, has_fast_bfloat16
+from model.runtimes.openvino_graph import float_model, quantised_model
+
+log = logging.getLogger(__name__)
+
+# From so many images on a batch is computed in two halves, side by side, with a thread or more each.
+HALVES_FROM = 6
+
+# Beside an event loop that needs a core now and then, halves have up to a tenth more of the rate than alone, where they
+# are as quick as the whole (docs/architecture.md). So they are left only where they lose more than that, by measurement
+# with images of so many values together.
+MEASURED_VALUES = 32 * 3 * 32 * 32
+LEAST_GAIN = 0.9
+
+
+def precision_of(settings: Settings) -> str:
+    """Return the precision that the settings ask for; "auto" is the faster float, and with MNN the only one it has."""
+    if settings.precision != "auto":
+        return settings.precision
+    return "float32" if settings.runtime == "mnn" else _fast_floats()
+
+
+def _fast_floats() -> str:
+    return "bfloat16" if has_fast_bfloat16() else "float32"
+
+
+def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
+    """Put a checkpoint's network on this CPU, as the settings say. Raises what OpenVINO raises."""
+    threads = settings.threads or available_cores()
+    precision = precision_of(settings)
+    metadata, structure = source.metadata, source.metadata.structure()
+    tensors = {name: stored.array() for name, stored in source.stored.items()}
+    constants = FileBacked(FileBacked.size_of([one.nbytes for one in tensors.values()]))
+    described = (structure, fold(structure, tensors, constants.keep), metadata.mean, metadata.std)
+    if precision == "int8":
+        model = quantised_model(*described, images=source.facts.self_test_images, threads=threads)
+    else:
+        model = float_model(*described)
+    floats = _fast_floats() if precision == "int8" else precision
+    examples = source.facts.self_test_images
+    split = settings.split_batches
+    if threads == 1 or (split is None and precision == "int8"):  # whose halves gain nothing in the service either
+        split = False
+    return OpenVinoBackend(
+        model, precision, floats, threads, constants, pin=settings.pin_threads, split=split, examples=examples
+    )
+
+
+class Whole:
+    """All of a batch on all threads, layer by layer."""
+
+    def __init__(self, request: InferRequest) -> None:
+        self._request = request
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See Way."""
+        # By way of a tensor: the binding's own dealings with arrays take 5 % of a batch of one. A tensor wants what may
+        # be written to, which images that lie in a request's body are not, and does not keep it alive.
+        self._request.set_input_tensor(Tensor(images, shared_memory=True))
+        self._request.infer(share_outputs=True)
+        logits: NDArray[np.float32] = self._request.get_output_tensor().data.copy()
+        return logits
+
+
+class Halves:
+    """Two halves of a batch at the same time, each on half of the threads, which do not wait for the other half's."""
+
+    def __init__(self, first: InferRequest, second: InferRequest) -> None:
+        self._requests = first, second
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See Way; two images or more. Raises what the first half raises that does."""
+        middle = (len(images) + 1) // 2
+        under_way: list[InferRequest] = []
+        failures: list[Exception] = []
+        for request, half in zip(self._requests, (images[:middle], images[middle:]), strict=True):
+            try:
+                request.set_input_tensor(Tensor(half, shared_memory=True))
+                request.start_async(share_inputs=True)
+                under_way.append(request)
+            except RuntimeError as error:
+                failures.append(error)
+        for request in under_way:  # both, whatever becomes of the first: they read memory that is the caller's
+            try:
+                request.wait()
+            except RuntimeError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return np.concatenate([request.get_output_tensor().data for request in under_way])
+
+
+class OpenVinoBackend:
+    """Compiled for this CPU; any batch size will do.
+
+    `precision` is float32, bfloat16 or int8, `floats` that of what is left in floats. The model's weights lie in
+    `constants`. Large batches are computed in two halves as `split` says; None does so unless that is found to be
+    slower, with `examples`, uint8 (n, 3, S, S).
+    """
+
+    runtime = "openvino"
+    device = "cpu"
+    any_size = False
+
+    def __init__(
+        self,
+        model: Model,
+        precision: str,
+        floats: str,
+        threads: int,
+        constants: FileBacked,
+        *,
+        pin: bool,
+        split: bool | None,
+        examples: NDArray[np.uint8],
+    ) -> None:
+        self.dtype = precision
+        options: dict[str, Any] = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[floats],
+            # Threads that may not move stand still beside another program; those that may now and then share a core.
+            "ENABLE_CPU_PINNING": pin,
+        }
+        if "TBB_PARTITIONER" in core().get_property("CPU", "SUPPORTED_PROPERTIES"):
+            # A layer's work in more pieces than threads, for whichever thread is free: with a piece each, all wait for
+            # the one that shares its core with the event loop.
+            options["TBB_PARTITIONER"] = "AUTO"
+        whole = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})  # a batch on all threads
+        self._compiled = [whole]
+        self._whole: Way = Whole(whole.create_infer_request())
+        self._halves: Way | None = None
+        if split is not False:
+            divided = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2})
+            halves = Halves(divided.create_infer_request(), divided.create_infer_request())
+            if split or _pay(halves, self._whole, examples):
+                self._compiled.append(divided)
+                self._halves = halves
+        self._constants = constants  # OpenVINO may look at them as long as the model lives
+
+    @property
+    def split_batches(self) -> bool:
+        """Whether large batches are computed in two halves."""
+        return self._halves is not None
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
+        way = self._halves if self._halves and len(images) >= HALVES_FROM else self._whole
+        try:
+            return way.logits(np.require(images, requirements=["C", "W"]))
+        except RuntimeError as error:
+            if "bad_alloc" in str(error) or "allocate" in str(error):
+                raise EngineOutOfMemory from error
+            raise
+
+    def settle(self) -> None:
+        """Give back the constants, which OpenVINO has put into an order of its own, and what setting up needed."""
+        for compiled in self._compiled:
+            compiled.release_memory()
+        self._constants.let_go()
+
+    def close(self) -> None:
+        """Give the compiled network's memory back."""
+        del self._whole, self._halves, self._compiled, self._constants
+
+
+def _pay(halves: Way, whole: Way, examples: NDArray[np.uint8]) -> bool:
+    images = batch_of(examples, MEASURED_VALUES, HALVES_FROM)
+    gained = gain(whole, halves, images)
+    log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(images), gained)
+    return gained >= LEAST_GAIN

@@ -1,0 +1,116 @@
+"""The network in PyTorch, operation by operation.
+
+On a CPU where OpenVINO is not installed. On CUDA, what every faster way (cuda_backend.py) is compared with, and
+what is left if none of them works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.batching.batches import EngineBroken, EngineOutOfMemory
+from app.memory import let_go
+from model.checkpoint import Checkpoint
+from model.fuse import fold_batch_norm
+from model.transforms import normalise
+
+# What the driver, cuDNN and cuBLAS say, and torch of a CPU. Unlike other CUDA errors "CUDA error: out of memory", which
+# is what the driver's own calls say, such as those for graphs and pinned memory, is over once it has been reported.
+NO_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+# What torch says when no kernel of cuDNN works: there is none for this GPU, or none got its workspace, an error that
+# torch keeps to itself. Where such a convolution has worked before, it is the memory.
+NO_ENGINE = "unable to find an engine to execute this computation"
+
+
+class TorchBackend:
+    """Batch norm folded, channels last, in float32, bfloat16 or float16 (`precision`)."""
+
+    runtime = "torch"
+    split_batches = False
+    any_size = False
+
+    def __init__(self, source: Checkpoint, device: str, precision: str, threads: int) -> None:
+        self._device = torch.device(device)
+        self.device = str(self._device)
+        self.dtype = precision
+        dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+        self._dtype = dtypes[precision]
+        torch.set_num_threads(threads)
+        network = fold_batch_norm(source.network())
+        self.network = network.to(self._device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.mean = torch.tensor(source.metadata.mean, device=self._device)
+        self.std = torch.tensor(source.metadata.std, device=self._device)
+        self._has_worked = False
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
+        with told_apart(self._device, has_worked=self._has_worked):
+            logits = self._forward(images)
+        self._has_worked = True
+        return logits
+
+    @torch.inference_mode()
+    def _forward(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        # torch warns of images that may not be written to, such as those that lie in a request's body.
+        batch = torch.from_numpy(np.require(images, requirements="W")).to(self._device)
+        logits: NDArray[np.float32] = self.logits_by(self.network, batch).cpu().numpy()
+        return logits
+
+    def logits_by(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Map uint8 (N, 3, S, S) to float32 (N, classes), both on the device; `network` takes normalised images."""
+        inputs = normalise(images, self.mean, self.std).to(self._dtype, memory_format=torch.channels_last)
+        return network(inputs).float()
+
+    def settle(self) -> None:
+        """Nothing is left over."""
+
+    def close(self) -> None:
+        """Give the network's memory back to the device."""
+        del self.network
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def told_apart(device: torch.device, *, has_worked: bool = False) -> Iterator[None]:
+    """Turn torch's errors on `device` into EngineOutOfMemory and EngineBroken; others pass.
+
+    `has_worked` says whether the same has been computed before, in a batch of whatever size.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error, has_worked=has_worked):
+            let_go(error)  # a smaller batch is tried while it is being handled
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise EngineOutOfMemory from error
+        if device.type == "cuda" and "CUDA error" in str(error):  # sticky: the context is lost
+            raise EngineBroken("the CUDA context is lost") from error
+        raise
+
+
+def is_out_of_memory(error: BaseException | None, *, has_worked: bool = False) -> bool:
+    """Whether it says so, or was raised in the handling of one that does: ending a failed capture raises again.
+
+    `has_worked` says whether the same has been computed before, in a batch of whatever size: see NO_ENGINE.
+    """
+    texts = (*NO_MEMORY, NO_ENGINE) if has_worked else NO_MEMORY
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts):
+            return True
+        error = error.__context__
+    return False

@@ -1,0 +1,117 @@
+"""What the engine's thread does with one batch, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.batching.jobs import Images, Job, Probabilities
+
+
+class EngineOutOfMemory(Exception):
+    """The batch did not fit; a smaller one may."""
+
+
+class EngineBroken(Exception):
+    """The engine will not work again in this process."""
+
+
+DECIMALS = 6  # of probabilities in answers
+
+Slice = tuple[Job, Images]
+Run = Callable[[Images], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What became of a batch: the slices that somebody still waited for, their probabilities, and the time they took.
+
+    `probabilities` is float64 (N, classes), rounded as answers have them, or None if there were no such slices.
+    """
+
+    slices: list[Slice]
+    probabilities: Probabilities | None
+    seconds: float
+
+
+class Batch:
+    """Slices of requests that the engine's thread has, or will come to; until then it takes more.
+
+    The thread closes it when it begins, so that it waits for nobody between two batches and leaves nobody behind.
+    """
+
+    def __init__(self, slices: list[Slice]) -> None:
+        self.slices = slices
+        self.count = count_of(slices)
+        self.result: asyncio.Future[Computed]
+        self._open = True
+        self._lock = threading.Lock()
+
+    def room(self, most: int) -> int:
+        """Return how many images it takes until it has `most`, or 0 if the thread has begun.
+
+        Once it is full, what nobody waits for any more makes room.
+        """
+        with self._lock:
+            if self._open and self.count >= most:
+                self.slices = [(job, images) for job, images in self.slices if not job.future.done()]
+                self.count = count_of(self.slices)
+            return max(0, most - self.count) if self._open else 0
+
+    def add(self, slices: list[Slice]) -> bool:
+        """Take more, and return True, unless the thread has begun."""
+        with self._lock:
+            if self._open:
+                self.slices = [*self.slices, *slices]
+                self.count += count_of(slices)
+            return self._open
+
+    def begin(self, run: Run) -> Computed:
+        """Close it and compute; in the engine's thread."""
+        with self._lock:
+            self._open = False
+        return compute(run, self.slices)
+
+    @property
+    def open(self) -> bool:
+        """Whether the thread has not come to it yet."""
+        return self._open
+
+
+def compute(run: Run, slices: list[Slice]) -> Computed:
+    """Run the engine on what is still waited for. Raises RuntimeError if its answers cannot be right."""
+    started = time.monotonic()
+    wanted = [(job, images) for job, images in slices if not job.future.done() and job.deadline > started]
+    if not wanted:
+        return Computed([], None, 0.0)
+    parts = [images for _, images in wanted]
+    images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    probabilities = run(images).astype(np.float64).round(DECIMALS)  # for the whole batch, off the event loop
+    if len(probabilities) != len(images) or not np.isfinite(probabilities).all():
+        raise RuntimeError("the engine returned the wrong number of answers, or values that are not finite")
+    return Computed(wanted, probabilities, time.monotonic() - started)
+
+
+def count_of(slices: list[Slice]) -> int:
+    """Return the number of images."""
+    return sum(len(images) for _, images in slices)
+
+
+def in_halves(slices: list[Slice]) -> tuple[list[Slice], list[Slice]]:
+    """Divide a batch; of a single image the first half is nothing."""
+    each = [(job, images[i : i + 1]) for job, images in slices for i in range(len(images))]
+    middle = len(each) // 2
+    return each[:middle], each[middle:]
+
+
+def together(parts: list[Computed]) -> Computed:
+    """Put the parts of a divided batch together."""
+    known = [one.probabilities for one in parts if one.probabilities is not None]
+    slices = [one for part in parts for one in part.slices]
+    return Computed(slices, np.concatenate(known) if known else None, sum(part.seconds for part in parts))

@@ -1,0 +1,1 @@
+"""HTTP on a connection: from bytes to requests, from answers to bytes."""

@@ -1,0 +1,279 @@
+"""One client's connection. What uvicorn would keep open for ever ends here: silence, half a header, an unread answer.
+
+The body's time is kept by `read_body`, the time between two requests by uvicorn's own keep-alive timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable
+from typing import Unpack
+
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, ServiceError
+from app.http.connection_limits import ConnectionLimits
+from app.http.conversation import WHEN_GONE, WHOLE
+from app.http.dates import date_line
+from app.http.parsing import ParsingConnection, UvicornOptions
+from app.http.problems import Headers, problem_answers
+from app.http.request_ids import new_request_id
+
+LATE_S = 0.05
+
+# A refused client may still be sending. Closing at once would reset the connection, and take the answer with it.
+LINGER_S = 1.0
+
+# Who has asked for leave to send its body and is refused may send it all the same, without having waited.
+LINGER_FOR_BODY_S = 5.0
+LINGER_FOR_BODY_BYTES = 64 << 20
+
+
+class Connection(ParsingConnection):
+    """uvicorn's connection with a time limit on headers and unread answers, and a limit on how many there are.
+
+    The header's time runs from the opening of the connection, or from the first byte after an answer, to the header's
+    end: a byte now and then does not prolong it.
+    """
+
+    def __init__(self, *, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
+        super().__init__(**uvicorns)
+        self._limits = limits
+        self._extensions = {
+            WHEN_GONE: {"tell": self.when_gone},
+            WHOLE: {
+                "respond": self.respond,
+                "body_is_here": self.body_is_here,
+                "awaits_leave": self.awaits_leave,
+            },
+        }
+        self._active: RequestResponseCycle | None = None
+        self._refusal: ServiceError | None = None  # of what follows a request that is not answered yet
+        self.heard = False  # whether the client has sent anything yet
+        self._gone = False
+        self._tell_gone: Callable[[], None] | None = None
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._linger_bytes = LINGER_FOR_BODY_BYTES  # that are still thrown away
+
+    # -- what the client does
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first header, unless there are too many connections already."""
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.max_connections:
+            self._limits.refused(TOO_MANY_CONNECTIONS)
+            transport.abort()
+            return
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of a header or a body; those that follow a refusal are thrown away."""
+        self.heard = True
+        if self._linger_timer is not None:
+            self._linger_bytes -= len(data)
+            if self._linger_bytes < 0:
+                self.transport.abort()
+        if self._refused():
+            return
+        if self._unparsed:  # was on its way already when reading was switched off
+            self._unparsed += data
+            return
+        self._unset_keepalive_if_required()
+        self.parse(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        for timer in (self._header_timer, self._unread_timer, self._linger_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+        if self._active is not None and self._active is not self.cycle:  # uvicorn tells the newest only
+            self._forget(self._active)
+        self._gone = True
+        if self._tell_gone is not None:
+            self._tell_gone()
+
+    def when_gone(self, tell: Callable[[], None] | None) -> None:
+        """Call `tell` as soon as the client has left, at once if it has; None forgets who was to be told."""
+        self._tell_gone = tell
+        if self._gone and tell is not None:
+            tell()
+        elif not self._gone:
+            self.flow.resume_reading()  # a large body's last piece has paused it, and only a reader sees the end
+
+    def shutdown(self) -> None:
+        """Close once what the client has sent is answered, a request among it that lies unread in the socket."""
+        self._last = True
+        if self._answering() or not self._has_unread():
+            super().shutdown()
+
+    def _has_unread(self) -> bool:
+        """Whether the client has sent something that the event loop has not read yet, or the parser has not."""
+        if self._unparsed:
+            return True
+        socket = self.transport.get_extra_info("socket")
+        if socket is None or self.transport.is_closing():
+            return False
+        poll = select.poll()
+        poll.register(socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    # -- what becomes of answers
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Begin to answer a request."""
+        self._active = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def body_is_here(self) -> bool:
+        """Whether the active request has come to its end, so that nothing of it has to be waited for."""
+        return self._active is not None and not self._active.more_body
+
+    def awaits_leave(self) -> bool:
+        """Whether the active request's client has said that it sends the body when it is told to, and was not."""
+        return self._active is not None and self._active.waiting_for_100_continue
+
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send the active request's answer at once, where ASGI's two messages would be two writes to the network."""
+        cycle = self._active
+        assert cycle is not None
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        self.send_answer(status, headers, body)
+
+    def send_answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send the active request's answer, whole, unless its client has left."""
+        cycle = self._active
+        assert cycle is not None
+        if cycle.disconnected or cycle.response_complete:
+            return
+        lines = [STATUS_LINE[status], date_line()]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+            if name == b"connection" and value == b"close":
+                cycle.keep_alive = False
+        if not cycle.keep_alive and (b"connection", b"close") not in headers:
+            lines.append(b"connection: close\r\n")
+        lines += (b"\r\n", body)
+        self.transport.write(b"".join(lines))
+        unasked = cycle.waiting_for_100_continue and cycle.more_body
+        cycle.waiting_for_100_continue = False
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if unasked:
+            self._close_slowly(LINGER_FOR_BODY_S)
+        elif not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request; a part of its header may be here already, or its refusal."""
+        super().on_response_complete()
+        if self._linger_timer is not None:
+            self._unset_keepalive_if_required()
+        elif self._refusal is not None and not self._answering() and not self.transport.is_closing():
+            self._refuse(self._refusal)
+        elif self._header_begun:
+            self._unset_keepalive_if_required()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answer; it has a while to begin."""
+        super().pause_writing()
+        self._abort_later()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        super().resume_writing()
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, even if its client never takes the rest of its last answer."""
+        super().timeout_keep_alive_handler()
+        self._abort_later()
+
+    # -- headers that do not come, and what is no HTTP
+
+    def _answering(self) -> bool:
+        """Whether a request is being read or answered, or waits behind one that is."""
+        return bool(self.pipeline) or not (self._active is None or self._active.response_complete)
+
+    def _refused(self) -> bool:
+        """Whether nothing more is read: what came was refused, or will be after the answers to requests before it."""
+        return self._linger_timer is not None or self._refusal is not None or self.transport.is_closing()
+
+    def _watch(self) -> None:
+        """Let the header's time run exactly while a header is awaited and the keep-alive timer does not run."""
+        if self._refused() or self._answering() or self.timeout_keep_alive_task is not None:
+            if self._header_timer is not None:
+                self._header_timer.cancel()
+                self._header_timer = None
+        elif self._header_timer is None:
+            self._header_timer = self.loop.call_later(self._limits.header_timeout_s, self._header_late)
+
+    def _header_late(self) -> None:
+        # If this very process was slow, the header may lie unread in the socket: one more turn of the loop reads it.
+        self._header_timer = self.loop.call_later(LATE_S, self._close_late)
+
+    def _close_late(self) -> None:
+        self._header_timer = None
+        if self.transport.is_closing():
+            return
+        if self._header_begun:
+            self._refuse(HeaderTooSlow())
+        else:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP; overrides uvicorn's plain text. Requests before it, accepted ones, come first."""
+        self._header_begun = False
+        error = MalformedRequest("This is not an HTTP request that can be read, or its header is too large.")
+        broken = self.cycle if self._answering() and self.cycle.more_body else None
+        if broken is not None and self.pipeline:  # its body is, and it has not begun to be answered
+            self.pipeline.popleft()
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._active  # type: ignore[assignment]
+        elif broken is not None:
+            self._forget(broken)
+            if broken.response_started:
+                self.transport.close()
+            else:
+                self._refuse(error)
+            return
+        if self._answering():
+            self._refusal = error
+        else:
+            self._refuse(error)
+
+    def _forget(self, cycle: RequestResponseCycle) -> None:
+        """Let a request know that nobody waits for its answer."""
+        cycle.disconnected = True
+        cycle.message_event.set()
+        if self._tell_gone is not None:
+            self._tell_gone()
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answer with a problem, and close."""
+        self._limits.refused(error.code)
+        self._unset_keepalive_if_required()
+        self.transport.write(problem_answers(error, close=True)(new_request_id()))
+        self._close_slowly(LINGER_S)
+        self._abort_later()
+
+    def _close_slowly(self, seconds: float) -> None:
+        """Send no more, and throw away what comes until the client closes, for so long at most."""
+        if self.transport.can_write_eof():  # TLS cannot
+            self.transport.write_eof()
+            self._linger_timer = self.loop.call_later(seconds, self.transport.close)
+        else:
+            self.transport.close()
+
+    def _abort_later(self) -> None:
+        if self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(self._limits.unread_timeout_s, self.transport.abort)

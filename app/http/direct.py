@@ -1,0 +1,240 @@
+"""POST /predict of a small body, answered on its connection: the way that most requests take, top to bottom.
+
+    the whole request is here, there is room -> key? parameters? -> split -> decode -> batcher -> JSON -> connection
+
+The steps are those of app/routes/predict.py, which documents the route and takes what is large or comes slowly. What is
+left out is all that stands between: a task, ASGI's messages, middleware, routing, dependencies. Nothing is awaited here
+unless threads decode: the batcher calls back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from app.batching.jobs import Job, Outcome, Ticket
+from app.errors import BodyTooSlow, ClientGone, NotReady, QueueFull, ServiceError
+from app.http.answers import answer_json, nothing_to_compute, readable, server_timing
+from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
+from app.http.conversation import Conversation
+from app.http.heads import Head, KnownHead
+from app.http.parameters import Wish
+from app.http.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_answers, problem_body, problem_headers
+from app.http.request_ids import request_id_of
+from app.imaging import Decoded, Entry
+from app.lifecycle import State
+from app.parts import Parts
+from app.routes.common import take_key
+from app.routes.predict import PATH
+from app.service import Service
+
+log = logging.getLogger(__name__)
+
+# After a turn of the event loop that turned somebody away it rests, so that what comes meanwhile is taken in one turn:
+# a loop that wakes up for each request of an overload takes a core from the engine for longer than refusals need. The
+# engine has its next batch already; rests being a small share of a batch's time, the one after that is in time, too.
+REST_SHARE = 1 / 8
+LONGEST_REST_S = 0.005
+
+# So long it does not rest once anything else has come: what takes several turns, such as a probe, would see several.
+AWAKE_S = 0.005
+
+
+class Direct:
+    """Answers requests to `path` whose bodies hold at most `max_body_bytes`."""
+
+    path = PATH
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.max_body_bytes = min(SMALL_BODY_BYTES, service.settings.max_body_bytes)
+        self.known: KnownHead | None = None
+        self._refusal: ServiceError | None = None  # of this turn of the event loop
+        self._refusal_answer: Callable[[str], bytes]
+        self._turned_away = 0  # in this turn
+        self._awake_until = 0.0  # a time.monotonic()
+
+    def begin(self, conversation: Conversation, head: Head, body: bytes) -> None:
+        """Answer a request, now or later. Raises nothing."""
+        exchange = Exchange(self.service, conversation, head)
+        exchange.attempt(exchange.begin, body)
+
+    def refuse(self, conversation: Conversation, head: Head, error: ServiceError) -> None:
+        """Answer a request whose body did not come."""
+        Exchange(self.service, conversation, head).refuse(error)
+
+    def full(self) -> ServiceError | None:
+        """Return why every request is refused now, if that is so. While not ready, others may say so better."""
+        if self._refusal is None and self.service.lifecycle.state is State.READY:
+            try:
+                self.service.require_room()
+            except ServiceError as error:
+                return error
+        return self._refusal
+
+    def turn_away(self, head: Head, error: ServiceError) -> bytes:
+        """Return the whole answer to a request that is refused for what `full` returned; this turn, all others are."""
+        if self._refusal is None:
+            self._refusal = error
+            self._refusal_answer = problem_answers(error)
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        self._turned_away += 1
+        request_id = request_id_of(head.given_id)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("POST %s %d at once id=%s", PATH, error.status, request_id)
+        return self._refusal_answer(request_id)
+
+    def stay_awake(self) -> None:
+        """Do not rest for a moment: something else than a known header has come."""
+        self._awake_until = time.monotonic() + AWAKE_S
+
+    def _end_turn(self) -> None:
+        """Record whom this turn of the event loop turned away, and rest."""
+        error, count = self._refusal, self._turned_away
+        self._refusal, self._turned_away = None, 0
+        assert error is not None
+        self.service.telemetry.refused(error.code, count)
+        self.service.telemetry.answered(PATH, error.status, 0.0, count)
+        if isinstance(error, QueueFull) and time.monotonic() >= self._awake_until:
+            time.sleep(min(LONGEST_REST_S, REST_SHARE * error.batch_s))
+
+
+class Exchange:
+    """One request on its way to its answer, and what it holds until then."""
+
+    __slots__ = (
+        "_conversation",
+        "_count",
+        "_decode_s",
+        "_decoded",
+        "_head",
+        "_held_bytes",
+        "_parts",
+        "_release_key",
+        "_request_id",
+        "_service",
+        "_ticket",
+        "_wish",
+    )
+
+    def __init__(self, service: Service, conversation: Conversation, head: Head) -> None:
+        self._service = service
+        self._conversation = conversation
+        self._head = head
+        self._request_id = request_id_of(head.given_id)
+        self._release_key: Callable[[], None] | None = None
+        self._held_bytes = 0
+        self._ticket: Ticket | None = None
+        self._count = 0  # of images that were admitted
+        self._decode_s = 0.0
+        self._decoded: list[Decoded] = []
+        self._parts: Parts
+        self._wish: Wish
+
+    def attempt(self, step: Callable[..., None], *arguments: object) -> None:
+        """Take a step; what it raises is the answer."""
+        try:
+            step(*arguments)
+        except ServiceError as error:
+            self.refuse(error)
+        except Exception:
+            log.exception("request %s failed", self._request_id)
+            self.refuse(ServiceError())
+
+    def begin(self, body: bytes) -> None:
+        """Check the request, take its body apart and decode it. Raises ServiceError."""
+        service, head, settings = self._service, self._head, self._service.settings
+        self._release_key = take_key(service, head.key)
+        parts = self._parts = service.require_parts()
+        self._wish = head.parameters.wish(len(parts.classes), settings.timeout_ms, self._conversation.began)
+        service.body_budget.take(len(body))
+        self._held_bytes = len(body)
+        if b"content-encoding" in head.fields:
+            refuse_codings(value.decode("latin-1") for name, value in head.headers if name == b"content-encoding")
+        entries = split_images(head.content_type, body, settings.max_images, parts.input_size)
+        self._ticket = parts.batcher.admit(len(entries), self._wish.deadline)
+        self._count = len(entries)
+        began = time.perf_counter()
+        decoded = parts.decoder.decode_here(entries)
+        if decoded is None:
+            self._conversation.start(self._decode_in_threads(entries, began))
+        else:
+            self._submit(decoded, began)
+
+    async def _decode_in_threads(self, entries: list[Entry], began: float) -> None:
+        """Decode what would hold up the event loop."""
+        try:
+            decoded = await self._parts.decoder.decode_in_threads(entries, self._wish.deadline)
+        except ServiceError as error:
+            self.refuse(error)
+        except asyncio.CancelledError:  # the drain's time is over
+            self.refuse(NotReady())
+        except Exception:
+            log.exception("request %s failed", self._request_id)
+            self.refuse(ServiceError())
+        else:
+            self.attempt(self._submit, decoded, began)
+
+    def _submit(self, decoded: list[Decoded], began: float) -> None:
+        """Queue the images that could be read."""
+        self._decode_s = time.perf_counter() - began
+        self._service.telemetry.decode_seconds.observe(self._decode_s)
+        self._decoded = decoded
+        images = readable(decoded)
+        if not images:
+            self._answer(nothing_to_compute(self._parts))
+            return
+        assert self._ticket is not None
+        batch = images[0][None] if len(images) == 1 else np.stack(images)
+        job = self._parts.batcher.submit(self._ticket, batch, self._wish.deadline)
+        self._conversation.when_gone(job.abandon)
+        job.when_done(self._done)
+
+    def _done(self, job: Job) -> None:
+        """Go on once the batcher has an answer, or none."""
+        self._conversation.when_gone(None)
+        self.attempt(lambda: self._answer(job.future.result()))
+
+    def _answer(self, outcome: Outcome) -> None:
+        body = answer_json(self._parts, self._service.telemetry, self._decoded, outcome, self._wish.top_k)
+        timing = server_timing(self._decode_s, outcome).encode()
+        self._end(200, [(b"content-type", b"application/json"), (b"server-timing", timing)], body)
+
+    def refuse(self, error: ServiceError) -> None:
+        """Answer with a problem."""
+        telemetry = self._service.telemetry
+        if self._count:
+            telemetry.images.labels(error.code).inc(self._count)
+        if not isinstance(error, ClientGone):
+            telemetry.refused(error.code)
+        headers = [(b"content-type", PROBLEM_TYPE.encode())]
+        headers += [(name.encode(), value.encode()) for name, value in problem_headers(error).items()]
+        if error.status == BodyTooSlow.status:
+            headers.append((b"connection", b"close"))  # the rest of the body may still come
+        self._end(error.status, headers, problem_body(error, self._request_id))
+
+    def _end(self, status: int, headers: Headers, body: bytes) -> None:
+        """Give back what is held, send the answer, and record it."""
+        if self._ticket is not None:
+            self._ticket.release()
+        self._service.body_budget.give_back(self._held_bytes)
+        self._held_bytes = 0
+        if self._release_key is not None:
+            self._release_key()
+            self._release_key = None
+        headers += [
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", self._request_id.encode()),
+            *SECURITY_HEADERS,
+        ]
+        if self._service.lifecycle.state is not State.READY:
+            headers.append((b"connection", b"close"))  # clients move to another instance before the port closes
+        self._conversation.send_answer(status, headers, body)
+        seconds = time.monotonic() - self._conversation.began
+        self._service.telemetry.answered(PATH, status, seconds)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("POST %s %d %.1f ms id=%s", PATH, status, seconds * 1000, self._request_id)

@@ -1,0 +1,1 @@
+"""A network written down for what computes it without torch."""

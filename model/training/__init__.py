@@ -1,0 +1,1 @@
+"""What a training run is made of; model/train.py is the run itself."""

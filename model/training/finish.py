@@ -1,0 +1,108 @@
+"""The end of a run: from the averaged network to a checkpoint that is calibrated, measured and can test itself."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from model import checkpoint
+from model.architecture import Architecture
+from model.calibration import Calibration, fit_calibration
+from model.checkpoint import Checkpoint, Metadata
+from model.data import Dataset
+from model.evaluate import compute_logits, score
+from model.training.interpolate import STATISTICS_IMAGES, estimate_batch_norm, interpolate
+from model.training.learner import Learner
+
+log = logging.getLogger(__name__)
+
+SELF_TEST_COUNT = 16
+
+
+def final_network(learner: Learner, init_from: Checkpoint | None, keep_initial: float) -> nn.Module:
+    """Return the averaged network, with a share `keep_initial` of the weights that it started from."""
+    trained = learner.average.network
+    if init_from is None or not keep_initial:
+        return trained
+    log.info("averaging with the initial weights, of which %g is kept", keep_initial)
+    network = learner.architecture.build().to(learner.device)  # without what processes share
+    network.load_state_dict(trained.state_dict())
+    interpolate(network, init_from.tensors, keep_initial)
+    training = learner.training
+    estimate_batch_norm(network, training.images[:STATISTICS_IMAGES], training.mean, training.std)
+    return network.eval()
+
+
+def write_checkpoint(
+    path: Path,
+    network: nn.Module,
+    *,
+    architecture: Architecture,
+    dataset: Dataset,
+    training: Dataset,
+    held: Dataset,
+    temperature: float | None,
+    recipe: dict[str, Any],
+) -> None:
+    """Fit the calibration on the held-out images, measure on them, and write the checkpoint.
+
+    `dataset` is the whole training set, `training` and `held` its two parts. With `temperature` given, nothing is
+    fitted, and `held` may be empty. `network` is rounded to half precision in place: what is measured is what ships.
+    """
+    tensors = checkpoint.half_precision(network)
+    network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+    calibration, fitted_on = Calibration(temperature or 1.0), "given"
+    measured: tuple[dict[str, Any], ...] = ()
+    if len(held):
+        logits = compute_logits(network, held.images, dataset.mean, dataset.std)
+        if temperature is None:
+            calibration = fit_calibration(logits, held.labels)
+            fitted_on = f"{len(held)} held-out training images"
+        measured = (score(calibration.probabilities(logits), held).to_dict(),)
+    images, probabilities = _self_test(network, held if len(held) else training, calibration)
+    metadata = Metadata(
+        name=f"{architecture.arch}-{dataset.name}",
+        architecture=architecture.to_dict(),
+        classes=dataset.classes,
+        input_size=dataset.images.shape[-1],
+        mean=dataset.mean,
+        std=dataset.std,
+        temperature=calibration.temperature,
+        calibration_exponent=calibration.exponent,
+        temperature_fitted_on=fitted_on,
+        measured=measured,
+        dataset={
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint(),
+            "training_images": len(training),
+            "held_out_images": len(held),
+        },
+        recipe=recipe,
+        epochs=sum(epochs for _, epochs in recipe["phases"]),
+        seed=recipe["seed"],
+        libraries={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+        },
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+    checkpoint.save(path, metadata, tensors, images, probabilities)
+
+
+def _self_test(network: nn.Module, pool: Dataset, calibration: Calibration) -> tuple[Tensor, Tensor]:
+    """Choose images whose answers would move if anything were wrong: half at random, half the least certain."""
+    candidates = pool.images[: 50 * SELF_TEST_COUNT]
+    logits = compute_logits(network, candidates, pool.mean, pool.std)
+    probabilities = calibration.probabilities(logits)
+    least = probabilities.amax(dim=1).argsort()[: SELF_TEST_COUNT // 2]
+    rest = torch.arange(len(candidates))[:: max(1, len(candidates) // (SELF_TEST_COUNT // 2))]
+    chosen = torch.cat([least, rest[: SELF_TEST_COUNT // 2]])
+    return candidates[chosen], probabilities[chosen]

@@ -1,0 +1,174 @@
+"""The settings of a training run as one frozen object, and the presets.
+
+Without torch, so that the command line can show the presets without waiting for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from model.architecture import Architecture, Shortcut, Stem
+
+LARGEST_CIFAR_STEM_PIXELS = 64
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The random changes of training images: lengths in pixels at the data's own resolution, shares of one.
+
+    `jpeg` is the share saved as JPEG at a random quality, `greyscale` the share without colours, `rescale` the share
+    enlarged and brought back.
+    """
+
+    crop_padding: int = 4
+    flip: bool = True
+    alternating_flip: bool = False
+    cutout: int = 0
+    cutmix: float = 0.0
+    jpeg: float = 0.0
+    greyscale: float = 0.0
+    rescale: float = 0.0
+
+
+# The side of the images that the presets are made for, and the least images that batch norm should see at once.
+NATIVE_SIZE = 32
+SMALLEST_BATCH = 8
+
+# Beyond these a number can only be a slip: memory goes by the side's square.
+LARGEST_SIDE = 512
+MOST_EPOCHS = 1_000_000
+
+Phases = tuple[tuple[int, int], ...]
+
+
+def parse_phases(text: str) -> Phases:
+    """Parse "16:10,32:2" into ((16, 10), (32, 2)): ten epochs at 16x16, then two at 32x32. Raises ValueError."""
+    limits = f"sizes from 8 to {LARGEST_SIDE}, epochs from 1 to {MOST_EPOCHS}"
+    try:
+        phases = tuple((int(size), int(epochs)) for size, epochs in (part.split(":") for part in text.split(",")))
+    except ValueError:
+        phases = ()
+    if not phases or not all(8 <= size <= LARGEST_SIDE and 1 <= epochs <= MOST_EPOCHS for size, epochs in phases):
+        raise ValueError(f"expected SIZE:EPOCHS[,SIZE:EPOCHS...], such as 16:10,32:2, {limits}, not {text!r}")
+    return phases
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train what. `phases` are (image size in pixels, epochs); `warmup` is a share of all steps.
+
+    `arch` to `shortcut` are the network's, see model.architecture.Architecture; `stem` "auto" is chosen by the image
+    size. `keep_initial` is the share of the weights it started from in the final ones, see model.training.interpolate.
+    """
+
+    arch: str = "resnet18"
+    stem: Stem | Literal["auto"] = "auto"
+    groups: int = 1
+    width_per_group: int = 64
+    shortcut: Shortcut = "identity"
+    phases: Phases = ((32, 100),)
+    batch_size: int = 512
+    learning_rate: float = 0.4
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.2
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.998
+    crop_padding: int = 4
+    flip: bool = True
+    alternating_flip: bool = False
+    cutout: int = 8
+    cutmix: float = 0.0
+    jpeg: float = 0.0
+    greyscale: float = 0.0
+    rescale: float = 0.0
+    keep_initial: float = 0.0
+    hold_out: int = 5000
+    seed: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs of all phases together."""
+        return sum(epochs for _, epochs in self.phases)
+
+    def size_of(self, epoch: int) -> int:
+        """Return the image size in pixels at an epoch, counted from 0."""
+        for size, epochs in self.phases:
+            if epoch < epochs:
+                return size
+            epoch -= epochs
+        return self.phases[-1][0]
+
+    def architecture(self, num_classes: int, size: int) -> Architecture:
+        """Return the network to train on images of `size` pixels: the "auto" stem keeps small ones' resolution."""
+        small = size <= LARGEST_CIFAR_STEM_PIXELS
+        stem: Stem = ("cifar" if small else "imagenet") if self.stem == "auto" else self.stem
+        return Architecture(self.arch, num_classes, stem, self.groups, self.width_per_group, self.shortcut)
+
+    def for_data(self, size: int, images: int, classes: int, given: Mapping[str, Any]) -> Recipe:
+        """Return the recipe for `images` training images of size x size pixels; the presets are made for CIFAR-10.
+
+        Lengths in pixels grow with the images. A tenth is held out at most, but one image of each class if that is
+        no more than a quarter. A batch is an eighth of what is left at most, or SMALLEST_BATCH, and the learning rate
+        shrinks with it (Goyal et al. 2017, arXiv:1706.02677). `given` are fields that are taken as they are.
+        """
+        scale = size / NATIVE_SIZE
+        scaled: dict[str, Any] = {
+            "phases": tuple((_scaled_side(side, size), epochs) for side, epochs in self.phases),
+            "crop_padding": round(self.crop_padding * scale),
+            "cutout": round(self.cutout * scale),
+            "hold_out": min(self.hold_out, max(1, images // 10, min(classes, images // 4)), max(0, images - classes)),
+        }
+        recipe = replace(self, **(scaled | dict(given)))
+        training = max(1, images - recipe.hold_out)
+        batch_size = min(recipe.batch_size, training, max(SMALLEST_BATCH, _power_of_two(training // 8)))
+        if "batch_size" not in given and batch_size < recipe.batch_size:
+            rate = recipe.learning_rate * batch_size / recipe.batch_size
+            recipe = replace(recipe, batch_size=batch_size, learning_rate=given.get("learning_rate", rate))
+        return recipe
+
+    def augmentation(self) -> Augmentation:
+        """Return the part of the recipe that changes training images."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON-ready dictionary."""
+        return {**asdict(self), "phases": [list(phase) for phase in self.phases]}
+
+
+def _scaled_side(side: int, size: int) -> int:
+    """Scale a phase's side from the presets' images to those of `size` pixels: in steps of 4, the full size exact."""
+    return size if side == NATIVE_SIZE else min(size, max(8, 4 * round(side * size / NATIVE_SIZE / 4)))
+
+
+def _power_of_two(limit: int) -> int:
+    """Return the largest power of two up to `limit`, and 1 below that."""
+    return 1 << max(0, limit.bit_length() - 1)
+
+
+PRESETS: dict[str, Recipe] = {
+    # For a GPU, from the shortest to the best; meant for 94, 96 and 96.5 %.
+    "fast": replace(
+        Recipe(), phases=((24, 6), (32, 10)), alternating_flip=True, crop_padding=2, cutout=0, ema_decay=0.995
+    ),
+    "standard": replace(Recipe(), phases=((32, 80),), alternating_flip=True, cutout=12),
+    "best": replace(Recipe(), phases=((32, 200),), alternating_flip=True, cutout=0, cutmix=0.5, label_smoothing=0.05),
+    # For a CPU without a GPU beside it: most epochs at a quarter of the cost, small batches, no cutout, which
+    # only pays over many epochs.
+    "cpu": replace(
+        Recipe(), phases=((16, 7), (24, 1), (32, 2)), batch_size=128, learning_rate=0.1, cutout=0, ema_decay=0.995
+    ),
+    # A second, lower cycle for a network of the first (--init-from), with milder crops: it is still underfitted.
+    "cpu-finish": replace(
+        Recipe(),
+        phases=((24, 1), (32, 1)),
+        batch_size=128,
+        learning_rate=0.04,
+        warmup=0.15,
+        crop_padding=2,
+        cutout=0,
+        ema_decay=0.995,
+    ),
+}

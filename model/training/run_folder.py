@@ -1,0 +1,113 @@
+"""The folder of a training run: settings, a line of metrics an epoch, and the state to go on from after a crash.
+
+Every file appears whole or not at all; what was written last and is broken off by a crash is dropped on the next start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.checkpoint import CheckpointError, load, pinned_sha256, write_atomically
+from model.training.learner import TrainingError
+
+
+class RunFolder:
+    """`settings.json`, `metrics.jsonl`, `state.pt` and, at the end, `checkpoint.safetensors` under one path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.state = path / "state.pt"
+        self.checkpoint = path / "checkpoint.safetensors"
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Make the folder and keep it while the block runs. Raises TrainingError if another process has it, OSError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(f"another process trains in {self.path}: give another --out") from None
+            except OSError:  # not every network's file system has locks
+                pass
+            yield
+        finally:
+            os.close(descriptor)
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Make the folder and write the settings. Raises OSError if it cannot be written to."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_json("settings.json", settings)
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file into the folder."""
+        write_atomically(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Add an epoch's line."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def forget_metrics_after(self, epoch: int) -> None:
+        """Keep the lines of the first `epoch` epochs: what a crash left beyond them will be written again."""
+        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        kept = lines[:epoch]  # one line an epoch, and whatever is broken off comes last
+        write_atomically(self.metrics, "".join(f"{line}\n" for line in kept).encode())
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Replace the saved state by a newer one."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self.state, buffer.getvalue())
+
+    def load_state(self, device: torch.device) -> dict[str, Any] | None:
+        """Return the saved state, or None if there is none. Raises TrainingError for a damaged one."""
+        if not self.state.exists():
+            return None
+        try:
+            state = torch.load(self.state, map_location=device, weights_only=True)
+        except (OSError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # torch raises many kinds: EOFError, KeyError, RuntimeError, UnpicklingError, ...
+            raise TrainingError(f"{self.state} is damaged: remove it to begin anew") from error
+        if not isinstance(state, dict):
+            raise TrainingError(f"{self.state} is no state of a run: remove it to begin anew")
+        return state
+
+    def temperature(self) -> float | None:
+        """Return the temperature of the finished checkpoint, None where there is none that is intact."""
+        try:
+            return load(self.checkpoint).metadata.temperature
+        except CheckpointError:
+            return None
+
+    def check_writable(self) -> None:
+        """Raise TrainingError if a checkpoint here must not be replaced, CheckpointError if its pins cannot be read."""
+        if pinned_sha256(self.checkpoint) is not None:
+            raise TrainingError(f"{self.checkpoint} is pinned by the SHA256SUMS beside it: give another --out")
+        if self.checkpoint.exists() and not self.state.exists():
+            raise TrainingError(
+                f"{self.path} holds a checkpoint without the state of its run: give another --out, or move it away"
+            )
+
+
+def differences(saved: str, wanted: str) -> str:
+    """Return in words how one run's identity, JSON, differs from another's."""
+    ours, theirs = json.loads(saved), json.loads(wanted)
+    named = {"images": "other images", "init_from": "another --init-from"}
+    return "; ".join(
+        named.get(name, f"{name} {json.dumps(ours.get(name))}, not {json.dumps(theirs.get(name))}")
+        for name in sorted(ours | theirs)
+        if ours.get(name) != theirs.get(name)
+    )

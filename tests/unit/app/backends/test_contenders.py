@@ -1,0 +1,75 @@
+"""What `resnet bench engine` compares: the names on a GPU, and that none of them stands for something else."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from app.backends import cuda_backend
+from app.backends.contenders import contenders
+from app.backends.cuda_backend import CudaBackend, open_cuda_backend
+from app.backends.torch_backend import TorchBackend
+from app.engine import EngineUnavailable
+from app.settings import SHIPPED_WEIGHTS, Settings
+from model import checkpoint
+from tests.fake_cuda import FakeCuda
+
+
+@pytest.fixture(scope="module")
+def source():
+    return checkpoint.load(SHIPPED_WEIGHTS)
+
+
+def test_on_a_gpu_eager_folded_compiled_and_graphs_are_compared(source):
+    names = contenders(source, Settings(device="cuda", threads=1), "cuda").keys()
+    for way in ("eager", "folded", "torch.compile", "CUDA graphs"):
+        assert any(name.startswith(way) for name in names), names
+    assert not [name for name in contenders(source, Settings(threads=1), "cpu") if name.startswith("CUDA")]
+
+
+def test_every_size_is_compiled_for_each_that_compiles(source, monkeypatch):
+    compiled = []
+
+    def backend(graph, _examples):
+        compiled.append(graph)
+        return graph.forward
+
+    compile_with = partial(torch.compile, backend=backend)
+    monkeypatch.setattr(
+        "app.backends.contenders.torch.compile", lambda module, dynamic, mode: compile_with(module, dynamic=dynamic)
+    )
+    sizes = range(1, 7)
+    for name in ("torch.compile float32", "torch.compile bfloat16"):
+        run = contenders(source, Settings(threads=1), "cpu")[name]()
+        for size in sizes:
+            run(source.self_test_images.numpy()[:size])
+    assert len(compiled) == 2 * len(sizes)
+
+
+def cuda_graphs(source):
+    return contenders(source, Settings(device="cuda", threads=1), "cuda")["CUDA graphs float32"]()
+
+
+def test_cuda_graphs_are_what_is_measured(source, monkeypatch):
+    cuda = FakeCuda().install(monkeypatch)
+    monkeypatch.setattr(cuda_backend, "PIECE", 4)
+    monkeypatch.setattr(
+        "app.backends.contenders.open_cuda_backend",
+        lambda source, _device, precision, threads: open_cuda_backend(source, "cpu", precision, threads),
+    )
+    images = source.self_test_images.numpy()
+    off = np.abs(cuda_graphs(source)(images) - source.self_test_probabilities.numpy())
+    assert off.max() < source.metadata.self_test_tolerance
+    assert cuda.graphs
+
+
+def test_what_fell_back_is_left_out(source, monkeypatch):
+    monkeypatch.setattr(
+        "app.backends.contenders.open_cuda_backend",
+        lambda source, _device, precision, threads: CudaBackend(
+            TorchBackend(source, "cpu", precision, threads), [], source.self_test_images.numpy(), (1,)
+        ),
+    )
+    with pytest.raises(EngineUnavailable, match="no CUDA graph"):
+        cuda_graphs(source)(source.self_test_images.numpy())

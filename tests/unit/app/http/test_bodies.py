@@ -1,0 +1,238 @@
+import asyncio
+import base64
+import json
+import random
+
+import httpx
+import pytest
+
+from app.errors import (
+    BadBase64,
+    BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
+    MalformedRequest,
+    QueueFull,
+    TooManyImages,
+    UnsupportedMediaType,
+)
+from app.http.bodies import MAX_PARAMETERS, USUAL_FILE, BodyBudget, _parameter, read_body, split_images
+
+JSON = "application/json"
+
+
+def receiver(*chunks, ending=None):
+    """An ASGI receive that gives these chunks of a body, then `ending`: more never comes, or the client leaves."""
+    messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    if ending is None:
+        messages[-1]["more_body"] = False
+    elif ending == "leave":
+        messages.append({"type": "http.disconnect"})
+    messages.reverse()
+
+    async def receive():
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    return receive
+
+
+def multipart(*parts):
+    request = httpx.Request("POST", "http://test", files=parts)
+    return request.headers["content-type"], request.read()
+
+
+def no_limit(_count):
+    pass
+
+
+@pytest.mark.anyio
+async def test_a_body_is_read_whole():
+    body = await read_body(receiver(b"ab", b"", b"cd"), None, no_limit, max_bytes=4, timeout_s=5)
+    assert body == b"abcd"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("length", [None, "5", "junk"])
+async def test_too_many_bytes_are_refused_whether_announced_or_not(length):
+    with pytest.raises(BodyTooLarge):
+        await read_body(receiver(b"ab", b"cde"), length, no_limit, max_bytes=4, timeout_s=5)
+
+
+@pytest.mark.anyio
+async def test_a_body_that_stops_coming_is_too_slow():
+    with pytest.raises(BodyTooSlow):
+        await read_body(receiver(b"ab", ending="never"), None, no_limit, max_bytes=4, timeout_s=0.01)
+
+
+@pytest.mark.anyio
+async def test_a_client_that_leaves_is_gone():
+    with pytest.raises(ClientGone):
+        await read_body(receiver(b"ab", ending="leave"), None, no_limit, max_bytes=4, timeout_s=5)
+
+
+@pytest.mark.parametrize(
+    "kind", ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream", "Image/PNG"]
+)
+def test_an_image_type_is_one_file(kind):
+    assert split_images(kind, b"data", 1, 32) == [b"data"]
+
+
+@pytest.mark.parametrize("kind", [None, "", "text/plain", "image/tiff", "application/x-www-form-urlencoded", "junk"])
+def test_other_types_are_not_supported(kind):
+    with pytest.raises(UnsupportedMediaType):
+        split_images(kind, b"data", 1, 32)
+
+
+def test_multipart_fields_named_file_are_the_files_in_order():
+    kind, body = multipart(
+        ("file", ("a.png", b"\r\none\r\n--x")), ("other", b"ignored"), ("file", b"two"), ("file", b"")
+    )
+    assert split_images(kind, body, 3, 32) == [b"\r\none\r\n--x", b"two", b""]
+
+
+@pytest.mark.parametrize("before", [b"\r\n", b"This is a multi-part message.\r\n", b"--almost\r\n\r\n"])
+def test_what_stands_before_the_first_part_means_nothing(before):
+    kind, body = multipart(("file", b"one"))
+    assert split_images(kind, before + body, 3, 32) == [b"one"]
+
+
+def test_multipart_that_is_not_what_it_says():
+    kind, body = multipart(("file", b"one"))
+    for broken in (b"", b"junk", body[:-30], body[:40]):
+        with pytest.raises(MalformedRequest):
+            split_images(kind, broken, 3, 32)
+    with pytest.raises(MalformedRequest):
+        split_images("multipart/form-data", body, 3, 32)
+    with pytest.raises(MalformedRequest):
+        split_images(*multipart(("picture", b"one")), 3, 32)
+
+
+def test_multipart_with_too_many_of_anything():
+    with pytest.raises(TooManyImages):
+        split_images(*multipart(*[("file", b"x")] * 4), 3, 32)
+    with pytest.raises(MalformedRequest):
+        split_images(*multipart(*[("other", b"x")] * 100), 3, 32)
+    with pytest.raises(MalformedRequest):
+        split_images(*multipart(("file", ("n" * 20_000, b"x"))), 3, 32)
+
+
+def test_json_holds_base64_and_a_bad_entry_is_an_error_in_its_place():
+    text = base64.b64encode(b"image").decode()
+    body = json.dumps({"images": [text, "%%%", f"data:image/png;base64,{text}", "YQ"]}).encode()
+    first, second, third, fourth = split_images(JSON + "; charset=utf-8", body, 4, 32)
+    assert first == third == b"image"
+    assert isinstance(second, BadBase64)
+    assert isinstance(fourth, BadBase64)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"\xff",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"images": []}',
+        b'{"images": "x"}',
+        b'{"images": [1]}',
+        b'{"images": [NaN]}',
+    ],
+)
+def test_json_that_is_not_what_it_should_be(body):
+    with pytest.raises(MalformedRequest):
+        split_images(JSON, body, 4, 32)
+
+
+def test_json_with_too_many_images():
+    with pytest.raises(TooManyImages):
+        split_images(JSON, json.dumps({"images": [""] * 5}).encode(), 4, 32)
+
+
+def test_an_empty_image_body_is_malformed():
+    with pytest.raises(MalformedRequest):
+        split_images("image/png", b"", 1, 32)
+
+
+@pytest.mark.anyio
+async def test_all_bodies_together_have_a_budget_that_comes_back():
+    budget = BodyBudget(10)
+    with budget.hold() as take:
+        assert await read_body(receiver(b"sixsix"), None, take, max_bytes=10, timeout_s=5) == b"sixsix"
+        with pytest.raises(QueueFull), budget.hold() as other:
+            await read_body(receiver(b"four", b"five5"), None, other, max_bytes=10, timeout_s=5)
+        assert budget.held_bytes == 6
+    assert budget.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ("", "names no boundary"),
+        ("; boundary=", "names no boundary"),
+        ("; boundary*=a; boundary*0=b", "cannot be read"),
+        ("; boundary*" + "0" * 5000 + "=x", "cannot be read"),
+        ('; boundary="' + ";" * 60_000 + '"', "too many parameters"),
+        ("; a=b" * MAX_PARAMETERS + "; boundary=b", "too many parameters"),
+    ],
+)
+def test_hostile_boundaries_are_malformed(parameters, reason):
+    with pytest.raises(MalformedRequest) as refused:
+        split_images("multipart/form-data" + parameters, b"--b\r\n", 3, 32)
+    assert reason in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        (b"name*=a; name*0=b", "cannot be read"),
+        (b'name="' + b";" * 4000 + b'"', "too many parameters"),
+        (b"a=b; " * MAX_PARAMETERS + b"name=file", "too many parameters"),
+    ],
+)
+def test_hostile_part_headers_are_malformed(parameters, reason):
+    body = b"--b\r\nContent-Disposition: form-data; %s\r\n\r\nx\r\n--b--\r\n" % parameters
+    with pytest.raises(MalformedRequest) as refused:
+        split_images("multipart/form-data; boundary=b", body, 3, 32)
+    assert reason in refused.value.detail
+
+
+def test_as_many_parameters_as_there_may_be_are_read():
+    more = "; a=b" * (MAX_PARAMETERS - 1)
+    body = f'--b\r\nContent-Disposition: form-data; name="file"{more}\r\n\r\nx\r\n--b--\r\n'.encode()
+    assert split_images(f"multipart/form-data{more}; boundary=b", body, 1, 32) == [b"x"]
+
+
+@pytest.mark.parametrize("body", [b'{"images": [' + b"[]," * 10_000 + b"[]]}", b'{"images": [{}]}'])
+def test_json_with_nesting_is_refused_before_it_is_parsed(body, monkeypatch):
+    monkeypatch.setattr("app.http.bodies.from_json", lambda *_, **__: pytest.fail("parsed"))
+    with pytest.raises(MalformedRequest):
+        split_images(JSON, body, 4, 32)
+
+
+def test_json_with_far_too_many_items_is_refused_before_it_is_parsed(monkeypatch):
+    monkeypatch.setattr("app.http.bodies.from_json", lambda *_, **__: pytest.fail("parsed"))
+    with pytest.raises(TooManyImages):
+        split_images(JSON, b'{"images": [' + b"1," * 10_000 + b"1]}", 4, 32)
+
+
+def test_the_usual_header_of_a_file_says_what_the_email_package_reads_in_it():
+    draw = random.Random(1)
+    pieces = [*";=* x\\0", "''", "name", "%41", "\x80", '"', '; name="other"', '; name*0="other"']
+    for _ in range(3000):
+        value = USUAL_FILE.decode() + "".join(draw.choices(pieces, k=draw.randrange(12)))
+        try:
+            name = _parameter("content-disposition", value, "name")
+        except MalformedRequest:
+            continue  # what follows the name is broken: it is the name all the same
+        assert name == "file", value
+
+
+def test_a_body_of_as_many_parts_as_there_may_be_images_is_split():
+    part = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="%d.png"\r\nContent-Type: image/png\r\n\r\nx\r\n'
+    )
+    body = b"".join(part % number for number in range(256)) + b"--b--\r\n"
+    assert len(split_images("multipart/form-data; boundary=b", body, 256, 32)) == 256

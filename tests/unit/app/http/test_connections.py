@@ -1,0 +1,206 @@
+"""A connection's times, answers and end, and how many there may be. These tests fail if uvicorn's hooks change."""
+
+import asyncio
+import json
+import resource
+
+import pytest
+
+from app.http.connection_limits import OTHER_FILES, connections_within_files
+from app.http.conversation import WHEN_GONE, WHOLE
+from tests.connections import HALF, REQUEST, Port, ended
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
+
+
+async def test_a_silent_client_is_closed_without_an_answer():
+    port = Port(header_timeout_s=0.01)
+    _, transport = port.connect()
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert transport.sent == b""
+    assert port.refused == []
+
+
+async def test_half_a_header_gets_408():
+    port = Port(header_timeout_s=0.01)
+    protocol, transport = port.connect()
+    protocol.data_received(HALF)
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    head, _, body = transport.sent.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in head
+    problem = json.loads(body)
+    assert problem["type"] == "urn:resnet:problem:header-too-slow"
+    assert problem["request_id"].encode() in head
+    assert port.refused == ["header-too-slow"]
+
+
+async def test_what_a_refused_client_still_sends_is_thrown_away_for_a_while():
+    protocol, transport = Port().connect()
+    protocol.data_received(HALF)
+    protocol._close_late()
+    answer = transport.sent
+    assert transport.half_closed
+    assert not transport.closed.is_set()
+    protocol.data_received(b"st: x\r\n\r\n" + REQUEST)
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert transport.sent == answer
+    assert not transport.aborted
+
+
+async def test_a_byte_now_and_then_does_not_prolong_the_headers_time():
+    protocol, _ = Port().connect()
+    timer = protocol._header_timer
+    for byte in HALF:
+        protocol.data_received(bytes([byte]))
+        assert protocol._header_timer is timer
+        assert not timer.cancelled()
+
+
+async def test_a_header_that_waited_unread_until_its_time_was_over_is_still_taken():
+    protocol, transport = Port().connect()
+    protocol._header_late()  # the loop was stuck, and its timers come before its sockets
+    timer = protocol._header_timer
+    protocol.data_received(REQUEST)
+    assert timer.cancelled()
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_whole_header_ends_the_headers_time():
+    async def wait(_scope, _receive, _send):
+        await asyncio.Event().wait()
+
+    protocol, _ = Port(wait).connect()
+    timer = protocol._header_timer
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12")
+    assert timer.cancelled()
+    assert protocol._header_timer is None
+    for task in protocol.tasks:
+        task.cancel()
+
+
+async def test_between_requests_the_keep_alive_timer_runs_and_from_the_next_byte_on_the_headers():
+    protocol, transport = Port().connect()
+    protocol.data_received(REQUEST)
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+    assert protocol._header_timer is None
+    assert protocol.timeout_keep_alive_task is not None
+    protocol.data_received(b"G")
+    assert protocol.timeout_keep_alive_task is None
+    assert protocol._header_timer is not None
+
+
+async def test_half_a_header_behind_a_whole_request_has_the_headers_time_as_well():
+    protocol, _ = Port().connect()
+    protocol.data_received(REQUEST + HALF)
+    assert protocol._header_timer is None
+    await ended(protocol)
+    assert protocol.timeout_keep_alive_task is None
+    assert protocol._header_timer is not None
+
+
+@pytest.mark.parametrize("headers", [[], [(b"connection", b"close")]], ids=["HTTP/1.0", "the service's wish"])
+async def test_a_whole_answer_is_one_write_and_closes_where_it_should(headers, monkeypatch):
+    monkeypatch.setattr("app.http.dates.time.time", lambda: 784111777.9)
+
+    async def respond(scope, receive, _send):
+        await receive()
+        await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"2"), *headers], b"ok")
+
+    protocol, transport = Port(respond).connect()
+    protocol.data_received(REQUEST if headers else REQUEST.replace(b"1.1", b"1.0"))
+    await ended(protocol)
+    assert transport.sent == (
+        b"HTTP/1.1 200 OK\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
+    )
+    assert transport.closed.is_set()
+
+
+@pytest.mark.parametrize("behind", [b"", REQUEST], ids=["alone", "with another behind it"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_a_request_is_told_when_its_client_leaves(when, behind):
+    told, asks = asyncio.Event(), asyncio.Event()
+
+    async def wait(scope, receive, _send):
+        await receive()
+        if when == "before":
+            protocol.connection_lost(None)
+        scope["extensions"][WHEN_GONE]["tell"](told.set)
+        asks.set()
+        await told.wait()
+        assert (await receive())["type"] == "http.disconnect"
+
+    protocol, _ = Port(wait).connect()
+    protocol.data_received(REQUEST + behind)
+    await asks.wait()
+    if when == "meanwhile":
+        assert not told.is_set()
+        protocol.connection_lost(None)
+    await ended(protocol)
+
+
+async def test_a_connection_too_many_is_closed_and_one_that_ends_makes_room():
+    port = Port(max_connections=2)
+    first, _ = port.connect()
+    _, second = port.connect()
+    third, refused = port.connect()
+    assert refused.aborted
+    assert not second.is_closing()
+    assert port.refused == ["too-many-connections"]
+    third.connection_lost(None)
+    first.connection_lost(None)
+    _, fourth = port.connect()
+    assert not fourth.is_closing()
+
+
+async def test_a_client_that_does_not_read_is_closed_and_one_that_reads_again_is_not():
+    protocol, transport = Port(unread_timeout_s=0.01).connect()
+    protocol.pause_writing()
+    protocol.resume_writing()
+    assert protocol._unread_timer is None
+    protocol.pause_writing()
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert transport.aborted
+
+
+@pytest.mark.parametrize("end", ["refused", "idle"])
+async def test_a_client_that_never_takes_the_last_bytes_does_not_keep_the_connection(end):
+    """A transport closes once all is sent, which a client that does not read never lets it."""
+    protocol, transport = Port(unread_timeout_s=0.01).connect()
+    if end == "refused":
+        protocol.data_received(HALF)
+        protocol._close_late()
+    else:
+        protocol.timeout_keep_alive_handler()
+    async with asyncio.timeout(10):
+        while not transport.aborted:
+            await asyncio.sleep(0.001)
+
+
+async def test_the_end_of_a_connection_ends_its_timers():
+    protocol, _ = Port().connect()
+    protocol.pause_writing()
+    timers = [protocol._header_timer, protocol._unread_timer]
+    protocol.connection_lost(ConnectionResetError())
+    assert all(timer.cancelled() for timer in timers)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "allowed", "raised"),
+    [
+        (1024, 4096, 500, 500, None),
+        (1024, 1024, 4096, 1024 - OTHER_FILES, None),
+        (1024, 100_000, 4096, 4096, (4096 + OTHER_FILES, 100_000)),
+        (1024, 2048, 4096, 2048 - OTHER_FILES, (2048, 2048)),
+        (1024, resource.RLIM_INFINITY, 4096, 4096, (4096 + OTHER_FILES, resource.RLIM_INFINITY)),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 4096, 4096, None),
+    ],
+)
+def test_connections_leave_files_for_the_rest(monkeypatch, soft, hard, wanted, allowed, raised):
+    now = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: now[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _which, limits: now.append(limits))
+    assert connections_within_files(wanted) == allowed
+    assert (now[-1] if len(now) > 1 else None) in (raised, (soft, hard))

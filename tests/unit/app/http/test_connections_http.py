@@ -1,0 +1,278 @@
+"""What a connection takes for a request: junk, too much, pipelines, offers to upgrade, chunks, trailers."""
+
+import asyncio
+
+import pytest
+
+from app.http.conversation import WHOLE
+from app.http.parsing import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, MAX_UPGRADES, PIECE_BYTES
+from tests.connections import REQUEST, Port, answer, echo, ended
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
+
+
+async def test_a_second_request_behind_the_first_is_answered():
+    protocol, transport = Port().connect()
+    protocol.data_received(REQUEST + REQUEST)
+    while transport.sent.count(b"HTTP/1.1 200 ") < 2:
+        await asyncio.sleep(0)
+    assert protocol._header_timer is None
+
+
+async def numbered(scope, _receive, send):
+    path = scope["path"].encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(path))]})
+    await send({"type": "http.response.body", "body": path})
+
+
+@pytest.mark.parametrize("read_bytes", [1000, PIECE_BYTES + 1, 1 << 18])
+async def test_of_thousands_of_requests_at_once_few_wait_and_all_are_answered_in_order(read_bytes):
+    count = 5000
+    requests = b"".join(b"GET /%06d HTTP/1.1\r\nhost:\r\n\r\n" % number for number in range(count))
+    protocol, transport = Port(numbered).connect()
+    most, begin = 0, 0
+    while transport.sent.count(b"HTTP/1.1 200 ") < count:
+        if not protocol.flow.read_paused and begin < len(requests):
+            protocol.data_received(requests[begin : begin + read_bytes])
+            begin += read_bytes
+        most = max(most, len(protocol.pipeline))
+        await asyncio.sleep(0)
+    assert most <= MAX_PIPELINED + PIECE_BYTES // 31 + 1
+    answers = transport.sent.split(b"\r\n\r\n/")[1:]
+    assert [int(one[:6]) for one in answers] == list(range(count))
+    assert (protocol._unparsed, protocol.flow.held) == (b"", False)
+
+
+async def test_what_stands_behind_too_many_requests_is_let_go_with_the_connection():
+    protocol, transport = Port().connect()
+    protocol.data_received(REQUEST * 5000)
+    assert protocol._unparsed
+    tasks = list(protocol.tasks)
+    transport.close()
+    protocol.connection_lost(None)
+    await asyncio.gather(*tasks)
+    assert (protocol._unparsed, len(protocol.pipeline)) == (b"", 0)
+
+
+@pytest.mark.parametrize(("version", "interim"), [(b"1.1", 1), (b"1.0", 0)])
+async def test_only_who_knows_interim_answers_is_told_to_go_on(version, interim):
+    protocol, transport = Port(echo).connect()
+    head = b"POST / HTTP/%s\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n" % version
+    protocol.data_received(head)
+    await asyncio.sleep(0)
+    protocol.data_received(b"hello")
+    await ended(protocol)
+    assert transport.sent.count(b"100 Continue") == interim
+    assert transport.sent.endswith(b"hello")
+
+
+async def refuse(scope, _receive, _send):
+    await scope["extensions"][WHOLE]["respond"](413, [(b"connection", b"close")], b"no")
+
+
+async def test_what_a_refused_client_sends_without_leave_is_thrown_away_for_a_while(monkeypatch):
+    monkeypatch.setattr("app.http.connections.LINGER_FOR_BODY_S", 0.01)
+    protocol, transport = Port(refuse).connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n")
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 413 ")
+    assert (transport.half_closed, transport.closed.is_set(), protocol.timeout_keep_alive_task) == (True, False, None)
+    protocol.data_received(b"x" * 100 + REQUEST)
+    assert transport.sent.count(b"HTTP/1.1 ") == 1
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert not transport.aborted
+
+
+async def test_so_much_of_it_that_it_is_an_attack_is_not(monkeypatch):
+    monkeypatch.setattr("app.http.connections.LINGER_FOR_BODY_BYTES", 1000)
+    protocol, transport = Port(refuse).connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9999\r\n\r\n")
+    await ended(protocol)
+    protocol.data_received(b"x" * 1000)
+    assert not transport.aborted
+    protocol.data_received(b"x")
+    assert transport.aborted
+    protocol.connection_lost(None)
+
+
+async def target(scope, _receive, send):
+    body = scope["path"].encode() + b" " + scope["query_string"]
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.mark.parametrize(
+    ("asked", "means"),
+    [
+        (b"http://a", b"/ "),
+        (b"http://a?top=3", b"/ top=3"),
+        (b"http://a?x=/y", b"/ x=/y"),
+        (b"http://a/b", b"/b "),
+        (b"http://a/b?x=/y", b"/b x=/y"),
+    ],
+)
+async def test_a_whole_address_without_a_path_means_the_root(asked, means):
+    protocol, transport = Port(target).connect()
+    protocol.data_received(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % asked)
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+    assert transport.sent.endswith(b"\r\n\r\n" + means)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(("count", "refused"), [(MAX_HEADERS - 1, False), (MAX_HEADERS + 1, True)])
+async def test_too_many_headers_are_refused_also_before_their_end(count, refused, *, whole):
+    protocol, transport = Port().connect()
+    protocol.data_received(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * count + (b"\r\n" if whole else b"b"))
+    if whole:
+        await ended(protocol)
+    assert (b"HTTP/1.1 400 " in transport.sent) == refused
+
+
+NOT_HTTP = {
+    "TLS": b"\x16\x03\x01\x02\x00\r\n\r\n",
+    "an endless header": b"GET / HTTP/1.1\r\nx: " + b"x" * 70_000,
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+    "a coding": b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+    "a tunnel": b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
+    "another version": b"GET / HTTP/2.0\r\nhost: x\r\n\r\n",
+    "an old version": b"GET / HTTP/0.9\r\nhost: x\r\n\r\n",
+    "a target that is none": b"GET :x HTTP/1.1\r\nhost: x\r\n\r\n",
+    "an endless target, and no HTTP then": b"GET /" + b"x" * 70_000 + b" HTTP/9\r\n",
+    "many upgrades": b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n" * 2000,
+}
+
+
+@pytest.mark.parametrize("junk", NOT_HTTP.values(), ids=NOT_HTTP)
+async def test_what_is_not_http_gets_400(junk):
+    port = Port()
+    protocol, transport = port.connect()
+    protocol.data_received(junk)
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert b"HTTP/1.1 400 " in transport.sent
+    assert b"urn:resnet:problem:malformed-request" in transport.sent
+    assert protocol._header_timer is None
+    assert port.refused == ["malformed-request"]
+
+
+async def test_empty_lines_before_a_request_are_skipped_and_do_not_prolong_the_headers_time():
+    protocol, transport = Port().connect()
+    timer = protocol._header_timer
+    protocol.data_received(b"\r\n\r\n")
+    assert protocol._header_timer is timer
+    protocol.data_received(REQUEST)
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+
+
+UPGRADES = {
+    "length": b"content-length: 5\r\n\r\nhello",
+    "chunks": b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 60, 1000])
+@pytest.mark.parametrize("body", UPGRADES.values(), ids=UPGRADES)
+async def test_a_body_behind_an_offer_of_another_protocol_is_read(body, piece_bytes):
+    protocol, transport = Port(echo).connect()
+    request = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n" + body
+    for _ in range(2):
+        transport.sent = b""
+        for start in range(0, len(request), piece_bytes):
+            protocol.data_received(request[start : start + piece_bytes])
+        await ended(protocol)
+        assert transport.sent.endswith(b"\r\n\r\nhello")
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+async def test_only_so_many_offers_of_another_protocol_are_taken_at_once(beyond):
+    protocol, transport = Port().connect()
+    offer = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+    protocol.data_received(offer * (MAX_UPGRADES + beyond))
+    assert (len(protocol.pipeline) + 1, protocol._refusal is not None) == (MAX_UPGRADES, bool(beyond))
+    transport.abort()
+    protocol.connection_lost(None)
+
+
+async def test_a_trailer_that_ends_the_connection_ends_it_also_for_requests_behind():
+    """The parser reads nothing more then: who waits for an answer would wait until a timeout."""
+    protocol, transport = Port(echo).connect()
+    chunked = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
+    protocol.data_received(chunked + b"connection: close\r\n\r\n")
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert b"connection: close\r\n" in transport.sent
+    assert transport.sent.endswith(b"hello")
+
+
+async def test_requests_before_what_is_not_http_are_answered_first():
+    port = Port(echo)
+    protocol, transport = port.connect()
+    accepted = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n"
+    broken = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nno length\r\n"
+    protocol.data_received(accepted + b"first" + accepted + b"other" + broken)
+    protocol.data_received(b"more of it")
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    answers = transport.sent.split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200", b"200", b"400"]
+    assert [answer[-5:] for answer in answers[:2]] == [b"first", b"other"]
+    assert port.refused == ["malformed-request"]
+
+
+async def test_a_body_that_breaks_off_ends_its_request_with_400():
+    seen = []
+
+    async def read(scope, receive, send):
+        while (message := await receive())["type"] == "http.request":
+            seen.append(message["body"])
+        seen.append("gone")
+        await answer(scope, receive, send)  # goes nowhere
+
+    port = Port(read)
+    protocol, transport = port.connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+    await asyncio.sleep(0)
+    protocol.data_received(b"no length\r\n")
+    await ended(protocol)
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert seen == [b"a", "gone"]
+    assert transport.sent.startswith(b"HTTP/1.1 400 ")
+    assert transport.sent.count(b"HTTP/1.1 ") == 1
+
+
+async def test_chunks_that_hold_nothing_end_after_a_while():
+    protocol, transport = Port(echo).connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
+    for _ in range(MAX_HEADER_BYTES // 10_000 + 1):
+        assert transport.sent == b""
+        protocol.data_received(b"x: %s\r\n" % (b"y" * 994) * 10)
+    assert transport.sent.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_trailers_are_no_headers():
+    seen = []
+
+    async def look(scope, receive, send):
+        await echo(scope, receive, send)
+        seen.extend(scope["headers"])
+
+    protocol, _ = Port(look).connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
+    protocol.data_received(b"authorization: Bearer x\r\n\r\n")
+    await ended(protocol)
+    assert seen == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
+
+
+@pytest.mark.parametrize("piece_bytes", [1 << 30, 50_000, 10_000])
+@pytest.mark.parametrize(("header_bytes", "status"), [(MAX_HEADER_BYTES - 100, b"200"), (MAX_HEADER_BYTES + 1, b"400")])
+async def test_too_large_a_header_gets_400_however_it_arrives(header_bytes, status, piece_bytes):
+    protocol, transport = Port().connect()
+    request = REQUEST[:-2] + b"x-more: "
+    request += b"x" * (header_bytes - len(request) - 4) + b"\r\n\r\n"
+    what_follows = bytes(100_000)
+    for start in range(0, len(request), piece_bytes):
+        protocol.data_received(request[start : start + piece_bytes] + what_follows * (piece_bytes > len(request)))
+    while not transport.sent:
+        await asyncio.sleep(0)
+    assert transport.sent.startswith(b"HTTP/1.1 " + status)

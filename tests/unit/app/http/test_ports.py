@@ -1,0 +1,88 @@
+"""A port that opens, or says in one line why it cannot; and one that is about to close: nobody else comes in."""
+
+import select
+import socket
+import sys
+
+import pytest
+
+from app.http import ports
+from app.http.ports import open_port, turn_away
+from app.settings import SettingsError
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with open_port("127.0.0.1", 0, 8) as first:
+        number = first.getsockname()[1]
+        with pytest.raises(SettingsError) as refused:
+            open_port("127.0.0.1", number, 8)
+    assert str(refused.value) == f"port {number} at 127.0.0.1: Address already in use"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_so_is_an_address_that_is_not_this_hosts(host):
+    with pytest.raises(SettingsError, match=host) as refused:
+        open_port(host, 0, 8)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"), [("::", "127.0.0.1"), ("::", "::1"), ("::1", "::1"), ("0.0.0.0", "127.0.0.1")]
+)
+def test_it_listens_at_every_address_where_it_should(host, asked, caplog):
+    caplog.set_level("INFO")
+    with open_port(host, 0, 8, "https") as opened:
+        number = opened.getsockname()[1]
+        socket.create_connection((asked, number), timeout=10).close()
+    shown = f"[{host}]" if ":" in host else host
+    assert f"listening on https://{shown}:{number}" in caplog.text
+
+
+@pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
+def port(request):
+    with socket.socket(request.param) as listening:
+        listening.bind(("127.0.0.1" if request.param == socket.AF_INET else "::1", 0))
+        listening.listen(8)
+        listening.setblocking(False)
+        yield listening
+
+
+def comer(port):
+    """A client that asks to be let in; on one machine that is answered at once."""
+    client = socket.socket(port.family)
+    client.setblocking(False)
+    client.connect_ex(port.getsockname())
+    return client
+
+
+def is_in(client):
+    return bool(select.select([], [client], [], 0.1)[1])
+
+
+@linux
+def test_who_is_there_is_served_and_nobody_else_comes_in(port):
+    with comer(port) as early:
+        assert is_in(early)
+        turn_away(port)
+        with comer(port) as late:
+            assert not is_in(late)
+            accepted = port.accept()[0]
+            with pytest.raises(BlockingIOError):
+                port.accept()
+            early.sendall(b"request")
+            with accepted:
+                accepted.setblocking(True)
+                assert accepted.recv(16) == b"request"
+                accepted.sendall(b"answer")
+                early.setblocking(True)
+                assert early.recv(16) == b"answer"
+
+
+@linux
+def test_where_it_is_forbidden_the_port_is_as_it_was(port, monkeypatch):
+    monkeypatch.setattr(ports, "SO_ATTACH_FILTER", 9999)
+    turn_away(port)
+    with comer(port) as client:
+        assert is_in(client)

@@ -1,0 +1,43 @@
+"""Whether bfloat16 is the faster one for OpenVINO: a measurement says so, where the processor has it at all."""
+
+from unittest.mock import Mock
+
+import pytest
+
+from model.runtimes import openvino_core
+from model.runtimes.openvino_core import core, has_fast_bfloat16
+
+
+@pytest.mark.parametrize(("slow", "expected"), [("f32", True), ("bf16", False), (None, False)])
+def test_the_quicker_convolution_wins(monkeypatch, slow, expected):
+    class Core:
+        def get_property(self, *_):
+            return ["FP32", "BF16"]
+
+    monkeypatch.setattr(openvino_core, "core", Core)
+    monkeypatch.setattr(openvino_core, "_convolution", lambda _: Mock())
+    monkeypatch.setattr(openvino_core, "quickest", lambda runs, _: {one: [2.0 if one == slow else 1.0] for one in runs})
+    assert has_fast_bfloat16.__wrapped__() is expected
+
+
+def test_a_processor_without_it_is_not_measured(monkeypatch):
+    class Core:
+        def get_property(self, *_):
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(openvino_core, "core", Core)
+    monkeypatch.setattr(openvino_core, "_convolution", lambda _: pytest.fail("measured"))
+    assert has_fast_bfloat16.__wrapped__() is False
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_what_is_measured_is_a_convolution(precision):
+    request = openvino_core._convolution(precision)
+    request.infer()
+    found = request.get_output_tensor().data
+    assert found.shape == (openvino_core.IMAGES, openvino_core.CHANNELS, openvino_core.SIDE, openvino_core.SIDE)
+    assert found[:, :, 1:-1, 1:-1] == pytest.approx(openvino_core.CHANNELS * 9 * 0.5 * 0.5)
+
+
+def test_there_is_one_core():
+    assert core() is core()

@@ -1,0 +1,50 @@
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from model.training.augment import Draws, apply, draw
+from model.training.recipe import Augmentation, Recipe
+from model.training.sent import as_sent
+
+GREY = torch.tensor([100, 110, 120], dtype=torch.uint8)
+EVERYTHING_ELSE = Augmentation(crop_padding=4, flip=True, cutout=6, cutmix=0.5)
+
+
+def images(count: int = 6) -> Tensor:
+    """Return coloured images without randomness, uint8 (N, 3, 16, 16)."""
+    values = torch.arange(count * 3 * 16 * 16).view(count, 3, 16, 16)
+    return (values * 7 % 256).to(torch.uint8)
+
+
+def augment(batch: Tensor, draws: Draws, augmentation: Augmentation) -> Tensor:
+    return apply(batch, torch.arange(len(batch)), draws, augmentation, GREY)
+
+
+def test_all_other_choices_are_the_same_with_them() -> None:
+    without = draw(EVERYTHING_ELSE, 100, 16, seed=5, epoch=1)
+    sent = Augmentation(crop_padding=4, flip=True, cutout=6, cutmix=0.5, jpeg=0.5, greyscale=0.5, rescale=0.5)
+    drawn = draw(sent, 100, 16, seed=5, epoch=1)
+    same = {
+        field.name for field in fields(Draws) if torch.equal(getattr(without, field.name), getattr(drawn, field.name))
+    }
+    assert {field.name for field in fields(Draws)} - same == {"grey", "rescaled", "quality"}
+
+
+def test_the_batch_is_changed_after_the_crop_and_before_the_cutout() -> None:
+    sent = Augmentation(crop_padding=4, flip=True, jpeg=0.5, greyscale=0.5, rescale=0.5)
+    draws = draw(sent, 40, 16, seed=5, epoch=1)
+    cropped = augment(images(40), draws, Augmentation(crop_padding=4, flip=True))
+    expected = as_sent(cropped, draws.grey, draws.rescaled, draws.quality)
+    changed = augment(images(40), draws, sent)
+    assert torch.equal(changed, expected)
+    assert not torch.equal(cropped, expected)
+    assert changed.is_contiguous(memory_format=torch.channels_last)
+    covered = augment(images(40), draws, replace(sent, cutout=6))
+    hole = (covered != expected).any(dim=1)
+    assert torch.equal(covered.permute(0, 2, 3, 1)[hole], GREY.expand(int(hole.sum()), 3))
+
+
+def test_a_recipe_passes_them_on() -> None:
+    changed = Recipe(jpeg=0.25, greyscale=0.1, rescale=0.2)
+    assert changed.augmentation() == Augmentation(4, flip=True, cutout=8, jpeg=0.25, greyscale=0.1, rescale=0.2)

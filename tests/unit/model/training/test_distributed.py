@@ -1,0 +1,126 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import checkpoint
+from model.resnet import resnet18
+from model.train import Stopped, Trainer
+from model.training.distributed import World, join_world
+from model.training.learner import Learner, TrainingError
+from tests.toy_training import RECIPE, toy_dataset
+
+pytestmark = pytest.mark.usefixtures("narrow_stages")
+
+SCRIPT = [str(Path(__file__).parents[2] / "toy_training.py")]
+ONE = [sys.executable, *SCRIPT]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *SCRIPT]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+
+
+def train(command: list[str], out: Path) -> None:
+    done = subprocess.run(
+        [*command, str(out)], check=False, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def metrics(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone")
+    train(ONE, out)
+    return out
+
+
+def test_two_processes_train_like_one(tmp_path: Path, alone: Path) -> None:
+    train(TWO, tmp_path)
+    pairs = list(zip(metrics(tmp_path), metrics(alone), strict=True))
+    assert len(pairs) == 3
+    for two, one in pairs:
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-3)
+        assert two["held_out_nll"] == pytest.approx(one["held_out_nll"], abs=1e-3)
+        assert two["learning_rate"] == one["learning_rate"]
+    together, single = (checkpoint.load(out / "checkpoint.safetensors") for out in (tmp_path, alone))
+    assert together.metadata.recipe["device"] == "2 processes, each 1 CPU threads"
+    torch.manual_seed(RECIPE.seed)
+    start = resnet18(num_classes=4).state_dict()
+    for name, tensor in single.tensors.items():
+        moved = (tensor.float() - start[name]).norm()
+        assert (together.tensors[name].float() - tensor.float()).norm() <= 0.05 * moved, name
+
+
+def test_killed_run_goes_on_in_the_middle_of_an_epoch_to_the_same_weights(tmp_path: Path, alone: Path) -> None:
+    """`kill -9` five steps in, that is in the second epoch; then the same command again."""
+    with subprocess.Popen(
+        [*ONE, str(tmp_path), "--seconds-a-step", "0.2"], env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "5 9\n":
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert (state["epoch"], state["tally"]["steps"]) in {(1, 1), (1, 2)}
+    train(ONE, tmp_path)
+    resumed, undisturbed = (checkpoint.load(out / "checkpoint.safetensors") for out in (tmp_path, alone))
+    assert [
+        name for name in undisturbed.tensors if not torch.equal(resumed.tensors[name], undisturbed.tensors[name])
+    ] == []
+    assert torch.equal(resumed.self_test_probabilities, undisturbed.self_test_probabilities)
+    assert [line["epoch"] for line in metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_two_processes_go_on_in_the_middle_of_an_epoch_that_one_began(tmp_path: Path, alone: Path) -> None:
+    def stop(step: int, *_: object) -> None:
+        if step == 5:
+            begun.request_stop()
+
+    begun = Trainer(RECIPE, toy_dataset(), tmp_path, device=torch.device("cpu"), progress=stop, progress_every_s=0.0)
+    with pytest.raises(Stopped):
+        begun.run()
+    train(TWO, tmp_path)
+    for resumed, undisturbed in zip(metrics(tmp_path), metrics(alone), strict=True):
+        assert resumed["loss"] == pytest.approx(undisturbed["loss"], abs=1e-3)
+        assert resumed["accuracy"] == pytest.approx(undisturbed["accuracy"], abs=0.05)
+
+
+def test_one_process_is_a_world_of_its_own() -> None:
+    world = World()
+    assert world.leads
+    assert world.share(torch.arange(4)).tolist() == [0, 1, 2, 3]
+    assert world.any(True, torch.device("cpu"))
+    assert not world.any(False, torch.device("cpu"))
+    assert float(world.sum(torch.tensor(2.0))) == 2.0
+    assert world.gather(torch.arange(3)).tolist() == [0, 1, 2]
+
+
+def test_shares_are_disjoint_and_cover_the_batch() -> None:
+    batch = torch.arange(12)
+    shares = [World(rank, 3).share(batch) for rank in range(3)]
+    assert torch.cat(shares).tolist() == batch.tolist()
+    assert {len(share) for share in shares} == {4}
+
+
+def test_batch_that_cannot_be_shared_equally_is_refused() -> None:
+    with pytest.raises(TrainingError, match="3 processes cannot share a batch of 16"):
+        Learner(RECIPE, toy_dataset(), device=torch.device("cpu"), world=World(0, 3))
+
+
+def test_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="process 1 on this machine has no GPU"), join_world(torch.device("cuda")):
+        pass

@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import write_atomically
+from model.training.learner import TrainingError
+from model.training.run_folder import RunFolder, differences
+
+
+def test_lines_beyond_an_epoch_are_forgotten_and_broken_ones_with_them(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "deep" / "run")
+    folder.begin({"seed": 1})
+    for epoch in (1, 2, 3):
+        folder.append_metrics({"epoch": epoch})
+    with folder.metrics.open("a") as file:
+        file.write('{"epo')
+    folder.forget_metrics_after(2)
+    assert [json.loads(line) for line in folder.metrics.read_text().splitlines()] == [{"epoch": 1}, {"epoch": 2}]
+
+
+def test_state_comes_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.load_state(torch.device("cpu")) is None
+    folder.save_state({"epoch": 3, "weights": {"w": torch.arange(3)}})
+    state = folder.load_state(torch.device("cpu"))
+    assert state is not None
+    assert state["epoch"] == 3
+    assert torch.equal(state["weights"]["w"], torch.arange(3))
+
+
+def test_settings_are_json(tmp_path: Path) -> None:
+    RunFolder(tmp_path).begin({"seed": 1})
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04", None])
+def test_a_damaged_state_is_said_in_one_line(tmp_path: Path, content: bytes | None) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_state({"epoch": 3})
+    folder.state.write_bytes(folder.state.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(TrainingError, match=r"state\.pt is damaged: remove it to begin anew"):
+        folder.load_state(torch.device("cpu"))
+
+
+def test_what_is_no_state_is_none(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "state.pt")
+    with pytest.raises(TrainingError, match="no state of a run"):
+        RunFolder(tmp_path).load_state(torch.device("cpu"))
+
+
+def test_a_folder_is_one_processs_at_a_time(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with first.taken(), pytest.raises(TrainingError, match="another process trains in"), second.taken():
+        pass
+    with RunFolder(tmp_path / "run").taken():
+        pass
+
+
+def test_a_file_system_without_locks_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_arguments: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with RunFolder(tmp_path).taken():
+        pass
+
+
+def test_how_runs_differ_is_said_in_words() -> None:
+    saved = json.dumps({"batch_size": 4, "images": "a", "init_from": None, "same": [1]})
+    wanted = json.dumps({"batch_size": 8, "images": "b", "init_from": "x", "same": [1]})
+    assert differences(saved, wanted) == "batch_size 4, not 8; other images; another --init-from"
+
+
+def test_a_file_is_exchanged_for_another_and_never_written_over(tmp_path: Path) -> None:
+    """A crash, or a reader, in the midst of it finds all of the old one."""
+    path, old = tmp_path / "file", tmp_path / "old"
+    write_atomically(path, b"old")
+    old.hardlink_to(path)
+    write_atomically(path, b"new")
+    assert (path.read_bytes(), old.read_bytes()) == (b"new", b"old")
+    assert sorted(tmp_path.iterdir()) == [path, old]
