@@ -344,8 +344,8 @@ class Batcher:
             if self._failures >= MAX_CONSECUTIVE_FAILURES:
                 raise EngineBroken(f"{self._failures} batches failed in a row") from error
             return
-        self._failures = 0
-        if computed.probabilities is not None:
+        if computed.probabilities is not None:  # a batch that nobody waited for any more tells nothing of the engine
+            self._failures = 0
             self._hand_out(computed.slices, computed.probabilities, computed.seconds)
 
     async def _result(self, batch: Batch) -> Computed:
@@ -362,9 +362,11 @@ class Batcher:
     def _hand_out(self, slices: list[Slice], probabilities: Probabilities, seconds: float) -> None:
         """Give float64 (N, classes) to those who wait, and learn from the time it took."""
         count = len(probabilities)
-        if count == self.max_batch:  # a queue is worked off in full batches, whose rate is the best one
+        each_s = seconds / count
+        # A queue is worked off in full batches, whose rate is the best one. What does better than they are known to do
+        # counts, too: as long as the engine is thought to be too slow, no full batch may be let in.
+        if count == self.max_batch or 0 < each_s * self._images_per_s < 1:
             # The mean of the times, not of the rates: a few fast batches must not hide the slow ones between them.
-            each_s = seconds / count
             self._images_per_s = 1 / (0.9 / self._images_per_s + 0.1 * each_s) if self._images_per_s else 1 / each_s
         self._batch_s = seconds
         self._on_batch(count, seconds)
@@ -372,9 +374,12 @@ class Batcher:
         started = now - seconds
         self._returns.batch_ended(sum(len(images) for job, images in slices if not job.untaken), seconds, now)
         at = 0
+        timed: Job | None = None
         for job, images in slices:
             job.started = job.started or max(started, job.enqueued)
-            job.answer(probabilities[at : at + len(images)], self.model, seconds)
+            spent_s = 0.0 if job is timed else seconds  # one batch, in however many slices it has this request
+            job.answer(probabilities[at : at + len(images)], self.model, spent_s)
+            timed = job
             at += len(images)
 
 

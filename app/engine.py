@@ -141,9 +141,8 @@ class CheckpointEngine:
             self.run(np.zeros((batch_size, 3, size, size), np.uint8))
         self.backend.settle()
 
-    def self_test(self) -> None:
-        """Reproduce the checkpoint's own answers. Raises SelfTestFailed."""
-        step = self.batch_sizes[-1] if self.batch_sizes else 1
+    def self_test(self, step: int = 1) -> None:
+        """Reproduce the checkpoint's own answers, in batches of `step` images. Raises SelfTestFailed."""
         parts = [self.run(self._self_test_images[i : i + step]) for i in range(0, len(self._self_test_images), step)]
         worst = float(np.abs(np.concatenate(parts) - self._self_test_probabilities).max())
         if not worst <= self._tolerance:  # also catches NaN
@@ -151,7 +150,7 @@ class CheckpointEngine:
                 f"self-test failed: probabilities differ by {worst:.3f} from those measured in training "
                 f"(tolerance {self._tolerance})"
             )
-        log.info("self-test passed: probabilities within %.4f of those measured in training", worst)
+        log.info("self-test passed, %d at once: probabilities within %.4f of those measured in training", step, worst)
 
     def close(self) -> None:
         """Give the network's memory back to the device, for whoever loads the next one."""
@@ -169,6 +168,7 @@ def load_engine(settings: Settings) -> CheckpointEngine:
     try:
         engine.self_test()
         engine.prepare(min(LARGEST_BATCH[_kind(backend)], settings.max_queue_images))
+        engine.self_test(engine.batch_sizes[-1])  # another network may compute large batches than single images
     except BaseException as error:
         let_go(error)  # what it still holds would not be given back by the next line
         engine.close()  # a GPU's streams are dealt in turn: one that is not given back is somebody else's in the end

@@ -164,6 +164,14 @@ async def test_only_full_batches_tell_how_fast_the_engine_is():
         assert batcher._images_per_s > 0
 
 
+async def test_an_engine_that_was_slow_once_is_not_thought_to_be_slow_for_good():
+    async with running(FakeEngine()) as batcher:
+        batcher._images_per_s = 2.0  # after a full batch that stood still: another one is not let in by its deadline
+        for _ in range(100):
+            await submit(batcher, pictures(1))
+        assert batcher._images_per_s > 10
+
+
 async def test_an_expired_request_fails_at_its_deadline_and_never_costs_the_engine():
     engine = FakeEngine()
     async with running(engine) as batcher:

@@ -10,7 +10,7 @@ import pytest
 
 from app.batcher import HAND_OVER_S, MAX_CONSECUTIVE_FAILURES
 from app.batching.batches import EngineBroken, EngineOutOfMemory
-from app.errors import DeadlinePassed, EngineFailed, ServiceError
+from app.errors import ClientGone, DeadlinePassed, EngineFailed, ServiceError
 from tests.fakes import FakeEngine, answered, probabilities_of
 from tests.unit.app.test_batcher import occupied, pictures, running, submit
 
@@ -41,6 +41,16 @@ async def test_a_batch_that_does_not_fit_is_halved_once():
         with pytest.raises(EngineFailed):
             await submit(batcher, images)
         assert batcher.alive
+
+
+async def test_the_time_of_a_halved_batch_counts_once():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        engine.errors = [EngineOutOfMemory()]
+        seconds = []
+        batcher._on_batch = lambda _count, took: seconds.append(took)
+        outcome = await submit(batcher, pictures(4))
+        assert [outcome.inference_s] == seconds
 
 
 @pytest.mark.parametrize("answer", [np.zeros((1, 10), np.float32), np.full((2, 10), math.nan, np.float32)])
@@ -82,6 +92,25 @@ async def test_three_failures_in_a_row_are_a_broken_engine():
                 await submit(batcher, pictures(1))
         await asyncio.wait({batcher._task})
         assert reasons
+
+
+async def test_a_batch_that_nobody_waited_for_is_no_success_between_failures():
+    engine = FakeEngine()
+    reasons = []
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        for _ in range(MAX_CONSECUTIVE_FAILURES):
+            abandoned = await occupied(engine, batcher)
+            batcher._batch_s = HAND_OVER_S
+            gone = batcher.submit(batcher.admit(1, math.inf), pictures(1), math.inf)
+            assert len(batcher._batches) == 2
+            gone.abandon()
+            assert isinstance(gone.future.exception(), ClientGone)
+            engine.errors = [ValueError()]
+            engine.release()
+            with pytest.raises(ServiceError):
+                await abandoned
+        await asyncio.wait({batcher._task})
+    assert reasons
 
 
 async def test_a_dying_loop_fails_what_waits(monkeypatch):

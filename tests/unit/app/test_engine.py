@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from app import engine as engine_module
 from app.backends.choice import open_backend
 from app.backends.openvino_backend import Whole, open_openvino
 from app.batching.batch_sizes import ladder
@@ -105,6 +106,23 @@ def test_a_broken_kernel_fails_the_self_test(source):
         broken.self_test()
 
 
+@pytest.mark.parametrize("batch_sizes", [(1, 16), None], ids=["given, as for a reload", "chosen"])
+@pytest.mark.parametrize("wrong", [lambda count: count == 1, lambda count: count > 5], ids=["alone", "in a batch"])
+def test_what_computes_large_batches_is_tested_as_what_computes_single_images_is(monkeypatch, wrong, batch_sizes):
+    opened = engine_module._open_without
+
+    def half_broken(source, settings):
+        backend = opened(source, settings)
+        right = backend.logits
+        backend.logits = lambda images: right(images) * (np.nan if wrong(len(images)) else 1)
+        return backend
+
+    monkeypatch.setattr(engine_module, "_open_without", half_broken)
+    monkeypatch.setattr(engine_module, "choose_batch_sizes", lambda *_args, **_options: (1, 16))
+    with pytest.raises(SelfTestFailed):
+        load_engine(Settings(device="cpu", runtime="openvino", batch_sizes=batch_sizes))
+
+
 @pytest.mark.parametrize(
     ("raised", "seen"),
     [
@@ -196,7 +214,7 @@ def test_only_eight_bit_integers_may_be_further_off_than_the_checkpoint_says(sou
     engine = CheckpointEngine(source.facts, backend, (len(source.facts.self_test_images),))
     engine.run = lambda _images: source.facts.self_test_probabilities + np.float32(off)
     with nullcontext() if passes else pytest.raises(SelfTestFailed, match=r"tolerance 0\.05"):
-        engine.self_test()
+        engine.self_test(*engine.batch_sizes)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +311,12 @@ def test_a_temperature_that_was_fitted_on_no_images_is_no_calibration(source, fi
 
 def test_no_batch_is_larger_than_the_queue(monkeypatch):
     asked = []
-    monkeypatch.setattr(CheckpointEngine, "prepare", lambda _engine, largest: asked.append(largest))
+
+    def prepare(engine, largest):
+        asked.append(largest)
+        engine.batch_sizes = (1,)
+
+    monkeypatch.setattr(CheckpointEngine, "prepare", prepare)
     for places in (5, 1000):
         load_engine(Settings(device="cpu", max_images=1, max_queue_images=places)).close()
     assert asked == [5, LARGEST_BATCH["cpu"]]
