@@ -81,10 +81,18 @@ class EngineService(Service):
 
     def _load_engine(self) -> Engine:
         """Load the checkpoint file. What was measured once stays: beside a serving engine it comes out wrong."""
-        settings = self.settings
-        if self._parts is not None:
-            settings = settings.model_copy(update=self._parts.engine.tuning)
-        return self._engine_factory(settings)
+        if self._parts is None:
+            return self._engine_factory(self.settings)
+        tuning = self._parts.engine.tuning
+        try:
+            return self._engine_factory(self.settings.model_copy(update=tuning))
+        except EngineUnavailable as error:
+            if self.settings.runtime != "auto":
+                raise
+            # What was chosen for its speed may not do for another checkpoint, for which a start would choose again.
+            log.warning("%s: choosing again", error)
+            chosen = {name: value for name, value in tuning.items() if name not in {"runtime", "split_batches"}}
+            return self._engine_factory(self.settings.model_copy(update=chosen))
 
     def reload(self) -> None:
         """Read keys, certificate and checkpoint again; the last takes over without a gap, if the service is ready."""

@@ -1,0 +1,43 @@
+"""What was chosen by measurement, when the checkpoint is loaded again."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from app.engine import EngineUnavailable
+from app.engine_service import EngineService
+from app.settings import Settings
+from tests.fakes import FakeEngine
+
+TUNING = {"batch_sizes": (1, 8), "precision": "float32", "runtime": "mnn", "split_batches": False}
+
+
+def reloaded(settings, works):
+    """Return the settings that the engine was asked for with, at the reload of a service that runs in MNN."""
+    asked = []
+
+    def load(settings):
+        asked.append(settings)
+        if not works(settings):
+            raise EngineUnavailable("runtime mnn does not work here")
+        return FakeEngine()
+
+    service = EngineService(settings, load)
+    service._parts = SimpleNamespace(engine=SimpleNamespace(tuning=TUNING))
+    try:
+        service._load_engine()
+    except EngineUnavailable:
+        asked.append("refused")
+    service._loader.shutdown()
+    return [one if one == "refused" else (one.runtime, one.batch_sizes) for one in asked]
+
+
+def test_what_was_chosen_stays():
+    assert reloaded(Settings(), lambda _settings: True) == [("mnn", (1, 8))]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "asked"), [("auto", [("mnn", (1, 8)), ("auto", (1, 8))]), ("mnn", [("mnn", (1, 8)), "refused"])]
+)
+def test_a_runtime_that_does_not_do_for_the_new_checkpoint_is_left_unless_it_was_asked_for(runtime, asked):
+    assert reloaded(Settings(runtime=runtime), lambda settings: settings.runtime != "mnn") == asked
