@@ -159,7 +159,8 @@ class Decoder:
     def _decode_some(self, entries: Sequence[Entry], deadline: float) -> list[Decoded]:
         done: list[Decoded] = []
         for entry in entries:
-            if time.monotonic() >= deadline:
+            self._begun[threading.get_ident()] = now = time.monotonic()  # each of many pictures is progress
+            if now >= deadline:
                 raise DeadlinePassed
             try:
                 done.append(decode(entry, self.size, self.max_pixels) if isinstance(entry, bytes) else entry)

@@ -129,6 +129,7 @@ def read_keys(path: Path) -> list[Key]:
     except UnicodeDecodeError:
         raise SettingsError(f"api_keys_file {path}: not a text file") from None
     keys: list[Key] = []
+    taken: set[str | bytes] = {SINGLE}
     for number, line in enumerate(lines, start=1):
         text = line.strip()
         if not text or text.startswith("#"):
@@ -138,8 +139,9 @@ def read_keys(path: Path) -> list[Key]:
             raise SettingsError(f"api_keys_file {path}, line {number}: not name:sha256-hex[:max_concurrent]")
         limit = match["limit"]
         key = Key(match["name"], bytes.fromhex(match["digest"]), int(limit) if limit else None)
-        if key.name == SINGLE or any(key.name == other.name or key.digest == other.digest for other in keys):
+        if not taken.isdisjoint((key.name, key.digest)):
             raise SettingsError(f"api_keys_file {path}, line {number}: this name or key is taken")
+        taken |= {key.name, key.digest}
         keys.append(key)
     if not keys:
         raise SettingsError(f"api_keys_file {path}: holds no key")

@@ -159,6 +159,8 @@ class Settings(BaseSettings):
             is_default = not word or (word == "none" and cls.model_fields[name].default is None)
             if not is_default and not (name.endswith("port") and ADDRESS_OF_A_SERVICE.fullmatch(word)):
                 kept[name] = word if name in {"log_level", "log_format"} else value
+        if isinstance(kept.get("api_key"), str):  # no header can hold what stands around it, such as a line's end
+            kept["api_key"] = kept["api_key"].strip()
         return kept
 
     @model_validator(mode="after")

@@ -91,6 +91,7 @@ class Connection(ParsingConnection):
         for timer in (self._header_timer, self._unread_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
+        self._unset_keepalive_if_required()  # uvicorn leaves it running where the client has reset the connection
         super().connection_lost(exc)
         if self._active is not None and self._active is not self.cycle:  # uvicorn tells the newest only
             self._forget(self._active)

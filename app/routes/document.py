@@ -50,7 +50,7 @@ PREDICT_RESPONSES: Responses = {200: {"headers": ON_EVERY_ANSWER | SERVER_TIMING
 MODEL_RESPONSES: Responses = {**ON_ANY_PATH, **{status: PROBLEMS[status] for status in (401, 429, 503)}}
 
 PLAIN_TEXT = {"content": {"text/plain": {"schema": TEXT}}, "headers": ON_EVERY_ANSWER}
-METRICS_RESPONSES: Responses = {**ON_ANY_PATH, 200: PLAIN_TEXT}
+METRICS_RESPONSES: Responses = {**ON_ANY_PATH, 200: PLAIN_TEXT, 503: PROBLEMS[503]}
 PROBE_RESPONSES: Responses = {**METRICS_RESPONSES, 503: {"description": "No; the body says why", **PLAIN_TEXT}}
 
 IMAGE = {"schema": {"type": "string", "format": "binary", "minLength": 1}}

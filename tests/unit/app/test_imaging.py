@@ -385,3 +385,16 @@ def test_one_thread_that_hangs_is_no_standstill_while_others_go_on():
     decoder._begun = {1: now - 3600, 2: now}
     assert decoder.stalled_s() < 60
     decoder.close()
+
+
+def test_each_of_many_pictures_is_progress(monkeypatch):
+    decoder, stalled = Decoder(32, 1 << 24, threads=1), []
+
+    def slow(*_):
+        decoder._begun[threading.get_ident()] -= 60  # as long as a minute takes
+        stalled.append(decoder.stalled_s())
+
+    monkeypatch.setattr("app.imaging.decode", slow)
+    asyncio.run(decoder.decode_in_threads([b"x"] * 3, time.monotonic() + 100))
+    assert [60 <= seconds < 100 for seconds in stalled] == [True] * 3
+    decoder.close()

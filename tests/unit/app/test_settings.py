@@ -134,3 +134,9 @@ def test_the_key_does_not_show():
 def test_the_command_line_and_the_health_check_do_not_wait_for_torch():
     code = "import sys, app.cli; app.cli.build_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_key_is_what_a_header_can_carry():
+    assert Settings(api_key=" secret\n").api_key.get_secret_value() == "secret"
+    with pytest.raises(ValueError, match="api_key must not be empty"):
+        Settings(api_key="\n")

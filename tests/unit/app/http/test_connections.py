@@ -1,8 +1,10 @@
 """A connection's times, answers and end, and how many there may be. These tests fail if uvicorn's hooks change."""
 
 import asyncio
+import gc
 import json
 import resource
+import weakref
 
 import pytest
 
@@ -185,6 +187,22 @@ async def test_the_end_of_a_connection_ends_its_timers():
     timers = [protocol._header_timer, protocol._unread_timer]
     protocol.connection_lost(ConnectionResetError())
     assert all(timer.cancelled() for timer in timers)
+
+
+async def test_a_connection_that_is_reset_while_idle_is_forgotten_at_once():
+    protocol, transport = Port().connect()
+    protocol.data_received(REQUEST)
+    await ended(protocol)
+    timer = protocol.timeout_keep_alive_task
+    assert timer is not None
+    protocol.connection_lost(ConnectionResetError())
+    assert timer.cancelled()
+    assert protocol.timeout_keep_alive_task is None
+    forgotten = weakref.ref(protocol)
+    del protocol, transport
+    await asyncio.sleep(0)
+    gc.collect()
+    assert forgotten() is None
 
 
 @pytest.mark.parametrize(
