@@ -32,9 +32,9 @@ def test_the_settings_table_is_complete_and_right():
 
 def test_every_error_code_is_in_the_table():
     for kind in ServiceError.__subclasses__():
-        if kind.status not in {404, 405, 499}:
-            assert f"`{kind.code}`" in README
-            assert f"| {kind.status} |" in README
+        if kind.status != 499:  # its client is gone
+            rows = [row for row in README.splitlines() if f"`{kind.code}`" in row and row.startswith("| ")]
+            assert [row.startswith(f"| {kind.status} |") for row in rows] == [True], kind.code
 
 
 def test_files_and_targets_that_are_named_exist():
