@@ -41,7 +41,11 @@ class Telemetry:
         ProcessCollector(registry=registry)
         self.requests = Counter("resnet_requests", "Requests answered", ["route", "status"], registry=registry)
         self.request_seconds = Histogram(
-            "resnet_request_seconds", "From the first byte to the last", ["route"], buckets=SECONDS, registry=registry
+            "resnet_request_seconds",
+            "From the end of the header to the hand-over of the answer; 0 for requests turned away at once",
+            ["route"],
+            buckets=SECONDS,
+            registry=registry,
         )
         self.images = Counter(
             "resnet_images",
