@@ -34,7 +34,10 @@ FROM dependencies AS project
 ARG PIP_ARGS=""
 WORKDIR /build/project
 COPY . ./
-RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --target /srv/resnet . ${PIP_ARGS}
+# For what builds it, too: pip makes that an environment of its own, where older ones look at the first of the two
+# variables and newer ones at the second, and none at --constraint.
+RUN PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraints.txt \
+    /opt/venv/bin/pip install --no-cache-dir --no-deps --target /srv/resnet . ${PIP_ARGS}
 
 FROM ${BASE_IMAGE}
 RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin resnet
