@@ -20,8 +20,10 @@ help: ## list the targets
 
 # A CPU serves without torch, which is most of an environment: `make serve` leaves it out where there is no GPU, and
 # nothing was installed completely before.
-GPU     := $(wildcard /dev/nvidia* /dev/nvhost* /dev/nvmap /dev/dxg /dev/kfd)
-SERVING := $(VENV)/$(if $(GPU)$(wildcard $(VENV)/.installed),.installed,.serving)
+# `make serve GPU=` leaves it out in any case. WSL has /dev/dxg for every maker's GPU, and libcuda for NVIDIA's. AMD's do
+# not count: the package index's torch does not compute on them.
+GPU     := $(wildcard /dev/nvidia* /dev/nvhost* /dev/nvmap) $(if $(wildcard /dev/dxg),$(wildcard /usr/lib/wsl/lib/libcuda.so*))
+SERVING := $(VENV)/$(if $(strip $(GPU))$(wildcard $(VENV)/.installed),.installed,.serving)
 
 define make-venv
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -68,7 +70,7 @@ format: $(VENV)/.installed ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-train: $(VENV)/.installed ## train by the shipped checkpoint's recipe again (DATA=folder of cifar-10-batches-py), some nine hours on two cores
+train: $(VENV)/.installed ## train by the shipped checkpoint's recipe again (DATA=the folder that contains cifar-10-batches-py), some nine hours on two cores
 	$(BIN)/python -m benchmarks.training shipped --root $(DATA)
 
 targets: $(VENV)/.installed ## what was asked beside what the files under benchmarks/ say: docs/targets.md; fails while a target is missed

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -33,6 +34,28 @@ def test_make_serve_leaves_torch_out_where_there_is_no_gpu(tmp_path, gpu, withou
     said = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
     assert ("requirements.py --cpu-only" in said) is without_torch
     assert ("'.[dev]'" in said) is not without_torch
+
+
+@pytest.mark.parametrize(
+    ("files", "with_torch"),
+    [
+        ([], False),
+        (["dev/nvidia0"], True),
+        (["dev/nvmap"], True),
+        (["dev/kfd"], False),
+        (["dev/dxg"], False),
+        (["dev/dxg", "usr/lib/wsl/lib/libcuda.so.1"], True),
+    ],
+)
+def test_only_gpus_that_the_usual_torch_can_use_bring_it(tmp_path, files, with_torch):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    makefile = tmp_path / "Makefile"
+    makefile.write_text(re.sub(r"/(?=dev/|usr/)", f"{tmp_path}/", (ROOT / "Makefile").read_text()))
+    command = ["make", "--dry-run", f"--file={makefile}", "serve", f"VENV={tmp_path}/venv"]
+    said = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    assert ("'.[dev]'" in said) is with_torch
 
 
 def test_make_serve_takes_what_is_installed_completely(tmp_path):
