@@ -45,3 +45,11 @@ def test_files_and_targets_that_are_named_exist():
         r"`((?:benchmarks|app|model|docs)/[\w./]+)`", README
     ):
         assert (ROOT / path).exists(), path
+
+
+def test_every_target_that_measures_is_named():
+    makefile = (ROOT / "Makefile").read_text()
+    measuring = re.findall(r"^((?:bench|experiment)[a-z-]*|evaluate|targets|soak|chaos):", makefile, re.M)
+    assert len(measuring) > 10
+    text = " ".join(README.split())  # a name may stand across the end of a line
+    assert [target for target in measuring if f"`make {target}`" not in text] == []
