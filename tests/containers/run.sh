@@ -7,8 +7,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 
 if ! docker info >/dev/null 2>&1; then
-  helper=${WITH_DOCKER:-../shared/rig/with-docker}
-  if [ -n "${IN_HELPER:-}" ] || ! helper=$(command -v "$helper"); then
+  if [ -n "${IN_HELPER:-}" ] || ! helper=$(command -v "${WITH_DOCKER:-}"); then
     echo "no Docker engine answers, and there is no helper that starts one (WITH_DOCKER=COMMAND)" >&2
     exit 1
   fi
