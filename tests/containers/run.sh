@@ -65,7 +65,7 @@ assert mount["target"] == "/secrets" and mount["read_only"], mount
 print(mount["type"], os.path.basename(mount["source"]), service["environment"].get("RESNET_TLS_CERT"))'
 }
 none=$(secrets) some=$(SECRETS=./tests/tls RESNET_TLS_CERT=/secrets/localhost.crt secrets)
-check "/secrets is an empty volume: $none" test "$none" = "volume secrets None"
+check "/secrets is an empty volume: $none" test "$none" = "volume no-secrets None"
 check "/secrets is the folder SECRETS: $some" test "$some" = "bind tls /secrets/localhost.crt"
 
 # --- build ---

@@ -1,5 +1,6 @@
 """docker-compose.yml knows the settings."""
 
+import json
 import re
 
 from app.processes.supervisor import MARGIN_S
@@ -38,3 +39,20 @@ def test_a_drain_of_the_usual_length_is_not_cut_short():
 
 def test_a_start_that_takes_minutes_is_no_failure():
     assert int(re.search(r"^HEALTHCHECK .*--start-period=(\d+)s", DOCKERFILE, re.M)[1]) >= 300
+
+
+def test_the_health_check_is_the_images():
+    """Podman's own format of images has none, so both files have it."""
+    flags, command = re.search(r"^HEALTHCHECK (.*) CMD (\[.*\])$", DOCKERFILE, re.M).groups()
+    image = {name.replace("-", "_"): value for name, value in re.findall(r"--([a-z-]+)=(\S+)", flags)}
+    block = re.search(r"^    healthcheck:.*\n((?: {6}.*\n)+)", COMPOSE, re.M)[1]
+    compose = dict(re.findall(r"^ {6}(\w+): (.+)$", block, re.M))
+    assert compose.pop("test") == f"[CMD, {', '.join(json.loads(command))}]"
+    assert compose == image
+
+
+def test_a_folder_of_secrets_without_a_slash_is_refused():
+    """Compose takes `SECRETS=secrets` for a volume's name: it must not be that of the empty volume."""
+    empty = re.search(r"\$\{SECRETS:-([\w-]+)\}", COMPOSE)[1]
+    assert re.findall(r"^  ([\w-]+):", COMPOSE.split("\nvolumes:\n")[1], re.M) == [empty]
+    assert empty not in {"secrets", "secret"}
