@@ -5,9 +5,12 @@ import re
 import pytest
 from prometheus_client import Counter
 
+from app.batching.batch_sizes import ladder
+from app.engine import LADDER_STEPS
 from app.processes.supervisor import MARGIN_S
+from app.routes.predict import PATH
 from app.settings import Settings
-from app.telemetry import Telemetry
+from app.telemetry import REASONS, Telemetry
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -34,11 +37,36 @@ def test_the_table_of_metrics_is_complete_and_right():
     assert metrics_table() in PAGE
 
 
-def test_alerts_ask_for_metrics_that_there_are():
-    known = {name for name, *_ in metrics()}
-    asked = set(re.findall(r"\b(resnet_\w+?)(?:_bucket|_sum|_count)?\b(?=[{\[ ]|$)", ALERTS, re.M))
+def test_alerts_ask_for_metrics_and_labels_that_there_are():
+    known = {name: labels.split(",") for name, labels, *_ in metrics()}
+    asked = re.findall(r"\b(resnet_\w+?)(?:_bucket|_sum|_count)?\b(?:\{(.*?)\})?(?=[)\[ ]|$)", ALERTS, re.M)
     assert asked
-    assert asked <= known
+    for name, selected in asked:
+        assert name in known
+        assert set(re.findall(r"(\w+)=", selected)) <= set(known[name])
+    assert set(re.findall(r'route="([^"]*)"', ALERTS)) == {PATH}
+    assert set(re.findall(r'reason="([^"]*)"', ALERTS)) <= set(REASONS)
+
+
+def test_probes_do_not_thin_out_errors():
+    """Each scrape and each probe is a request, too."""
+    counted = re.findall(r"resnet_requests_total(\S*)\[", ALERTS)
+    assert len(counted) == 2
+    assert all(f'route="{PATH}"' in selected for selected in counted)
+
+
+def test_alerts_fire_when_nothing_answers_any_more():
+    """What is scraped no more has no samples that could be compared with 0."""
+    assert 'up{job="resnet"} == 0' in ALERTS
+    assert "absent(resnet_ready)" in ALERTS
+
+
+def test_what_alerts_read_is_recorded_before_them():
+    """The rules of a group are computed in order."""
+    recorded = re.findall(r"record: (\S+)", ALERTS)
+    read = {name: ALERTS.index(f"expr: {name}") for name in re.findall(r"expr: (resnet:\S+)", ALERTS)}
+    assert set(read) == set(recorded)
+    assert all(ALERTS.index(f"record: {name}") < place for name, place in read.items())
 
 
 def test_the_manifest_sets_settings_that_there_are(monkeypatch):
@@ -47,6 +75,7 @@ def test_the_manifest_sets_settings_that_there_are(monkeypatch):
         assert name.lower() in Settings.model_fields
         monkeypatch.setenv(f"RESNET_{name}", value)
     settings = Settings()
+    assert settings.batch_sizes == ladder(settings.batch_sizes[-1], LADDER_STEPS["cpu"])
     assert settings.admin_port == int(re.search(r"name: admin, containerPort: (\d+)", MANIFEST)[1])
     grace_s = int(re.search(r"terminationGracePeriodSeconds: (\d+)", MANIFEST)[1])
     assert grace_s > settings.drain_delay_s + settings.drain_timeout_s + settings.header_timeout_s + MARGIN_S
