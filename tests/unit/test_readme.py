@@ -53,3 +53,9 @@ def test_every_target_that_measures_is_named():
     assert len(measuring) > 10
     text = " ".join(README.split())  # a name may stand across the end of a line
     assert [target for target in measuring if f"`make {target}`" not in text] == []
+
+
+def test_the_version_of_swagger_ui_is_the_one_that_is_here():
+    static = ROOT / "app" / "static"
+    version = re.search(r"Version ([\d.]+),", (static / "NOTICE").read_text())[1]
+    assert f'PACKAGE_VERSION:"{version}"' in (static / "swagger-ui-bundle.js").read_text()
