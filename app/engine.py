@@ -41,8 +41,16 @@ CLOCKS = {"cpu": measured.CLOCKS, "cuda": (time.perf_counter,)}
 INT8_TOLERANCE = 0.1
 
 
+# Where WSL puts the library of NVIDIA's driver, if there is one.
+WSL_DRIVERS = Path("/usr/lib/wsl/lib")
+
+
 class EngineUnavailable(RuntimeError):
     """This machine cannot run the engine that the settings ask for; the message is one line for the operator."""
+
+
+class RuntimeUnfit(EngineUnavailable):
+    """The runtime that was asked for is there, but does not do for this checkpoint; another one may."""
 
 
 class SelfTestFailed(RuntimeError):
@@ -184,8 +192,10 @@ def may_need_torch(settings: Settings) -> bool:
 
 
 def _gpu_in_sight() -> bool:
-    """Whether there is a device file of a GPU that torch might use: NVIDIA, Tegra, WSL, ROCm."""
-    return any(file for name in ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd") for file in Path("/dev").glob(name))
+    """Whether there is a device file of a GPU that torch might use: NVIDIA, Tegra, or NVIDIA's in WSL."""
+    if any(file for name in ("nvidia*", "nvhost*", "nvmap") for file in Path("/dev").glob(name)):
+        return True
+    return Path("/dev/dxg").exists() and any(WSL_DRIVERS.glob("libcuda.so*"))  # WSL has the file for every maker's GPU
 
 
 def _is_installed(package: str) -> bool:

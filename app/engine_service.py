@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from app.batcher import Batcher
-from app.engine import Engine, EngineUnavailable, SelfTestFailed, load_engine
+from app.engine import Engine, EngineUnavailable, RuntimeUnfit, SelfTestFailed, load_engine
 from app.imaging import Decoder
 from app.lifecycle import State
 from app.memory import give_back_memory
@@ -86,7 +86,7 @@ class EngineService(Service):
         tuning = self._parts.engine.tuning
         try:
             return self._engine_factory(self.settings.model_copy(update=tuning))
-        except EngineUnavailable as error:
+        except RuntimeUnfit as error:
             if self.settings.runtime != "auto":
                 raise
             # What was chosen for its speed may not do for another checkpoint, for which a start would choose again.

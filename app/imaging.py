@@ -28,6 +28,11 @@ from model.plain_png import read_plain_png
 TINY_BYTES = 16 << 10
 TINY_PIXELS = 128 * 128
 
+# What can be much longer unpacked than it is in the file: a PNG's texts and profiles; and EXIF, whose tags take Python
+# time. Files of more parts than ordinary ones have take as long.
+SLOW_PARTS = (b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"EXIF", b"Exif")
+TINY_READS = 256
+
 MAX_THREADS = 8
 
 Decoded = NDArray[np.uint8] | ServiceError
@@ -51,10 +56,10 @@ def _plain(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8] | None:
     return read_plain_png(data, size) if size * size <= max_pixels else None
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _open(data: bytes, max_pixels: int, max_reads: int | None = None) -> Image.Image:
     """Read the header; no pixel is decoded yet."""
     try:
-        return open_picture(data, max_pixels)
+        return open_picture(data, max_pixels, max_reads)
     except PictureTooLarge as error:
         raise TooManyPixels(max_pixels) from error
     except PictureError as error:
@@ -87,8 +92,7 @@ class Decoder:
         self.threads = threads or min(MAX_THREADS, available_cores())
         # What Pillow warns of in damaged files would go to the log, and stay in memory: Python remembers each text.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        # Pillow would print its warning; the pixels are refused either way.
-        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which no setting could raise
         self._begun: dict[int, float] = {}
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
 
@@ -140,19 +144,19 @@ class Decoder:
         return [one for part in decoded for one in part]
 
     def _try_inline(self, file: Entry) -> Decoded | None:
-        """Decode a tiny image right here; None if it is not tiny."""
+        """Decode a tiny image right here; None if it is not tiny, or may take long all the same."""
         if not isinstance(file, bytes):
             return file
         if len(file) > TINY_BYTES:
             return None
         plain = _plain(file, self.size, self.max_pixels) if self.size * self.size <= TINY_PIXELS else None
-        if plain is not None:
+        if plain is not None or any(part in file for part in SLOW_PARTS):
             return plain
         try:
-            image = _open(file, self.max_pixels)
-            if image.width * image.height > TINY_PIXELS:
-                return None
-            return _finish(image, self.size)
+            image = _open(file, self.max_pixels, TINY_READS)
+            return _finish(image, self.size) if image.width * image.height <= TINY_PIXELS else None
+        except UndecodableImage:  # or of too many parts to tell so here
+            return None
         except ServiceError as error:
             return _without_stack(error)
 

@@ -76,11 +76,11 @@ class PictureTooLarge(PictureError):
 
 
 class BoundedReader(io.BytesIO):
-    """A file in memory that can be read from MAX_READS times, a large one more often; then it raises PictureError."""
+    """A file in memory that can be read from so many times; then it raises PictureError."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, max_reads: int) -> None:
         super().__init__(data)
-        self._reads_left = max(MAX_READS, len(data) // BYTES_A_READ)
+        self._reads_left = max_reads
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as a file does."""
@@ -90,10 +90,11 @@ class BoundedReader(io.BytesIO):
         return super().read(size)
 
 
-def open_picture(data: bytes, max_pixels: int) -> Image.Image:
+def open_picture(data: bytes, max_pixels: int, max_reads: int | None = None) -> Image.Image:
     """Read the header of a picture file; no pixel is decoded yet. Raises PictureError, if too large PictureTooLarge.
 
-    Pillow warns of pictures far beyond `max_pixels` besides: turn Image.DecompressionBombWarning into an error.
+    The file is read from at most `max_reads` times, by default as often as an intact one may need. Pillow has a limit
+    of pixels of its own: set Image.MAX_IMAGE_PIXELS to None, or turn Image.DecompressionBombWarning into an error.
     """
     if not data:
         raise PictureError("empty")
@@ -106,7 +107,8 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     if data.startswith(b"\x89PNG") and data.count(PNG_PROFILE) > MAX_PNG_PROFILES:
         raise PictureError("a PNG of too many colour profiles")
     try:
-        image = Image.open(BoundedReader(data) if len(data) > MAX_READS else io.BytesIO(data), formats=FORMATS)
+        most = max_reads or max(MAX_READS, len(data) // BYTES_A_READ)
+        image = Image.open(BoundedReader(data, most) if len(data) > most else io.BytesIO(data), formats=FORMATS)
         width, height = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureTooLarge(max_pixels) from error

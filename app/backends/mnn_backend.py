@@ -16,7 +16,7 @@ from app.backends.measured import batch_of, gain
 from app.backends.mnn_network import Mnn, MnnModel
 from app.backends.openvino_backend import open_openvino, precision_of
 from app.cores import available_cores
-from app.engine import Backend, EngineUnavailable
+from app.engine import Backend, EngineUnavailable, RuntimeUnfit
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 
@@ -53,7 +53,7 @@ def open_on_cpu(source: Checkpoint, settings: Settings) -> Backend:
             return MnnBackend(single, batches)
     except Exception as error:
         if settings.runtime == "mnn":
-            raise EngineUnavailable(f"runtime mnn does not work here: {error}") from error
+            raise RuntimeUnfit(f"runtime mnn does not work here: {error}") from error
         log.warning("MNN is left out: %s", error)
     single.close()
     return open_openvino(source, settings)

@@ -149,6 +149,7 @@ class Exchange:
         """Check the request, take its body apart and decode it. Raises ServiceError."""
         service, head, settings = self._service, self._head, self._service.settings
         self._release_key = take_key(service, head.key)
+        head.parameters.check()
         parts = self._parts = service.require_parts()
         self._wish = head.parameters.wish(len(parts.classes), settings.timeout_ms, self._conversation.began)
         service.body_budget.take(len(body))

@@ -28,7 +28,7 @@ from app.http.problems import Headers
 # Many clients send a header and its body one after the other; what takes longer than this goes to the parser.
 BODY_SOON_S = 0.01
 
-# Of a header that comes without its body and may be known from then on. Most are a tenth of it.
+# Of a header that may be known when it comes again. Most are a tenth of it.
 MAX_KNOWN_BYTES = 4096
 
 
@@ -84,7 +84,14 @@ class DirectConnection(Connection):
         self._last_direct = None
         super().data_received(data)
         head = self._last_direct
-        if head is not None and whole and self._messages == 1 and self._parser_is_between and self._keeps_open():
+        size = len(whole) - (0 if head is None else int(head.fields.get(b"content-length", 0)))
+        if (
+            head is not None
+            and 0 < size <= MAX_KNOWN_BYTES
+            and self._messages == 1
+            and self._parser_is_between
+            and self._keeps_open()
+        ):
             self._known = KnownHead.of(whole, head)
             if self._known is not None and not head.key:  # to compare keys must take the same time for all of them
                 self._direct.known = self._known
@@ -206,7 +213,8 @@ class DirectConnection(Connection):
             self._direct.refuse(self, head, error)
             return
         assert self._active is not None
-        self._direct.begin(self, head, bytes(self._active.body))
+        body, self._active.body = bytes(self._active.body), bytearray()  # which an idle connection would keep
+        self._direct.begin(self, head, body)
 
     def _awaited(self) -> Head:
         """Return the header of the active request, whose body is no longer awaited."""

@@ -124,10 +124,12 @@ class RequestContext:
         except asyncio.CancelledError:  # the drain's time is over, perhaps while the rest of a refused body was read
             body.give_up()
             if not sent:
+                self.service.telemetry.refused(NotReady.code)
                 await problem_response(NotReady(), request_id)(scope, receive, send_with_headers)
         except Exception:
             log.exception("request %s failed", request_id)
             if not sent:
+                self.service.telemetry.refused(ServiceError.code)
                 await problem_response(ServiceError(), request_id)(scope, receive, send_with_headers)
         finally:
             self._record(inner, request_id, status, time.perf_counter() - started)

@@ -41,13 +41,16 @@ class Parameters:
         bad = tuple(name for name, number in numbers.items() if number is None)
         return cls(numbers.get("top_k"), numbers.get("x-timeout-ms"), bad)
 
+    def check(self) -> None:
+        """Raise BadParameter for what no model could be asked for."""
+        if self.bad:
+            raise BadParameter.of(self.bad)
+
     def wish(self, classes: int, timeout_ms: int, began: float) -> Wish:
         """Return what they ask of a model of so many classes, `timeout_ms` after `began` at the latest.
 
         `began` is a time.monotonic(). Raises BadParameter.
         """
-        if self.bad:
-            raise BadParameter.of(self.bad)
         if self.top_k is not None and self.top_k > classes:
             raise BadParameter(f"top_k must be from 1 to {classes}.")
         timeout_ms = min(self.x_timeout_ms or timeout_ms, timeout_ms)

@@ -5,6 +5,7 @@ Small requests, which are most of them, take the same steps without the framewor
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
 from app.batching.jobs import Job, Outcome
-from app.errors import ServiceError
+from app.errors import NotReady, ServiceError
 from app.http.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.http.bodies import SMALL_BODY_BYTES, read_body, refuse_codings, split_images
 from app.http.conversation import WHEN_GONE
@@ -88,8 +89,11 @@ async def _classify(request: Request, service: Service, parts: Parts, entries: l
             outcome = await _outcome(request, parts.batcher.submit(ticket, np.stack(images), wish.deadline))
         else:
             outcome = nothing_to_compute(parts)
-    except ServiceError as error:
-        telemetry.images.labels(error.code).inc(len(entries))
+    except (Exception, asyncio.CancelledError) as error:
+        what = (
+            NotReady if isinstance(error, asyncio.CancelledError) else ServiceError
+        )  # the drain's time is over; a bug
+        telemetry.images.labels((error if isinstance(error, ServiceError) else what).code).inc(len(entries))
         raise
     finally:
         ticket.release()

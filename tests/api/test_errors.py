@@ -210,6 +210,16 @@ async def test_500_from_the_http_side_carries_the_request_id_that_the_log_has(cl
     assert_problem(answer, 500, "internal-error")
     assert answer.headers["x-request-id"] in caplog.text
     assert "ZeroDivisionError" in caplog.text
+    assert 'resnet_rejected_total{reason="internal-error"} 1.0' in (await client.get("/metrics")).text
+
+
+@pytest.mark.parametrize("count", [1, 30])
+async def test_images_that_a_bug_was_in_the_way_of_are_counted(client, monkeypatch, count):
+    monkeypatch.setattr("app.imaging._open", lambda *_: 1 / 0)
+    picture = encode(noise(60, 60), "BMP")
+    answer = await client.post("/predict", files=[("file", picture)] * count)
+    assert_problem(answer, 500, "internal-error")
+    assert f'resnet_images_total{{outcome="internal-error"}} {count}.0' in (await client.get("/metrics")).text
 
 
 async def test_503_while_starting():
@@ -224,6 +234,11 @@ async def test_503_while_starting():
             answer = await post(client)
             assert_problem(answer, 503, "not-ready")
             assert int(answer.headers["retry-after"]) >= 1
+            for size in (10, 100_000):  # both ways: what can never be answered is not worth another try
+                answer = await client.post(
+                    "/predict?top_k=x", content=bytes(size), headers={"content-type": "image/png"}
+                )
+                assert_problem(answer, 422, "bad-parameter")
             assert (await client.get("/readyz")).status_code == 503
             assert (await client.get("/livez")).status_code == 200
         finally:

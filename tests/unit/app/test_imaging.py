@@ -303,12 +303,53 @@ def test_a_large_ordinary_picture_is_far_from_the_limit_of_reads(image_format, m
 
 @pytest.mark.parametrize(("size", "reads"), [(1_000, 20), (100_000, 97)])
 def test_a_large_file_may_be_read_more_often(monkeypatch, size, reads):
+    given = []
     monkeypatch.setattr("model.pictures.MAX_READS", 20)
-    reader = pictures.BoundedReader(bytes(size))
+    monkeypatch.setattr("model.pictures.Image.open", lambda reader, **_: given.append(reader) or 1 / 0)
+    with pytest.raises(pictures.PictureError):
+        pictures.open_picture(bytes(size), LIMIT)
     for _ in range(reads):
-        reader.read(1)
+        given[0].read(1)
     with pytest.raises(pictures.PictureError, match="of too many parts"):
-        reader.read(1)
+        given[0].read(1)
+
+
+UNPACKED = zlib.compress(bytes(1 << 20), 9)
+SLOW = {
+    "texts": png(32, 32, *(chunk(b"zTXt", b"k%d\0\0" % i + UNPACKED) for i in range(8))),
+    "profiles": png(32, 32, *[chunk(b"iCCP", b"a\0\0" + UNPACKED)] * 4),
+    "chunks": png(32, 32, *[chunk(b"gAMA", b"\0\0\0\1")] * 1000),
+    "segments": encode(noise(), "JPEG")[:2] + b"\xff\xe2\0\2" * 3000 + encode(noise(), "JPEG")[2:],
+    "tags": encode(noise(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_a_tiny_file_that_may_take_long_is_decoded_in_a_thread(kind):
+    decoder = Decoder(32, LIMIT, threads=1)
+    try:
+        assert len(SLOW[kind]) <= TINY_BYTES
+        assert decoder.decode_here([SLOW[kind]]) is None
+        assert asyncio.run(decoder.decode_all([SLOW[kind]], time.monotonic() + 60))[0].shape == (3, 32, 32)
+    finally:
+        decoder.close()
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_an_ordinary_tiny_file_is_decoded_on_the_spot(image_format):
+    decoder = Decoder(32, LIMIT, threads=1)
+    for size in ((32, 32), (60, 40)):
+        ((pixels,),) = [decoder.decode_here([encode(noise(*size), image_format)])]
+        assert pixels.shape == (3, 32, 32)
+    decoder.close()
+
+
+def test_more_pixels_than_pillow_allows_by_itself_may_be_allowed(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(TooManyPixels):
+        read(encode(noise(), "JPEG"))
+    Decoder(32, LIMIT, threads=1).close()
+    assert read(encode(noise(), "JPEG")).shape == (3, 32, 32)
 
 
 def test_what_pillow_warns_of_reaches_neither_log_nor_memory():

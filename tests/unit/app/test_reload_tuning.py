@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.engine import EngineUnavailable
+from app.engine import EngineUnavailable, RuntimeUnfit
 from app.engine_service import EngineService
 from app.settings import Settings
 from tests.fakes import FakeEngine
@@ -19,7 +19,7 @@ def reloaded(settings, works):
     def load(settings):
         asked.append(settings)
         if not works(settings):
-            raise EngineUnavailable("runtime mnn does not work here")
+            raise RuntimeUnfit("runtime mnn does not work here")
         return FakeEngine()
 
     service = EngineService(settings, load)

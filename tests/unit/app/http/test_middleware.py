@@ -15,6 +15,10 @@ pytestmark = pytest.mark.anyio
 class Telemetry:
     def __init__(self):
         self.statuses = []
+        self.reasons = []
+
+    def refused(self, reason):
+        self.reasons.append(reason)
 
     def answered(self, _route, status, _seconds):
         self.statuses.append(status)
@@ -66,6 +70,7 @@ async def test_at_the_end_of_a_drain_who_has_no_answer_yet_gets_503(app):
     assert json.loads(body["body"])["type"] == "urn:resnet:problem:not-ready"
     assert dict(start["headers"])[b"connection"] == b"close"
     assert conversation.telemetry.statuses == [503]
+    assert conversation.telemetry.reasons == ["not-ready"]
 
 
 async def test_an_answer_that_breaks_off_before_anything_was_sent_is_500(monkeypatch):
