@@ -50,6 +50,7 @@ class EngineService(Service):
         try:
             engine = await in_thread(self._loader, self._load_engine)
             await in_thread(self._loader, give_back_memory)
+            self._parts = self._parts_of(engine)
         except (CheckpointError, EngineUnavailable, SelfTestFailed) as error:
             self.lifecycle.fail(f"cannot serve: {error}", "the checkpoint cannot be served; the log says why")
             return
@@ -57,6 +58,17 @@ class EngineService(Service):
             log.exception("the engine could not be started")
             self.lifecycle.fail(f"cannot serve: {type(error).__name__}", "the engine could not be started")
             return
+        self._parts.batcher.start()
+        card = engine.card
+        log.info(
+            "loaded %s version %s on %s in %s by %s (%.1f s)",
+            *(card[key] for key in ("name", "version", "device", "dtype", "runtime")),
+            time.monotonic() - started,
+        )
+        self.lifecycle.mark_ready()
+
+    def _parts_of(self, engine: Engine) -> EngineParts:
+        """Surround an engine with what feeds it."""
         batcher = Batcher(
             engine.run,
             name_of(engine),
@@ -68,16 +80,9 @@ class EngineService(Service):
             on_fatal=lambda reason: self.lifecycle.fail(reason, "the engine failed"),
         )
         decoder = Decoder(engine.card["input_size"], self.settings.max_pixels, self.settings.decode_threads)
-        self._parts = EngineParts(engine, batcher, decoder)
+        parts = EngineParts(engine, batcher, decoder)
         self.telemetry.describe_model(engine.card)
-        batcher.start()
-        card = engine.card
-        log.info(
-            "loaded %s version %s on %s in %s by %s (%.1f s)",
-            *(card[key] for key in ("name", "version", "device", "dtype", "runtime")),
-            time.monotonic() - started,
-        )
-        self.lifecycle.mark_ready()
+        return parts
 
     def _load_engine(self) -> Engine:
         """Load the checkpoint file. What was measured once stays: beside a serving engine it comes out wrong."""

@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -30,9 +30,10 @@ def pid_path(host: str, port: int) -> Path:
 
 
 @contextmanager
-def pid_file(host: str, port: int) -> Iterator[None]:
+def pid_file(host: str, port: int) -> Iterator[Callable[[], None]]:
     """Keep a locked file with this process' id while the block runs; without one, the service still serves.
 
+    What it yields gives the file up before the end: who closes the port leaves it to the next one, drain or no drain.
     A port of 0 is not known to anyone beforehand, and has no file.
     """
     path = pid_path(host, port)
@@ -41,12 +42,18 @@ def pid_file(host: str, port: int) -> Iterator[None]:
     except OSError as error:
         log.warning("no file %s, so `resnet reload` needs --pid: %s", path, error.strerror)
         descriptor = None
-    try:
-        yield
-    finally:
+
+    def give_up() -> None:
+        nonlocal descriptor
         if descriptor is not None:
             path.unlink(missing_ok=True)
             os.close(descriptor)
+            descriptor = None
+
+    try:
+        yield give_up
+    finally:
+        give_up()
 
 
 def _take(path: Path) -> int:

@@ -71,6 +71,7 @@ class Server(uvicorn.Server):
         self.service = service
         self.admin = admin
         self._reload = reload
+        self.before_port_closes: Callable[[], None] = lambda: None
         service.lifecycle.on_failure = self.exit_soon
 
     @contextmanager
@@ -120,7 +121,10 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Close the port, give buffered requests a moment to begin, then let uvicorn finish the rest."""
-        await asyncio.gather(*(self._take(connection) for connection in self._close_port()))
+        self.before_port_closes()
+        takes = [asyncio.ensure_future(self._take(connection)) for connection in self._close_port()]
+        if takes:  # a handshake may take far longer than a drain has
+            await asyncio.wait(takes, timeout=LINGER_S)
         await asyncio.sleep(LINGER_S)
         await self._hear_newcomers()
         await super().shutdown(None)
@@ -171,7 +175,8 @@ def serve(app: FastAPI, settings: Settings) -> int:
     prepare_process()
     port = open_first_port(settings)
     server = Server(first_port(app, service), service, second_port(service), service.reload)
-    with pid_file(settings.host, settings.port):
+    with pid_file(settings.host, settings.port) as give_up:
+        server.before_port_closes = give_up
         server.run([port])
     return service.lifecycle.exit_code
 

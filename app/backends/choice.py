@@ -38,6 +38,7 @@ COMPARED = 32
 def resolve(settings: Settings) -> tuple[str, str, str]:
     """Return runtime, device and precision, with what "auto" means on this machine.
 
+    Raises EngineUnavailable for a GPU that torch does not have.
     Warns of a GPU that cannot be used: a service on the CPU looks well, and is slow.
     """
     device = settings.device
@@ -45,10 +46,20 @@ def resolve(settings: Settings) -> tuple[str, str, str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu" and _nvidia_in_sight():
             log.warning("serving on the CPU, but there is an NVIDIA GPU that torch cannot use: %s", _why_no_cuda())
+    elif device != "cpu" and settings.runtime in {"auto", "torch"}:
+        _require_gpu(device)
     runtime: str = settings.runtime
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and find_spec("openvino") else "torch"
     return runtime, device, _precision(settings, runtime, device)
+
+
+def _require_gpu(device: str) -> None:
+    if not torch.cuda.is_available():
+        raise EngineUnavailable(f"device {device} cannot be used: {_why_no_cuda()}")
+    count, index = torch.cuda.device_count(), torch.device(device).index or 0
+    if index >= count:
+        raise EngineUnavailable(f"there is no device {device}: torch sees {count} of them")
 
 
 def _nvidia_in_sight() -> bool:

@@ -25,6 +25,7 @@ AT_ONCE = 64
 
 # No file is left, or no process takes any: the kernel keeps the clients meanwhile.
 PAUSE_S = 0.05
+PAUSES_AT_THE_END = 20
 
 MARK = b"c"  # what a file is sent with: an empty message would be the end
 
@@ -47,15 +48,22 @@ class Door:
         """Begin to accept."""
         asyncio.get_running_loop().add_reader(self._port, self._accept)
 
-    def close(self) -> None:
-        """Close the port. What the kernel has accepted by then is handed on; each HTTP process then sees the end."""
+    async def close(self) -> None:
+        """Close the port. What the kernel has accepted by then is handed on; each HTTP process then sees the end.
+
+        Where no process takes any, they are waited for, but not for long.
+        """
         asyncio.get_running_loop().remove_reader(self._port)
         if self._pause is not None:
             self._pause.cancel()
         turn_away(self._port)
         with self._port, suppress(OSError):  # BlockingIOError: none is left
-            while self._hand_one():
-                pass
+            for _ in range(PAUSES_AT_THE_END):
+                while self._hand_one():
+                    pass
+                await asyncio.sleep(PAUSE_S)
+        if self._held is not None:
+            self._held.close()
         for one in self._passages:
             one.close()
 

@@ -49,8 +49,8 @@ class Kind(IntEnum):
 
 HEAD = struct.Struct("<IB")  # bytes of the payload, kind
 NUMBER = struct.Struct("<Q")  # a request's, given by the HTTP process
-SUBMIT = struct.Struct("<QdHH")  # number, deadline as time.monotonic(), images, their size
-ANSWER = struct.Struct("<QddHHH")  # number, queue_s, inference_s, images, classes, bytes of the model's name
+SUBMIT = struct.Struct("<QdIH")  # number, deadline as time.monotonic(), images, their size
+ANSWER = struct.Struct("<QddIHH")  # number, queue_s, inference_s, images, classes, bytes of the model's name
 REFUSAL = struct.Struct("<Qi")  # number, retry_after_s or NO_RETRY; the error's code follows
 NO_RETRY = -1
 

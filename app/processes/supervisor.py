@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def supervise(service: HostService) -> int:
     loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
     prepare_process()
     supervisor = Supervisor(service, open_first_port(settings), second_port(service))
-    with pid_file(settings.host, settings.port), asyncio.Runner(loop_factory=loop_factory) as runner:
+    with pid_file(settings.host, settings.port) as give_up, asyncio.Runner(loop_factory=loop_factory) as runner:
+        supervisor.before_port_closes = give_up
         runner.run(supervisor.run())
     return service.lifecycle.exit_code
 
@@ -56,6 +58,7 @@ class Supervisor:
         self._admin = admin
         self._processes: list[subprocess.Popen[bytes]] = []
         self._end = asyncio.Event()
+        self.before_port_closes: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
         """Serve until a signal or a failure ends it."""
@@ -77,7 +80,8 @@ class Supervisor:
                     door.open()
                     await service.start()
                     await self._end.wait()
-                    door.close()
+                    self.before_port_closes()
+                    await door.close()
                     await self._finish()
                 finally:
                     self._kill()

@@ -245,6 +245,20 @@ async def test_503_while_starting():
             release.set()
 
 
+async def test_an_engine_whose_card_is_no_use_ends_the_start(caplog):
+    def factory(_settings):
+        engine = FakeEngine()
+        engine.card["classes"] = ["\ud800", *engine.card["classes"][1:]]
+        return engine
+
+    async with serving(factory=factory, wait=False) as client:
+        service = client.app.state.service
+        await service._loading
+        assert service.lifecycle.exit_code == 1
+        assert_problem(await post(client), 503, "not-ready")
+    assert "cannot serve: " in caplog.text
+
+
 async def test_503_when_the_engine_broke():
     engine = FakeEngine()
     engine.errors = [EngineBroken("device lost")]

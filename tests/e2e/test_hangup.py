@@ -5,6 +5,7 @@ import os
 import pty
 import signal
 import sys
+import time
 
 import httpx
 import pytest
@@ -16,18 +17,27 @@ pytestmark = pytest.mark.e2e
 
 
 def test_service_ends_with_the_terminal_that_it_was_started_in(tmp_path):
-    port = free_port()
+    log = tmp_path / "log"
+    log.touch()
     child, terminal = pty.fork()
     if child == 0:
-        environment = os.environ | {"RESNET_PORT": str(port), "TMPDIR": str(tmp_path)}
+        settings = {"RESNET_PORT": str(free_port()), "RESNET_DRAIN_DELAY_S": "1", "TMPDIR": str(tmp_path)}
+        os.dup2(os.open(log, os.O_WRONLY), 2)
         os.chdir(ROOT)
-        os.execve(sys.executable, [sys.executable, "-m", "app.cli", "serve"], environment)
-    shown = b""
-    while b"ready after" not in shown:
-        shown += os.read(terminal, 4096)
+        os.execve(sys.executable, [sys.executable, "-m", "app.cli", "serve"], os.environ | settings)
+    wait_logged(child, log, "ready after")
     os.close(terminal)
+    wait_logged(child, log, "SIGHUP: draining")
+    os.kill(child, signal.SIGHUP)  # bash tells its jobs that it hangs up, and the kernel tells them again
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+    assert log.read_text().count("draining") == 1
+
+
+def wait_logged(child, log, text):
+    while text not in log.read_text():
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), log.read_text()
+        time.sleep(0.01)
 
 
 def test_sighup_reads_the_keys_again(tmp_path):

@@ -50,6 +50,16 @@ def test_a_second_service_on_the_port_leaves_the_file_of_the_first(caplog):
         assert find_pid(HOST, 8000) == os.getpid()
 
 
+def test_who_closes_the_port_leaves_the_file_to_the_next_one(caplog):
+    with pid_file(HOST, 8000) as give_up:
+        give_up()
+        assert find_pid(HOST, 8000) is None
+        with pid_file(HOST, 8000):
+            give_up()
+            assert find_pid(HOST, 8000) == os.getpid()
+    assert caplog.text == ""
+
+
 def test_what_another_put_there_is_not_followed(folder, caplog):
     target = folder / "precious"
     target.write_text("content")

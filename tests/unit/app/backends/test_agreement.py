@@ -99,6 +99,7 @@ class PretendedBackend:
 def cuda(monkeypatch):
     pretended = PretendedCuda()
     monkeypatch.setattr("app.backends.choice.open_cuda_backend", pretended.open)
+    monkeypatch.setattr("app.backends.choice._require_gpu", lambda _device: None)
     monkeypatch.setattr("app.backends.choice.has_fast_bfloat16", lambda _device: True)
     return pretended
 

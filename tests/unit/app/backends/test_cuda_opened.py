@@ -9,7 +9,7 @@ from app.backends.choice import open_backend, resolve
 from app.backends.cuda_backend import open_cuda_backend
 from app.backends.torch_backend import TorchBackend
 from app.batching.batches import EngineOutOfMemory
-from app.engine import CheckpointEngine
+from app.engine import CheckpointEngine, EngineUnavailable
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from tests.fake_cuda import FakeCuda
@@ -59,6 +59,7 @@ def test_cuda_gets_this_backend(source, device, monkeypatch):
         return TorchBackend(source, "cpu", *arguments[2:])
 
     monkeypatch.setattr("app.backends.choice.open_cuda_backend", opening)
+    monkeypatch.setattr("app.backends.choice._require_gpu", lambda _device: None)
     open_backend(source, Settings(device=device, precision="float32", threads=1, batch_sizes=(1,)))
     assert opened == [(source, device, "float32", 1)]
 
@@ -78,6 +79,21 @@ def test_a_gpu_that_torch_cannot_use_is_told_of_with_the_driver_it_needs(monkeyp
         "old (found version 12040); CUDA 13.0 needs driver R580 or newer"
     )
     assert warnings_of(caplog) == [message] * warned
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "message"),
+    [(0, "cuda", "device cuda cannot be used: no driver"), (2, "cuda:2", "no device cuda:2: torch sees 2 of them")],
+)
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_one_line(monkeypatch, count, device, message):
+    def fails():
+        raise AssertionError("no driver")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "init", fails)
+    with pytest.raises(EngineUnavailable, match=message):
+        resolve(Settings(device=device))
 
 
 def test_the_eager_network_that_has_worked_lacks_memory_where_cudnn_finds_nothing(source, monkeypatch):

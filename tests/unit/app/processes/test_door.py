@@ -57,7 +57,7 @@ async def house():
     house = House()
     house.door.open()
     yield house
-    house.door.close()
+    await house.door.close()
     house.leave()
 
 
@@ -117,8 +117,42 @@ async def test_closing_hands_on_what_the_kernel_has_accepted_and_says_that_it_wa
     house = House()
     house.door.open()
     house.connect(6)  # the event loop has had no turn
-    house.door.close()
+    await house.door.close()
     assert [house.arrived(index) for index in (0, 1)] == [["connection"] * 3 + [None]] * 2
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(house.address)
+    house.leave()
+
+
+async def test_at_the_end_processes_that_take_none_are_waited_for(monkeypatch):
+    monkeypatch.setattr("app.processes.door.PAUSE_S", 0)
+    send_fds, refusals = socket.send_fds, [BlockingIOError()] * 20  # of two processes, for ten pauses
+
+    def send(*arguments):
+        if refusals:
+            raise refusals.pop()
+        return send_fds(*arguments)
+
+    house = House()
+    house.connect(6)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.processes.door.socket.send_fds", send)
+        await house.door.close()
+    assert [house.arrived(index) for index in (0, 1)] == [["connection"] * 3 + [None]] * 2
+    house.leave()
+
+
+async def test_processes_that_never_take_any_do_not_keep_the_port_open(monkeypatch):
+    monkeypatch.setattr("app.processes.door.PAUSE_S", 0)
+
+    def full(*_):
+        raise BlockingIOError
+
+    house = House()
+    house.connect(1)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.processes.door.socket.send_fds", full)
+        await house.door.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(house.address)
     house.leave()

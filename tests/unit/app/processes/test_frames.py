@@ -79,3 +79,10 @@ def test_what_no_engine_says_is_an_internal_error():
 
 def test_a_number_and_what_is_said_of_it():
     assert unpack_number(content(pack_number(Kind.METRICS, 9, b"text"))) == (9, b"text")
+
+
+def test_a_request_may_have_very_many_images():
+    images = np.zeros((70_000, 3, 1, 1), np.uint8)
+    ((kind, payload),) = Frames().feed(pack_submission(1, 2.0, images))
+    assert kind == Kind.SUBMIT
+    assert unpack_submission(payload).images.shape == images.shape

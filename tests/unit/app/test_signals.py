@@ -1,0 +1,130 @@
+"""What SIGHUP means: a terminal that has gone ends the service that was started in it; any other one reloads."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from app import signals
+from app.lifecycle import Lifecycle, State
+from app.signals import Signals
+
+pytestmark = pytest.mark.anyio
+
+
+class Terminal:
+    """Standard input's; `there` until it is closed."""
+
+    there = True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("app.signals.os.isatty", lambda _: terminal.there)
+    return terminal
+
+
+class Heard:
+    """A service's signals, and what they have led to."""
+
+    def __init__(self):
+        self.lifecycle = Lifecycle()
+        self.reloads = 0
+        self.stopped = asyncio.Event()
+        self.signals = Signals(self.lifecycle, drain_delay_s=0, stop=self.stopped.set, reload=self._reload)
+
+    def _reload(self):
+        self.reloads += 1
+
+
+@pytest.fixture
+async def heard(terminal, monkeypatch):
+    def exit_at_once(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr("app.signals.os._exit", exit_at_once)
+    monkeypatch.setattr("app.signals.logging.shutdown", lambda: None)
+    before = signal.getsignal(signal.SIGHUP)
+    heard = Heard()
+    try:
+        with heard.signals.handled():
+            yield heard
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+async def hear(number):
+    os.kill(os.getpid(), number)
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def turns():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_sighup_reloads_while_the_terminal_is_there(heard):
+    await hear(signal.SIGHUP)
+    assert (heard.reloads, heard.lifecycle.state) == (1, State.STARTING)
+
+
+async def test_a_closed_terminal_drains_however_often_it_is_said(heard, terminal, caplog):
+    caplog.set_level("INFO")
+    terminal.there = False
+    await hear(signal.SIGHUP)
+    await hear(signal.SIGHUP)
+    await heard.stopped.wait()
+    await hear(signal.SIGHUP)
+    assert [record.message for record in caplog.records] == ["SIGHUP: draining"]
+    assert heard.lifecycle.state is State.DRAINING
+    assert heard.reloads == 0
+
+
+async def test_a_closed_terminal_does_not_hasten_a_drain(heard, terminal, caplog):
+    caplog.set_level("INFO")
+    await hear(signal.SIGTERM)
+    terminal.there = False
+    await hear(signal.SIGHUP)
+    await heard.stopped.wait()
+    assert [record.message for record in caplog.records] == ["SIGTERM: draining"]
+
+
+@pytest.mark.parametrize("first", ["SIGHUP", "SIGINT"])
+async def test_a_second_signal_that_asks_for_the_end_ends_it_at_once(heard, terminal, first):
+    terminal.there = False
+    await hear(signal.Signals[first])
+    with pytest.raises(SystemExit) as ended:
+        heard.signals._on_signal(signal.SIGTERM)
+    assert ended.value.code == 128 + signal.SIGTERM
+
+
+async def test_who_has_outlived_its_terminal_reloads(terminal, heard):
+    terminal.there = False
+    for _ in range(2):
+        heard.signals._look_for_terminal()
+    await hear(signal.SIGHUP)
+    assert (heard.reloads, heard.lifecycle.state) == (1, State.STARTING)
+
+
+async def test_a_look_between_the_terminals_end_and_its_signal_changes_nothing(terminal, heard):
+    terminal.there = False
+    heard.signals._look_for_terminal()
+    await hear(signal.SIGHUP)
+    assert (heard.reloads, heard.lifecycle.state) == (0, State.DRAINING)
+
+
+async def test_looks_go_on_by_themselves(terminal, monkeypatch):
+    monkeypatch.setattr(signals, "LOOK_AGAIN_S", 0)
+    before = signal.getsignal(signal.SIGHUP)
+    heard = Heard()
+    try:
+        with heard.signals.handled():
+            terminal.there = False
+            await turns()
+            await hear(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert heard.reloads == 1
