@@ -14,6 +14,10 @@ from model.transforms import normalise, resize_batch
 
 ECE_BINS = 15
 
+# How many images are taken at once: so many up to this side in pixels, and of larger ones as many as are no more work.
+MOST_AT_ONCE = 500
+FULL_BATCH_SIDE = 64
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -34,6 +38,11 @@ class Scores:
         return asdict(self)
 
 
+def images_at_once(side: int, most: int = MOST_AT_ONCE, *, least: int = 1) -> int:
+    """Return how many images of side x side pixels fit a device as well as `most` of 64 x 64; `least` at least."""
+    return max(least, min(most, most * FULL_BATCH_SIDE**2 // side**2))
+
+
 @cudnn_switched("allow_tf32", False)  # by default cuDNN rounds what it convolves in float32 to ten bits
 @torch.inference_mode()
 def compute_logits(
@@ -43,13 +52,15 @@ def compute_logits(
     std: tuple[float, ...],
     *,
     size: int | None = None,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     autocast: torch.dtype | None = None,
 ) -> Tensor:
     """Return float32 logits (N, classes) on the CPU of uint8 images (N, 3, S, S), in evaluation mode.
 
-    `size` resizes the batch first (progressive training); `autocast` computes in that dtype, else it is float32.
+    `size` resizes the batch first (progressive training); `batch_size` None takes as many images at once as suit their
+    side; `autocast` computes in that dtype, else it is float32.
     """
+    batch_size = batch_size or images_at_once(max(images.shape[-1], size or 0))
     device = next(network.parameters()).device
     channel_mean, channel_std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     was_training = network.training

@@ -11,6 +11,7 @@ from model.evaluate import (
     compute_logits,
     confusion_matrix,
     expected_calibration_error,
+    images_at_once,
     most_confidently_wrong,
     score,
 )
@@ -92,6 +93,27 @@ def test_most_confidently_wrong_are_sorted_and_equal_ones_keep_their_order() -> 
     assert most_confidently_wrong(probabilities, labels, 9).tolist() == [3, 4, 0, 2]
     assert most_confidently_wrong(probabilities, labels, 3).tolist() == [3, 4, 0]
     assert most_confidently_wrong(probabilities, probabilities.argmax(dim=1), 3).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "at_once"),
+    [(8, None, [500, 1]), (64, None, [500, 1]), (128, None, [125, 125, 125, 125, 1]), (8, 160, [80] * 6 + [21])],
+)
+def test_as_many_images_are_computed_at_once_as_suit_their_side(
+    side: int, size: int | None, at_once: list[int]
+) -> None:
+    """Five hundred pictures of 224 pixels need twelve times the memory of as many with 64."""
+    seen: list[int] = []
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    images = torch.zeros(1, 3, side, side, dtype=torch.uint8).expand(501, -1, -1, -1)
+    assert len(compute_logits(network, images, CIFAR10_MEAN, CIFAR10_STD, size=size)) == 501
+    assert seen == at_once
+
+
+def test_of_the_largest_images_at_least_one_is_computed_at_once() -> None:
+    assert [images_at_once(side) for side in (224, 512, 2048)] == [40, 7, 1]
+    assert [images_at_once(side, 250, least=8) for side in (32, 224, 512)] == [250, 20, 8]
 
 
 def test_there_may_be_no_images_to_compute() -> None:

@@ -37,3 +37,13 @@ def test_an_image_beyond_whole_batches_counts_as_one_image():
         estimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), batch_size=batch_size)
     whole, parts = (network[0].running_mean for network in networks)
     torch.testing.assert_close(parts, whole, atol=0.02, rtol=0)
+
+
+def test_statistics_of_large_images_are_taken_of_smaller_batches():
+    seen = []
+    network = nn.Sequential(nn.BatchNorm2d(3))
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    for side, count in ((32, 500), (512, 32)):
+        images = torch.zeros(1, 3, side, side, dtype=torch.uint8).expand(count, -1, -1, -1)
+        estimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    assert seen == [250, 250, 8, 8, 8, 8]
