@@ -16,6 +16,7 @@ from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.cost import count_macs, count_parameters
 from model.evaluate import compute_logits
+from model.training.recipe import earlier_runs
 
 STRANGE_IMAGES = 1000
 
@@ -77,8 +78,7 @@ enlarged four times (bicubic) and brought back by the service's own resize.
 
 def runs_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the recipes of the runs that made a checkpoint, the first one first."""
-    start = recipe.get("init_from")
-    return [*(runs_of(start["recipe"]) if start else []), recipe]
+    return [*(run["recipe"] for run in reversed(earlier_runs(recipe))), recipe]
 
 
 def shared(runs: list[dict[str, Any]], name: str) -> object:

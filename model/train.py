@@ -22,7 +22,7 @@ from model.evaluate import score
 from model.training.distributed import World
 from model.training.finish import final_network, write_checkpoint
 from model.training.learner import Learner, TrainingError
-from model.training.recipe import Recipe
+from model.training.recipe import Recipe, descent
 from model.training.run_folder import RunFolder, differences
 
 log = logging.getLogger(__name__)
@@ -297,10 +297,10 @@ class Trainer:
         )
 
     def _recipe_done(self) -> dict[str, Any]:
-        """Return the recipe with what the run took, and the run that it started from, if any."""
+        """Return the recipe with what the run took, and the runs that it started from, if any."""
         done = self.recipe.to_dict() | {"training_seconds": round(self.seconds), "device": self._device_name()}
         if self.init_from is not None:
-            done["init_from"] = {"version": self.init_from.version, "recipe": self.init_from.metadata.recipe}
+            done["init_from"] = descent(self.init_from.version, self.init_from.metadata.recipe)
         return done
 
     def _device_name(self) -> str:

@@ -40,6 +40,9 @@ SMALLEST_BATCH = 8
 LARGEST_SIDE = 512
 MOST_EPOCHS = 1_000_000
 
+# Of the runs that a checkpoint came from, so many are kept in its metadata.
+MOST_EARLIER_RUNS = 20
+
 Phases = tuple[tuple[int, int], ...]
 
 
@@ -136,6 +139,27 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary."""
         return {**asdict(self), "phases": [list(phase) for phase in self.phases]}
+
+
+def earlier_runs(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the runs that came before a checkpoint's `recipe`, the last one first: of each its version and recipe.
+
+    Reads the list under "init_from", and the older form, in which each recipe holds the one before it.
+    """
+    runs: list[dict[str, Any]] = []
+    start = recipe.get("init_from")
+    while isinstance(start, dict) and isinstance(before := start.get("recipe"), dict):
+        runs.append({**start, "recipe": {name: value for name, value in before.items() if name != "init_from"}})
+        start = before.get("init_from")
+    return runs + (start if isinstance(start, list) else [])
+
+
+def descent(version: str, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a run from the checkpoint `version`, made by `recipe`, notes as "init_from": the last one first.
+
+    It is a flat list of the last MOST_EARLIER_RUNS: one within the other would be too deep to write some day.
+    """
+    return earlier_runs({"init_from": {"version": version, "recipe": recipe}})[:MOST_EARLIER_RUNS]
 
 
 def _scaled_side(side: int, size: int) -> int:

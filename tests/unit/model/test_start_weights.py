@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,24 @@ def test_run_can_go_on_from_a_checkpoint_with_a_recipe_of_its_own(tmp_path: Path
     source = checkpoint.load(undisturbed / "checkpoint.safetensors")
     standing_still = replace(RECIPE, phases=((16, 1),), learning_rate=1e-12)
     loaded = checkpoint.load(trainer(tmp_path, standing_still, init_from=source).run())
-    assert loaded.metadata.recipe["init_from"] == {"version": source.version, "recipe": source.metadata.recipe}
+    assert loaded.metadata.recipe["init_from"] == [{"version": source.version, "recipe": source.metadata.recipe}]
     for name, tensor in source.tensors.items():
         if not name.endswith(("running_mean", "running_var")):  # batch norm still sees new pictures
             torch.testing.assert_close(loaded.tensors[name], tensor, rtol=1e-3, atol=1e-6)
+
+
+def test_any_number_of_runs_can_go_on_one_from_the_other(tmp_path: Path, undisturbed: Path) -> None:
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    earlier: dict[str, Any] = source.metadata.recipe
+    for seed in range(200):  # as older checkpoints have them: each recipe within the next one
+        earlier = {"seed": seed, "init_from": {"version": f"{seed:012x}", "recipe": earlier}}
+    metadata = source.metadata.model_copy(update={"recipe": earlier})
+    source = replace(source, facts=replace(source.facts, metadata=metadata))
+    loaded = checkpoint.load(trainer(tmp_path, replace(RECIPE, phases=((8, 1),)), init_from=source).run())
+    first, second, *others = loaded.metadata.recipe["init_from"]
+    assert first == {"version": source.version, "recipe": {"seed": 199}}
+    assert second == {"version": f"{199:012x}", "recipe": {"seed": 198}}
+    assert len(others) == 18
 
 
 def test_checkpoint_of_another_network_is_no_start(tmp_path: Path, undisturbed: Path) -> None:

@@ -1,10 +1,11 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from model.architecture import Architecture
-from model.training.recipe import PRESETS, Recipe, parse_phases
+from model.training.recipe import PRESETS, Recipe, descent, earlier_runs, parse_phases
 
 
 def test_phases_are_read_from_text() -> None:
@@ -102,3 +103,26 @@ def test_what_is_given_stays_as_it_is() -> None:
     assert recipe.batch_size == 32  # of the 320 images that are left
     recipe = PRESETS["standard"].for_data(64, 360, 3, {"batch_size": 300})
     assert (recipe.batch_size, recipe.learning_rate) == (300, 0.4)
+
+
+def test_earlier_runs_are_a_flat_list_also_where_each_recipe_holds_the_one_before_it() -> None:
+    first, second, third = ({"seed": seed} for seed in range(3))
+    nested = second | {"init_from": {"version": "a", "recipe": first}}
+    runs = [{"version": "b", "recipe": second}, {"version": "a", "recipe": first}]
+    assert earlier_runs(first) == []
+    assert earlier_runs(third | {"init_from": {"version": "b", "recipe": nested}}) == runs
+    assert descent("b", nested) == runs
+    assert descent("c", third | {"init_from": runs}) == [{"version": "c", "recipe": third}, *runs]
+    assert earlier_runs({"init_from": {"version": "d", "recipe": third | {"init_from": runs}}})[1:] == runs
+
+
+@pytest.mark.parametrize("start", [None, "a", {}, {"version": "a"}, {"version": "a", "recipe": "unknown"}])
+def test_what_cannot_be_read_of_earlier_runs_is_none(start: object) -> None:
+    assert earlier_runs({"init_from": start}) == []
+
+
+def test_no_more_than_the_last_runs_are_kept() -> None:
+    recipe: dict[str, Any] = {"seed": 0}
+    for seed in range(1, 300):
+        recipe = {"seed": seed, "init_from": descent(f"{seed - 1}", recipe)}
+    assert [run["version"] for run in recipe["init_from"]] == [str(seed) for seed in range(298, 278, -1)]
