@@ -13,17 +13,19 @@ from model.resnet import resnet18
 from model.train import Stopped, Trainer
 from model.training.distributed import World, join_world
 from model.training.learner import Learner, TrainingError
+from tests import toy_training
 from tests.toy_training import RECIPE, toy_dataset
 
 pytestmark = pytest.mark.usefixtures("narrow_stages")
 
-SCRIPT = [str(Path(__file__).parents[2] / "toy_training.py")]
+SCRIPT = [toy_training.__file__]
+ROOT = Path(toy_training.__file__).parents[1]
 ONE = [sys.executable, *SCRIPT]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *SCRIPT]
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def train(command: list[str], out: Path) -> None:
