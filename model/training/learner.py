@@ -63,7 +63,9 @@ class Learner:
         self.recipe = recipe
         self.training = training
         self.device = device
-        self.autocast = torch.bfloat16 if has_fast_bfloat16(device) else None
+        # Agreed upon: some CPUs are measured, and what one finds another of the same kind may not.
+        slow = self.world.any(not has_fast_bfloat16(device), device)
+        self.autocast = None if slow else torch.bfloat16
         torch.manual_seed(recipe.seed)
         self.architecture = recipe.architecture(len(training.classes), training.images.shape[-1])
         self.network: ResNet = self.architecture.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -172,8 +174,9 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a step changes."""
+        """Return all that a step changes, and the precision that it was done in."""
         return {
+            "autocast": self.autocast,
             "updates": self.average.updates,
             "network": self.network.state_dict(),
             "average": self.average.network.state_dict(),
@@ -181,7 +184,11 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state that `state_dict` returned."""
+        """Go back to a state that `state_dict` returned, and go on in its precision; older ones do not say which."""
+        autocast = state.get("autocast", self.autocast)
+        if autocast != self.autocast:
+            log.info("going on in %s, as it was begun", "float32" if autocast is None else "bfloat16")
+        self.autocast = autocast
         self.network.load_state_dict(state["network"])
         self.average.network.load_state_dict(state["average"])
         self.average.updates = state["updates"]

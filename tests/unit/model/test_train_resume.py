@@ -73,6 +73,31 @@ def test_resumed_run_equals_an_undisturbed_one(
     assert epochs_in(tmp_path) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    """Which one is quicker is measured on some processors, where it may turn out otherwise the next time."""
+    interrupt_in_epoch(2, monkeypatch)
+    monkeypatch.setattr("model.training.learner.has_fast_bfloat16", lambda _device: fast)
+    with pytest.raises(Interrupted):
+        trainer(tmp_path, save_every_s=0.0).run()
+    monkeypatch.setattr("model.training.learner.has_fast_bfloat16", lambda _device: not fast)
+    resumed = trainer(tmp_path)
+    resumed._resume()
+    assert resumed.learner.autocast == (torch.bfloat16 if fast else None)
+
+
+def test_a_state_that_does_not_say_its_precision_goes_on_in_todays(tmp_path: Path, undisturbed: Path) -> None:
+    state = torch.load(undisturbed / "state.pt", weights_only=True)
+    del state["autocast"]
+    torch.save(state, tmp_path / "state.pt")
+    resumed = trainer(tmp_path)
+    resumed.learner.autocast = torch.bfloat16
+    resumed._resume()
+    assert (resumed.epoch, resumed.learner.autocast) == (3, torch.bfloat16)
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 5])
 def test_run_that_was_asked_to_stop_goes_on_in_the_middle_of_an_epoch(
     tmp_path: Path, undisturbed: Path, step: int

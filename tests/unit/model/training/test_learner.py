@@ -143,3 +143,12 @@ def test_too_few_images_for_a_batch_are_refused() -> None:
 def test_what_covers_a_part_of_an_image_has_the_mean_colour() -> None:
     data = replace(noise(), mean=(0.2, 0.4, 0.6))
     assert Learner(RECIPE, data, device=CPU).fill.tolist() == [51, 102, 153]
+
+
+@pytest.mark.parametrize("slow_elsewhere", [True, False])
+def test_processes_train_in_one_precision_also_where_each_measures_another(
+    monkeypatch: pytest.MonkeyPatch, slow_elsewhere: bool
+) -> None:
+    monkeypatch.setattr("model.training.learner.has_fast_bfloat16", lambda _device: True)
+    monkeypatch.setattr(World, "any", lambda _, flag, _device: flag or slow_elsewhere)
+    assert Learner(RECIPE, noise(), device=CPU).autocast == (None if slow_elsewhere else torch.bfloat16)
