@@ -62,10 +62,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shortcut", choices=["identity", "none"], help="none trains the plain network of the same depth [identity]"
     )
-    parser.add_argument(
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
         "--epochs", type=whole(1, MOST_EPOCHS), help="train so many epochs at full size instead of the preset's phases"
     )
-    parser.add_argument("--phases", type=_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
+    length.add_argument("--phases", type=_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
     parser.add_argument("--batch-size", type=whole(1), help=f"images a step [{_preset_values('batch_size')}]")
     parser.add_argument("--learning-rate", type=rate, help=f"peak of the schedule [{_preset_values('learning_rate')}]")
     parser.add_argument("--weight-decay", type=rate, help=f"[{_preset_values('weight_decay')}]")

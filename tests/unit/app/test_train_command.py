@@ -376,6 +376,14 @@ def test_phases_that_are_none_are_refused_with_the_form_that_is_wanted(phases, c
     assert "argument --phases: expected SIZE:EPOCHS[,SIZE:EPOCHS...], such as 16:10,32:2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [("--epochs", "3", "--phases", "16:2"), ("--phases", "16:2", "--epochs", "3")])
+def test_epochs_and_phases_exclude_each_other(given, capsys):
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(["train", *given])
+    assert ended.value.code == 2
+    assert f"argument {given[2]}: not allowed with argument {given[0]}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("text", "number"), [("-1", -1), ("0", 0), (str(2**63 - 1), 2**63 - 1)])
 def test_any_seed_of_64_bits_is_taken(text, number):
     assert build_parser().parse_args(["train", "--seed", text]).seed == number
