@@ -6,8 +6,13 @@ CIFAR-10 is 154 MB as uint8: small enough to live on the device, so batches are 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-from collections.abc import Sequence
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,14 +104,16 @@ def _load_cifar(
 ) -> Dataset:
     """Load what torchvision's class `kind` reads; mean and std are measured unless given."""
     try:
-        source = kind(str(root), train=train, download=download)
-    except (RuntimeError, OSError) as error:  # OSError: no network, no room, no permission
+        with _one_at_a_time(root) if download else nullcontext():
+            source = kind(str(root), train=train, download=download)
+    # OSError: no network, no room, no permission. What is not a whole archive is told in three ways.
+    except (RuntimeError, OSError, tarfile.TarError, zlib.error, EOFError) as error:
         if not download:
             raise DataError(
                 f"no intact {title} under {root}: give the folder that holds {kind.base_folder} with --root, "
                 "or add --download"
             ) from error
-        reason = getattr(error, "reason", None) or error
+        reason = " ".join(str(getattr(error, "reason", None) or error).split())
         raise DataError(
             f"{title} cannot be downloaded to {root}: {reason}; fetch {kind.url} elsewhere and unpack it there"
         ) from error
@@ -115,6 +122,23 @@ def _load_cifar(
     mean, std = statistics or channel_statistics(images)
     name = title.lower().replace("-", "")
     return Dataset(name, "train" if train else "test", images, labels, tuple(source.classes), mean, std)
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """Make a folder and let one process at a time work in it: the first one downloads, the others find what it left.
+
+    They are those of torchrun, or other runs. Raises OSError.
+    """
+    root = root.expanduser()  # as torchvision does
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # not every network's file system has locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def channel_statistics(images: Tensor) -> tuple[Triple, Triple]:

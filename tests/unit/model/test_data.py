@@ -1,7 +1,11 @@
 import hashlib
 import os
 import pickle
+import tarfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from torchvision.datasets.utils import extract_archive
 
 from model.data import DataError, Dataset, hold_out, load_cifar10, load_cifar100, proportional_shares
 from model.transforms import CIFAR10_MEAN, CIFAR10_STD
@@ -194,6 +199,41 @@ def test_download_without_network_says_what_to_do(
     ) as e:
         load(tmp_path, train=True, download=True)
     assert archive in str(e.value)
+
+
+def test_of_several_processes_one_downloads_and_the_others_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as those of torchrun. Whoever downloads into the file that another one unpacks breaks it."""
+    downloads: list[str] = []
+    both = threading.Barrier(2)
+
+    def download(_url: str, root: str, **_: Any) -> None:
+        downloads.append(root)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.2)  # for another one that downloads, too
+        write_cifar100(Path(root), monkeypatch)
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", download)
+    root = tmp_path / "new" / "data"
+    with ThreadPoolExecutor() as pool:  # two descriptors exclude each other, in one process or in two
+        loaded = list(pool.map(lambda _: load_cifar100(root, train=True, download=True), range(2)))
+    assert downloads == [str(root)]
+    assert [len(dataset) for dataset in loaded] == [20, 20]
+
+
+@pytest.mark.parametrize("kept", [0, 10, 100])
+def test_a_damaged_archive_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    def truncated(_url: str, root: str, filename: str, **_: Any) -> None:
+        archive = Path(root) / filename
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(__file__)
+        archive.write_bytes(archive.read_bytes()[:kept])
+        extract_archive(archive)
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", truncated)
+    with pytest.raises(DataError, match=r"^CIFAR-10 cannot be downloaded to .*; fetch https://.* unpack it there$"):
+        load_cifar10(tmp_path, train=True, download=True)
 
 
 @pytest.mark.data
