@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import Any
+from typing import Annotated
 
 import httpx
 import torch
 from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from model.data import Dataset
@@ -16,15 +17,27 @@ from model.data import Dataset
 MAX_TRIES = 10
 
 
-def fetch_card(url: str, api_key: str | None = None) -> dict[str, Any]:
+class Card(BaseModel):
+    """What evaluation must know of a served model: the side of its images in pixels, and its classes in their order."""
+
+    input_size: Annotated[int, Field(ge=8, le=1024)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def fetch_card(url: str, api_key: str | None = None) -> Card:
     """Return what a service says of its model (GET /model). Raises ConnectionError if it does not."""
+    if not _is_address(url):
+        raise ConnectionError(f"not an http(s) URL: {url!r}")
     try:
         answer = httpx.get(f"{url.rstrip('/')}/model", headers=_authorization(api_key), timeout=60.0)
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise ConnectionError(f"no answer from {url}: {type(error).__name__}") from error
     if answer.status_code != 200:
         raise ConnectionError(f"the service answered {answer.status_code}")
-    return answer.json()  # type: ignore[no-any-return]
+    try:
+        return Card.model_validate_json(answer.content)
+    except ValidationError as error:
+        raise _other_service(url) from error
 
 
 async def classify_dataset(
@@ -32,7 +45,7 @@ async def classify_dataset(
 ) -> tuple[dict[str, str], Tensor]:
     """Send every image as one PNG and return (the model's name and version, float32 probabilities (N, classes)).
 
-    Raises ConnectionError if the service does not answer, or refuses an image.
+    Raises ConnectionError if the service does not answer, refuses an image, or says what no such service does.
     """
     probabilities = torch.zeros(len(dataset), len(dataset.classes))
     model: dict[str, str] = {}
@@ -41,9 +54,13 @@ async def classify_dataset(
     async def work(client: httpx.AsyncClient) -> None:
         for index in indices:
             answer = await _post(client, _png(dataset.images[index]))
-            model.update(answer["model"])
-            for one in answer["predictions"][0]["probabilities"]:
-                probabilities[index, dataset.classes.index(one["label"])] = one["probability"]
+            try:
+                content = answer.json()
+                model.update({name: content["model"][name] for name in ("name", "version")})
+                for one in content["predictions"][0]["probabilities"]:
+                    probabilities[index, dataset.classes.index(one["label"])] = one["probability"]
+            except (ValueError, LookupError, TypeError) as error:  # no JSON, or another one
+                raise _other_service(url) from error
 
     headers = _authorization(api_key)
     limits = httpx.Limits(max_connections=concurrency)
@@ -57,6 +74,18 @@ async def classify_dataset(
     return model, probabilities
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+        return parsed.scheme in {"http", "https"} and bool(parsed.host)
+    except (httpx.InvalidURL, UnicodeError):  # the latter of hosts' names
+        return False
+
+
+def _other_service(url: str) -> ConnectionError:
+    return ConnectionError(f"{url} does not answer as this service does")
+
+
 def _authorization(api_key: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
@@ -68,15 +97,16 @@ def _png(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-async def _post(client: httpx.AsyncClient, png: bytes) -> dict[str, Any]:
+async def _post(client: httpx.AsyncClient, png: bytes) -> httpx.Response:
     for _ in range(MAX_TRIES):
         try:
             answer = await client.post("/predict", content=png, headers={"content-type": "image/png"})
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ConnectionError(f"no answer from {client.base_url}: {type(error).__name__}") from error
         if answer.status_code == 200:
-            return answer.json()  # type: ignore[no-any-return]
+            return answer
         if answer.status_code not in {429, 503}:
             break
-        await asyncio.sleep(float(answer.headers.get("retry-after", "1")))
+        retry_after = answer.headers.get("retry-after", "")
+        await asyncio.sleep(float(retry_after) if retry_after.isdecimal() else 1.0)  # some proxies give a date
     raise ConnectionError(f"the service answered {answer.status_code}")

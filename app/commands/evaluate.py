@@ -135,7 +135,7 @@ def _load_labelled(arguments: argparse.Namespace, settings: Settings, source: Ch
 
     if source is None:
         card = fetch_card(arguments.url, _key(settings))
-        size, classes, whose = card["input_size"], tuple(card["classes"]), arguments.url
+        size, classes, whose = card.input_size, card.classes, arguments.url
     else:
         size, classes, whose = source.metadata.input_size, source.metadata.classes, str(source.path)
     dataset = load_dataset(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from app.cli import build_parser
-from app.client import fetch_card
+from app.client import Card, fetch_card
 from app.commands.train import build_recipe
 from model.data import Dataset
 from model.training.recipe import PRESETS
@@ -85,10 +85,10 @@ def test_the_card_is_asked_for_with_the_key(monkeypatch):
 
     def answer(url, headers, **_):
         asked.append((url, headers))
-        return httpx.Response(200 if headers else 401, json={"input_size": 48})
+        return httpx.Response(200 if headers else 401, json={"input_size": 48, "classes": ["a", "b"], "name": "c"})
 
     monkeypatch.setattr(httpx, "get", answer)
-    assert fetch_card("http://there/", "secret") == {"input_size": 48}
+    assert fetch_card("http://there/", "secret") == Card(input_size=48, classes=("a", "b"))
     with pytest.raises(ConnectionError, match="the service answered 401"):
         fetch_card("http://there")
     assert asked == [("http://there/model", {"authorization": "Bearer secret"}), ("http://there/model", {})]

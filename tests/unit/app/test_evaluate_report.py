@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from app.cli import build_parser
+from app.client import Card
 from model.data import Dataset
 from tests.unit.app.conftest import TOY_CLASSES
 
@@ -47,7 +48,7 @@ def test_report_of_a_service_is_about_its_answers(
         return {"name": "bees", "version": "0" * 12}, torch.tensor([[0.1, 0.7, 0.1, 0.1]]).repeat(len(dataset), 1)
 
     monkeypatch.setattr("app.client.classify_dataset", always_bees)
-    monkeypatch.setattr("app.client.fetch_card", lambda *_: {"input_size": 16, "classes": TOY_CLASSES})
+    monkeypatch.setattr("app.client.fetch_card", lambda *_: Card(input_size=16, classes=TOY_CLASSES))
     assert evaluate("--url", "http://127.0.0.1:9", "--limit", "10", "--report", str(tmp_path / "report")) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["confusion_matrix"] == [[0, 4, 0, 0], [0, 3, 0, 0], [0, 3, 0, 0], [0, 0, 0, 0]]
