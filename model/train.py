@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ class Trainer:
     """One run, and the folder `out` where it leaves its traces.
 
     With `temperature` given, nothing is fitted and the recipe may hold out no images. `init_from` is a checkpoint to
-    go on from, with a recipe of its own, instead of fresh weights. `world` are the processes that share each batch;
+    go on from, with a recipe of its own, instead of fresh weights; images are normalised as its weights expect them,
+    by its mean and std instead of the dataset's. `world` are the processes that share each batch;
     `compiled` runs the network through torch.compile. `progress` is told (step, steps, figures) every
     `progress_every_s` seconds and at an epoch's end, `on_epoch` each epoch's line of metrics. The state is saved every
     `save_every_s` seconds, after the last epoch, and when `request_stop` is called: an epoch on a GPU may take less
@@ -88,6 +89,9 @@ class Trainer:
         if recipe.keep_initial and (init_from is None or init_from.metadata.classes != dataset.classes):
             raise TrainingError("--keep-initial needs --init-from, a checkpoint of the same classes")
         self.recipe = recipe
+        self.own_mean_std = dataset.mean, dataset.std
+        if init_from is not None:
+            dataset = replace(dataset, mean=init_from.metadata.mean, std=init_from.metadata.std)
         self.full = dataset
         self.folder = RunFolder(out)
         self.temperature = temperature
@@ -245,8 +249,11 @@ class Trainer:
     def _identity(self) -> str:
         """What must be the same for a saved state to be gone on from; all images are hashed for it."""
         start = self.init_from.version if self.init_from else None
-        images = self.full.fingerprint()
-        return json.dumps({**self.recipe.to_dict(), "init_from": start, "images": images}, sort_keys=True)
+        identity = {**self.recipe.to_dict(), "init_from": start, "images": self.full.fingerprint()}
+        mean_std = self.full.mean, self.full.std
+        if mean_std != self.own_mean_std:  # else the images say it
+            identity["normalisation"] = mean_std
+        return json.dumps(identity, sort_keys=True)
 
     def _save_state(self) -> None:
         """Save what to go on from; of the epoch's tally that of all processes: next time there may be more or fewer."""

@@ -105,7 +105,11 @@ class RunFolder:
 def differences(saved: str, wanted: str) -> str:
     """Return in words how one run's identity, JSON, differs from another's."""
     ours, theirs = json.loads(saved), json.loads(wanted)
-    named = {"images": "other images", "init_from": "another --init-from"}
+    named = {
+        "images": "other images",
+        "init_from": "another --init-from",
+        "normalisation": "another mean and std",
+    }
     return "; ".join(
         named.get(name, f"{name} {json.dumps(ours.get(name))}, not {json.dumps(theirs.get(name))}")
         for name in sorted(ours | theirs)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from model import checkpoint
+from model.evaluate import compute_logits
 from model.train import Trainer
 from model.training.learner import TrainingError
 from tests.toy_training import toy_dataset
@@ -77,6 +78,40 @@ def test_final_weights_keep_a_share_of_the_initial_ones(tmp_path: Path, undistur
             torch.testing.assert_close(kept.tensors[name].float(), expected, rtol=2e-3, atol=2e-4)
     assert not torch.equal(tuned["head.weight"], source.tensors["head.weight"])
     assert kept.metadata.recipe["keep_initial"] == share
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_images_are_normalised_as_the_initial_weights_expect_them(
+    tmp_path: Path, undisturbed: Path, share: float
+) -> None:
+    """Else the average would be of two networks that see other numbers."""
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    bright = replace(toy_dataset(), mean=(0.9, 0.9, 0.9), std=(0.1, 0.1, 0.1))
+    recipe = replace(RECIPE, phases=((16, 1),), keep_initial=share)
+    tuned = Trainer(recipe, bright, tmp_path, device=torch.device("cpu"), init_from=source)
+    torch.testing.assert_close(tuned.learner.mean, torch.tensor(source.metadata.mean))
+    torch.testing.assert_close(tuned.learner.std, torch.tensor(source.metadata.std))
+    loaded = checkpoint.load(tuned.run())
+    assert (loaded.metadata.mean, loaded.metadata.std) == (source.metadata.mean, source.metadata.std)
+    logits = compute_logits(loaded.network(), loaded.self_test_images, source.metadata.mean, source.metadata.std)
+    torch.testing.assert_close(
+        loaded.metadata.calibration.probabilities(logits), loaded.self_test_probabilities, atol=1e-4, rtol=0
+    )
+
+
+def test_a_run_that_was_begun_with_the_datas_own_normalisation_is_another_one(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    bright = replace(toy_dataset(), mean=(0.9, 0.9, 0.9))
+    runs = [
+        Trainer(RECIPE, data, tmp_path, device=torch.device("cpu"), init_from=source)
+        for data in (toy_dataset(), bright)
+    ]
+    runs[0].folder.begin({})
+    runs[0]._save_state()
+    with pytest.raises(TrainingError, match=r"another run \(another mean and std\)"):
+        runs[1].run()
 
 
 def test_nothing_initial_can_be_kept_of_fresh_weights_or_other_classes(tmp_path: Path, undisturbed: Path) -> None:
