@@ -67,7 +67,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these contenders, besides the engine")
     parser.add_argument("--json", type=named_path, metavar="FILE", help="also write every round there")
-    add_settings(parser, only={"weights", "device", "precision", "runtime", "threads"})
+    add_settings(parser, only={"weights", "weights_sha256", "device", "precision", "runtime", "threads"})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(threads)
     try:
         check_writable(arguments.json)
-        source = checkpoint.load(settings.weights)
+        source = checkpoint.load(settings.weights, settings.weights_sha256)
         with explained():
             backend = open_backend(source, settings)
     except (CheckpointError, EngineUnavailable, OSError) as error:

@@ -104,3 +104,12 @@ def test_a_checkpoint_that_cannot_be_read_is_one_line(tmp_path):
     with pytest.raises(SystemExit, match="cannot be read") as stopped:
         bench("--weights", tmp_path / "none.safetensors")
     assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_a_checkpoint_that_is_not_the_expected_one_is_not_measured(toy_weights, monkeypatch, how):
+    flags = ["--weights-sha256", "0" * 64] if how == "flag" else []
+    if how == "environment":
+        monkeypatch.setenv("RESNET_WEIGHTS_SHA256", "0" * 64)
+    with pytest.raises(SystemExit, match="is not the one expected"):
+        bench("--weights", toy_weights, *flags)
