@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.commands.data_flags import add_data, check_writable, named_path, positive
@@ -14,8 +16,6 @@ from app.commands.settings_flags import add_settings, read_settings
 from app.telemetry import set_up_logging
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
     from app.settings import Settings
@@ -96,13 +96,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_recordable(weights: Path) -> None:
-    """Raise CheckpointError if a checkpoint is pinned, OSError if none can be written beside it, to take its place."""
+    """Raise CheckpointError if a checkpoint is pinned, OSError if none can be written beside it, to take its place.
+
+    Of a link, the file that it leads to is the one that would change: what pins either of them counts.
+    """
     from model import checkpoint
 
-    if checkpoint.pinned_sha256(weights):
-        pins = weights.with_name(checkpoint.PINS)
-        raise checkpoint.CheckpointError(f"--record would change {weights}, which is pinned: remove {pins} first")
-    check_writable(weights.with_name(f".{weights.name}.tmp"))
+    file = _linked_file(weights)
+    for path in dict.fromkeys((weights, file)):
+        if checkpoint.pinned_sha256(path):
+            pins = path.with_name(checkpoint.PINS)
+            raise checkpoint.CheckpointError(f"--record would change {path}, which is pinned: remove {pins} first")
+    check_writable(file.with_name(f".{file.name}.tmp"))
+
+
+def _linked_file(path: Path) -> Path:
+    """Return the file that a path leads to through links, if any."""
+    return Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
 
 
 def _write_files(
@@ -175,7 +185,8 @@ def _score_and_record(
     if arguments.record:
         measured = record(metadata.measured, scores)
         metadata = metadata.model_copy(update={"measured": measured})
-        checkpoint.save(source.path, metadata, source.tensors, source.self_test_images, source.self_test_probabilities)
+        file = _linked_file(source.path)
+        checkpoint.save(file, metadata, source.tensors, source.self_test_images, source.self_test_probabilities)
         source = checkpoint.load(source.path)
     return as_result(metadata.name, source.version, "checkpoint", scores), probabilities
 

@@ -67,6 +67,39 @@ def test_a_pinned_checkpoint_is_not_recorded_into(toy_weights, monkeypatch, caps
     assert evaluate(monkeypatch, "--weights", toy_weights, "--record") == 0
 
 
+@pytest.fixture
+def link(toy_weights, tmp_path):
+    """A link to the toy weights, by way of another one, from a folder of its own."""
+    link = tmp_path / "current" / "model.safetensors"
+    link.parent.mkdir()
+    link.with_name("latest").symlink_to(toy_weights)
+    link.symlink_to("latest")
+    return link
+
+
+def test_scores_are_recorded_in_the_file_that_a_link_leads_to(toy_weights, link, monkeypatch):
+    assert evaluate(monkeypatch, "--weights", link, "--record") == 0
+    assert (link.is_symlink(), link.with_name("latest").is_symlink()) == (True, True)
+    assert [one["split"] for one in checkpoint.load(toy_weights).metadata.measured] == ["toy held-out", "toy test"]
+
+
+@pytest.mark.parametrize("whose", ["link", "file"])
+def test_a_pinned_checkpoint_is_not_recorded_into_through_a_link(toy_weights, link, monkeypatch, capsys, whose):
+    before = toy_weights.read_bytes()
+    pinned = link if whose == "link" else toy_weights
+    pinned.with_name("SHA256SUMS").write_text(f"{hashlib.sha256(before).hexdigest()}  {pinned.name}\n")
+    assert evaluate(monkeypatch, "--weights", link, "--record") == 1
+    assert f"--record would change {pinned}, which is pinned" in capsys.readouterr().err
+    assert toy_weights.read_bytes() == before
+    assert link.is_symlink()
+
+
+def test_a_link_in_a_circle_is_one_line(monkeypatch, tmp_path, capsys):
+    (tmp_path / "circle").symlink_to("circle")
+    assert evaluate(monkeypatch, "--weights", tmp_path / "circle", "--record") == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_another_checkpoint_than_the_expected_one_is_one_line(toy_weights, monkeypatch, capsys, command):
     files = ["picture.png"] if command == "predict" else []
