@@ -235,7 +235,8 @@ def _parse_metadata(path: Path, fields: object) -> Metadata:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "metadata"
-        raise CheckpointError(f"checkpoint {path}: bad metadata: {where}: {first['msg']}") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise CheckpointError(f"checkpoint {path}: bad metadata: {where}: {reason}") from error
     name = metadata.architecture.get("arch")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from model.data import DataError
+from model.metadata import is_class_name
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +110,7 @@ def class_folders(root: Path) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for folder in sub_folders(root):
         name = unicodedata.normalize("NFC", folder.name)
-        # Control characters, line separators, and what is not UTF-8 would break logs, metrics and JSON.
-        if not name.strip() or {unicodedata.category(character) for character in name} & {"Cc", "Cs", "Zl", "Zp"}:
+        if not is_class_name(name):
             raise DataError(f"{root}: {name!r} is no name for a class: it holds characters that cannot be printed")
         if name in folders:
             raise DataError(f"{root} holds two folders of the class {name!r}, whose names are written differently")

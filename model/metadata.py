@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from model.architecture import Architecture, Structure
 from model.calibration import Calibration
@@ -18,12 +20,23 @@ if TYPE_CHECKING:
 
 FORMAT: Literal[1] = 1
 
+# Unicode's categories of control characters, surrogates, and separators of lines and paragraphs.
+UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message names the file and the reason in one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))  # a damaged file's own names may hold line breaks
+
+
+def is_class_name(name: str) -> bool:
+    """Return whether a class can be called so: something is seen of it, and it can be printed.
+
+    Control characters, line separators, and what is not Unicode would break logs, metrics and JSON.
+    """
+    return bool(name.strip()) and not {unicodedata.category(character) for character in name} & UNPRINTABLE
 
 
 class Metadata(BaseModel):
@@ -53,6 +66,17 @@ class Metadata(BaseModel):
     libraries: dict[str, str] = Field(default_factory=dict)
     created: str = ""
     self_test_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_can_be_told_apart(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        for name in classes:
+            if not is_class_name(name):
+                raise ValueError(f"{name[:60]!r} is no name for a class: it is blank, or cannot be printed")
+        for before, name in pairwise(sorted(unicodedata.normalize("NFC", name) for name in classes)):
+            if name == before:
+                raise ValueError(f"two classes are called {name[:60]!r}")
+        return classes
 
     @model_validator(mode="after")
     def _classes_match_the_head(self) -> Metadata:

@@ -204,7 +204,14 @@ def test_inconsistent_tensors_are_refused(
         ({"architecture": {"arch": "resnet50", "num_classes": 3, "groups": 10**12}}, "product at most"),
         ({"architecture": {"arch": "resnet50", "num_classes": 3, "width_per_group": 1e9}}, "must be integers"),
         ({"architecture": {"arch": "resnet152", "num_classes": 3, "width_per_group": 2048}}, "missing tensor(s)"),
-        ({"classes": ("cat", "dog")}, "2 class names for a network of 3 classes"),
+        ({"classes": ("cat", "dog")}, "bad metadata: metadata: 2 class names for a network of 3 classes"),
+        ({"classes": ("cat", "dog", "cat")}, "bad metadata: classes: two classes are called 'cat'"),
+        ({"classes": ("cat", "caf\u00e9", "cafe\u0301")}, "two classes are called 'caf\u00e9'"),
+        ({"classes": ("cat", " ", "dog")}, "bad metadata: classes: ' ' is no name for a class: it is blank, or"),
+        ({"classes": ("cat", "", "dog")}, "'' is no name for a class"),
+        ({"classes": ("cat", "dog\n", "elk")}, r"'dog\n' is no name for a class"),
+        ({"classes": ("cat", "dog", "\ud800")}, r"'\ud800' is no name for a class"),
+        ({"classes": ("cat", "dog\u2028", "elk")}, r"'dog\u2028' is no name for a class"),
         ({"classes": ()}, "bad metadata: classes"),
         ({"input_size": 16}, f"tensor {SELF_TEST_IMAGES} has shape"),
         ({"std": (0.2, 0.0, 0.2)}, "bad metadata: std.1"),
@@ -223,6 +230,14 @@ def test_wrong_metadata_is_refused(
 ) -> None:
     checkpoint.save(path, METADATA.model_copy(update=changes), tensors, images, probabilities)
     assert expected in refusal(path)
+
+
+def test_classes_may_have_any_other_names(
+    path: Path, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+) -> None:
+    names = ("forêt 森林", 'Forest, "old"/new', "🌲")
+    checkpoint.save(path, METADATA.model_copy(update={"classes": names}), tensors, images, probabilities)
+    assert checkpoint.load(path).metadata.classes == names
 
 
 @pytest.mark.parametrize(
