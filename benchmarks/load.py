@@ -30,10 +30,15 @@ PATIENCE_S = 10.0
 
 @dataclass
 class Load:
-    """What came of a load: the seconds each good answer took, and how many requests had no good answer."""
+    """What came of a load: the seconds each good answer took, and how many requests had no good answer.
+
+    `seconds` is what it took from the start to the last answer: answers that came late are no answers of the time in
+    which was sent.
+    """
 
     times: list[float] = field(default_factory=list)
     errors: int = 0
+    seconds: float = 0.0
 
 
 def post(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
@@ -111,7 +116,8 @@ async def closed_loop(port: int, requests: Sequence[bytes], clients: int, second
     """Send `requests` in turn from so many clients; those begun within `seconds` count."""
     load = Load()
     turn = cycle(requests)
-    until = time.perf_counter() + seconds
+    begun = time.perf_counter()
+    until = begun + seconds
 
     async def one_client() -> None:
         client = await Client.connect(port)
@@ -125,6 +131,7 @@ async def closed_loop(port: int, requests: Sequence[bytes], clients: int, second
         client.close()
 
     await asyncio.gather(*(one_client() for _ in range(clients)))
+    load.seconds = time.perf_counter() - begun
     return load
 
 
@@ -136,15 +143,16 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
     sender = OpenLoop(port, requests, poisson_arrivals(rate, seconds, seed))
     sender.send()
     outcomes = sender.finish(PATIENCE_S)
-    good = outcomes.latency[outcomes.status == 200].tolist()
-    return Load(good, len(outcomes.due) - len(good))
+    good = outcomes.status == 200
+    last = float(outcomes.ended[good].max(initial=seconds))
+    return Load(outcomes.latency[good].tolist(), int((~good).sum()), last)
 
 
-def summarise(load: Load, seconds: float) -> dict[str, float]:
+def summarise(load: Load) -> dict[str, float]:
     """Return good answers per second, their median and 99th percentile in milliseconds, and the errors."""
     cuts = statistics.quantiles(load.times, n=100) if len(load.times) > 1 else [float("nan")] * 99
     return {
-        "requests_per_s": round(len(load.times) / seconds, 1),
+        "requests_per_s": round(len(load.times) / load.seconds, 1),
         "p50_ms": round(cuts[49] * 1e3, 2),
         "p99_ms": round(cuts[98] * 1e3, 2),
         "errors": load.errors,
@@ -168,13 +176,10 @@ def main() -> None:
     requests = [post(address.path, file.read_bytes(), headers) for file in arguments.bodies]
     port = address.port or 80
     if arguments.rate is None:
-        started = time.perf_counter()
         load = uvloop.run(closed_loop(port, requests, arguments.clients, arguments.seconds))
-        seconds = time.perf_counter() - started  # to the last answer: with many clients, many come late
     else:
         load = open_loop(port, requests, arguments.rate, arguments.seconds, arguments.seed)
-        seconds = arguments.seconds
-    print(json.dumps({"requests": len(load.times), **summarise(load, seconds)}))
+    print(json.dumps({"requests": len(load.times), **summarise(load)}))
 
 
 if __name__ == "__main__":

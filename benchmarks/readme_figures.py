@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import FOLDER, MACHINES, newest, of_version, read
+from benchmarks.peers.contenders import made_before
 
 PAGE = FOLDER.parent / "README.md"
 ENGINES = {
@@ -16,6 +17,7 @@ ENGINES = {
     "eager bfloat16 channels-last": "PyTorch, eager bfloat16, channels last",
     "folded float32": "PyTorch, batch norm folded",
 }
+CUDA = "engine_cuda.json"
 PEERS = {"ours": "**this service**", "fastapi": "plain FastAPI, no batching"}
 
 
@@ -112,13 +114,20 @@ def service() -> str:
         if _where(one) != _where(plain)
     ]
     but = f", but for {' and '.join(elsewhere)}" if elsewhere else ""
-    return f"""On {machine_of(plain)}{but}; a GPU has not been measured yet.
+    return f"""On {machine_of(plain)}{but}; {_gpu()}.
 
 | what | figure | evidence |
 |---|---|---|
 {table}
 
 The load generator of these closed loops, {plain["load"]}, shares the cores with the service. With 64 clients, a batch held {filled} images on average."""
+
+
+def _gpu() -> str:
+    measured = [folder / CUDA for folder in MACHINES.values() if (folder / CUDA).is_file()]
+    if not measured:
+        return "a GPU has not been measured yet"
+    return "the engine on a GPU: " + ", ".join(f"`{path.relative_to(FOLDER.parent).as_posix()}`" for path in measured)
 
 
 def engine() -> str:
@@ -153,23 +162,24 @@ def peers(engine: str) -> str:
     """Return the tables of this service beside its peers, with the `engine` that each of them had, on each machine."""
     name = f"peers_{engine}.json"
     folders = [folder for folder in MACHINES.values() if (folder / name).is_file()]
-    return "\n\n".join(_peers(read(name, folder)) for folder in folders or [FOLDER])
+    return "\n\n".join(_peers(name, folder) for folder in folders or [FOLDER])
 
 
-def _peers(one: dict[str, Any]) -> str:
+def _peers(name: str, folder: Path) -> str:
+    one, file = read(name, folder), (folder / name).relative_to(FOLDER.parent).as_posix()
     rows = "\n".join(
-        f"| {PEERS.get(name, one['contenders'][name]['title'])} | "
+        f"| {PEERS.get(peer, one['contenders'][peer]['title'])} | "
         f"{' | '.join(format(found[f'clients_{count}']['requests_per_s'], '.0f') for count in one['clients'])} | "
         f"{found['clients_64']['p99_ms']:.0f} | {found['clients_64']['cpu_ms_per_request']:.2f} | "
         f"{found['clients_64']['peak_memory_mb']:.0f} |"
-        for name, found in one["medians"].items()
+        for peer, found in one["medians"].items()
     )
     rates = " | ".join(f"requests/s, {count} client{'s' * (count > 1)}" for count in one["clients"])
     return f"""| | {rates} | p99 ms, 64 | processor ms a request, 64 | memory MB |
 |---|{"---:|" * (len(one["clients"]) + 3)}
 {rows}
 
-({machine_of(one)}; medians of {len(one["rounds"])} rounds)"""
+(`{file}`: {machine_of(one)}; medians of {len(one["rounds"])} rounds of {one["seconds"]} s.{made_before(one)})"""
 
 
 PARTS = {

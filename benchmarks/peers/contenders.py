@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 OURS = "ours"
 HERE = Path(__file__).resolve().parent
@@ -47,7 +48,7 @@ CONTENDERS = (
         "LitServe",
         "litserve_server",
         ("litserve",),
-        "max_batch_size 32, batch_timeout 5 ms, one worker and one API server (the network takes all cores), "
+        "max_batch_size 32, batch_timeout 1 ms, one worker and one API server (the network takes all cores), "
         "fast_queue, no access log, raw body in and ready JSON out",
     ),
     Contender(
@@ -84,3 +85,12 @@ CONTENDERS = (
         needs="java",
     ),
 )
+
+
+def made_before(record: dict[str, Any]) -> str:
+    """Say what the peers of an old record with eager PyTorch lacked, or nothing."""
+    if record["engine"] != "eager" or "peers_max_batch" in record:
+        return ""
+    bfloat16 = any(name.endswith("bf16") for name in record["machine"]["instructions"])
+    layout = "" if bfloat16 else " and the peers' float32 was not channels last"
+    return f" Made when Ray Serve had one thread to compute with{layout}."

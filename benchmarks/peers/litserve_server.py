@@ -45,7 +45,7 @@ class API(LitAPI):
 
 
 if __name__ == "__main__":
-    api = API(max_batch_size=MAX_BATCH, batch_timeout=0.005)
+    api = API(max_batch_size=MAX_BATCH, batch_timeout=0.001)
     server = LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
     server.run(
         host="127.0.0.1",

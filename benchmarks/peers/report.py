@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.machine import FOLDER, RECORDS, describe
-from benchmarks.peers.contenders import OURS
+from benchmarks.peers.contenders import OURS, made_before
 
 DOCS = FOLDER.parent / "docs"
 TITLES = {
@@ -151,7 +151,7 @@ def section(record: Record) -> str:
         f"## {TITLES[record['engine']]}",
         f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}. Medians of "
         f"{len(record['rounds'])} rounds of {record['seconds']} s. Closed loops by {record['closed_loop']}; the open "
-        f"loop sends {record['open_loop_requests_per_s']} requests/s to all.",
+        f"loop sends {_open_loop(record)}.{made_before(record)}",
         table(record),
         f"![bar chart](peers-{record['engine']}.png)",
         f"Raw rounds: [benchmarks/peers_{record['engine']}.json](../benchmarks/peers_{record['engine']}.json).",
@@ -161,17 +161,23 @@ def section(record: Record) -> str:
     return "\n\n".join(parts)
 
 
+def _open_loop(record: Record) -> str:
+    if "open_loop_share" not in record:
+        return f"{record['open_loop_requests_per_s']} requests/s to all, half of what this service answers"
+    return f"each {record['open_loop_share']:.0%} of what it answered to the most clients in the same round"
+
+
 PREAMBLE = """# Beside its peers
 
 Made by `make bench-peers`; do not edit. Every contender does the same work: one PNG picture of 32 x 32 in the body
 (`examples/`, in turn), decoded by the same function, the same network in the same precision, the same JSON with all ten
-classes. Batches are of at most 32. One contender is alive at a time, started anew in every round, and the rounds are
+classes. The peers' batches are of at most 32 pictures; this service has found out at its start which are worthwhile, as
+it does by default: more or fewer. One contender is alive at a time, started anew in every round, and the rounds are
 interleaved; the load generator runs on the same machine. Before it is measured, each has to give the right classes and
 the checkpoint's own self-test probabilities (with the engine that answers at once: that engine's answer), and to refuse
 a file that is no picture. "CPU" is user and system time of all processes of the server, the steadiest figure on a
 machine that is shared; "memory" is the largest sum of their proportional set sizes seen (once a second). In the open
-loop, requests arrive at random (Poisson) and wait for nobody, at half the rate that this service answers to the most
-clients; times count from when a request was due.
+loop, requests arrive at random (Poisson) and wait for nobody; times count from when a request was due.
 """
 
 

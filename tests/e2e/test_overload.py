@@ -84,9 +84,7 @@ async def overload(port, rate, seconds):
 async def scenario(port, picture, seconds, closed_s):
     request = post("/predict", picture, {"content-type": "image/png"})
     await closed_loop(port, [request], CLIENTS, 1.0)  # not counted: warming up
-    begun = time.perf_counter()
-    times = await closed_loop(port, [request], CLIENTS, closed_s)
-    before = summarise(times, time.perf_counter() - begun)
+    before = summarise(await closed_loop(port, [request], CLIENTS, closed_s))
     sender, probes = await overload(port, TIMES * before["requests_per_s"], seconds)
     after = await answered_later(port, request, closed_s)
     sent = json.loads(await sender.stdout.read())

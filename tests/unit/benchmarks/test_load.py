@@ -1,9 +1,12 @@
 import asyncio
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
 
+from benchmarks import load as load_module
 from benchmarks.load import Load, closed_loop, open_loop, post, summarise
+from benchmarks.sender import Outcomes
 
 REQUESTS = [post("/predict", body, {"content-type": "image/png"}) for body in (b"picture", b"another")]
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -111,8 +114,30 @@ def test_an_open_loop_counts_refused_connections():
     assert load.errors > 0
 
 
+def test_answers_that_came_late_are_divided_by_the_time_that_they_took(monkeypatch):
+    """None is missing, so that the rate is not above what was sent, but it is below."""
+
+    class Sender:
+        def __init__(self, _port, _requests, arrivals):
+            self.due = arrivals
+
+        def send(self):
+            pass
+
+        def finish(self, _patience_s):
+            status = np.full(len(self.due), 200, np.int16)
+            status[-1] = 429
+            return Outcomes(self.due, self.due, np.linspace(0.5, 12.5, len(self.due)), status, 0)
+
+    monkeypatch.setattr(load_module, "OpenLoop", Sender)
+    load = open_loop(0, REQUESTS, rate=100, seconds=5.0)
+    assert load.errors == 1
+    assert 12 < load.seconds < 12.5
+    assert summarise(load)["requests_per_s"] == round(len(load.times) / load.seconds, 1)
+
+
 def test_summary_is_in_milliseconds():
-    assert summarise(Load([0.001 * n for n in range(1, 101)], errors=2), 10.0) == {
+    assert summarise(Load([0.001 * n for n in range(1, 101)], errors=2, seconds=10.0)) == {
         "requests_per_s": 10.0,
         "p50_ms": pytest.approx(50.5),
         "p99_ms": pytest.approx(99.99),

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -8,6 +9,8 @@ import torch
 
 from app.cores import available_cores
 from app.settings import Settings
+from benchmarks.machine import MACHINES
+from benchmarks.peers import __main__ as peers_main
 from benchmarks.peers import report
 from benchmarks.peers.contenders import CONTENDERS, HERE, OURS
 from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, Classifier, EagerEngine, decode
@@ -33,7 +36,7 @@ def record():
         "seconds": 4,
         "closed_loop": "wrk",
         "open_loop_requests_per_s": 5.0,
-        "machine": {"date": "2000-01-01", "processor": "P", "cores": 2, "torch": "2"},
+        "machine": {"date": "2000-01-01", "processor": "P", "cores": 2, "torch": "2", "instructions": ["avx2"]},
         "contenders": {OURS: about | {"title": "this service"}, "x": about, "broken": about | {"title": "B"}},
         "rounds": [
             {OURS: turn(100, 1.0), "x": turn(50, 2.0, errors=3), "broken": {"error": "B: exited with 1\nlog"}},
@@ -58,6 +61,63 @@ def test_the_table_has_a_row_for_each_that_was_measured(record):
     assert "| **this service** | 200 | 2,000 |" in lines[2]
     assert "| X 1.0 | 100 | 1,000 |" in lines[3]
     assert "| 3 |" in lines[3], "errors of all rounds"
+
+
+@pytest.mark.parametrize(
+    ("since", "said", "not_said"),
+    [
+        (
+            {"open_loop_requests_per_s": 5.0},
+            ["5.0 requests/s to all", "Ray Serve had one thread"],
+            ["in the same round"],
+        ),
+        ({"open_loop_share": 0.5, "peers_max_batch": 32}, ["each 50% of what it answered"], ["Made when", "to all"]),
+    ],
+    ids=["an old record", "a new one"],
+)
+def test_how_a_record_was_made_is_said(record, since, said, not_said):
+    del record["open_loop_requests_per_s"]
+    text = report.section(record | since | {"engine": "eager"})
+    assert "Medians of 3 rounds of 4 s" in text
+    assert all(one in text for one in said)
+    assert not any(one in text for one in not_said)
+    assert ("not channels last" in text) == ("Made when" in text), "the machine of this record has no bfloat16"
+
+
+def test_every_round_begins_with_the_next_contender():
+    rounds = [peers_main.turned([*CONTENDERS[:3]], number) for number in range(4)]
+    assert [one[0] for one in rounds] == [*CONTENDERS[:3], CONTENDERS[0]]
+    assert all(sorted(one, key=CONTENDERS.index) == [*CONTENDERS[:3]] for one in rounds)
+
+
+def test_few_rounds_are_no_record_to_show(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(peers_main.sys, "argv", ["peers", "--engine", "null", "--rounds", "4"])
+    for shown in MACHINES.values():
+        monkeypatch.setattr(peers_main, "RECORDS", shown)
+        with pytest.raises(SystemExit):
+            peers_main.parse()
+    assert "are a trial" in capsys.readouterr().err
+    monkeypatch.setattr(peers_main, "RECORDS", tmp_path)
+    assert peers_main.parse().rounds == 4
+
+
+def test_the_open_loop_asks_half_of_what_the_contender_itself_can_do(monkeypatch):
+    """At half of our rate, whoever is slower than that shows an overload instead of latencies."""
+    asked = []
+
+    class Loader:
+        def closed(self, server, clients, seconds):
+            asked.append((clients, seconds))
+            return {"requests_per_s": 10.0 * clients}
+
+        def open(self, server, rate, seconds, seed):
+            return {"requests_per_s": rate, "seed": seed}
+
+    monkeypatch.setattr(peers_main, "running", lambda *_: nullcontext())
+    monkeypatch.setattr(peers_main, "check", lambda *_: 10)
+    turn = peers_main.Rounds("null", [1, 64], 5, Loader()).turn(CONTENDERS[2], None, 3)
+    assert turn["open_loop"] == {"offered_per_s": 320.0, "requests_per_s": 320.0, "seed": 3}
+    assert asked[0] == (64, peers_main.LEARN_S)
 
 
 def test_what_failed_is_said(record):
