@@ -1,6 +1,8 @@
 """The ways to compute the same probabilities that `resnet bench engine` compares with the service's own engine.
 
-Each is a function of uint8 (N, 3, S, S) to float32 (N, classes), set up as its makers advise.
+Each is a function of uint8 (N, 3, S, S) to float32 (N, classes), set up as its makers advise. "OpenVINO float32" and
+so on are the service's own graph and backend in each precision, "OpenVINO converted" is what OpenVINO makes of the
+network by itself.
 """
 
 from __future__ import annotations
@@ -80,6 +82,7 @@ def contenders(
         if find_spec("openvino"):
             for precision in ("float32", "bfloat16", "int8"):
                 made[f"OpenVINO {precision}"] = ours(runtime="openvino", precision=precision)
+            made["OpenVINO converted"] = lambda: _openvino_converted(source, settings.threads)
         if find_spec("MNN"):
             made["MNN float32"] = lambda: _mnn(source, settings.threads)
         if find_spec("onnxruntime") and find_spec("onnx"):
@@ -136,6 +139,18 @@ def _mnn(source: Checkpoint, threads: int) -> Run:
     """Set up MNN for every size: the service's engine has OpenVINO for a single image."""
     network, calibration = Mnn(MnnModel(source), threads), source.metadata.calibration
     return lambda images: calibration.probabilities_of(network.logits(images))
+
+
+def _openvino_converted(source: Checkpoint, threads: int) -> Run:
+    """Set up the network as OpenVINO traces it, in the precision that it takes by itself on this processor."""
+    import openvino
+
+    size = source.metadata.input_size
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    module = Whole(source, fold_batch_norm(source.network())).eval()
+    model = openvino.convert_model(module, example_input=example, input=[-1, 3, size, size])
+    compiled = openvino.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads})
+    return lambda images: compiled(images)[0].copy()
 
 
 def _onnx_runtime(source: Checkpoint, threads: int) -> Run:

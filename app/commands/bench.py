@@ -31,6 +31,8 @@ PRODUCTS = {"cpu": 1, "cuda": 10}
 TURN_IMAGES = 16
 TURN_CALLS = 2
 
+LEAST_CALLS_OF_P99 = 100
+
 # Left out: a contender one call of which takes both longer than this and so many times as long as the engine's, such as
 # bfloat16 on a processor that only imitates it.
 SLOW_S = 1.0
@@ -163,8 +165,8 @@ def _measure(
 ) -> tuple[dict[str, dict[int, list[list[float]]]], dict[str, list[float]]]:
     """Return seconds[contender][size][round] = the times of its calls, and the seconds of large matrix products.
 
-    Each round begins with another contender, and each turn with a pause and a call that does not count: some runtimes'
-    threads spin for a while after their last batch, at the cost of the next.
+    Each round begins with another contender, and each turn with a pause and a call that does not count, a product's
+    too: some runtimes' threads spin for a while after their last batch, at the cost of the next.
     """
     seconds: dict[str, dict[int, list[list[float]]]] = {name: {size: [] for size in sizes} for name in runs}
     kind = device.partition(":")[0]
@@ -181,6 +183,8 @@ def _measure(
                     times.append(round(_seconds(run, images[:size]), 6))
                 seconds[name][size].append(times)
         for name, matrix in matrices.items():
+            time.sleep(PAUSE_S)
+            _product_s(matrix)
             products[name].append(round(_product_s(matrix, PRODUCTS[kind]), 6))
     return seconds, products
 
@@ -232,6 +236,7 @@ def _summary(
         summary[str(size)] = {
             "images_per_s": round(statistics.median(size * len(times) / sum(times) for times in rounds), 1),
             "engine_over_this": round(engine_over(rounds, engine[size]), 3),
+            "calls": len(calls),
             "p50_ms": round(statistics.median(calls) * 1e3, 2),
             "p99_ms": round(calls[min(len(calls) - 1, int(0.99 * len(calls)))] * 1e3, 2),
         }
@@ -247,6 +252,8 @@ def _print(result: dict[str, Any]) -> None:
     for name, by_size in result["contenders"].items():
         cells = (f"{by_size[size]['p50_ms']:.1f} / {by_size[size]['p99_ms']:.1f}" for size in sizes)
         print(f"{name:<30}" + "".join(f"{cell:>16}" for cell in cells))
+    if min(by_size[size]["calls"] for by_size in result["contenders"].values() for size in sizes) < LEAST_CALLS_OF_P99:
+        print(f"(the p99 of fewer than {LEAST_CALLS_OF_P99} calls is the slowest of them)")
     print("\nthe engine's rate over this one's   " + "".join(f"{size:>8}" for size in sizes))
     for name, by_size in result["contenders"].items():
         print(f"{name:<35}" + "".join(f"{by_size[size]['engine_over_this']:>8.2f}" for size in sizes))

@@ -32,6 +32,8 @@ def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path,
     assert min(kept["ceiling"]["images_per_s"].values()) > 0  # with AMX float32 may count as imitated
     printed = capsys.readouterr().out
     assert "the engine reaches, of the higher one," in printed
+    assert [kept["contenders"]["engine"][size]["calls"] for size in ("1", "3")] == [2 * 16, 2 * 5]
+    assert "fewer than 100 calls is the slowest" in printed
 
 
 def test_what_the_processor_only_imitates_is_left_out_with_a_reason(toy_weights, tmp_path, capsys, monkeypatch):
@@ -87,7 +89,7 @@ def test_a_ceiling_of_milliseconds_is_neither_rounded_away_nor_one_products_star
     monkeypatch.setattr(bench_command, "_matrices", lambda _device, side: sides.append(side) or {"bfloat16": Matrix()})
     _, seconds = bench_command._measure({"engine": len}, np.zeros(0), (), 1, "cuda:1")
     assert seconds == {"bfloat16": [0.001235]}
-    assert (sides, len(products)) == ([8192], 10)
+    assert (sides, len(products)) == ([8192], 10 + 1), "the first one does not count"
     ceiling = bench_command._ceiling({"bfloat16": [0.001]}, 8192, 10**9)
     assert ceiling["images_per_s"]["bfloat16"] == pytest.approx(2 * 8192**3 / 0.001 / 10**9, abs=0.1)
 

@@ -73,3 +73,12 @@ def test_what_fell_back_is_left_out(source, monkeypatch):
     )
     with pytest.raises(EngineUnavailable, match="no CUDA graph"):
         cuda_graphs(source)(source.self_test_images.numpy())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_openvino_by_itself_computes_the_same_for_any_number_of_images(source):
+    pytest.importorskip("openvino")
+    run = contenders(source, Settings(threads=1), "cpu")["OpenVINO converted"]()
+    images, wanted = source.self_test_images.numpy(), source.self_test_probabilities.numpy()
+    for count in (1, len(images)):
+        assert np.abs(run(images[:count]) - wanted[:count]).max() < source.metadata.self_test_tolerance
