@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ from model.machine import describe
 FOLDER = Path(__file__).resolve().parent
 MACHINES = {"AMX": FOLDER / "amx", "AVX512-BF16, VNNI": FOLDER, "AVX2": FOLDER / "avx2"}
 RECORDS = Path(os.environ.get("RECORDS") or FOLDER).resolve()
+
+
+def describe_apart() -> dict[str, Any]:
+    """Return describe() of another process, which brings torch with it and ends."""
+    code = "import json; from model.machine import describe; print(json.dumps(describe()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, check=True, stdout=subprocess.PIPE)
+    described: dict[str, Any] = json.loads(done.stdout)
+    return described
 
 
 def write(name: str, result: dict[str, Any]) -> None:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
+ROOT = Path(__file__).resolve().parent.parent
+# What benchmarks write while they run, one after the other: a record of today is no change of what is measured.
+WRITTEN = ("*.json", "*.md", "*.png", "benchmarks/profile_http.txt")
 
 
 def describe() -> dict[str, Any]:
-    """Return processor, cores, instruction sets, GPU and library versions."""
+    """Return processor, cores, instruction sets, GPU, library versions and, in a repository, the commit.
+
+    It imports torch, whose pages a process that measures others' memory must not share with them.
+    """
+    import torch
+
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     flags = info.partition("flags")[2].partition("\n")[0].split()
     model = info.partition("model name")[2].partition("\n")[0].strip("\t :")
@@ -24,4 +32,23 @@ def describe() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        **_commit(),
     }
+
+
+def _commit(root: Path = ROOT) -> dict[str, str]:
+    """Return the short hash of what is checked out, with "+" if tracked files differ from it; nothing without git."""
+    if not (root / ".git").exists():  # of an installed package, git would find whatever repository is around it
+        return {}
+    changed = ["status", "--porcelain", "--untracked-files=no", "--", ".", *(f":(exclude){name}" for name in WRITTEN)]
+    try:
+        commit, changes = (_git(root, *command) for command in (["rev-parse", "--short", "HEAD"], changed))
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": commit + "+" * bool(changes)}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """Return what git prints. Raises OSError without git, CalledProcessError if it fails."""
+    done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True)  # noqa: S603, S607
+    return done.stdout.strip()

@@ -19,7 +19,7 @@ import httpx
 
 from benchmarks import processes
 from benchmarks.closed_loop import find_wrk
-from benchmarks.machine import MACHINES, RECORDS
+from benchmarks.machine import MACHINES, RECORDS, describe_apart
 from benchmarks.peers import environments, report
 from benchmarks.peers.contenders import CONTENDERS, DEFAULT_ENVIRONMENTS, OURS, Contender
 from benchmarks.peers.engine import MAX_BATCH
@@ -119,6 +119,7 @@ def main() -> None:
     if arguments.install_only:
         return
     record: dict[str, Any] = {
+        "machine": describe_apart(),
         "command": "python -m benchmarks.peers " + " ".join(sys.argv[1:]),
         "engine": arguments.engine,
         "seconds": arguments.seconds,

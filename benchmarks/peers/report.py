@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.machine import FOLDER, RECORDS, describe
+from benchmarks.machine import FOLDER, RECORDS
 from benchmarks.peers.contenders import OURS, made_before
 
 DOCS = FOLDER.parent / "docs"
@@ -25,8 +25,8 @@ Record = dict[str, Any]
 
 
 def write(record: Record) -> None:
-    """Write the record with the machine and the medians of what there is so far."""
-    text = json.dumps({"machine": describe(), **record, "medians": medians(record)}, indent=1)
+    """Write the record with the medians of what there is so far."""
+    text = json.dumps({**record, "medians": medians(record)}, indent=1)
     _path(record["engine"]).write_text(text + "\n")
 
 
