@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,13 @@ def main() -> None:
         }
         for name in names[1:]
     }
-    record = {"clients": arguments.clients, "seconds": arguments.seconds, "medians": medians, "ratios": ratios}
+    record = {
+        "command": "python -m benchmarks.http_processes " + " ".join(sys.argv[1:]),
+        "clients": arguments.clients,
+        "seconds": arguments.seconds,
+        "medians": medians,
+        "ratios": ratios,
+    }
     write("http_processes.json", {**record, "rounds": rounds})
 
 

@@ -28,13 +28,14 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of cifar-10-batches-py [%(default)s]")
     dataset = load_cifar10(parser.parse_args().root, train=False)
     images = dataset.images.numpy()
-    results = {}
+    results, runtimes = {}, {}
     for precision in ("float32", "bfloat16", "int8"):
         settings = Settings(device="cpu", precision=precision)
         source = checkpoint.load(settings.weights)
         engine = CheckpointEngine(source.facts, open_backend(source, settings))
         answers = [engine.run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
         scores = score(torch.from_numpy(np.concatenate(answers)), dataset)
+        runtimes[precision] = engine.card["runtime"]
         results[precision] = {"top1": scores.top1, "ece": round(scores.ece, 5), "nll": round(scores.nll, 4)}
         print(precision, results[precision], flush=True)
     write(
@@ -42,7 +43,7 @@ def main() -> None:
         {
             "command": "python -m benchmarks.precisions",
             "version": source.version,
-            "runtime": engine.card["runtime"],
+            "runtimes": runtimes,
             "test_set": results,
         },
     )
