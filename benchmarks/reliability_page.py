@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.machine import FOLDER, newest
+from benchmarks.machine import FOLDER, MACHINES, newest, read
 
 PAGE = FOLDER.parent / "docs" / "reliability.md"
 UNITS = {"resident_mb": "resident memory (MB)", "open_files": "open files", "threads": "threads", "tasks": "tasks"}
@@ -31,7 +31,22 @@ def overload() -> str:
 | the rate of 64 clients from 2 s after the end on | the sustainable one | {one["after_2_s_per_s"]} requests/s, {one["after_2_s_share"]:.0%} |
 | the last accepted request was answered | | {one["queue_empty_after_s"]:.2f} s after the end |
 
-({_machine(one, path)}; `make chaos`)"""
+({_machine(one, path)}; `make chaos`)
+
+Offered on each machine, and of the answers refusals: {_offered()}."""
+
+
+def _offered() -> str:
+    """Say how many requests a second each machine was sent, and what share of their answers were refusals."""
+    measured = {
+        name: read("reliability/overload.json", folder)
+        for name, folder in MACHINES.items()
+        if (folder / "reliability" / "overload.json").is_file()
+    }
+    return "; ".join(
+        f"{name} {one['offered_per_s']:,.0f} requests/s, {one['statuses']['429'] / sum(one['statuses'].values()):.0%}"
+        for name, one in measured.items()
+    )
 
 
 def slow_clients() -> str:
