@@ -47,6 +47,16 @@ def engine_rate(engine: CheckpointEngine, batch: NDArray[np.uint8], least_s: flo
     return round(batches * len(batch) / seconds, 1)
 
 
+def median_ms(engine: CheckpointEngine, batch: NDArray[np.uint8], least_s: float = PACE_S) -> float:
+    """Return the median of the milliseconds that one batch takes, over and over."""
+    times: list[float] = []
+    until = time.perf_counter() + least_s
+    while (started := time.perf_counter()) < until or not times:
+        engine.run(batch)
+        times.append(time.perf_counter() - started)
+    return round(statistics.median(times) * 1e3, 3)
+
+
 def best_size(rounds: list[dict[int, float]]) -> int:
     """Return the batch size with the highest median; the highest of each round would be the luckiest instead.
 

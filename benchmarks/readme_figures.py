@@ -81,7 +81,7 @@ def service() -> str:
         (
             "random arrivals at 80 % of the saturated rate: p99, of one request alone; of a queue that loses no time",
             f"{opened['median']['80%']['p99_ms']} ms, {opened['p99_at_80_percent_over_single_p50']} times; "
-            f"{opened['that_of_a_queue_that_loses_no_time']} times",
+            f"{_queue_alone(opened)}",
             "`benchmarks/open_loop.json`",
         ),
         (
@@ -121,6 +121,12 @@ def service() -> str:
 {table}
 
 The load generator of these closed loops, {plain["load"]}, shares the cores with the service. With 64 clients, a batch held {filled} images on average."""
+
+
+def _queue_alone(opened: dict[str, Any]) -> str:
+    # Older records have it over the engine's own batch of one, which is no figure to stand beside the other.
+    found = opened.get("queue_that_loses_no_time_p99_over_single_p50")
+    return "not measured" if found is None else f"{found} times"
 
 
 def _gpu() -> str:

@@ -10,6 +10,7 @@ python -m benchmarks.service --data FOLDER
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -24,23 +25,41 @@ from app.engine import load_engine
 from app.settings import Settings
 from benchmarks import closed_loop
 from benchmarks.machine import FOLDER, RECORDS, write
-from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, of_the_engine
+from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, median_ms, of_the_engine
 from tests.process import ServiceProcess, service_process
 
 PNG = {"content-type": "image/png"}
-# Of a run with many clients, half a batch or so is not answered at its end, which is to count for little.
 SECONDS = {1: 4, 64: 8}
+# Of a run with many clients, half a batch or so is not answered at its end, which is to count for little: where the
+# engine is slow, runs are longer than SECONDS, so that each client gets so many answers.
+LEAST_ANSWERS = 20
+LONGEST_S = 30
 ROUNDS = 9
 
 
-def one_round(wrk: list[str] | None, service: ServiceProcess, clients: int) -> dict[str, float]:
+def seconds_of_a_run(clients: int, rate: float) -> int:
+    """Return the seconds of a run of so many clients, if the engine does `rate` images a second."""
+    return max(SECONDS[clients], min(LONGEST_S, math.ceil(LEAST_ANSWERS * clients / rate)))
+
+
+def one_round(wrk: list[str] | None, service: ServiceProcess, clients: int, seconds: int) -> dict[str, float]:
     """Load the service for a few seconds; return rate, latencies, and the mean number of images in a batch."""
     names = ("resnet_batch_images_sum", "resnet_batch_images_count")
     before = [service.metric(name) for name in names]
-    result = closed_loop.run(wrk, f"{service.url}/predict", clients, SECONDS[clients])
+    result = closed_loop.run(wrk, f"{service.url}/predict", clients, seconds)
     del result["requests"]
     images, batches = (service.metric(name) - start for name, start in zip(names, before, strict=True))
     return {**result, "mean_batch_images": round(images / batches, 2)}
+
+
+def added_ms(rounds: list[dict[str, float]], singles: list[list[float]]) -> list[float]:
+    """Return what each round's lone client waited longer than the engine took for a batch of one, median by median.
+
+    `singles` has the engine's milliseconds before and after each of the rounds.
+    """
+    return [
+        round(one["p50_ms"] - (before + after) / 2, 3) for one, (before, after) in zip(rounds, singles, strict=True)
+    ]
 
 
 def seconds_to_ready(folder: Path, precision: str) -> float:
@@ -78,6 +97,7 @@ def main() -> None:
     data, suffix = arguments.data, "" if arguments.precision == "auto" else f"_{arguments.precision}"
     picture = (FOLDER.parent / "examples" / "cat.png").read_bytes()
     runs: list[tuple[str, dict[str, float]]] = []
+    singles: list[list[float]] = []
     engine = load_engine(Settings(device="cpu", precision=arguments.precision))
     images = examples(engine.batch_sizes[-1])
     wrk = closed_loop.find_wrk()
@@ -88,9 +108,15 @@ def main() -> None:
             bad = bad_input_times(service, picture)
             batch, sizes = best_batch(engine, images)
             paces = [engine_rate(engine, batch)]
+            seconds = {clients: seconds_of_a_run(clients, paces[0]) for clients in SECONDS}
             for clients in ROUNDS * tuple(SECONDS):
+                # A lone client's time is compared with a batch of one: no other run's, since the pace changes.
+                alone = [median_ms(engine, images[:1])] if clients == 1 else []
                 time.sleep(PAUSE_S)
-                runs.append((str(clients), one_round(wrk, service, clients)))
+                runs.append((str(clients), one_round(wrk, service, clients, seconds[clients])))
+                if clients == 1:
+                    alone.append(median_ms(engine, images[:1]))
+                    singles.append(alone)
                 paces.append(engine_rate(engine, batch))
             if (data / "cifar-10-batches-py").is_dir():
                 command = [sys.executable, "-m", "app.cli", "evaluate", "--data", "cifar10", "--root", str(data)]
@@ -100,6 +126,7 @@ def main() -> None:
             exit_code = service.stop()
     rounds = {clients: [one for name, one in runs if name == clients] for clients in map(str, SECONDS)}
     shares = of_the_engine([(clients, one["requests_per_s"]) for clients, one in runs], paces)
+    added = added_ms(rounds["1"], singles)
     medians = {
         clients: {key: statistics.median(one[key] for one in many) for key in many[0]}
         for clients, many in rounds.items()
@@ -118,6 +145,10 @@ def main() -> None:
             "engine_images_per_s": paces,
             "of_the_engine_64_clients_median": round(statistics.median(shares["64"]), 4),
             "of_the_engine_64_clients": shares["64"],
+            "seconds": seconds,
+            "engine_batch_of_one_ms": singles,
+            "added_ms_1_client_median": round(statistics.median(added), 3),
+            "added_ms_1_client": added,
             "resident_mb": round(resident_mb),
             "bad_input": bad,
             "rounds": rounds,

@@ -22,6 +22,7 @@ ENGINE, SERVICE, INT8, OPEN_LOOP = "engine_cpu.json", "service_cpu.json", "servi
 CUDA, LARGE, MEMORY = "engine_cuda.json", "large_requests.json", "memory.json"
 NULL, EAGER = "peers_null.json", "peers_eager.json"
 OVERLOAD, SLOW, FUZZ = "reliability/overload.json", "reliability/slow_clients.json", "reliability/fuzz.json"
+FUZZED = ("pictures", "bodies", "schemathesis", "schemathesis_with_key")
 BOMBS, SOAK = "reliability/bombs.json", "reliability/soak.json"
 
 
@@ -35,15 +36,14 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Target:
-    """`figure` takes what `evidence` holds, and `beside` if there is one; `form` is how it and the limit are shown."""
+    """`figure` takes what `evidence` holds; `form` is how it and the limit are shown."""
 
     what: str
     evidence: str
-    figure: Callable[..., float | None]
+    figure: Callable[[dict[str, Any]], float | None]
     at_least: float | None = None
     at_most: float | None = None
     form: str = ".2f"
-    beside: str | None = None
 
     def reached(self, folder: Path) -> float | None:
         """Return the figure that the files in `folder` give, or None if it is not in them or there are none.
@@ -51,7 +51,7 @@ class Target:
         Not everything is measured everywhere: a record of another device has other contenders.
         """
         try:
-            return self.figure(*(read(name, folder) for name in (self.evidence, self.beside) if name))
+            return self.figure(read(self.evidence, folder))
         except (FileNotFoundError, KeyError):
             return None
 
@@ -78,13 +78,13 @@ def _rate(one: dict[str, Any], name: str, size: str) -> float:
 def _of_the_fastest(size: str) -> Callable[[dict[str, Any]], float | None]:
     """The service's engine over the fastest other way to compute in floats, the median of the rounds' own ratios.
 
-    The contender that is the engine's own way, set up once more, is no other one: it shows how sure the figures are.
-    None where the engine was measured alone.
+    Every contender counts, also the one that is the engine's own way, set up once more without what is around it. None
+    where the engine was measured alone.
     """
 
     def figure(one: dict[str, Any]) -> float | None:
-        rounds_s, own = one["rounds_s"], {"engine", one.get("engine_is")}
-        others = [rounds_s[name][size] for name in rounds_s if "int8" not in name and name not in own]
+        rounds_s = one["rounds_s"]
+        others = [rounds_s[name][size] for name in rounds_s if "int8" not in name and name != "engine"]
         return min((engine_over(rounds, rounds_s["engine"][size]) for rounds in others), default=None)
 
     return figure
@@ -92,11 +92,6 @@ def _of_the_fastest(size: str) -> Callable[[dict[str, Any]], float | None]:
 
 def _of_the_ceiling(one: dict[str, Any]) -> float:
     return _rate(one, "engine", "32") / float(max(one["ceiling"]["images_per_s"].values()))
-
-
-def _added_ms(one: dict[str, Any], engine: dict[str, Any]) -> float:
-    """What a lone client's median request takes longer than the engine's own median batch of one."""
-    return float(one["clients_median"]["1"]["p50_ms"] - engine["contenders"]["engine"]["1"]["p50_ms"])
 
 
 def _of_the_engine(one: dict[str, Any]) -> float:
@@ -113,8 +108,11 @@ def _beside_the_best(one: dict[str, Any]) -> float:
 
 
 def _most_faults(one: dict[str, Any]) -> float:
-    runs = [one[name] for name in ("pictures", "bodies", "schemathesis", "schemathesis_with_key")]
-    return max(run.get("faults", run.get("unique_failures")) for run in runs)
+    return max(one[name].get("faults", one[name].get("unique_failures")) for name in FUZZED)
+
+
+def _slowest_fuzzed(one: dict[str, Any]) -> float:
+    return max(one[name]["slowest_s"] for name in FUZZED)
 
 
 def _most_growth(one: dict[str, Any]) -> float:
@@ -141,6 +139,12 @@ TARGETS: dict[str, list[Target]] = {
             at_most=0.1,
         ),
         Target(
+            "calibration error added by int8, points",
+            "precisions_cpu.json",
+            lambda one: 100 * (one["test_set"]["int8"]["ece"] - one["test_set"]["float32"]["ece"]),
+            at_most=0.1,
+        ),
+        Target(
             "images/s on one H100, best batch",
             CUDA,
             lambda one: max(found["images_per_s"] for found in one["contenders"]["engine"].values()),
@@ -154,7 +158,12 @@ TARGETS: dict[str, list[Target]] = {
     "The service": [
         Target("64 clients, of the engine's rate", SERVICE, _of_the_engine, 0.9, form=".1%"),
         Target("the same in int8", INT8, _of_the_engine, 0.9, form=".1%"),
-        Target("one client: ms added to the engine's batch of one, p50", SERVICE, _added_ms, at_most=2, beside=ENGINE),
+        Target(
+            "one client: ms added to the engine's batch of one, p50",
+            SERVICE,
+            lambda one: one["added_ms_1_client_median"],
+            at_most=2,
+        ),
         Target(
             "one client: p99 over p50",
             SERVICE,
@@ -198,10 +207,17 @@ TARGETS: dict[str, list[Target]] = {
             form=".1f",
         ),
         Target(
-            "at 150 %: share of accepted requests that keep their deadline",
+            "at 150 %: share of the requests not refused that were answered within their deadline",
             OPEN_LOOP,
-            lambda one: one["median"]["150%"]["accepted_within_deadline_share"],
+            lambda one: one["median"]["150%"]["kept_deadline_share"],
             1,
+        ),
+        Target(
+            "at 150 %: failed or lost, in the worst round",
+            OPEN_LOOP,
+            lambda one: max(turn["150%"]["failed"] for turn in one["rounds"]),
+            at_most=0,
+            form=".0f",
         ),
         *(
             Target(
@@ -245,6 +261,13 @@ TARGETS: dict[str, list[Target]] = {
             at_most=0,
             form=".0f",
         ),
+        Target(
+            "answers with 429 that do not say when to come back",
+            OVERLOAD,
+            lambda one: one["429_without_retry_after"],
+            at_most=0,
+            form=".0f",
+        ),
         Target("slowest accepted request, s", OVERLOAD, lambda one: one["accepted_slowest_s"], at_most=10, form=".1f"),
         Target("slowest probe, ms", OVERLOAD, lambda one: one["probe_slowest_ms"], at_most=50, form=".0f"),
         Target(
@@ -252,6 +275,7 @@ TARGETS: dict[str, list[Target]] = {
         ),
         Target("p99 beside 500 slow clients over p99 without", SLOW, lambda one: one["p99_ratio"], at_most=2),
         Target("faults found by fuzzing", FUZZ, _most_faults, at_most=0, form=".0f"),
+        Target("slowest answer to what fuzzing sent, s", FUZZ, _slowest_fuzzed, at_most=2),
         Target("slowest bomb refused, s", BOMBS, lambda one: one["slowest_s"], at_most=1),
         Target("most memory for a bomb, MB", BOMBS, lambda one: one["most_extra_mb"], at_most=50, form=".0f"),
         Target("half an hour of mixed traffic: wrong or lost answers", SOAK, lambda one: one["problems"], at_most=0),
@@ -275,8 +299,8 @@ def row(target: Target) -> tuple[Verdict, str]:
 
 def _machine(folder: Path) -> str:
     """Say on what and when the figures of a machine were taken."""
-    names = {name for targets in TARGETS.values() for target in targets for name in (target.evidence, target.beside)}
-    records = [read(name, folder) for name in names if name and (folder / name).is_file()]
+    names = {target.evidence for targets in TARGETS.values() for target in targets}
+    records = [read(name, folder) for name in names if (folder / name).is_file()]
     found = [one["machine"] for one in records if "machine" in one]
     dates = sorted({machine["date"] for machine in found})
     whole = sorted(

@@ -113,6 +113,7 @@ def test_ten_times_the_sustainable_rate_is_answered_or_refused_at_once(start, ex
         "sent": sent["sent"],
         "sent_late": sent["sent_late"],
         "unanswered": sent["unanswered"],
+        "429_without_retry_after": sent["429_without_retry_after"],
         "goodput_per_s": round(goodput, 1),
         "goodput_share": round(goodput / before["requests_per_s"], 3),
         "accepted_p50_s": round(cuts[49], 3),

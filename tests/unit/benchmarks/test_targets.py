@@ -88,13 +88,27 @@ def test_the_best_peer_is_the_one_that_is_nearest():
     assert targets._beside_the_best(record) == 1.6
 
 
-def test_the_fastest_other_way_is_neither_in_integers_nor_the_engines_own():
+def test_the_fastest_other_way_is_any_in_floats_also_what_the_engine_itself_uses():
     rounds_s = {"engine": [[2, 2], [1, 1]], "A": [[3], [2]], "B": [[3], [1.8]], "B int8": [[1], [1]]}
-    record = {"engine_is": "A", "rounds_s": {name: {"8": rounds} for name, rounds in rounds_s.items()}}
-    ratios = [3 / 4, 1.8 / 2]
-    assert targets._of_the_fastest("8")(record) == sum(ratios) / 2
-    record["engine_is"] = "B"
-    assert targets._of_the_fastest("8")(record) == (3 / 4 + 2 / 2) / 2
+    record = {"engine_is": "B", "rounds_s": {name: {"8": rounds} for name, rounds in rounds_s.items()}}
+    assert targets._of_the_fastest("8")(record) == (3 / 4 + 1.8 / 2) / 2
+
+
+def judged(what, tmp_path):
+    """Return what a target of the page makes of the files in a folder."""
+    target = next(one for several in targets.TARGETS.values() for one in several if one.what == what)
+    return target.judge(target.reached(tmp_path / "first"))
+
+
+def test_one_request_lost_in_one_round_is_missed_and_so_is_a_deadline_not_kept(evidence, tmp_path):
+    turns = [{"150%": {"failed": failed}} for failed in (0, 0, 1)]
+    evidence("open_loop.json", rounds=turns, median={"150%": {"kept_deadline_share": 0.9999}})
+    assert judged("at 150 %: failed or lost, in the worst round", tmp_path) == Verdict.MISSED
+    deadline = "at 150 %: share of the requests not refused that were answered within their deadline"
+    assert judged(deadline, tmp_path) == Verdict.MISSED
+    evidence("open_loop.json", rounds=turns[:2], median={"150%": {"accepted_within_deadline_share": 1.0}})
+    assert judged("at 150 %: failed or lost, in the worst round", tmp_path) == Verdict.MET
+    assert judged(deadline, tmp_path) == Verdict.NOT_MEASURED, "that share was 1 whatever was lost"
 
 
 def test_the_page_is_that_of_the_files():
