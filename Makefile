@@ -122,7 +122,7 @@ bench-own: $(VENV)/.installed ## what the service's own Python costs a request, 
 bench-memory: $(VENV)/.installed ## resident memory over 100,000 requests, some ten minutes on two cores
 	$(BIN)/python -m benchmarks.memory
 
-bench-peers: $(VENV)/.installed ## this service beside LitServe, Mosec, BentoML, Ray Serve, TorchServe: docs/peers.md, an hour and a half (PEERS=flags; a trial: RECORDS=folder PEERS='--rounds 1')
+bench-peers: $(VENV)/.installed ## this service beside LitServe, Mosec, BentoML, Ray Serve, TorchServe: docs/peers.md, an hour (PEERS=flags; a trial: RECORDS=folder PEERS='--rounds 1')
 	$(BIN)/python -m benchmarks.peers --engine null --seconds 4 $(PEERS)
 	$(BIN)/python -m benchmarks.peers --engine eager $(PEERS)
 	$(BIN)/python -m benchmarks.peers --engine checkpoint $(PEERS)

@@ -28,8 +28,6 @@ from benchmarks.peers.server import ContenderError, check, running
 
 CLIENTS = {"null": (1, 64), "eager": (1, 16, 64), "checkpoint": (1, 16, 64)}
 LEAST_ROUNDS = 5  # of a record that is shown
-LEARN_S = 10  # after a start, with the most clients: BentoML's dispatcher learns for seconds how long batches take
-WARM_UP_S = 2  # before each closed loop
 OPEN_LOOP_SHARE = 0.5  # of what the contender answers to the most clients in the same round
 
 
@@ -88,9 +86,8 @@ class Rounds:
             with running(contender, python, self.engine) as server:
                 turn["ready_s"] = round(time.monotonic() - started, 1)
                 turn["pictures_checked"] = check(server, self.engine)
-                self.loader.closed(server, self.clients[-1], LEARN_S)
                 for clients in self.clients:
-                    self.loader.closed(server, clients, WARM_UP_S)
+                    self.loader.closed(server, clients, contender.warm_up_s)
                     turn[f"clients_{clients}"] = self.loader.closed(server, clients, self.seconds)
                 # Each at its own rate: one of ours would be more than others can do, and say nothing but that.
                 rate = round(OPEN_LOOP_SHARE * turn[f"clients_{self.clients[-1]}"]["requests_per_s"], 1)

@@ -27,7 +27,9 @@ Record = dict[str, Any]
 def write(record: Record) -> None:
     """Write the record with the medians of what there is so far."""
     text = json.dumps({**record, "medians": medians(record)}, indent=1)
-    _path(record["engine"]).write_text(text + "\n")
+    path = _path(record["engine"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
 
 
 def _path(engine: str) -> Path:

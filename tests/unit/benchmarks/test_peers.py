@@ -1,5 +1,6 @@
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -115,9 +116,10 @@ def test_the_open_loop_asks_half_of_what_the_contender_itself_can_do(monkeypatch
 
     monkeypatch.setattr(peers_main, "running", lambda *_: nullcontext())
     monkeypatch.setattr(peers_main, "check", lambda *_: 10)
-    turn = peers_main.Rounds("null", [1, 64], 5, Loader()).turn(CONTENDERS[2], None, 3)
+    learns = replace(CONTENDERS[2], warm_up_s=7)
+    turn = peers_main.Rounds("null", [1, 64], 5, Loader()).turn(learns, None, 3)
     assert turn["open_loop"] == {"offered_per_s": 320.0, "requests_per_s": 320.0, "seed": 3}
-    assert asked[0] == (64, peers_main.LEARN_S)
+    assert asked == [(1, 7), (1, 5), (64, 7), (64, 5)]
 
 
 def test_what_failed_is_said(record):
