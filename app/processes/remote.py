@@ -71,13 +71,14 @@ class RemoteBatcher:
         """
         if self._lost:
             raise EngineFailed
+        packed = pack_submission(self._number + 1, deadline, images)  # before anything changes: memory may be short
         ticket.give_back(ticket.places - len(images))
         ticket.places = 0  # the engine process counts them from here on
         job = Job(images, ticket, deadline)
         self._number += 1
         self._jobs[self._number] = job
         job.future.add_done_callback(partial(self._ended, self._number))
-        self._send(pack_submission(self._number, deadline, images))
+        self._send(packed)
         return job
 
     def _ended(self, number: int, _future: asyncio.Future[Outcome]) -> None:

@@ -128,6 +128,22 @@ async def test_places_count_from_admission_until_a_batch_begins():
         assert pair.remote.queued_images == 0
 
 
+async def test_what_cannot_be_sent_leaves_its_places_with_the_request(monkeypatch):
+    def no_memory(*_):
+        raise MemoryError
+
+    async with joined(FakeEngine()) as pair:
+        ticket = pair.remote.admit(4, math.inf)
+        with monkeypatch.context() as patch:
+            patch.setattr("app.processes.remote.pack_submission", no_memory)
+            with pytest.raises(MemoryError):
+                pair.remote.submit(ticket, pictures(3), time.monotonic() + 30)
+        ticket.release()
+        assert pair.remote.queued_images == 0
+        assert pair.block.coming_images() == 0
+        await pair.submit(pictures(1)).wait()
+
+
 async def test_what_there_is_no_room_for_is_refused_here():
     engine = FakeEngine()
     async with joined(engine, max_queue_images=6) as pair:
