@@ -25,7 +25,7 @@ RUNS = 3
 RUNS_S = 0.1
 
 # Beside another program's burst the measurement says little: whatever it says, this many images may share a batch, or
-# as many as take no longer than this.
+# as many as take no longer than this, by the clock that says the best of the machine.
 LEAST = 16
 LEAST_S = 0.5
 
@@ -93,7 +93,8 @@ def choose_batch_sizes(
     log.info(
         "the best batch holds %d images, by measurement: %s images/s", chosen, "; by processor time ".join(measured)
     )
-    least = min(LEAST, int(LEAST_S * max(rates[0].values())))
+    fastest = max(rate for known in rates for rate in known.values())
+    least = min(LEAST, int(LEAST_S * fastest))
     return ladder(min(max(chosen, least), largest if fits == largest else max(rates[0])), steps)
 
 

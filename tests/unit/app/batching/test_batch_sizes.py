@@ -183,6 +183,18 @@ def test_beside_other_programs_the_processors_own_time_counts():
     assert choose("wall", "processor") == ladder(64)
 
 
+def test_a_start_on_a_busy_machine_does_not_make_batches_small_for_good():
+    """An image takes 10 ms of the processor, which others mostly have: there is no time for a second size."""
+    now = {"wall": 0.0, "processor": 0.0}
+
+    def run(images):
+        now["wall"] += 0.3 * len(images)
+        now["processor"] += 0.01 * len(images)
+
+    clocks = (lambda: now["wall"], lambda: now["processor"])
+    assert choose_batch_sizes(run, 8, 64, clocks=clocks) == ladder(LEAST)
+
+
 def test_threads_that_have_nothing_to_do_cost_no_processor_time_and_count_all_the_same():
     now = {"wall": 0.0, "processor": 0.0}
 
