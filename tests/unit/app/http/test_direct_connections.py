@@ -1,8 +1,10 @@
 """A connection that knows a header again takes every request as one does that has it parsed."""
 
 import asyncio
+import gc
 import random
 import re
+import weakref
 from functools import partial
 from itertools import pairwise
 
@@ -275,6 +277,23 @@ async def test_nothing_is_left_of_a_client_that_leaves_before_the_body():
     connection.connection_lost(None)
     assert timer.cancelled()
     assert connection._held == b""
+
+
+@pytest.mark.parametrize("turned_away", [False, True])
+async def test_nothing_is_left_of_a_client_that_resets_an_idle_connection(turned_away):
+    echo = Echo()
+    connection, transport = connect(echo)
+    connection.data_received(request())
+    if turned_away:
+        echo.refusal = QueueFull(retry_after_s=1)
+        connection.data_received(request())
+    timer = connection.timeout_keep_alive_task
+    connection.connection_lost(ConnectionResetError())
+    assert timer.cancelled()
+    left = weakref.ref(connection)
+    del connection, transport
+    gc.collect()
+    assert left() is None
 
 
 async def test_a_known_header_lets_no_large_body_through():
