@@ -13,7 +13,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
 
 from app.http.ports import turn_away
 from app.processes.block import LATE_S, Block
@@ -51,21 +50,32 @@ class Door:
     async def close(self) -> None:
         """Close the port. What the kernel has accepted by then is handed on; each HTTP process then sees the end.
 
-        Where no process takes any, they are waited for, but not for long.
+        Where no process takes any, or no file is left, it waits, but not for long.
         """
         asyncio.get_running_loop().remove_reader(self._port)
         if self._pause is not None:
             self._pause.cancel()
         turn_away(self._port)
-        with self._port, suppress(OSError):  # BlockingIOError: none is left
+        with self._port:
             for _ in range(PAUSES_AT_THE_END):
-                while self._hand_one():
-                    pass
+                if self._hand_all():
+                    break
                 await asyncio.sleep(PAUSE_S)
         if self._held is not None:
             self._held.close()
         for one in self._passages:
             one.close()
+
+    def _hand_all(self) -> bool:
+        """Hand on what the kernel has accepted, as far as can be now; return whether that was all."""
+        while True:
+            try:
+                if not self._hand_one():
+                    return False
+            except BlockingIOError:
+                return True
+            except OSError:  # no file is left, or a client has left again
+                return False
 
     def _accept(self) -> None:
         try:

@@ -1,6 +1,7 @@
 """Which process gets a connection, in this process: what the kernel and silent processes make of it held still."""
 
 import asyncio
+import errno
 import os
 import socket
 
@@ -139,6 +140,25 @@ async def test_at_the_end_processes_that_take_none_are_waited_for(monkeypatch):
         patch.setattr("app.processes.door.socket.send_fds", send)
         await house.door.close()
     assert [house.arrived(index) for index in (0, 1)] == [["connection"] * 3 + [None]] * 2
+    house.leave()
+
+
+async def test_at_the_end_one_error_of_accepting_loses_nobody_else(monkeypatch):
+    monkeypatch.setattr("app.processes.door.PAUSE_S", 0)
+    errors = [OSError(errno.EMFILE, "no file is left"), ConnectionAbortedError()]
+
+    class Port(socket.socket):
+        def accept(self):
+            if errors:
+                raise errors.pop()
+            return super().accept()
+
+    house = House()
+    monkeypatch.setattr(house.door, "_port", Port(fileno=os.dup(house.port.fileno())))
+    house.connect(6)
+    await house.door.close()
+    assert [house.arrived(index) for index in (0, 1)] == [["connection"] * 3 + [None]] * 2
+    house.port.close()
     house.leave()
 
 
