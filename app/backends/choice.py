@@ -38,7 +38,7 @@ COMPARED = 32
 def resolve(settings: Settings) -> tuple[str, str, str]:
     """Return runtime, device and precision, with what "auto" means on this machine.
 
-    Raises EngineUnavailable for a GPU that torch does not have.
+    Raises EngineUnavailable for a GPU that torch does not have, or the runtime does not use.
     Warns of a GPU that cannot be used: a service on the CPU looks well, and is slow.
     """
     device = settings.device
@@ -46,11 +46,13 @@ def resolve(settings: Settings) -> tuple[str, str, str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu" and _nvidia_in_sight():
             log.warning("serving on the CPU, but there is an NVIDIA GPU that torch cannot use: %s", _why_no_cuda())
-    elif device != "cpu" and settings.runtime in {"auto", "torch"}:
-        _require_gpu(device)
     runtime: str = settings.runtime
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and find_spec("openvino") else "torch"
+    if device != "cpu" and runtime != "torch":
+        raise EngineUnavailable(f"runtime {runtime} needs device cpu")
+    if device != "cpu":
+        _require_gpu(device)
     return runtime, device, _precision(settings, runtime, device)
 
 
@@ -99,8 +101,6 @@ def open_backend(source: Checkpoint, settings: Settings) -> Backend:
                 raise EngineUnavailable("precision float16 needs device cuda")
             return TorchBackend(source, device, precision, threads)
         return _open_on_cuda(source, settings, device, precision, threads)
-    if device != "cpu":
-        raise EngineUnavailable(f"runtime {runtime} needs device cpu")
     if not find_spec("openvino"):
         raise EngineUnavailable(f"runtime {runtime} needs OpenVINO, which is not installed here: pip install openvino")
     from app.backends.mnn_backend import open_on_cpu

@@ -226,6 +226,7 @@ def test_only_eight_bit_integers_may_be_further_off_than_the_checkpoint_says(sou
         ({"device": "cpu", "runtime": "mnn", "precision": "float16"}, "float16 needs device cuda"),
         ({"device": "cuda", "runtime": "openvino", "precision": "float32"}, "openvino needs device cpu"),
         ({"device": "cuda", "runtime": "mnn", "precision": "float32"}, "mnn needs device cpu"),
+        ({"device": "cuda", "runtime": "openvino"}, "openvino needs device cpu"),
         ({"device": "cpu", "runtime": "mnn", "precision": "int8"}, "mnn computes in float32"),
     ],
 )
