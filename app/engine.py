@@ -204,7 +204,10 @@ def _is_installed(package: str) -> bool:
 
 def _open_with_torch(source: Checkpoint, settings: Settings) -> Backend:
     if not _is_installed("torch"):
-        raise EngineUnavailable("PyTorch is not installed here: pip install torch torchvision tqdm; or device cpu")
+        if settings.runtime != "torch" and settings.device in {"auto", "cpu"}:
+            raise EngineUnavailable("neither OpenVINO nor PyTorch is installed here: pip install openvino")
+        instead = "" if settings.runtime == "torch" else "; or device cpu"
+        raise EngineUnavailable(f"PyTorch is not installed here: pip install torch torchvision tqdm{instead}")
     from app.backends.choice import open_backend
 
     return open_backend(source, settings)

@@ -99,9 +99,27 @@ def test_a_gpu_is_of_no_use_without_torch(monkeypatch, caplog):
     assert not may_need_torch(Settings(device="auto"))
     load_engine(Settings(device="auto", batch_sizes=(1,))).close()
     assert "there is a GPU, but PyTorch is not installed here: serving on the CPU" in caplog.messages
-    for options in ({"device": "cuda"}, {"device": "cpu", "runtime": "torch"}):
-        with pytest.raises(EngineUnavailable, match="PyTorch is not installed here"):
-            load_engine(Settings(**options))
+
+
+INSTALL_TORCH = "PyTorch is not installed here: pip install torch torchvision tqdm"
+INSTALL_OPENVINO = "neither OpenVINO nor PyTorch is installed here: pip install openvino"
+
+
+@pytest.mark.parametrize(
+    ("options", "missing", "message"),
+    [
+        ({"device": "cuda"}, {"torch"}, f"{INSTALL_TORCH}; or device cpu"),
+        ({"device": "cpu", "runtime": "torch"}, {"torch"}, INSTALL_TORCH),
+        ({"device": "cuda", "runtime": "torch"}, {"torch"}, INSTALL_TORCH),
+        ({"device": "auto"}, {"torch", "openvino"}, INSTALL_OPENVINO),
+        ({"device": "cpu"}, {"torch", "openvino"}, INSTALL_OPENVINO),
+    ],
+)
+def test_what_is_missing_is_told_with_what_helps(monkeypatch, options, missing, message):
+    monkeypatch.setattr(engine, "_is_installed", lambda package: package not in missing)
+    with pytest.raises(EngineUnavailable) as error:
+        load_engine(Settings(**options))
+    assert str(error.value) == message
 
 
 def test_a_command_that_needs_torch_says_so_in_one_line(tmp_path):
