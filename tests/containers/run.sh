@@ -185,7 +185,7 @@ check "published on the loopback only: $url" test "${url#http://127.0.0.1:}" != 
 start=$SECONDS
 compose stop >/dev/null 2>&1
 check "SIGTERM: exit code 0 after $((SECONDS - start)) s" test "$(docker inspect --format '{{.State.ExitCode}}' "$container")" = 0
-docker logs --tail 5 "$container" >"$work/log" 2>&1
+docker logs --tail 20 "$container" >"$work/log" 2>&1
 check "the last log lines show the drain, from SIGTERM to its end" sh -c "grep -q draining '$work/log' && grep -q 'Finished server' '$work/log'"
 check "as JSON, which the image sets" sh -c "! grep -v '^{' '$work/log'"
 cat "$work/log"
@@ -216,7 +216,7 @@ PYTHON
 check "HTTPS and the key: 200" test "$(ask hunter2)" = 200
 check "HTTPS and another key: 401" test "$(ask hunter3)" = 401
 check "the certificate and the keys are read again" inside resnet reload
-docker logs --tail 5 "$container" >"$work/log" 2>&1
+docker logs --tail 20 "$container" >"$work/log" 2>&1
 check "the log says so" sh -c "grep -q 'read the certificate' '$work/log' && grep -q 'read 1 keys' '$work/log'"
 check "compose down again" compose down --volumes
 
