@@ -72,6 +72,7 @@ class Server(uvicorn.Server):
         self.admin = admin
         self._reload = reload
         self.before_port_closes: Callable[[], None] = lambda: None
+        self._taking: set[asyncio.Task[None]] = set()
         service.lifecycle.on_failure = self.exit_soon
 
     @contextmanager
@@ -122,9 +123,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Close the port, give buffered requests a moment to begin, then let uvicorn finish the rest."""
         self.before_port_closes()
-        takes = [asyncio.ensure_future(self._take(connection)) for connection in self._close_port()]
-        if takes:  # a handshake may take far longer than a drain has
-            await asyncio.wait(takes, timeout=LINGER_S)
+        for connection in self._close_port():
+            self._take_soon(connection)
+        if self._taking:  # a handshake may take far longer than a drain has
+            await asyncio.wait(self._taking, timeout=LINGER_S)
         await asyncio.sleep(LINGER_S)
         await self._hear_newcomers()
         await super().shutdown(None)
@@ -154,6 +156,11 @@ class Server(uvicorn.Server):
                 while True:
                     waiting.append(port.accept()[0])
         return waiting
+
+    def _take_soon(self, connection: socket.socket) -> None:
+        task = asyncio.get_running_loop().create_task(self._take(connection), name="take")
+        self._taking.add(task)
+        task.add_done_callback(self._taking.discard)
 
     async def _take(self, connection: socket.socket) -> None:
         """Let a connection be served as those are that uvicorn accepted."""

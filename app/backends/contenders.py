@@ -141,14 +141,18 @@ def _mnn(source: Checkpoint, threads: int) -> Run:
     return lambda images: calibration.probabilities_of(network.logits(images))
 
 
+def _traceable(source: Checkpoint) -> tuple[Whole, Tensor]:
+    """Return what a converter follows, batch norm folded, and an example of its images, uint8 (2, 3, S, S)."""
+    size = source.metadata.input_size
+    return Whole(source, fold_batch_norm(source.network())).eval(), torch.zeros(2, 3, size, size, dtype=torch.uint8)
+
+
 def _openvino_converted(source: Checkpoint, threads: int) -> Run:
     """Set up the network as OpenVINO traces it, in the precision that it takes by itself on this processor."""
     import openvino
 
-    size = source.metadata.input_size
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    module = Whole(source, fold_batch_norm(source.network())).eval()
-    model = openvino.convert_model(module, example_input=example, input=[-1, 3, size, size])
+    module, example = _traceable(source)
+    model = openvino.convert_model(module, example_input=example, input=[-1, *example.shape[1:]])
     compiled = openvino.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads})
     return lambda images: compiled(images)[0].copy()
 
@@ -157,9 +161,7 @@ def _onnx_runtime(source: Checkpoint, threads: int) -> Run:
     import onnxruntime
 
     file = io.BytesIO()
-    size = source.metadata.input_size
-    example = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-    module = Whole(source, fold_batch_norm(source.network())).eval()
+    module, example = _traceable(source)
     axes = {"images": {0: "n"}, "probabilities": {0: "n"}}
     names = {"input_names": ["images"], "output_names": ["probabilities"]}
     torch.onnx.export(module, (example,), file, dynamo=False, dynamic_axes=axes, opset_version=17, **names)  # type: ignore[arg-type]

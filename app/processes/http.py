@@ -22,7 +22,7 @@ from app.main import app_of
 from app.processes.block import Block
 from app.processes.door import AT_ONCE, MARK
 from app.processes.http_service import HttpService
-from app.server import LINGER_S, Server, first_port, prepare_process
+from app.server import Server, first_port, prepare_process
 from app.settings import Settings, SettingsError
 from app.telemetry import set_up_logging
 
@@ -44,7 +44,6 @@ class HttpServer(Server):
         super().__init__(config, service)
         self._passage = passage
         self._arrived = 0
-        self._taking: set[asyncio.Task[None]] = set()
         passage.setblocking(False)
         service.on_close = self.exit_soon
         service.lifecycle.on_failure = self._exit_at_once
@@ -63,9 +62,7 @@ class HttpServer(Server):
 
     def _on_connections(self) -> None:
         for connection in self._arrivals(AT_ONCE):
-            task = asyncio.get_running_loop().create_task(self._take(connection), name="take")
-            self._taking.add(task)
-            task.add_done_callback(self._taking.discard)
+            self._take_soon(connection)
         self._count()
 
     def _count(self) -> None:
@@ -89,12 +86,6 @@ class HttpServer(Server):
         """Return the connections that were handed over before the port was closed, and not taken yet."""
         asyncio.get_running_loop().remove_reader(self._passage)
         return list(self._arrivals(math.inf))
-
-    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Finish what was accepted; handshakes that are under way are not waited for, as by a single process."""
-        if self._taking:
-            await asyncio.wait(self._taking, timeout=LINGER_S)
-        await super().shutdown(sockets)
 
 
 def serve(settings: Settings, index: int, link: int, passage: int, block: int) -> int:

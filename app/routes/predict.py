@@ -89,11 +89,14 @@ async def _classify(request: Request, service: Service, parts: Parts, entries: l
             outcome = await _outcome(request, parts.batcher.submit(ticket, np.stack(images), wish.deadline))
         else:
             outcome = nothing_to_compute(parts)
-    except (Exception, asyncio.CancelledError) as error:
-        what = (
-            NotReady if isinstance(error, asyncio.CancelledError) else ServiceError
-        )  # the drain's time is over; a bug
-        telemetry.images.labels((error if isinstance(error, ServiceError) else what).code).inc(len(entries))
+    except ServiceError as error:
+        telemetry.images.labels(error.code).inc(len(entries))
+        raise
+    except asyncio.CancelledError:  # the drain's time is over
+        telemetry.images.labels(NotReady.code).inc(len(entries))
+        raise
+    except Exception:
+        telemetry.images.labels(ServiceError.code).inc(len(entries))
         raise
     finally:
         ticket.release()

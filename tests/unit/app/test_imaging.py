@@ -1,10 +1,5 @@
-import asyncio
-import gc
 import io
 import struct
-import sys
-import threading
-import time
 import warnings
 import zlib
 
@@ -12,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from app.errors import BadBase64, DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
-from app.imaging import TINY_BYTES, Decoder, decode
-from app.threads import ThreadDied
+from app.errors import ServiceError, TooManyPixels, UndecodableImage
+from app.imaging import Decoder, decode
 from model import pictures
 from tests.bombs import chunk, picture_bombs, png
 from tests.conftest import encode, noise
@@ -210,38 +204,6 @@ def test_damaged_exif_does_not_spoil_the_picture():
     assert read(data).shape == (3, 32, 32)
 
 
-@pytest.mark.anyio
-async def test_the_decoder_keeps_order_and_puts_errors_in_their_place():
-    decoder = Decoder(32, LIMIT, threads=2)
-    given = BadBase64()
-    tiny, large = encode(noise()), encode(noise(300, 200, seed=1))
-    try:
-        results = await decoder.decode_all([tiny, given, b"junk", large], time.monotonic() + 60)
-        alone = [await decoder.decode_all([one], time.monotonic() + 60) for one in (tiny, given, b"junk", large)]
-    finally:
-        decoder.close()
-    for one, (single,) in zip(results, alone, strict=True):
-        assert type(one) is type(single)
-    np.testing.assert_array_equal(results[0], read(tiny))
-    assert results[1] is given
-    assert isinstance(results[2], UndecodableImage)
-    np.testing.assert_array_equal(results[3], read(large))
-
-
-@pytest.mark.anyio
-async def test_images_that_are_ready_pass_through_without_a_thread():
-    decoder = Decoder(32, LIMIT, threads=1)
-    ready = [read(encode(noise(seed=seed))) for seed in range(2)]
-    try:
-        mixed = await decoder.decode_all([ready[0], encode(noise()), ready[1]], time.monotonic() + 60)
-        decoder.close()
-        assert await decoder.decode_all(ready, time.monotonic() + 60) == ready
-    finally:
-        decoder.close()
-    assert (mixed[0] is ready[0], mixed[2] is ready[1]) == (True, True)
-    np.testing.assert_array_equal(mixed[1], ready[0])
-
-
 def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(monkeypatch):
     data = encode(noise(64, 64), "JPEG", progressive=True)
     assert read(data).shape == (3, 32, 32)
@@ -314,36 +276,6 @@ def test_a_large_file_may_be_read_more_often(monkeypatch, size, reads):
         given[0].read(1)
 
 
-UNPACKED = zlib.compress(bytes(1 << 20), 9)
-SLOW = {
-    "texts": png(32, 32, *(chunk(b"zTXt", b"k%d\0\0" % i + UNPACKED) for i in range(8))),
-    "profiles": png(32, 32, *[chunk(b"iCCP", b"a\0\0" + UNPACKED)] * 4),
-    "chunks": png(32, 32, *[chunk(b"gAMA", b"\0\0\0\1")] * 1000),
-    "segments": encode(noise(), "JPEG")[:2] + b"\xff\xe2\0\2" * 3000 + encode(noise(), "JPEG")[2:],
-    "tags": encode(noise(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
-}
-
-
-@pytest.mark.parametrize("kind", SLOW)
-def test_a_tiny_file_that_may_take_long_is_decoded_in_a_thread(kind):
-    decoder = Decoder(32, LIMIT, threads=1)
-    try:
-        assert len(SLOW[kind]) <= TINY_BYTES
-        assert decoder.decode_here([SLOW[kind]]) is None
-        assert asyncio.run(decoder.decode_all([SLOW[kind]], time.monotonic() + 60))[0].shape == (3, 32, 32)
-    finally:
-        decoder.close()
-
-
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_an_ordinary_tiny_file_is_decoded_on_the_spot(image_format):
-    decoder = Decoder(32, LIMIT, threads=1)
-    for size in ((32, 32), (60, 40)):
-        ((pixels,),) = [decoder.decode_here([encode(noise(*size), image_format)])]
-        assert pixels.shape == (3, 32, 32)
-    decoder.close()
-
-
 def test_more_pixels_than_pillow_allows_by_itself_may_be_allowed(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(TooManyPixels):
@@ -360,82 +292,3 @@ def test_what_pillow_warns_of_reaches_neither_log_nor_memory():
             assert read(encode(noise(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0" + tag)).shape == (3, 32, 32)
         assert seen == []
         assert not any("1005" in str(key) for key in getattr(TiffImagePlugin, "__warningregistry__", ()))
-
-
-@pytest.mark.anyio
-async def test_decoding_ends_at_the_deadline():
-    decoder = Decoder(32, LIMIT, threads=1)
-    try:
-        with pytest.raises(DeadlinePassed):
-            await decoder.decode_all([encode(noise())] * 3, time.monotonic() - 1)
-    finally:
-        decoder.close()
-
-
-@pytest.mark.anyio
-async def test_a_thread_that_dies_or_hangs_takes_its_own_request_only():
-    decoder = Decoder(32, LIMIT, threads=2)
-    go_on = threading.Event()
-    try:
-        with pytest.raises(ThreadDied):
-            await decoder.run(lambda: sys.exit(3), time.monotonic() + 60)
-        assert decoder.stalled_s() == 0
-        hanging = [asyncio.ensure_future(decoder.run(go_on.wait, time.monotonic() + 60)) for _ in range(2)]
-        with pytest.raises(DeadlinePassed):
-            await decoder.run(go_on.wait, time.monotonic() + 0.05)
-        assert decoder.stalled_s() > 0
-        go_on.set()
-        assert await asyncio.gather(*hanging) == [True, True]
-        assert decoder.stalled_s() == 0
-        assert len(await decoder.decode_all([encode(noise())] * 3, time.monotonic() + 60)) == 3
-    finally:
-        go_on.set()
-        decoder.close()
-
-
-@pytest.mark.anyio
-async def test_damaged_pictures_are_let_go_without_a_garbage_collection():
-    """Held in circles, a few kilobytes each from a few clients let the service take gigabytes."""
-    tiny, large = encode(noise())[:-50], encode(noise(256, 256))[:-50]
-    decoder = Decoder(32, LIMIT, threads=2)
-    gc.collect()
-    before = {id(one) for one in gc.get_objects() if issubclass(type(one), Image.Image)}  # Pillow's, or a test's
-    gc.disable()
-    try:
-        for files in ([tiny], [large], [large] * 5):
-            decoded = await decoder.decode_all(files, time.monotonic() + 60)
-            assert [type(one) for one in decoded] == [UndecodableImage] * len(files)
-            held = [one for one in gc.get_objects() if issubclass(type(one), Image.Image) and id(one) not in before]
-            assert held == []
-    finally:
-        gc.enable()
-        decoder.close()
-
-
-def test_a_small_file_of_a_large_picture_is_not_decoded_on_the_spot():
-    data = encode(Image.new("RGB", (1000, 1000)))
-    assert len(data) < TINY_BYTES
-    decoder = Decoder(32, LIMIT)
-    assert decoder.decode_here([data]) is None
-    decoder.close()
-
-
-def test_one_thread_that_hangs_is_no_standstill_while_others_go_on():
-    decoder = Decoder(32, LIMIT, threads=2)
-    now = time.monotonic()
-    decoder._begun = {1: now - 3600, 2: now}
-    assert decoder.stalled_s() < 60
-    decoder.close()
-
-
-def test_each_of_many_pictures_is_progress(monkeypatch):
-    decoder, stalled = Decoder(32, 1 << 24, threads=1), []
-
-    def slow(*_):
-        decoder._begun[threading.get_ident()] -= 60  # as long as a minute takes
-        stalled.append(decoder.stalled_s())
-
-    monkeypatch.setattr("app.imaging.decode", slow)
-    asyncio.run(decoder.decode_in_threads([b"x"] * 3, time.monotonic() + 100))
-    assert [60 <= seconds < 100 for seconds in stalled] == [True] * 3
-    decoder.close()

@@ -1,0 +1,94 @@
+"""A run folder that holds a run already: the same one, finished, damaged or pinned, and others, which are refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import checkpoint
+from model.train import Trainer
+from model.training.learner import TrainingError
+from model.training.run_folder import RunFolder
+from tests.toy_training import toy_dataset
+from tests.unit.model.runs import RECIPE, trainer
+from tests.unit.model.test_train_resume import epochs_in, everything_stored
+
+pytestmark = pytest.mark.usefixtures("narrow_stages")
+
+
+def test_finished_run_can_be_run_again_to_the_same_end(tmp_path: Path, undisturbed: Path) -> None:
+    for name in ("state.pt", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((undisturbed / name).read_bytes())
+    again = everything_stored(checkpoint.load(trainer(tmp_path).run()))
+    expected = everything_stored(checkpoint.load(undisturbed / "checkpoint.safetensors"))
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
+def finished(undisturbed: Path, out: Path) -> Path:
+    """A copy of a finished run, whose checkpoint has been given another score since."""
+    for name in ("state.pt", "metrics.jsonl", "checkpoint.safetensors"):
+        (out / name).write_bytes((undisturbed / name).read_bytes())
+    path = out / "checkpoint.safetensors"
+    loaded = checkpoint.load(path)
+    measured = (*loaded.metadata.measured, loaded.metadata.measured[0] | {"split": "test"})
+    recorded = loaded.metadata.model_copy(update={"measured": measured})
+    checkpoint.save(path, recorded, loaded.tensors, loaded.self_test_images, loaded.self_test_probabilities)
+    return path
+
+
+def test_a_finished_run_keeps_its_checkpoint_with_what_was_recorded_since(tmp_path: Path, undisturbed: Path) -> None:
+    path = finished(undisturbed, tmp_path)
+    before = path.read_bytes()
+    assert trainer(tmp_path).run() == path
+    assert path.read_bytes() == before
+    trainer(tmp_path, temperature=1.5).run()
+    assert checkpoint.load(path).metadata.temperature == 1.5
+
+
+def test_a_damaged_checkpoint_of_a_finished_run_is_written_again(tmp_path: Path, undisturbed: Path) -> None:
+    path = finished(undisturbed, tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    again = everything_stored(checkpoint.load(trainer(tmp_path).run()))
+    expected = everything_stored(checkpoint.load(undisturbed / "checkpoint.safetensors"))
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+
+
+def test_a_pinned_checkpoint_is_not_replaced(tmp_path: Path, undisturbed: Path) -> None:
+    path = finished(undisturbed, tmp_path)
+    (tmp_path / "SHA256SUMS").write_text(f"{checkpoint.load(path).sha256}  {path.name}\n")
+    before = path.read_bytes()
+    assert trainer(tmp_path).run() == path
+    with pytest.raises(TrainingError, match="pinned by the SHA256SUMS"):
+        trainer(tmp_path, temperature=1.5).run()
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_whose_run_is_not_known_is_not_replaced(tmp_path: Path, undisturbed: Path) -> None:
+    path = finished(undisturbed, tmp_path)
+    (tmp_path / "state.pt").unlink()
+    before = path.read_bytes()
+    with pytest.raises(TrainingError, match="a checkpoint without the state of its run"):
+        trainer(tmp_path).run()
+    assert path.read_bytes() == before
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
+def test_two_runs_in_one_folder_do_not_disturb_each_other(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).taken(), pytest.raises(TrainingError, match="another process trains in"):
+        trainer(tmp_path).run()
+
+
+def test_folder_of_another_recipe_is_refused(undisturbed: Path) -> None:
+    before = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
+    with pytest.raises(TrainingError, match=r"another run \(learning_rate 0.1, not 0.2\)"):
+        trainer(undisturbed, replace(RECIPE, learning_rate=0.2)).run()
+    assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == before
+
+
+def test_folder_of_a_run_on_other_images_is_refused(undisturbed: Path) -> None:
+    dataset = toy_dataset()
+    dataset.images[0, 0, 0, 0] += 1
+    with pytest.raises(TrainingError, match="other images"):
+        Trainer(RECIPE, dataset, undisturbed, device=torch.device("cpu")).run()
