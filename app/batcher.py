@@ -2,8 +2,8 @@
 
 Batch-when-free: an idle engine takes what is queued at once; while it runs, the next batch grows, and the engine's
 thread takes it as it is then, without a pause in which the event loop would have to hand it over. Only where those who
-are answered come back at once, a batch that is not full waits for them (app/batching/returns.py). Images are counted,
-not requests: a large request is split over several batches, small ones share one.
+are answered come back at once, a batch that is not full waits for them (app/batching/returning_clients.py).
+Images are counted, not requests: a large request is split over several batches, small ones share one.
 The queue is bounded, by images and by time: what would not be done by its deadline is refused at once, and what is
 expired or abandoned is dropped when a batch begins, before it costs the engine anything. If the engine or the loop
 itself dies, everything waiting fails at once and `on_fatal` is told.
@@ -33,20 +33,28 @@ from app.batching.batches import (
     compute,
     count_of,
     in_halves,
-    together,
+    joined,
 )
-from app.batching.jobs import Images, Job, ModelName, Probabilities, Ticket
-from app.batching.returns import Returns
-from app.errors import DeadlinePassed, EngineFailed, ServiceError
+from app.batching.job_queue import JobQueue
+from app.batching.jobs import Images, Job, ModelIdentity, Probabilities, Ticket
+from app.batching.returning_clients import ReturningClients
+from app.errors import EngineFailed, ServiceError
 from app.threads import Worker
 
 log = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_FAILURES = 3
 
+# Memory that another program takes for a moment comes back. An engine that has had none for so long, in as many batches
+# and without one that worked, will not answer the next request either.
+OUT_OF_MEMORY_S = 10.0
+
 # An engine that is quicker has the next batch as soon as the event loop is free: handed over bit by bit, batches of one
 # or two images would cost more than the pauses do.
-HAND_OVER_S = 0.002
+TOP_UP_MIN_BATCH_S = 0.002
+
+# For what is last done in the engine's thread. An engine that hangs never comes to it.
+CLOSE_S = 1.0
 
 # A request that waits for a batch to fill up keeps so much of its time for being computed, or what two batches take.
 SHARE_TO_COMPUTE = 0.1
@@ -57,7 +65,7 @@ class Swap:
     """An engine that is to take over; `done` once it has."""
 
     run: Run
-    model: ModelName
+    model: ModelIdentity
     done: asyncio.Future[None]
 
 
@@ -72,7 +80,7 @@ class Batcher:
     def __init__(
         self,
         run: Run,
-        model: ModelName,
+        model: ModelIdentity,
         *,
         max_batch: int,
         max_queue_images: int,
@@ -90,8 +98,7 @@ class Batcher:
         self._on_batch = on_batch
         self._on_fatal = on_fatal
         self.queued_images = 0
-        self._jobs: deque[Job] = deque()
-        self._waiting_images = 0
+        self._jobs = JobQueue()
         self._batches: deque[Batch] = deque()
         self._running_images = 0
         self._swap: Swap | None = None
@@ -99,11 +106,13 @@ class Batcher:
         self._images_per_s = 0.0
         self._batch_s = 0.0  # what the last batch took
         self._failures = 0
-        self._returns = Returns()
+        self._out_of_memory_since: float | None = None
+        self._returning = ReturningClients()
         self._changed = asyncio.Event()
         self._worker = Worker("engine")
         self._task: asyncio.Task[None] | None = None
         self._dead = False
+        self._closed = False
 
     # -- for requests
 
@@ -133,10 +142,9 @@ class Batcher:
         if not self._jobs and not self._batches:
             self._progress = job.enqueued
         self._jobs.append(job)
-        self._waiting_images += len(images)
-        self._returns.came(len(images), job.enqueued)
+        self._returning.came(len(images), job.enqueued)
         if self._batches:
-            self._hand_over()
+            self._top_up()
         else:
             self._changed.set()
         return job
@@ -160,7 +168,7 @@ class Batcher:
         self._task = asyncio.get_running_loop().create_task(self._loop(), name="batcher")
         self._task.add_done_callback(self._ended)
 
-    async def swap(self, run: Run, model: ModelName) -> None:
+    async def swap(self, run: Run, model: ModelIdentity) -> None:
         """Let another engine compute all batches from the next possible one on; returns once it does.
 
         The old one has ended its last batch by then. One swap at a time. Raises EngineFailed if the loop ends first.
@@ -174,11 +182,24 @@ class Batcher:
         finally:
             self._swap = None
 
-    async def close(self) -> None:
-        """Stop the loop; what still waits fails with EngineFailed."""
+    async def close(self, last: Callable[[], None] = lambda: None) -> None:
+        """Stop the loop; what still waits fails with EngineFailed.
+
+        `last` is called in the engine's thread after what it is doing, which is waited for CLOSE_S at most.
+        """
+        if self._closed:
+            return
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._worker.run(last)
+        except TimeoutError:
+            log.warning("the engine hangs, and is left as it is")
+        except Exception:
+            log.exception("the engine could not be closed")
         self._worker.close()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -204,37 +225,34 @@ class Batcher:
             while not self._jobs and self._swap is None:
                 self._changed.clear()
                 await self._changed.wait()
-            if self._swap is not None and not self._head_is_begun():
+            if self._swap is not None and not self._jobs.head_is_begun:
                 self._apply(self._swap)
                 continue
             if self.max_wait_s:
                 await self._let_it_fill()
-            self._start_batch(self._form_batch(self.max_batch))
+            self._enqueue_batch(self._form_batch(self.max_batch))
             while self._batches:
-                self._hand_over()
+                self._top_up()
                 await self._finish_batch(self._batches[0])
                 self._batches.popleft()
-                self._begin_batch()
+                self._mark_first_running()
                 self._progress = time.monotonic()
             await self._await_returns()
-
-    def _head_is_begun(self) -> bool:
-        """Whether a request is answered in part; only the first one in the queue ever is."""
-        return bool(self._jobs and self._jobs[0].taken)
 
     def _apply(self, swap: Swap) -> None:
         self._swap = None
         if swap.done.cancelled():
             return
-        self._run, self.model, self._failures = swap.run, swap.model, 0
+        self._run, self.model = swap.run, swap.model
+        self._failures, self._out_of_memory_since = 0, None
         swap.done.set_result(None)
 
     async def _await_returns(self) -> None:
         """Wait for those who have just been answered, if they come back at once, or until a batch is full."""
-        images, until = self._returns.awaited()
-        wanted = min(self.max_batch, self._waiting_images + images)
+        images, until = self._returning.awaited()
+        wanted = min(self.max_batch, self._jobs.images + images)
         if images and wanted > 1 and not self.max_wait_s:
-            await self._wait_until(lambda: self._waiting_images >= wanted or self._swap is not None, until)
+            await self._wait_until(lambda: self._jobs.images >= wanted or self._swap is not None, until)
 
     async def _let_it_fill(self) -> None:
         """Wait until a batch is full, its oldest image has waited long enough, or one has just the time for a batch."""
@@ -263,65 +281,45 @@ class Batcher:
                     await self._changed.wait()
 
     def _form_batch(self, room: int) -> list[Slice]:
-        """Take up to `room` images off the queue, dropping what has expired or was abandoned.
+        """Take up to `room` images off the queue, of a request begun before while an engine waits to take over."""
+        return self._jobs.take(room, head_only=self._swap is not None)
 
-        While an engine waits to take over, only the request that is answered in part is gone on with.
-        """
-        now = time.monotonic()
-        batch: list[Slice] = []
-        while self._jobs and room and (self._swap is None or self._head_is_begun()):
-            job = self._jobs[0]
-            if job.future.done() or job.deadline <= now:
-                job.fail(DeadlinePassed())
-                job.ticket.release()
-                self._jobs.popleft()
-                self._waiting_images -= job.untaken
-                continue
-            count = min(room, job.untaken)
-            batch.append((job, job.images[job.taken : job.taken + count]))
-            job.taken += count
-            self._waiting_images -= count
-            room -= count
-            if job.taken == len(job.images):
-                self._jobs.popleft()
-        return batch
-
-    def _hand_over(self) -> None:
+    def _top_up(self) -> None:
         """Put what waits into the batch that the engine's thread comes to next, unless an engine waits to take over.
 
         With a time to fill up, for quick engines, and where others are expected back, only what fills one.
         """
-        at_once = self._batch_s >= HAND_OVER_S and not self.max_wait_s and not self._returns.expected
+        at_once = self._batch_s >= TOP_UP_MIN_BATCH_S and not self.max_wait_s and not self._returning.expected
         enough = 1 if at_once else self.max_batch
-        while self._waiting_images >= enough and self._swap is None:
+        while self._jobs.images >= enough and self._swap is None:
             last = self._batches[-1]
             room = last.room(self.max_batch)
             if last.open and not room:
                 return
             slices = self._form_batch(room or self.max_batch)
             if not (room and last.add(slices)):  # the thread has begun it
-                self._start_batch(slices)
+                self._enqueue_batch(slices)
             elif last is self._batches[0]:
-                self._run_soon(slices)
+                self._mark_running(slices)
 
-    def _start_batch(self, slices: list[Slice]) -> None:
+    def _enqueue_batch(self, slices: list[Slice]) -> None:
         """Let the engine's thread compute a batch, after those that it has."""
         if not slices:
             return
         batch = Batch(slices)
-        batch.result = self._worker.run(batch.begin, self._run)
+        batch.result = self._worker.run(batch.close_and_compute, self._run)
         self._batches.append(batch)
         if len(self._batches) == 1:
             self._progress = time.monotonic()
-            self._begin_batch()
+            self._mark_first_running()
 
-    def _begin_batch(self) -> None:
+    def _mark_first_running(self) -> None:
         """Free the places of the batch that the engine has come to, if there is one."""
         self._running_images = 0
         if self._batches:
-            self._run_soon(self._batches[0].slices)
+            self._mark_running(self._batches[0].slices)
 
-    def _run_soon(self, slices: list[Slice]) -> None:
+    def _mark_running(self, slices: list[Slice]) -> None:
         """Free the places of what is computed now."""
         for job, images in slices:
             job.ticket.give_back(len(images))
@@ -331,9 +329,14 @@ class Batcher:
         """Wait for a batch and hand out its answers. Raises EngineBroken if there is no point in going on."""
         try:
             computed = await self._result(batch)
-        except EngineOutOfMemory:
+        except EngineOutOfMemory as error:
             log.warning("out of memory for a batch of %d, also in halves", count_of(batch.slices))
             _fail(batch, EngineFailed())
+            self._failures += 1
+            self._out_of_memory_since = self._out_of_memory_since or time.monotonic()
+            lasted_s = time.monotonic() - self._out_of_memory_since
+            if self._failures >= MAX_CONSECUTIVE_FAILURES and lasted_s >= OUT_OF_MEMORY_S:
+                raise EngineBroken(f"out of memory in every batch for {lasted_s:.0f} s") from error
             return
         except EngineBroken:
             raise
@@ -345,8 +348,10 @@ class Batcher:
                 raise EngineBroken(f"{self._failures} batches failed in a row") from error
             return
         if computed.probabilities is not None:  # a batch that nobody waited for any more tells nothing of the engine
-            self._failures = 0
-            self._hand_out(computed.slices, computed.probabilities, computed.seconds)
+            self._failures, self._out_of_memory_since = 0, None
+            now = time.monotonic()
+            self._record_batch(computed.slices, computed.seconds, now)
+            self._deliver(computed.slices, computed.probabilities, now - computed.seconds, computed.seconds)
 
     async def _result(self, batch: Batch) -> Computed:
         """Wait for the engine; out of memory, try two halves once."""
@@ -357,22 +362,23 @@ class Batcher:
             if not all(halves):
                 raise
             log.warning("out of memory for a batch of %d: trying two halves", count_of(batch.slices))
-            return together([await self._worker.run(compute, self._run, half) for half in halves])
+            return joined([await self._worker.run(compute, self._run, half) for half in halves])
 
-    def _hand_out(self, slices: list[Slice], probabilities: Probabilities, seconds: float) -> None:
-        """Give float64 (N, classes) to those who wait, and learn from the time it took."""
-        count = len(probabilities)
+    def _record_batch(self, slices: list[Slice], seconds: float, now: float) -> None:
+        """Learn from the time that a batch took, which ended at `now`."""
+        count = count_of(slices)
         each_s = seconds / count
-        # A queue is worked off in full batches, whose rate is the best one. What does better than they are known to do
-        # counts, too: as long as the engine is thought to be too slow, no full batch may be let in.
+        # A queue is worked off in full batches, so the rate is theirs. A smaller one counts only if it beats the known
+        # rate: with too low a rate no full batch would be let in, and it would never be corrected.
         if count == self.max_batch or 0 < each_s * self._images_per_s < 1:
             # The mean of the times, not of the rates: a few fast batches must not hide the slow ones between them.
             self._images_per_s = 1 / (0.9 / self._images_per_s + 0.1 * each_s) if self._images_per_s else 1 / each_s
         self._batch_s = seconds
+        self._returning.batch_ended(sum(len(images) for job, images in slices if not job.untaken), seconds, now)
         self._on_batch(count, seconds)
-        now = time.monotonic()
-        started = now - seconds
-        self._returns.batch_ended(sum(len(images) for job, images in slices if not job.untaken), seconds, now)
+
+    def _deliver(self, slices: list[Slice], probabilities: Probabilities, started: float, seconds: float) -> None:
+        """Give float64 (N, classes) to the requests that wait for it; `started` is a time.monotonic()."""
         at = 0
         timed: Job | None = None
         for job, images in slices:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from app.backends import measured
 from app.batching.batch_sizes import choose_batch_sizes
-from app.memory import let_go
+from app.memory import clear_error_frames
 from app.settings import Settings
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -178,7 +178,7 @@ def load_engine(settings: Settings) -> CheckpointEngine:
         engine.prepare(min(LARGEST_BATCH[_kind(backend)], settings.max_queue_images))
         engine.self_test(engine.batch_sizes[-1])  # another network may compute large batches than single images
     except BaseException as error:
-        let_go(error)  # what it still holds would not be given back by the next line
+        clear_error_frames(error)  # what it still holds would not be given back by the next line
         engine.close()  # a GPU's streams are dealt in turn: one that is not given back is somebody else's in the end
         raise
     return engine

@@ -1,4 +1,4 @@
-"""The service of a process that has the engine: how its parts start, reload and stop together."""
+"""The service of a process that has the engine: how its predictor start, reload and stop together."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from app.engine import Engine, EngineUnavailable, RuntimeUnfit, SelfTestFailed, 
 from app.imaging import Decoder
 from app.lifecycle import State
 from app.memory import give_back_memory
-from app.parts import EngineParts, name_of
+from app.predictor import EnginePredictor, identity_of
 from app.reload import Reloader
 from app.schemas import Reloads
 from app.service import Service
 from app.settings import Settings
-from app.threads import in_thread, step_back
+from app.threads import in_thread, lower_priority
 from model.metadata import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,9 @@ class EngineService(Service):
         super().__init__(settings)
         self._engine_factory = engine_factory
         # Not the event loop's own threads: an exit waits for those, and a device can hang while an engine is loaded.
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=step_back)
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=lower_priority)
         self.reloader = Reloader(self._load_engine, self._loader, self.telemetry)
-        self._parts: EngineParts | None = None
+        self._predictor: EnginePredictor | None = None
         self._loading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -50,45 +50,43 @@ class EngineService(Service):
         try:
             engine = await in_thread(self._loader, self._load_engine)
             await in_thread(self._loader, give_back_memory)
-            self._parts = self._parts_of(engine)
+            self._predictor = self._predictor_of(engine)
+            self._predictor.batcher.start()
+            log.info(
+                "loaded %s version %s on %s in %s by %s (%.1f s)",
+                *(engine.card[key] for key in ("name", "version", "device", "dtype", "runtime")),
+                time.monotonic() - started,
+            )
         except (CheckpointError, EngineUnavailable, SelfTestFailed) as error:
             self.lifecycle.fail(f"cannot serve: {error}", "the checkpoint cannot be served; the log says why")
-            return
         except Exception as error:
             log.exception("the engine could not be started")
             self.lifecycle.fail(f"cannot serve: {type(error).__name__}", "the engine could not be started")
-            return
-        self._parts.batcher.start()
-        card = engine.card
-        log.info(
-            "loaded %s version %s on %s in %s by %s (%.1f s)",
-            *(card[key] for key in ("name", "version", "device", "dtype", "runtime")),
-            time.monotonic() - started,
-        )
-        self.lifecycle.mark_ready()
+        else:
+            self.lifecycle.mark_ready()
 
-    def _parts_of(self, engine: Engine) -> EngineParts:
+    def _predictor_of(self, engine: Engine) -> EnginePredictor:
         """Surround an engine with what feeds it."""
         batcher = Batcher(
             engine.run,
-            name_of(engine),
+            identity_of(engine),
             max_batch=engine.batch_sizes[-1],
             max_queue_images=self.settings.max_queue_images,
             max_queue_s=self.settings.max_queue_s,
             max_wait_s=self.settings.max_wait_ms / 1000,
-            on_batch=self.telemetry.batch_done,
+            on_batch=self.telemetry.record_batch,
             on_fatal=lambda reason: self.lifecycle.fail(reason, "the engine failed"),
         )
         decoder = Decoder(engine.card["input_size"], self.settings.max_pixels, self.settings.decode_threads)
-        parts = EngineParts(engine, batcher, decoder)
+        predictor = EnginePredictor(engine, batcher, decoder)
         self.telemetry.describe_model(engine.card)
-        return parts
+        return predictor
 
     def _load_engine(self) -> Engine:
         """Load the checkpoint file. What was measured once stays: beside a serving engine it comes out wrong."""
-        if self._parts is None:
+        if self._predictor is None:
             return self._engine_factory(self.settings)
-        tuning = self._parts.engine.tuning
+        tuning = self._predictor.engine.tuning
         try:
             return self._engine_factory(self.settings.model_copy(update=tuning))
         except RuntimeUnfit as error:
@@ -102,8 +100,8 @@ class EngineService(Service):
     def reload(self) -> None:
         """Read keys, certificate and checkpoint again; the last takes over without a gap, if the service is ready."""
         self.read_files_again()
-        if self._parts is not None and self.lifecycle.state is State.READY:
-            self.reloader.begin(self._parts)
+        if self._predictor is not None and self.lifecycle.state is State.READY:
+            self.reloader.begin(self._predictor)
         else:
             log.warning("reload ignored: %s", self.lifecycle.reason)
 
@@ -113,12 +111,12 @@ class EngineService(Service):
         return Reloads.model_validate(self.reloader, from_attributes=True)
 
     async def stop(self) -> None:
-        """End the parts; to be called once HTTP is done, when nothing waits any more."""
+        """End the predictor; to be called once HTTP is done, when nothing waits any more."""
         await self.reloader.close()
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.wait({self._loading})
-        if self._parts is not None:
-            await self._parts.close()
+        if self._predictor is not None:
+            await self._predictor.close()
         self._loader.shutdown(wait=False)
         self.lifecycle.stop()

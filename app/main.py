@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.engine_service import EngineFactory
 
+log = logging.getLogger(__name__)
+
 
 def create_app(settings: Settings, engine_factory: EngineFactory | None = None) -> FastAPI:
     """Build the application of a process with an engine, which is loaded when it starts, by `engine_factory`.
@@ -33,9 +36,9 @@ def create_app(settings: Settings, engine_factory: EngineFactory | None = None) 
     from app.engine_service import EngineService
 
     if settings.http_processes > 1:
-        from app.processes.host import HostService
+        from app.processes.engine_process import EngineProcessService
 
-        return app_of(HostService(settings, engine_factory or load_engine))
+        return app_of(EngineProcessService(settings, engine_factory or load_engine))
     return app_of(EngineService(settings, engine_factory or load_engine))
 
 
@@ -79,8 +82,10 @@ async def answer_with_problem(request: Request, error: Exception) -> Response:
     """Turn whatever was raised for a client into its problem; the one handler."""
     problem = _as_service_error(error)
     telemetry = request.app.state.service.telemetry
+    if problem.status == ServiceError.status:  # the trace is the batch's, and so is its line in the log
+        log.error("request %s failed with its batch", request.state.request_id)
     if not isinstance(problem, ClientGone):
-        telemetry.refused(problem.code)
+        telemetry.record_refusal(problem.code)
     return problem_response(problem, request.state.request_id, getattr(error, "headers", None))
 
 

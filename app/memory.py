@@ -37,7 +37,7 @@ def give_back_large_blocks() -> None:
         mallopt(M_TRIM_THRESHOLD, 2 * OWN_PAGES_BYTES)  # at glibc's ratio; it would be 128 kB, and heaps breathe often
 
 
-def let_go(error: BaseException) -> None:
+def clear_error_frames(error: BaseException) -> None:
     """Clear the frames that an error has come through, and those that it was raised from.
 
     Their variables hold what was computed when it failed, such as activations on a GPU, for as long as the error itself

@@ -17,7 +17,7 @@ from enum import StrEnum
 from app.batching.batches import EngineOutOfMemory
 from app.engine import Engine, EngineUnavailable, SelfTestFailed
 from app.memory import give_back_memory
-from app.parts import EngineParts
+from app.predictor import EnginePredictor
 from app.telemetry import Telemetry
 from app.threads import in_thread
 from model.metadata import CheckpointError
@@ -32,7 +32,7 @@ FIXED = ("classes", "input_size")
 LET_GO_S = 5.0
 
 
-class Outcome(StrEnum):
+class ReloadOutcome(StrEnum):
     """How a reload ended; also the metric's label."""
 
     SUCCEEDED = "succeeded"
@@ -57,9 +57,9 @@ class Reloader:
         self._task: asyncio.Task[None] | None = None
         self._again = False
         self.finished = 0
-        self.outcome: Outcome | None = None
+        self.outcome: ReloadOutcome | None = None
         self.ended_at: datetime | None = None
-        for outcome in Outcome:
+        for outcome in ReloadOutcome:
             telemetry.reloads.labels(outcome)
 
     @property
@@ -67,13 +67,13 @@ class Reloader:
         """Whether a reload is under way."""
         return self._task is not None and not self._task.done()
 
-    def begin(self, parts: EngineParts) -> None:
+    def begin(self, predictor: EnginePredictor) -> None:
         """Start a reload, or remember that another one is to follow the one under way."""
         if self.running:
             self._again = True
             log.info("reload: one is under way, another follows it")
         else:
-            self._task = asyncio.get_running_loop().create_task(self._run(parts), name="reload")
+            self._task = asyncio.get_running_loop().create_task(self._run(predictor), name="reload")
 
     async def close(self) -> None:
         """Give up what is under way, and what it holds; a device that hangs would never let go of it."""
@@ -81,10 +81,10 @@ class Reloader:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=LET_GO_S)
 
-    async def _run(self, parts: EngineParts) -> None:
+    async def _run(self, predictor: EnginePredictor) -> None:
         """Reload until no further one was asked for meanwhile."""
         while True:
-            self.outcome = await self._reload(parts)
+            self.outcome = await self._reload(predictor)
             self.ended_at = datetime.now(UTC)
             self.finished += 1
             self._telemetry.reloads.labels(self.outcome).inc()
@@ -92,39 +92,39 @@ class Reloader:
                 return
             self._again = False
 
-    async def _reload(self, parts: EngineParts) -> Outcome:
+    async def _reload(self, predictor: EnginePredictor) -> ReloadOutcome:
         started = time.monotonic()
-        old = parts.card["version"]
+        old = predictor.card["version"]
         log.info("reload: loading the checkpoint again; version %s serves meanwhile", old)
         try:
-            changed = await self._exchange(parts)
+            changed = await self._swap_engine(predictor)
         except (CheckpointError, EngineUnavailable, SelfTestFailed, Refused) as error:
             log.error("reload refused: %s; version %s serves on", " ".join(str(error).split()), old)
-            return Outcome.REFUSED
+            return ReloadOutcome.REFUSED
         except EngineOutOfMemory:
             log.error("reload refused: no memory for a second engine beside the first; version %s serves on", old)
-            return Outcome.REFUSED
+            return ReloadOutcome.REFUSED
         except Exception as error:
             log.exception("reload refused: %s; version %s serves on", type(error).__name__, old)
-            return Outcome.REFUSED
+            return ReloadOutcome.REFUSED
         seconds = time.monotonic() - started
         if not changed:
             log.info("reload: the file still holds version %s, nothing to do (%.1f s)", old, seconds)
-            return Outcome.UNCHANGED
-        log.info("reload: version %s serves in place of %s (%.1f s)", parts.card["version"], old, seconds)
-        return Outcome.SUCCEEDED
+            return ReloadOutcome.UNCHANGED
+        log.info("reload: version %s serves in place of %s (%.1f s)", predictor.card["version"], old, seconds)
+        return ReloadOutcome.SUCCEEDED
 
-    async def _exchange(self, parts: EngineParts) -> bool:
+    async def _swap_engine(self, predictor: EnginePredictor) -> bool:
         """Load, compare, swap, and release the engine that is not needed; return whether another one serves now."""
         needless = new = await in_thread(self._pool, self._load)
-        old = parts.engine
+        old = predictor.engine
         try:
             if new.card["sha256"] == old.card["sha256"]:
                 return False
             for key in FIXED:
                 if new.card[key] != old.card[key]:
                     raise Refused(f"{key} of the new checkpoint differs from what is served: restart to serve it")
-            await parts.adopt(new)
+            await predictor.swap_engine(new)
             needless = old
             self._telemetry.describe_model(new.card)
             return True

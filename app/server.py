@@ -18,11 +18,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.admin import AdminServer
-from app.http.connection_limits import ConnectionLimits, connections_within_files
+from app.http.connection_limits import ConnectionLimits, raise_file_limit
 from app.http.connections import Connection
-from app.http.direct import Direct
-from app.http.direct_connections import DirectConnection
-from app.http.ports import open_port, turn_away
+from app.http.direct import DirectPredict
+from app.http.ports import drop_new_connections, open_port
+from app.http.recognising_connections import RecognisingConnection
 from app.http.tls import limited_handshakes
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks
@@ -33,7 +33,7 @@ from app.signals import Signals
 
 if TYPE_CHECKING:
     from app.engine_service import EngineService
-    from app.processes.host import HostService
+    from app.processes.engine_process import EngineProcessService
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Server(uvicorn.Server):
         waiting: list[socket.socket] = []
         ports = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
         for port in ports:
-            turn_away(port)
+            drop_new_connections(port)
         for server in self.servers:
             server.close()
         for port in ports:
@@ -178,10 +178,10 @@ def serve(app: FastAPI, settings: Settings) -> int:
     if settings.http_processes > 1:
         from app.processes.supervisor import supervise  # HTTP processes never need it
 
-        return supervise(cast("HostService", service))
+        return supervise(cast("EngineProcessService", service))
     prepare_process()
-    port = open_first_port(settings)
-    server = Server(first_port(app, service), service, second_port(service), service.reload)
+    port = open_main_port(settings)
+    server = Server(main_server_config(app, service), service, create_admin_server(service), service.reload)
     with pid_file(settings.host, settings.port) as give_up:
         server.before_port_closes = give_up
         server.run([port])
@@ -196,16 +196,16 @@ def prepare_process() -> None:
     gc.freeze()  # what the imports left; each full collection would look through it again, for a tenth of a second
 
 
-def open_first_port(settings: Settings) -> socket.socket:
+def open_main_port(settings: Settings) -> socket.socket:
     """Listen on the port that answers requests. Raises SettingsError."""
     return open_port(settings.host, settings.port, BACKLOG, "https" if settings.tls_cert else "http")
 
 
-def first_port(app: FastAPI, service: Service) -> uvicorn.Config:
+def main_server_config(app: FastAPI, service: Service) -> uvicorn.Config:
     """Return the options of the port that answers requests, in this process' share of the connections."""
     settings = service.settings
     wanted = max(1, settings.max_connections // settings.http_processes)
-    max_connections = connections_within_files(wanted)
+    max_connections = raise_file_limit(wanted)
     if max_connections < wanted:
         log.warning("the limit of open files allows for %d connections only", max_connections)
     return uvicorn.Config(
@@ -213,11 +213,11 @@ def first_port(app: FastAPI, service: Service) -> uvicorn.Config:
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
-        **connection_options(service, max_connections, Direct(service)),
+        **connection_options(service, max_connections, DirectPredict(service)),
     )
 
 
-def second_port(service: Service) -> AdminServer | None:
+def create_admin_server(service: Service) -> AdminServer | None:
     """Return the server of the port for probes and metrics, if the settings want one. Raises SettingsError."""
     host, port = service.settings.host, service.settings.admin_port
     if port is None:
@@ -231,17 +231,16 @@ def second_port(service: Service) -> AdminServer | None:
     return AdminServer(config, service, open_port(host, port, BACKLOG))
 
 
-def connection_options(service: Service, max_connections: int, direct: Direct | None = None) -> dict[str, Any]:
+def connection_options(service: Service, max_connections: int, direct: DirectPredict | None = None) -> dict[str, Any]:
     """Return the options of uvicorn that both ports have in common."""
     settings = service.settings
     limits = ConnectionLimits(
         header_timeout_s=settings.header_timeout_s,
-        body_timeout_s=settings.body_timeout_s,
         unread_timeout_s=settings.keep_alive_s,
         max_connections=max_connections,
-        refused=service.telemetry.refused,
+        on_refused=service.telemetry.record_refusal,
     )
-    connection = partial(DirectConnection, direct=direct) if direct else Connection
+    connection = partial(RecognisingConnection, direct=direct) if direct else Connection
     return {
         "http": partial(connection, limits=limits),
         "ws": "none",

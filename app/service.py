@@ -10,14 +10,14 @@ from app.http.bodies import BodyBudget
 from app.http.tls import Certificate
 from app.keys import Keys
 from app.lifecycle import Lifecycle, State
-from app.parts import Parts
+from app.predictor import Predictor
 from app.schemas import Reloads
 from app.settings import Settings
 from app.telemetry import Telemetry
 
 
 class Service(ABC):
-    """Settings, keys, certificate, telemetry and lifecycle from the start; the parts that predict once there are any.
+    """Settings, keys, certificate, telemetry and lifecycle from the start; the predictor once there is one.
 
     Of limits on bytes and connections each HTTP process has its share. Raises SettingsError if the file of keys or the
     certificate cannot be used.
@@ -32,7 +32,7 @@ class Service(ABC):
         )
         self.body_budget = BodyBudget(settings.max_buffered_bytes // settings.http_processes)
         self.lifecycle = Lifecycle()
-        self._parts: Parts | None = None
+        self._predictor: Predictor | None = None
         self.telemetry.watch(self.queued_images, lambda: self.unready_reason() is None)
 
     @abstractmethod
@@ -41,7 +41,7 @@ class Service(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """End the parts; to be called once HTTP is done, when nothing waits any more."""
+        """End the predictor; to be called once HTTP is done, when nothing waits any more."""
 
     @property
     @abstractmethod
@@ -59,33 +59,33 @@ class Service(ABC):
             self.certificate.reload()
 
     @property
-    def loaded(self) -> Parts | None:
-        """The parts, if the engine has been loaded."""
-        return self._parts
+    def loaded(self) -> Predictor | None:
+        """The predictor, if the engine has been loaded."""
+        return self._predictor
 
-    def require_parts(self) -> Parts:
-        """Return the parts that predict. Raises NotReady while starting and after a failure."""
-        if self._parts is None or not self.lifecycle.serving:
+    def require_predictor(self) -> Predictor:
+        """Return what predicts. Raises NotReady while starting and after a failure."""
+        if self._predictor is None or not self.lifecycle.serving:
             raise NotReady
-        return self._parts
+        return self._predictor
 
     def require_room(self) -> None:
         """Raise QueueFull while not even one image, with the longest deadline, may join the queue."""
-        if self._parts is not None and self.lifecycle.serving:
-            self._parts.batcher.require_room(1, time.monotonic() + self.settings.timeout_ms / 1000)
+        if self._predictor is not None and self.lifecycle.serving:
+            self._predictor.batcher.require_room(1, time.monotonic() + self.settings.timeout_ms / 1000)
 
     def stalled(self) -> str | None:
         """Return what has had work and made no progress for too long, or None."""
-        return self._parts.stalled(self.settings.stall_timeout_s) if self._parts else None
+        return self._predictor.stalled(self.settings.stall_timeout_s) if self._predictor else None
 
     def unready_reason(self) -> str | None:
         """Return why a prediction would fail now, or None on positive evidence that it would succeed."""
         if self.lifecycle.state is not State.READY:
             return self.lifecycle.reason
-        if self._parts is None or not self._parts.batcher.alive:
+        if self._predictor is None or not self._predictor.batcher.alive:
             return "the batcher is not running"
         return self.stalled()
 
     def queued_images(self) -> float:
         """Return how many images wait or are being decoded."""
-        return self._parts.batcher.queued_images if self._parts else 0
+        return self._predictor.batcher.queued_images if self._predictor else 0

@@ -103,7 +103,7 @@ class Telemetry:
         self._by_class = [self.predictions.labels(label) for label in card["classes"]]
         self._ok = self.images.labels("ok")
 
-    def answered(self, route: str, status: int, seconds: float, count: int = 1) -> None:
+    def record_answer(self, route: str, status: int, seconds: float, count: int = 1) -> None:
         """Record `count` answers that took so long; `route` is the route's template."""
         known = self._answered.get((route, status))
         if known is None:
@@ -113,19 +113,19 @@ class Telemetry:
         for _ in range(count):
             known[1].observe(seconds)
 
-    def refused(self, reason: str, count: int = 1) -> None:
+    def record_refusal(self, reason: str, count: int = 1) -> None:
         """Record `count` refusals by their error's code."""
         known = self._refused.get(reason)
         if known is None:
             known = self._refused[reason] = self.rejected.labels(reason)
         known.inc(count)
 
-    def batch_done(self, images: int, seconds: float) -> None:
+    def record_batch(self, images: int, seconds: float) -> None:
         """Record a finished batch."""
         self.batch_images.observe(images)
         self.inference_seconds.observe(seconds)
 
-    def predicted(self, winners: list[int], confidences: list[float]) -> None:
+    def record_prediction(self, winners: list[int], confidences: list[float]) -> None:
         """Record the answers of a request: the index and the probability of each image's likeliest class."""
         self._ok.inc(len(winners))
         for winner, confidence in zip(winners, confidences, strict=True):

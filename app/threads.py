@@ -75,7 +75,7 @@ class Worker:
         self._work.put(None)
 
     def _do_all(self) -> None:
-        step_back()
+        lower_priority()
         while (work := self._work.get()) is not None:
             work()
             del work  # it holds images and answers, and the next one may be long in coming
@@ -97,10 +97,10 @@ def _fail(future: asyncio.Future[Result], error: Exception) -> None:
 
 
 # Of Linux' 19: a third of the share of another thread that wants the same core.
-STEP_BACK = 5
+NICENESS = 5
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Let other threads go first on a busy core, this one and those that it starts after them; Linux only.
 
     For threads that compute: what keeps clients and probes waiting for milliseconds costs a batch next to nothing.
@@ -108,5 +108,5 @@ def step_back() -> None:
     if sys.platform != "linux":  # elsewhere it would hold for the whole process
         return
     thread = threading.get_native_id()
-    if os.getpriority(os.PRIO_PROCESS, thread) < STEP_BACK:  # else a service that was started behind others stays there
-        os.setpriority(os.PRIO_PROCESS, thread, STEP_BACK)
+    if os.getpriority(os.PRIO_PROCESS, thread) < NICENESS:  # else a service that was started behind others stays there
+        os.setpriority(os.PRIO_PROCESS, thread, NICENESS)

@@ -19,7 +19,7 @@ import uvloop
 from uvicorn.server import ServerState
 
 from app.errors import QueueFull
-from app.http.direct import Direct
+from app.http.direct import DirectPredict
 from app.main import create_app
 from app.server import connection_options, prepare_process
 from app.settings import Settings
@@ -127,7 +127,7 @@ async def measure() -> list[dict[str, float]]:
         while service.unready_reason():  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(0.01)
         prepare_process()
-        config = uvicorn.Config(app, **connection_options(service, CLIENTS, Direct(service)))
+        config = uvicorn.Config(app, **connection_options(service, CLIENTS, DirectPredict(service)))
         config.load()
         connect = partial(config.http_protocol_class, config=config, server_state=ServerState(), app_state={})
         load = Load(connect)

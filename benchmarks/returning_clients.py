@@ -1,6 +1,6 @@
 """What waiting for clients that come back at once gains: the service with it and without it, in turns.
 
-Both stand ready all the time; the one that is not loaded takes no processor. See app/batching/returns.py.
+Both stand ready all the time; the one that is not loaded takes no processor. See app/batching/returning_clients.py.
 
 python -m benchmarks.returning_clients
 """
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from app.batching import returns
+from app.batching import returning_clients
 from app.main import create_app
 from app.server import serve
 from app.settings import Settings
@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
 
 def serve_without() -> None:
     """Serve until a signal ends it, waiting for nobody."""
-    returns.MOST = MORE_THAN_ALL
+    returning_clients.MIN_RETURN_SHARE = MORE_THAN_ALL
     settings = Settings()
     set_up_logging(settings.log_level, settings.log_format)
     os._exit(serve(create_app(settings), settings))

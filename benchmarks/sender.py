@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.http.connection_limits import connections_within_files
+from app.http.connection_limits import raise_file_limit
 
 MAX_CONNECTIONS = 3000
 PATIENCE_S = 60.0  # for the last answers
@@ -103,7 +103,7 @@ class OpenLoop:
         self._requests = requests
         self._arrivals = arrivals
         self._due: list[float] = arrivals.tolist()
-        self._most = connections_within_files(most)
+        self._most = raise_file_limit(most)
         self._sent = [float("nan")] * len(arrivals)
         self._ended = [float("nan")] * len(arrivals)
         self._status = [0] * len(arrivals)

@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 Stem = Literal["cifar", "imagenet"]
 Shortcut = Literal["identity", "none"]
-Kind = Literal["residual", "bottleneck"]
+BlockKind = Literal["basic", "bottleneck"]
 Shapes = dict[str, tuple[int, ...]]
 
 STAGE_WIDTHS = (64, 128, 256, 512)
 NARROW_STAGE_WIDTHS = (16, 32, 64)
 
 # A bottleneck's output has so many times its width.
-EXPANSION: dict[Kind, int] = {"residual": 1, "bottleneck": 4}
+EXPANSION: dict[BlockKind, int] = {"basic": 1, "bottleneck": 4}
 
 # The widest that anybody has published is 1536 (ResNeXt-101 32x48d); metadata of unknown origin may not ask for more
 # than the next power of two.
 MAX_GROUPED_WIDTH = 2048
 
 # Blocks a stage: four stages are STAGE_WIDTHS wide, three are NARROW_STAGE_WIDTHS wide.
-ARCHITECTURES: dict[str, tuple[Kind, tuple[int, ...]]] = {
-    "resnet18": ("residual", (2, 2, 2, 2)),
-    "resnet34": ("residual", (3, 4, 6, 3)),
+ARCHITECTURES: dict[str, tuple[BlockKind, tuple[int, ...]]] = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
     "resnet50": ("bottleneck", (3, 4, 6, 3)),
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
     "resnet152": ("bottleneck", (3, 8, 36, 3)),
-    "resnet20": ("residual", (3, 3, 3)),
-    "resnet56": ("residual", (9, 9, 9)),
+    "resnet20": ("basic", (3, 3, 3)),
+    "resnet56": ("basic", (9, 9, 9)),
 }
 
 
@@ -74,10 +74,10 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A residual block of two convolutions, or a bottleneck of three, as model/resnet.py explains them."""
+    """A residual block: a basic one of two convolutions, or a bottleneck of three; model/resnet.py explains them."""
 
     name: str
-    kind: Kind
+    kind: BlockKind
     in_channels: int
     width: int
     stride: int = 1
@@ -93,7 +93,7 @@ class Block:
     @property
     def layers(self) -> tuple[Convolution, ...]:
         """The convolutions, in order; there is a ReLU between two of them."""
-        if self.kind == "residual":
+        if self.kind == "basic":
             return (
                 self._convolution(1, self.in_channels, self.width, 3, stride=self.stride),
                 self._convolution(2, self.width, self.width, 3),

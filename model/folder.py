@@ -70,42 +70,43 @@ def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_
     if not SIZES[0] <= image_size <= SIZES[1]:
         raise DataError(f"image size {image_size}: expected {SIZES[0]} to {SIZES[1]} pixels")
     bad = BadFiles(root, on_bad_image)
-    parts = split_folders(root)
-    tested = None if not parts else "test" if "test" in parts else "val"
-    part = "train" if parts and train else tested
-    classes = class_names(parts.get("train", root))
+    split_dirs = split_folders(root)
+    test_split = None if not split_dirs else "test" if "test" in split_dirs else "val"
+    wanted_split = "train" if split_dirs and train else test_split
+    classes = class_names(split_dirs.get("train", root))
 
     def listed(split: str | None) -> list[PictureFile]:
-        place = parts[split] if split else root
+        place = split_dirs[split] if split else root
         files = list_files(class_folders(place), place, classes, bad, test=split in {"test", "val"})
         _check_memory(len(files), image_size)
         return files
 
-    if len(parts) == 3 and train is not None:
-        unused, trained_on = parts["val"].name, parts["train"].name
+    if len(split_dirs) == 3 and train is not None:
+        unused, trained_on = split_dirs["val"].name, split_dirs["train"].name
         log.info("%s: %r is not used, since what is held out is taken from %r", root, unused, trained_on)
-    every = parts if train is None and parts else (part,)
-    files = [file for split in every for file in listed(split)]
+    loaded_splits = split_dirs if train is None and split_dirs else (wanted_split,)
+    files = [file for split in loaded_splits for file in listed(split)]
     _check_memory(len(files), image_size)
     with _bombs_are_errors():
         files = _examine(files, bad)
-        found, test = len(files), _test_files(files)
-        if tested and train:
-            test = set(_examine(listed(tested), bad))
-            files = _without(files, {file.digest for file in test})
-        elif not parts and train is not None:
-            files = [file for file in files if (file in test) != train]
+        pictures_found, test_files = len(files), _choose_test_files(files)
+        # Three layouts: split folders, of classes alone a share chosen by digests, or (train is None) all there is.
+        if test_split and train:
+            test_files = set(_examine(listed(test_split), bad))
+            files = _without(files, {file.digest for file in test_files})
+        elif not split_dirs and train is not None:
+            files = [file for file in files if (file in test_files) != train]
         if train and on_bad_image == "fail":
-            _decode(list(test), image_size, bad)  # only to see that it can be done, before the time for training
+            _decode(list(test_files), image_size, bad)  # only to see that it can be done, before the time for training
         images, labels, paths = _decode(files, image_size, bad)
     bad.report()
-    split = "all" if train is None else part or ("train" if train else "test")
+    split = "all" if train is None else wanted_split or ("train" if train else "test")
     _check_enough(root, split, labels, classes)
-    which = "" if split == "all" else f" of the {split} split"
-    log.info("%s: %d classes, %d pictures%s", root, len(classes), len(labels), which)
-    if not parts and split == "test":
-        share = "the test share of a folder without train and test; resnet evaluate --split all takes all"
-        log.info("%s: %d of %d pictures: %s", root, len(labels), found, share)
+    suffix = "" if split == "all" else f" of the {split} split"
+    log.info("%s: %d classes, %d pictures%s", root, len(classes), len(labels), suffix)
+    if not split_dirs and split == "test":
+        note = "the test share of a folder without train and test; resnet evaluate --split all takes all"
+        log.info("%s: %d of %d pictures: %s", root, len(labels), pictures_found, note)
     mean, std = channel_statistics(images)
     return Dataset(_name_of(root), split, images, labels, classes, mean, std, in_digest_order=True, paths=paths)
 
@@ -182,7 +183,7 @@ def _without(files: Sequence[PictureFile], tested: Set[str]) -> list[PictureFile
     return kept
 
 
-def _test_files(files: Sequence[PictureFile]) -> set[PictureFile]:
+def _choose_test_files(files: Sequence[PictureFile]) -> set[PictureFile]:
     """Return the files of the test split: those of the lowest digests, but never all of a class."""
     chosen = {file for file in files if int(file.digest[:16], 16) < TEST_SHARE * 2**64}
     last = {file.label: file for file in files}  # of each class, the one of the highest digest

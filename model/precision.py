@@ -13,7 +13,7 @@ from model.timing import quickest
 # A product of two such matrices takes milliseconds, and is large enough to keep all threads busy.
 MEASURED_SIZE = 512
 MEASURED_TIMES = 7
-WORTHWHILE = 0.9
+MAX_RELATIVE_TIME = 0.9
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -39,7 +39,7 @@ def _is_measured_faster() -> bool:
     matrices = {dtype: torch.full(sides, 0.5, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
     runs = {dtype: partial(torch.mm, matrix, matrix) for dtype, matrix in matrices.items()}
     best = {dtype: seconds for dtype, [seconds] in quickest(runs, MEASURED_TIMES).items()}
-    return best[torch.bfloat16] < WORTHWHILE * best[torch.float32]
+    return best[torch.bfloat16] < MAX_RELATIVE_TIME * best[torch.float32]
 
 
 @contextmanager

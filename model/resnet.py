@@ -43,7 +43,7 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, kind: Shortc
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around an identity: relu(F(x) + shortcut(x)), or relu(F(x)) without a shortcut."""
 
-    expansion = EXPANSION["residual"]
+    expansion = EXPANSION["basic"]
 
     def __init__(self, in_channels: int, width: int, stride: int = 1, *, shortcut: Shortcut = "identity") -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Bottleneck(nn.Module):
 def make_block(plan: Block) -> ResidualBlock | Bottleneck:
     """Build one block."""
     shape = (plan.in_channels, plan.width, plan.stride)
-    if plan.kind == "residual":
+    if plan.kind == "basic":
         return ResidualBlock(*shape, shortcut=plan.shortcut)
     return Bottleneck(*shape, groups=plan.groups, width_per_group=plan.width_per_group, shortcut=plan.shortcut)
 

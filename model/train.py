@@ -22,7 +22,7 @@ from model.evaluate import score
 from model.training.distributed import World
 from model.training.finish import final_network, write_checkpoint
 from model.training.learner import Learner, TrainingError
-from model.training.recipe import Recipe, descent
+from model.training.recipe import Recipe, lineage
 from model.training.run_folder import RunFolder, differences
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Trainer:
 
         Raises TrainingError if the folder holds another run or the loss is no number, and Stopped when asked to stop.
         """
-        with self.folder.taken() if self.world.leads else nullcontext():
+        with self.folder.taken() if self.world.is_main else nullcontext():
             self._resume()
             if self._is_finished():
                 log.info("this run is finished: nothing is left to do")
@@ -138,22 +138,22 @@ class Trainer:
 
     def _run(self) -> None:
         """Do what is left of the run."""
-        if self.world.leads:
+        if self.world.is_main:
             self.folder.begin({"recipe": self.recipe.to_dict(), "device": self._device_name()})
             self.folder.forget_metrics_after(self.epoch)
         if self.learner.compiled and self.epoch < self.recipe.epochs:
             self.compile_seconds = self.learner.compile()
         while self.epoch < self.recipe.epochs:
             line = self._train_epoch()
-            if self.world.leads:
+            if self.world.is_main:
                 self.folder.append_metrics(line)
             log.info("%s", " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()))
             if self.on_epoch is not None:
                 self.on_epoch(line)
             self._after_epoch()
-        if self.world.leads:
+        if self.world.is_main:
             self._finish()
-        self.world.wait()
+        self.world.barrier()
 
     def _train_epoch(self) -> dict[str, Any]:
         """Do what is left of the present epoch and return its line of metrics."""
@@ -181,7 +181,7 @@ class Trainer:
     def _end_epoch(self) -> dict[str, Any]:
         recipe, tally, size = self.recipe, self.tally, self.recipe.size_of(self.epoch)
         seen = tally.steps * recipe.batch_size
-        mean_loss = float(self.world.sum(tally.loss_sum)) / (tally.steps * self.world.size)
+        mean_loss = float(self.world.all_reduce_sum_(tally.loss_sum)) / (tally.steps * self.world.size)
         self._check_finite(mean_loss)
         self.epoch += 1
         self.seconds += tally.seconds
@@ -191,7 +191,7 @@ class Trainer:
             "size": size,
             "learning_rate": self.learner.optimiser.param_groups[0]["lr"],
             "loss": mean_loss,
-            "accuracy": float(self.world.sum(tally.correct)) / seen,
+            "accuracy": float(self.world.all_reduce_sum_(tally.correct)) / seen,
             "images_per_s": seen / tally.seconds,
             "seconds": self.seconds,
         }
@@ -218,7 +218,7 @@ class Trainer:
             return  # processes save and stop together; asking each other at every step would cost too much
         stop = self.world.any(self._stop_requested, self.device)
         if stop or self._is_time_to_save(now):
-            self._check_finite(float(self.world.sum(tally.loss_sum.clone())))
+            self._check_finite(float(self.world.all_reduce_sum_(tally.loss_sum.clone())))
             self._count_seconds()
             self._save_state()
             self._counted_until = time.monotonic()
@@ -259,12 +259,13 @@ class Trainer:
         """Save what to go on from; of the epoch's tally that of all processes: next time there may be more or fewer."""
         self._saved_at = time.monotonic()
         tally = {
-            "loss_sum": self.world.sum(self.tally.loss_sum.clone()) / self.world.size,  # of whole batches' mean losses
-            "correct": self.world.sum(self.tally.correct.clone()),
+            "loss_sum": self.world.all_reduce_sum_(self.tally.loss_sum.clone())
+            / self.world.size,  # of whole batches' mean losses
+            "correct": self.world.all_reduce_sum_(self.tally.correct.clone()),
             "steps": self.tally.steps,
             "seconds": self.tally.seconds,
         }
-        if self.world.leads:
+        if self.world.is_main:
             done = {"recipe": self._identity, "epoch": self.epoch, "seconds": self.seconds, "tally": tally}
             self.folder.save_state(done | self.learner.state_dict())
 
@@ -307,7 +308,7 @@ class Trainer:
         """Return the recipe with what the run took, and the runs that it started from, if any."""
         done = self.recipe.to_dict() | {"training_seconds": round(self.seconds), "device": self._device_name()}
         if self.init_from is not None:
-            done["init_from"] = descent(self.init_from.version, self.init_from.metadata.recipe)
+            done["init_from"] = lineage(self.init_from.version, self.init_from.metadata.recipe)
         return done
 
     def _device_name(self) -> str:

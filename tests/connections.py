@@ -59,7 +59,7 @@ class Port:
 
     def __init__(self, app=answer, header_timeout_s=60.0, unread_timeout_s=60.0, max_connections=10):
         self.refused = []
-        limits = ConnectionLimits(header_timeout_s, 60.0, unread_timeout_s, max_connections, self.refused.append)
+        limits = ConnectionLimits(header_timeout_s, unread_timeout_s, max_connections, self.refused.append)
         config = uvicorn.Config(
             app,
             http=partial(Connection, limits=limits),

@@ -71,7 +71,7 @@ def main() -> None:
             arguments.out,
             device=device,
             world=world,
-            progress=show if world.leads else None,
+            progress=show if world.is_main else None,
             progress_every_s=0.0,
             save_every_s=0.0,
         )

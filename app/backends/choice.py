@@ -17,7 +17,7 @@ from app.backends.torch_backend import TorchBackend
 from app.batching.batch_sizes import ladder
 from app.cores import available_cores
 from app.engine import Backend, EngineUnavailable
-from app.memory import let_go
+from app.memory import clear_error_frames
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.precision import has_fast_bfloat16
@@ -115,7 +115,7 @@ def _open_on_cuda(source: Checkpoint, settings: Settings, device: str, precision
         try:
             off = _spread(source, settings, backend)
         except BaseException as error:
-            let_go(error)
+            clear_error_frames(error)
             backend.close()
             raise
         finer = FINER.get(precision) if settings.precision == "auto" else None

@@ -23,8 +23,9 @@ from app.backends.cuda_backend import open_cuda_backend
 from app.backends.mnn_network import Mnn, MnnModel
 from app.engine import Backend, CheckpointEngine, EngineUnavailable
 from app.settings import Settings
+from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint
-from model.fuse import fold_batch_norm
+from model.precision import cudnn_switched
 from model.transforms import normalise
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -121,6 +122,9 @@ def _cuda_graphs(source: Checkpoint, settings: Settings, device: str, precision:
 
 def _torch_run(module: Callable[[Tensor], Tensor], device: str) -> Run:
     @torch.inference_mode()
+    @cudnn_switched(
+        "benchmark", True
+    )  # as PyTorch advises for shapes that come again, and as the service's engine does
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         probabilities: NDArray[np.float32] = module(torch.from_numpy(images).to(device)).cpu().numpy()
         return probabilities

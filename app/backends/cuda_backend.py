@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.backends.cuda_lane import CudaLane
+from app.backends.cuda_lane import CudaLane, CudnnSearch
 from app.backends.lanes import Lane, Lanes, Piece
-from app.backends.torch_backend import TorchBackend, is_out_of_memory, told_apart
+from app.backends.torch_backend import TorchBackend, is_out_of_memory, torch_errors_classified
 from app.batching.batch_sizes import ladder
 from app.batching.batches import EngineBroken, EngineOutOfMemory
-from app.memory import let_go
+from app.memory import clear_error_frames
 from model.checkpoint import Checkpoint
-from model.fused import CudnnKernels, FusedNetwork, Kernels, PlainKernels
+from model.fused_convolutions import CudnnKernels, FusedNetwork, Kernels, PlainKernels
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class CudaBackend:
         A count of images that needs a size for the first time takes much longer, and no device should serve meanwhile
         what must be quick: the engine runs all its sizes before it is ready.
         """
-        with told_apart(torch.device(self.device)):
+        with torch_errors_classified(torch.device(self.device)):
             lanes = self._prepared(len(images))
             return lanes.run(images) if lanes is not None else self.eager.logits(images)
 
@@ -131,7 +131,7 @@ class CudaBackend:
     def _give_up(self, reason: Exception) -> None:
         """Leave the way in use for the next one."""
         name = self._ways.pop(0).name
-        let_go(reason)
+        clear_error_frames(reason)
         self._release_lanes()
         lines = str(reason).splitlines() or [""]
         log.warning("%s does not work here, going on with %s: %s: %s", name, self.way, type(reason).__name__, lines[0])
@@ -165,7 +165,7 @@ def distinct(examples: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 def open_cuda_backend(source: Checkpoint, device: str, precision: str, threads: int) -> CudaBackend:
     """Put a checkpoint's network on a CUDA device. Raises what torch raises where there is none."""
     eager = TorchBackend(source, device, precision, threads)
-    metadata = source.metadata
+    metadata, search = source.metadata, CudnnSearch()
 
     def lanes_with(kernels: type[Kernels]) -> Callable[[], Sequence[Lane]]:
         def open_lanes() -> Sequence[Lane]:
@@ -178,7 +178,7 @@ def open_cuda_backend(source: Checkpoint, device: str, precision: str, threads: 
             lanes: list[CudaLane] = []
             try:
                 for _ in range(LANES):
-                    lanes.append(CudaLane(forward, place, PIECE, size, classes))
+                    lanes.append(CudaLane(forward, place, PIECE, size, classes, search=search))
             except BaseException:
                 for lane in lanes:
                     lane.close()

@@ -8,9 +8,11 @@ they are two more calls, and take the images that there are rather than the padd
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -19,8 +21,13 @@ from torch import Tensor
 
 from model.precision import cudnn_switched
 
+log = logging.getLogger(__name__)
+
 # Whatever a library sets up when it first sees a shape must have happened before the recording: cuDNN's search, too.
 WARM_UP_RUNS = 3
+
+# Of cuDNN's search, for all sizes and lanes of a network: a start should take a minute or two, whatever is found.
+SEARCH_S = 60.0
 
 # Streams that closed lanes have left, by device. torch hands out 32 of them in turn, for ever: after some reloads a new
 # lane would record on the stream that the serving engine launches its work on.
@@ -38,14 +45,34 @@ def take_stream(device: torch.device) -> torch.cuda.Stream:
         return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def cudnn_searches(wanted: bool) -> AbstractContextManager[None]:
-    """Let cuDNN time what it has for each new shape and take the quickest, rather than what it guesses to be that.
+class CudnnSearch:
+    """Lets cuDNN time what it has for each new shape and take the quickest, rather than what it guesses to be that.
 
-    What was found is kept for the thread and the shape, and used whether this is on or not. It has to be off in a
-    recording: the search waits for the device, and would begin anew if what it found did not get its memory there. It
-    is a switch of the whole process, but what serves meanwhile only launches graphs.
+    What was found is kept for the thread and the shape, and used whether the search is on or not. It has to be off in a
+    recording: it waits for the device, and would begin anew if what it found did not get its memory there. It is a
+    switch of the whole process, but what serves meanwhile only launches graphs.
+
+    cuDNN may compile each of what it tries, a second or more for one: after `budget_s` seconds it guesses.
     """
-    return cudnn_switched("benchmark", wanted)
+
+    def __init__(self, budget_s: float = SEARCH_S) -> None:
+        self._left_s = budget_s
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Search while there are seconds left."""
+        began = time.perf_counter()
+        with cudnn_switched("benchmark", self._left_s > 0):
+            yield
+        spent_s = time.perf_counter() - began
+        if 0 < self._left_s <= spent_s:
+            log.info("cuDNN's search for the quickest kernels has taken its time; other sizes get what it guesses")
+        self._left_s -= spent_s
+
+    @staticmethod
+    def off() -> AbstractContextManager[None]:
+        """Search for nothing."""
+        return cudnn_switched("benchmark", False)
 
 
 class CudaLane:
@@ -56,9 +83,17 @@ class CudaLane:
     """
 
     def __init__(
-        self, forward: Callable[[Tensor], Tensor], device: torch.device, largest: int, input_size: int, classes: int
+        self,
+        forward: Callable[[Tensor], Tensor],
+        device: torch.device,
+        largest: int,
+        input_size: int,
+        classes: int,
+        *,
+        search: CudnnSearch | None = None,
     ) -> None:
         self._forward = forward
+        self._search = search or CudnnSearch()
         self._device = device
         shape = (largest, 3, input_size, input_size)
         self._images = torch.zeros(shape, dtype=torch.uint8, device=device)
@@ -88,7 +123,7 @@ class CudaLane:
         # A stream that was set again here: torch.cuda.graph leaves its own set when a recording fails.
         with torch.cuda.stream(self._stream):
             images.zero_()  # so that logits of these images cannot pass for those of others
-            with cudnn_searches(True):
+            with self._search.on():
                 for _ in range(WARM_UP_RUNS):
                     logits.copy_(self._forward(images))
             self._stream.synchronize()
@@ -96,7 +131,7 @@ class CudaLane:
             try:
                 # Of this thread only: while an engine is loaded another one serves in its own, and may allocate.
                 with (
-                    cudnn_searches(False),
+                    self._search.off(),
                     torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
                 ):
                     logits.copy_(self._forward(images))

@@ -19,8 +19,8 @@ TIMES = 4
 BUDGET_S = 1.0
 
 
-class Way(Protocol):
-    """How a batch is computed."""
+class Candidate(Protocol):
+    """A way to compute a batch."""
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S), contiguous and writable, to float32 logits (N, classes)."""
@@ -31,10 +31,10 @@ def batch_of(examples: NDArray[np.uint8], values: int, least: int) -> NDArray[np
     return np.resize(examples, (max(least, values // examples[0].size), *examples.shape[1:]))
 
 
-def gain(one: Way, other: Way, images: NDArray[np.uint8]) -> float:
-    """Return how many times the one's rate the other one has for uint8 (N, 3, S, S).
+def speedup(baseline: Candidate, candidate: Candidate, images: NDArray[np.uint8]) -> float:
+    """Return the rate of `candidate` divided by that of `baseline`, for uint8 (N, 3, S, S).
 
-    By the clock that says the most: app/batching/batch_sizes.py says why.
+    By whichever clock shows the most: app/batching/batch_sizes.py says why.
     """
-    best = quickest({way: partial(way.logits, images) for way in (one, other)}, TIMES, CLOCKS, BUDGET_S)
-    return max(slow / quick for slow, quick in zip(best[one], best[other], strict=True))
+    best = quickest({way: partial(way.logits, images) for way in (baseline, candidate)}, TIMES, CLOCKS, BUDGET_S)
+    return max(slow / quick for slow, quick in zip(best[baseline], best[candidate], strict=True))

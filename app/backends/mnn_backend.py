@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.measured import batch_of, gain
+from app.backends.measured import batch_of, speedup
 from app.backends.mnn_network import Mnn, MnnModel
 from app.backends.openvino_backend import open_openvino, precision_of
 from app.cores import available_cores
@@ -28,7 +28,7 @@ MNN_FROM = 2
 # The choice between the two is made with images of so many values together; MNN has to save a tenth, which is what
 # OpenVINO's halves may gain beside an event loop.
 MEASURED_VALUES = 8 * 3 * 32 * 32
-WORTHWHILE = 0.9
+MAX_RELATIVE_TIME = 0.9
 
 # By how much logits may differ, of the largest: Winograd's way rounds differently.
 TOLERANCE = 1e-3
@@ -103,6 +103,6 @@ def _compare(one: Backend, other: Mnn, images: NDArray[np.uint8]) -> None:
 
 def _is_faster(single: Backend, batches: Mnn, images: NDArray[np.uint8]) -> bool:
     images = batch_of(images, MEASURED_VALUES, MNN_FROM)
-    gained = gain(single, batches, images)
+    gained = speedup(single, batches, images)
     log.info("a batch of %d in MNN has %.2f times OpenVINO's rate, by measurement", len(images), gained)
-    return gained * WORTHWHILE >= 1
+    return gained * MAX_RELATIVE_TIME >= 1

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from app.batching.batches import EngineOutOfMemory
 from model.checkpoint import Checkpoint
 from model.runtimes.file_backed import claim
-from model.runtimes.folded import fold
+from model.runtimes.folded_layers import fold
 from model.runtimes.mnn_graph import float_model
 
 

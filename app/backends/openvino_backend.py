@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from openvino import InferRequest, Model, Tensor
 
-from app.backends.measured import Way, batch_of, gain
+from app.backends.measured import Candidate, batch_of, speedup
 from app.batching.batches import EngineOutOfMemory
 from app.cores import available_cores
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.runtimes.file_backed import FileBacked
-from model.runtimes.folded import fold
+from model.runtimes.folded_layers import fold
 from model.runtimes.openvino_core import core, has_fast_bfloat16
 from model.runtimes.openvino_graph import float_model, quantised_model
 
@@ -31,7 +31,7 @@ HALVES_FROM = 6
 # are as quick as the whole (docs/architecture.md). So they are left only where they lose more than that, by measurement
 # with images of so many values together.
 MEASURED_VALUES = 32 * 3 * 32 * 32
-LEAST_GAIN = 0.9
+MIN_SPEEDUP = 0.9
 
 
 def precision_of(settings: Settings) -> str:
@@ -74,7 +74,7 @@ class Whole:
         self._request = request
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Way."""
+        """See Candidate."""
         # By way of a tensor: the binding's own dealings with arrays take 5 % of a batch of one. A tensor wants what may
         # be written to, which images that lie in a request's body are not, and does not keep it alive.
         self._request.set_input_tensor(Tensor(images, shared_memory=True))
@@ -90,7 +90,7 @@ class Halves:
         self._requests = first, second
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Way; two images or more. Raises what the first half raises that does."""
+        """See Candidate; two images or more. Raises what the first half raises that does."""
         middle = (len(images) + 1) // 2
         under_way: list[InferRequest] = []
         failures: list[Exception] = []
@@ -148,12 +148,12 @@ class OpenVinoBackend:
             options["TBB_PARTITIONER"] = "AUTO"
         whole = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})  # a batch on all threads
         self._compiled = [whole]
-        self._whole: Way = Whole(whole.create_infer_request())
-        self._halves: Way | None = None
+        self._whole: Candidate = Whole(whole.create_infer_request())
+        self._halves: Candidate | None = None
         if split is not False:
             divided = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2})
             halves = Halves(divided.create_infer_request(), divided.create_infer_request())
-            if split or _pay(halves, self._whole, examples):
+            if split or _halves_pay_off(halves, self._whole, examples):
                 self._compiled.append(divided)
                 self._halves = halves
         self._constants = constants  # OpenVINO may look at them as long as the model lives
@@ -177,15 +177,15 @@ class OpenVinoBackend:
         """Give back the constants, which OpenVINO has put into an order of its own, and what setting up needed."""
         for compiled in self._compiled:
             compiled.release_memory()
-        self._constants.let_go()
+        self._constants.drop_pages()
 
     def close(self) -> None:
         """Give the compiled network's memory back."""
         del self._whole, self._halves, self._compiled, self._constants
 
 
-def _pay(halves: Way, whole: Way, examples: NDArray[np.uint8]) -> bool:
+def _halves_pay_off(halves: Candidate, whole: Candidate, examples: NDArray[np.uint8]) -> bool:
     images = batch_of(examples, MEASURED_VALUES, HALVES_FROM)
-    gained = gain(whole, halves, images)
+    gained = speedup(whole, halves, images)
     log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(images), gained)
-    return gained >= LEAST_GAIN
+    return gained >= MIN_SPEEDUP

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.batching.batches import EngineBroken, EngineOutOfMemory
-from app.memory import let_go
+from app.memory import clear_error_frames
+from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint
-from model.fuse import fold_batch_norm
 from model.transforms import normalise
 
 # What the driver, cuDNN and cuBLAS say, and torch of a CPU. Unlike other CUDA errors "CUDA error: out of memory", which
@@ -49,6 +49,10 @@ class TorchBackend:
         dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
         self._dtype = dtypes[precision]
         torch.set_num_threads(threads)
+        if self._device.type == "cuda" and precision == "float32":
+            # By default cuDNN rounds what it convolves to the ten bits of TF32, which are float16's. This switch is the
+            # whole process', and stays.
+            torch.backends.cudnn.allow_tf32 = False
         network = fold_batch_norm(source.network())
         self.network = network.to(self._device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean = torch.tensor(source.metadata.mean, device=self._device)
@@ -57,7 +61,7 @@ class TorchBackend:
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
-        with told_apart(self._device, has_worked=self._has_worked):
+        with torch_errors_classified(self._device, has_worked=self._has_worked):
             logits = self._forward(images)
         self._has_worked = True
         return logits
@@ -85,7 +89,7 @@ class TorchBackend:
 
 
 @contextmanager
-def told_apart(device: torch.device, *, has_worked: bool = False) -> Iterator[None]:
+def torch_errors_classified(device: torch.device, *, has_worked: bool = False) -> Iterator[None]:
     """Turn torch's errors on `device` into EngineOutOfMemory and EngineBroken; others pass.
 
     `has_worked` says whether the same has been computed before, in a batch of whatever size.
@@ -94,7 +98,7 @@ def told_apart(device: torch.device, *, has_worked: bool = False) -> Iterator[No
         yield
     except RuntimeError as error:
         if is_out_of_memory(error, has_worked=has_worked):
-            let_go(error)  # a smaller batch is tried while it is being handled
+            clear_error_frames(error)  # a smaller batch is tried while it is being handled
             if device.type == "cuda":
                 torch.cuda.empty_cache()
             raise EngineOutOfMemory from error

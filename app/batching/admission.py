@@ -10,7 +10,7 @@ import math
 import time
 from typing import NamedTuple
 
-from app.errors import QueueFull
+from app.errors import DeadlinePassed, QueueFull
 
 # The share of a request's time that the queue may be expected to take; the rest is for what was not foreseen.
 QUEUE_SHARE = 0.8
@@ -43,10 +43,13 @@ def require_room(load: Load, count: int, deadline: float, *, max_queue_images: i
     """Raise QueueFull, saying when to come back, if there is no room or no time for `count` images.
 
     They are wanted by `deadline`, a time.monotonic(), and what is ahead of them must not take longer than
-    `max_queue_s`; but two batches may always wait, so that the engine has work.
+    `max_queue_s`; but two batches may always wait, so that the engine has work. Raises DeadlinePassed after it.
     """
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise DeadlinePassed
     ahead_s = load.seconds_until_done(0)
-    in_time = load.seconds_until_done(count) <= QUEUE_SHARE * (deadline - time.monotonic())
+    in_time = load.seconds_until_done(count) <= QUEUE_SHARE * left_s
     too_long = ahead_s > max_queue_s and load.queued_images >= 2 * load.max_batch
     no_room = load.queued_images + count > max_queue_images
     if no_room or too_long or (load.queued_images and not in_time):

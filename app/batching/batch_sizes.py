@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batching.batches import EngineOutOfMemory
+from model.timing import Clock
 
 log = logging.getLogger(__name__)
 
 BUDGET_S = 1.0
 
 # A larger batch must be faster by this factor, by one of the clocks, to be worth its longer wait.
-WORTHWHILE = 1.03
-
-Clock = Callable[[], float]
+MIN_SPEEDUP = 1.03
 
 # Of a few runs the quickest counts: another program's burst is as long as a batch.
 RUNS = 3
@@ -26,8 +25,8 @@ RUNS_S = 0.1
 
 # Beside another program's burst the measurement says little: whatever it says, this many images may share a batch, or
 # as many as take no longer than this, by the clock that says the best of the machine.
-LEAST = 16
-LEAST_S = 0.5
+MIN_LARGEST_BATCH = 16
+MIN_LARGEST_BATCH_MAX_S = 0.5
 
 
 def choose_batch_sizes(
@@ -41,21 +40,21 @@ def choose_batch_sizes(
 ) -> tuple[int, ...]:
     """Measure batches of 1, 2, 4, ... images, up to `largest`, and return the sizes to pad batches to, increasing.
 
-    From the first one on from which the budget seems to allow for it, LEAST is tried next: smaller ones are never
-    chosen then, and a slow processor needs all of the time for the larger ones.
+    `run` maps uint8 (N, 3, input_size, input_size). The last size returned is the smallest batch that no larger one
+    beats by more than MIN_SPEEDUP, or MIN_LARGEST_BATCH if that is larger, fits, and takes at most
+    MIN_LARGEST_BATCH_MAX_S; the sizes below it are those of `ladder(..., steps)`.
 
-    The first of the `clocks` is the one on the wall. Beside other programs, as when a whole machine starts, it says
-    little; the processor time of a run, where the processor computes, says more, but not how long threads had nothing
-    to do. So a size is the better one if any of them says so: one that is too large costs less than one too small.
+    Sizes are doubled from 1, with a jump to MIN_LARGEST_BATCH as soon as the budget seems to allow for it: smaller ones
+    are never chosen then, and a slow processor needs all of the time for the larger ones. After an out-of-memory error,
+    the largest size that did fit is doubled. The measurement ends when the next size would not fit into `budget_s` or
+    the memory, or when, from MIN_LARGEST_BATCH on, a size gains less than MIN_SPEEDUP over half of it. That is measured
+    twice, because a machine's pace changes. First runs are charged to the budget: on CUDA they record the graphs that
+    are needed anyway.
 
-    They go in `steps` of `ladder`. The last of them is the smallest batch that no larger one beats by more than
-    WORTHWHILE, or LEAST if that fits and takes no more than LEAST_S. Each size is run once to warm it up and then
-    measured; no further one is tried once as much again would not fit into the budget, if this one did not fit into
-    the memory, or if from LEAST on it gained nothing over half of it, even when both were measured once more: a
-    machine's pace changes, for all alike.
-    Below a size that does not fit, doublings of the last one that did are tried, where some were left out.
-    A first run is charged like the others: on CUDA it is one of the graphs that are recorded before ready in any case,
-    and would leave nothing of the budget. Raises EngineOutOfMemory if not even one image fits.
+    The first of `clocks` is wall time, which the budget runs by; others, such as processor time, are for machines that
+    other programs share: wall time says little there, and processor time not how long threads had nothing to do. A size
+    gains if it does so by any clock: too large costs less than too small. Raises EngineOutOfMemory if not even one
+    image fits.
     """
     spent_s = 0.0
     rates: list[dict[int, float]] = [{} for _ in clocks]  # images/s by size, by each clock
@@ -65,7 +64,7 @@ def choose_batch_sizes(
         try:
             run(images)
             times = _times(run, images, clocks)
-            if size >= LEAST and not _gains(rates, size, times):  # or so it seems beside another program
+            if size >= MIN_LARGEST_BATCH and not _gains(rates, size, times):  # or so it seems beside another program
                 half_times = _times(run, images[: size // 2], clocks)
                 _note(rates, size // 2, half_times)
                 spent_s += sum(one[0] for one in half_times)
@@ -76,14 +75,14 @@ def choose_batch_sizes(
             fits = size - 1
             size = 2 * max(rates[0])
             continue
-        goes_on = size < LEAST or _gains(rates, size, times)
+        goes_on = size < MIN_LARGEST_BATCH or _gains(rates, size, times)
         _note(rates, size, times)
         if not goes_on:
             break  # on a processor, whose memory for a larger one nobody would need again
         wall_s = [one[0] for one in times]
         spent_s += wall_s[0] + sum(wall_s)
-        if size < LEAST <= fits and spent_s + 4 * min(wall_s) * LEAST / size <= budget_s:
-            size = LEAST
+        if size < MIN_LARGEST_BATCH <= fits and spent_s + 4 * min(wall_s) * MIN_LARGEST_BATCH / size <= budget_s:
+            size = MIN_LARGEST_BATCH
         elif spent_s + 4 * min(wall_s) <= budget_s:  # two runs of twice the size
             size *= 2
         else:
@@ -94,7 +93,7 @@ def choose_batch_sizes(
         "the best batch holds %d images, by measurement: %s images/s", chosen, "; by processor time ".join(measured)
     )
     fastest = max(rate for known in rates for rate in known.values())
-    least = min(LEAST, int(LEAST_S * fastest))
+    least = min(MIN_LARGEST_BATCH, int(MIN_LARGEST_BATCH_MAX_S * fastest))
     return ladder(min(max(chosen, least), largest if fits == largest else max(rates[0])), steps)
 
 
@@ -119,7 +118,7 @@ def _note(rates: list[dict[int, float]], size: int, times: list[list[float]]) ->
 def _gains(rates: list[dict[int, float]], size: int, times: list[list[float]]) -> bool:
     """Whether a size is worthwhile after half of it, by any clock."""
     now = _rates(size, times)
-    return any(rate >= known.get(size // 2, 0.0) * WORTHWHILE for known, rate in zip(rates, now, strict=True))
+    return any(rate >= known.get(size // 2, 0.0) * MIN_SPEEDUP for known, rate in zip(rates, now, strict=True))
 
 
 def _rates(size: int, times: list[list[float]]) -> list[float]:
@@ -128,9 +127,9 @@ def _rates(size: int, times: list[list[float]]) -> list[float]:
 
 
 def _smallest_good(rates: dict[int, float]) -> int:
-    """Return the smallest size that none beats by more than WORTHWHILE."""
+    """Return the smallest size that none beats by more than MIN_SPEEDUP."""
     best = max(rates.values())
-    return next(size for size, rate in rates.items() if rate * WORTHWHILE >= best)
+    return next(size for size, rate in rates.items() if rate * MIN_SPEEDUP >= best)
 
 
 def ladder(largest: int, steps: int = 2) -> tuple[int, ...]:

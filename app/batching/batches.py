@@ -72,7 +72,7 @@ class Batch:
                 self.count += count_of(slices)
             return self._open
 
-    def begin(self, run: Run) -> Computed:
+    def close_and_compute(self, run: Run) -> Computed:
         """Close it and compute; in the engine's thread."""
         with self._lock:
             self._open = False
@@ -110,7 +110,7 @@ def in_halves(slices: list[Slice]) -> tuple[list[Slice], list[Slice]]:
     return each[:middle], each[middle:]
 
 
-def together(parts: list[Computed]) -> Computed:
+def joined(parts: list[Computed]) -> Computed:
     """Put the parts of a divided batch together."""
     known = [one.probabilities for one in parts if one.probabilities is not None]
     slices = [one for part in parts for one in part.slices]

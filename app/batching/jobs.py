@@ -14,7 +14,7 @@ from app.errors import ClientGone, DeadlinePassed, ServiceError
 
 Images = NDArray[np.uint8]
 Probabilities = NDArray[np.float64]
-ModelName = dict[str, str]
+ModelIdentity = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Outcome:
     """
 
     probabilities: Probabilities
-    model: ModelName
+    model: ModelIdentity
     queue_s: float
     inference_s: float
 
@@ -98,12 +98,12 @@ class Job:
 
         def done(_future: asyncio.Future[Outcome]) -> None:
             timer.cancel()
-            self.let_go()
+            self.release_resources()
             tell(self)
 
         self.future.add_done_callback(done)
 
-    def let_go(self) -> None:
+    def release_resources(self) -> None:
         """Give back places and images of a job that has ended; it may still be in the queue, if an engine hangs."""
         self.ticket.release()
         self.images = self.images[:0].copy()
@@ -120,7 +120,7 @@ class Job:
         """End the job because nobody waits for its answer any more."""
         self.fail(ClientGone())
 
-    def answer(self, probabilities: Probabilities, model: ModelName, inference_s: float) -> None:
+    def answer(self, probabilities: Probabilities, model: ModelIdentity, inference_s: float) -> None:
         """Take the probabilities of the next images, in order; the last ones complete the outcome.
 
         The batcher changes the model only between jobs, so that `model` is the same for all of one job's images.

@@ -95,7 +95,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        help="run the network through torch.compile [on CUDA, where it works]",
+        help="run the network through torch.compile [on one CUDA device, where it works]",
     )
     parser.add_argument("--tensorboard", action="store_true", help="also write event files to OUT/tensorboard")
     parser.add_argument("--no-report", action="store_true", help="do not measure on the test set and draw at the end")
@@ -137,9 +137,9 @@ def run(arguments: argparse.Namespace) -> int:
     signals: list[int] = []
     try:
         with join_world(pick_device(arguments.device)) as (world, device):
-            set_up_logging("info" if world.leads else "warning", "text")
+            set_up_logging("info" if world.is_main else "warning", "text")
             path = _train(arguments, device, world, signals)
-            if world.leads:
+            if world.is_main:
                 print(path, flush=True)
                 if not arguments.no_report:
                     try:
@@ -172,13 +172,13 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
     began = time.monotonic()
     log_epoch: OnEpoch | None = None
     with ExitStack() as stack:
-        if arguments.tensorboard and world.leads:
+        if arguments.tensorboard and world.is_main:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
         dataset = _load(arguments, train=True)
         recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu", dataset)
         data_loading_s = time.monotonic() - began
         bar = None
-        if world.leads and sys.stderr.isatty():
+        if world.is_main and sys.stderr.isatty():
             stack.enter_context(logging_redirect_tqdm())  # log lines go above the bar, not into it
             bar = stack.enter_context(closing(ProgressBar()))
 
@@ -190,13 +190,13 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
             temperature=arguments.temperature,
             init_from=checkpoint.load(arguments.init_from) if arguments.init_from else None,
             world=world,
-            compiled=arguments.compile if arguments.compile is not None else device.type == "cuda",
+            compiled=arguments.compile if arguments.compile is not None else device.type == "cuda" and world.size == 1,
             progress=bar.show_step if bar else None,
             on_epoch=log_epoch,
         )
         stack.enter_context(_stopping_gently(trainer, signals))
         path = trainer.run()
-    if world.leads:
+    if world.is_main:
         seconds = {
             "data_loading": data_loading_s,
             "compile": trainer.compile_seconds,

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from app.batching.jobs import Outcome
 from app.errors import ServiceError
 from app.imaging import Decoded
-from app.parts import Parts
+from app.predictor import Predictor
 from app.telemetry import Telemetry
 
 
@@ -23,19 +23,21 @@ def readable(decoded: list[Decoded]) -> list[NDArray[np.uint8]]:
     return [one for one in decoded if not isinstance(one, ServiceError)]
 
 
-def nothing_to_compute(parts: Parts) -> Outcome:
+def nothing_to_compute(predictor: Predictor) -> Outcome:
     """Return the outcome of a request none of whose images could be read."""
-    return Outcome(np.empty((0, len(parts.classes))), parts.batcher.model, 0.0, 0.0)
+    return Outcome(np.empty((0, len(predictor.classes))), predictor.batcher.model, 0.0, 0.0)
 
 
-def answer_json(parts: Parts, telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, top_k: int) -> bytes:
+def answer_json(
+    predictor: Predictor, telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, top_k: int
+) -> bytes:
     """Return the JSON that says, for each image in the request's order, what it shows or what is wrong with it.
 
     Written as text: all but the numbers is the same in every answer, and an encoder takes twice the time.
     """
     rankings = [ranking(row, top_k) for row in outcome.probabilities.tolist()]
     telemetry.queue_seconds.observe(outcome.queue_s)
-    telemetry.predicted([one[0][0] for one in rankings], [one[0][1] for one in rankings])
+    telemetry.record_prediction([one[0][0] for one in rankings], [one[0][1] for one in rankings])
     following = iter(rankings)
     predictions: list[str] = []
     for one in decoded:
@@ -43,7 +45,7 @@ def answer_json(parts: Parts, telemetry: Telemetry, decoded: list[Decoded], outc
             telemetry.images.labels(one.code).inc()
             predictions.append(to_json({"error": one.problem()}).decode())
         else:
-            classes = [f"{parts.openings[index]}{probability!r}}}" for index, probability in next(following)]
+            classes = [f"{predictor.openings[index]}{probability!r}}}" for index, probability in next(following)]
             predictions.append(f'{classes[0][:-1]},"probabilities":[{",".join(classes)}]}}')
     return f'{{"model":{to_json(outcome.model).decode()},"predictions":[{",".join(predictions)}]}}'.encode()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from email.message import Message
@@ -19,6 +21,7 @@ from app.errors import (
     BodyTooLarge,
     BodyTooSlow,
     ClientGone,
+    DeadlinePassed,
     MalformedRequest,
     QueueFull,
     ServiceError,
@@ -74,18 +77,26 @@ class BodyBudget:
 
 
 async def read_body(
-    receive: Receive, content_length: str | None, take: Callable[[int], None], *, max_bytes: int, timeout_s: float
+    receive: Receive,
+    content_length: str | None,
+    take: Callable[[int], None],
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    deadline: float = math.inf,
 ) -> bytes:
     """Read a body of at most `max_bytes` within `timeout_s`, taking each chunk's bytes from the budget.
 
-    Raises BodyTooLarge (before reading, if the length is announced), BodyTooSlow, QueueFull and ClientGone.
+    `deadline`, a time.monotonic(), is the request's own. Raises BodyTooLarge (before reading, if the length is
+    announced), BodyTooSlow, DeadlinePassed, QueueFull and ClientGone.
     """
     if content_length is not None and content_length.isdigit() and int(content_length) > max_bytes:
         raise BodyTooLarge(max_bytes)
+    left_s = deadline - time.monotonic()
     chunks: list[bytes] = []
     total = 0
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(min(timeout_s, left_s)):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -99,7 +110,7 @@ async def read_body(
                 if not message.get("more_body", False):
                     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
     except TimeoutError as error:
-        raise BodyTooSlow from error
+        raise (BodyTooSlow if timeout_s < left_s else DeadlinePassed) from error
 
 
 def split_images(content_type: str | None, body: bytes, max_images: int, size: int) -> list[Entry]:

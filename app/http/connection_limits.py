@@ -12,16 +12,15 @@ OTHER_FILES = 128
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What the connections of one port may take; `refused` is told the reason of each refusal."""
+    """What the connections of one port may take; `on_refused` is told the reason of each refusal."""
 
     header_timeout_s: float
-    body_timeout_s: float
     unread_timeout_s: float
     max_connections: int
-    refused: Callable[[str], None]
+    on_refused: Callable[[str], None]
 
 
-def connections_within_files(wanted: int) -> int:
+def raise_file_limit(wanted: int) -> int:
     """Return how many connections may be open, at most `wanted`, raising the process's limit of open files if need be.
 
     Without a file left for it the service could neither accept nor read its own metrics.

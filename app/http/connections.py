@@ -15,8 +15,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, ServiceError
 from app.http.connection_limits import ConnectionLimits
-from app.http.conversation import WHEN_GONE, WHOLE
 from app.http.dates import date_line
+from app.http.direct_interface import WHEN_GONE, WHOLE
 from app.http.parsing import ParsingConnection, UvicornOptions
 from app.http.problems import Headers, problem_answers
 from app.http.request_ids import new_request_id
@@ -26,7 +26,10 @@ LATE_S = 0.05
 # A refused client may still be sending. Closing at once would reset the connection, and take the answer with it.
 LINGER_S = 1.0
 
-# Who has asked for leave to send its body and is refused may send it all the same, without having waited.
+# For a header of which a part has come when the connection is to be closed: the rest is on its way, or never comes.
+LAST_HEADER_S = 1.0
+
+# A client that sent `Expect: 100-continue` and is refused may send its body all the same, without having waited.
 LINGER_FOR_BODY_S = 5.0
 LINGER_FOR_BODY_BYTES = 64 << 20
 
@@ -46,7 +49,7 @@ class Connection(ParsingConnection):
             WHOLE: {
                 "respond": self.respond,
                 "body_is_here": self.body_is_here,
-                "awaits_leave": self.awaits_leave,
+                "awaits_100_continue": self.awaits_100_continue,
             },
         }
         self._active: RequestResponseCycle | None = None
@@ -65,7 +68,7 @@ class Connection(ParsingConnection):
         """Begin to wait for the first header, unless there are too many connections already."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.max_connections:
-            self._limits.refused(TOO_MANY_CONNECTIONS)
+            self._limits.on_refused(TOO_MANY_CONNECTIONS)
             transport.abort()
             return
         self._watch()
@@ -77,7 +80,7 @@ class Connection(ParsingConnection):
             self._linger_bytes -= len(data)
             if self._linger_bytes < 0:
                 self.transport.abort()
-        if self._refused():
+        if self._stopped_reading():
             return
         if self._unparsed:  # was on its way already when reading was switched off
             self._unparsed += data
@@ -110,7 +113,9 @@ class Connection(ParsingConnection):
     def shutdown(self) -> None:
         """Close once what the client has sent is answered, a request among it that lies unread in the socket."""
         self._last = True
-        if self._answering() or not self._has_unread():
+        if self._header_begun and not self._answering():
+            self._limit_header(LAST_HEADER_S)
+        elif self._answering() or not self._has_unread():
             super().shutdown()
 
     def _has_unread(self) -> bool:
@@ -135,8 +140,8 @@ class Connection(ParsingConnection):
         """Whether the active request has come to its end, so that nothing of it has to be waited for."""
         return self._active is not None and not self._active.more_body
 
-    def awaits_leave(self) -> bool:
-        """Whether the active request's client has said that it sends the body when it is told to, and was not."""
+    def awaits_100_continue(self) -> bool:
+        """Whether the active request's client sent `Expect: 100-continue` and has not been sent 100 Continue."""
         return self._active is not None and self._active.waiting_for_100_continue
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
@@ -162,12 +167,12 @@ class Connection(ParsingConnection):
             lines.append(b"connection: close\r\n")
         lines += (b"\r\n", body)
         self.transport.write(b"".join(lines))
-        unasked = cycle.waiting_for_100_continue and cycle.more_body
+        unasked = cycle.waiting_for_100_continue
         cycle.waiting_for_100_continue = False
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
-        if unasked:
-            self._close_slowly(LINGER_FOR_BODY_S)
+        if cycle.more_body and (unasked or not cycle.keep_alive):
+            self._close_slowly(LINGER_FOR_BODY_S if unasked else LINGER_S)
         elif not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
@@ -206,18 +211,24 @@ class Connection(ParsingConnection):
         """Whether a request is being read or answered, or waits behind one that is."""
         return bool(self.pipeline) or not (self._active is None or self._active.response_complete)
 
-    def _refused(self) -> bool:
+    def _stopped_reading(self) -> bool:
         """Whether nothing more is read: what came was refused, or will be after the answers to requests before it."""
         return self._linger_timer is not None or self._refusal is not None or self.transport.is_closing()
 
     def _watch(self) -> None:
         """Let the header's time run exactly while a header is awaited and the keep-alive timer does not run."""
-        if self._refused() or self._answering() or self.timeout_keep_alive_task is not None:
+        if self._stopped_reading() or self._answering() or self.timeout_keep_alive_task is not None:
             if self._header_timer is not None:
                 self._header_timer.cancel()
                 self._header_timer = None
         elif self._header_timer is None:
             self._header_timer = self.loop.call_later(self._limits.header_timeout_s, self._header_late)
+
+    def _limit_header(self, seconds: float) -> None:
+        """Give the header that has begun to come so long from now on, at most."""
+        if self._header_timer is not None and self._header_timer.when() > self.loop.time() + seconds:
+            self._header_timer.cancel()
+            self._header_timer = self.loop.call_later(seconds, self._header_late)
 
     def _header_late(self) -> None:
         # If this very process was slow, the header may lie unread in the socket: one more turn of the loop reads it.
@@ -261,7 +272,7 @@ class Connection(ParsingConnection):
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer with a problem, and close."""
-        self._limits.refused(error.code)
+        self._limits.on_refused(error.code)
         self._unset_keepalive_if_required()
         self.transport.write(problem_answers(error, close=True)(new_request_id()))
         self._close_slowly(LINGER_S)
@@ -271,6 +282,7 @@ class Connection(ParsingConnection):
         """Send no more, and throw away what comes until the client closes, for so long at most."""
         if self.transport.can_write_eof():  # TLS cannot
             self.transport.write_eof()
+            self.flow.resume_reading()  # a large body's last piece has paused it
             self._linger_timer = self.loop.call_later(seconds, self.transport.close)
         else:
             self.transport.close()

@@ -17,17 +17,17 @@ from collections.abc import Callable
 import numpy as np
 
 from app.batching.jobs import Job, Outcome, Ticket
-from app.errors import BodyTooSlow, ClientGone, NotReady, QueueFull, ServiceError
+from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, QueueFull, ServiceError
 from app.http.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
-from app.http.conversation import Conversation
+from app.http.direct_interface import ResponseChannel
 from app.http.heads import Head, KnownHead
-from app.http.parameters import Wish
+from app.http.parameters import Options
 from app.http.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_answers, problem_body, problem_headers
 from app.http.request_ids import request_id_of
 from app.imaging import Decoded, Entry
 from app.lifecycle import State
-from app.parts import Parts
+from app.predictor import Predictor
 from app.routes.common import take_key
 from app.routes.predict import PATH
 from app.service import Service
@@ -44,7 +44,7 @@ LONGEST_REST_S = 0.005
 AWAKE_S = 0.005
 
 
-class Direct:
+class DirectPredict:
     """Answers requests to `path` whose bodies hold at most `max_body_bytes`."""
 
     path = PATH
@@ -58,17 +58,28 @@ class Direct:
         self._turned_away = 0  # in this turn
         self._awake_until = 0.0  # a time.monotonic()
 
-    def begin(self, conversation: Conversation, head: Head, body: bytes) -> None:
+    def begin(self, channel: ResponseChannel, head: Head, body: bytes) -> None:
         """Answer a request, now or later. Raises nothing."""
-        exchange = Exchange(self.service, conversation, head)
+        exchange = Exchange(self.service, channel, head)
         exchange.attempt(exchange.begin, body)
 
-    def refuse(self, conversation: Conversation, head: Head, error: ServiceError) -> None:
-        """Answer a request whose body did not come."""
-        Exchange(self.service, conversation, head).refuse(error)
+    def body_time(self, head: Head) -> tuple[float, ServiceError]:
+        """Return for how many seconds a body may come, and what the answer is if it does not."""
+        settings = self.service.settings
+        deadline_s = min(head.parameters.x_timeout_ms or settings.timeout_ms, settings.timeout_ms) / 1000
+        if deadline_s < settings.body_timeout_s:
+            return deadline_s, DeadlinePassed()
+        return settings.body_timeout_s, BodyTooSlow()
 
-    def full(self) -> ServiceError | None:
-        """Return why every request is refused now, if that is so. While not ready, others may say so better."""
+    def refuse(self, channel: ResponseChannel, head: Head, error: ServiceError, *, body_is_here: bool = True) -> None:
+        """Answer a request with an error: its body did not come, or `refusal_of_all` refuses all of them."""
+        Exchange(self.service, channel, head).refuse(error, body_is_here=body_is_here)
+
+    def refusal_of_all(self) -> ServiceError | None:
+        """Return the error that every request gets now, or None.
+
+        While the service is not ready it asks nothing new: the usual way has the better reason.
+        """
         if self._refusal is None and self.service.lifecycle.state is State.READY:
             try:
                 self.service.require_room()
@@ -76,8 +87,11 @@ class Direct:
                 return error
         return self._refusal
 
-    def turn_away(self, head: Head, error: ServiceError) -> bytes:
-        """Return the whole answer to a request that is refused for what `full` returned; this turn, all others are."""
+    def immediate_refusal(self, head: Head, error: ServiceError) -> bytes:
+        """Return the whole answer to a request that is refused for what `refusal_of_all` returned.
+
+        Every later request in this turn of the event loop gets the same error.
+        """
         if self._refusal is None:
             self._refusal = error
             self._refusal_answer = problem_answers(error)
@@ -97,8 +111,8 @@ class Direct:
         error, count = self._refusal, self._turned_away
         self._refusal, self._turned_away = None, 0
         assert error is not None
-        self.service.telemetry.refused(error.code, count)
-        self.service.telemetry.answered(PATH, error.status, 0.0, count)
+        self.service.telemetry.record_refusal(error.code, count)
+        self.service.telemetry.record_answer(PATH, error.status, 0.0, count)
         if isinstance(error, QueueFull) and time.monotonic() >= self._awake_until:
             time.sleep(min(LONGEST_REST_S, REST_SHARE * error.batch_s))
 
@@ -107,23 +121,23 @@ class Exchange:
     """One request on its way to its answer, and what it holds until then."""
 
     __slots__ = (
-        "_conversation",
+        "_channel",
         "_count",
         "_decode_s",
         "_decoded",
         "_head",
         "_held_bytes",
-        "_parts",
+        "_options",
+        "_predictor",
         "_release_key",
         "_request_id",
         "_service",
         "_ticket",
-        "_wish",
     )
 
-    def __init__(self, service: Service, conversation: Conversation, head: Head) -> None:
+    def __init__(self, service: Service, channel: ResponseChannel, head: Head) -> None:
         self._service = service
-        self._conversation = conversation
+        self._channel = channel
         self._head = head
         self._request_id = request_id_of(head.given_id)
         self._release_key: Callable[[], None] | None = None
@@ -132,51 +146,54 @@ class Exchange:
         self._count = 0  # of images that were admitted
         self._decode_s = 0.0
         self._decoded: list[Decoded] = []
-        self._parts: Parts
-        self._wish: Wish
+        self._predictor: Predictor
+        self._options: Options
 
     def attempt(self, step: Callable[..., None], *arguments: object) -> None:
         """Take a step; what it raises is the answer."""
         try:
             step(*arguments)
-        except ServiceError as error:
-            self.refuse(error)
-        except Exception:
-            log.exception("request %s failed", self._request_id)
-            self.refuse(ServiceError())
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Answer with an error. What is no ServiceError is a bug: logged with its trace, and a 500."""
+        if not isinstance(error, ServiceError):
+            log.error("request %s failed", self._request_id, exc_info=error)
+            error = ServiceError()
+        elif error.status == ServiceError.status:  # the trace is the batch's, and so is its line in the log
+            log.error("request %s failed with its batch", self._request_id)
+        self.refuse(error)
 
     def begin(self, body: bytes) -> None:
         """Check the request, take its body apart and decode it. Raises ServiceError."""
         service, head, settings = self._service, self._head, self._service.settings
         self._release_key = take_key(service, head.key)
         head.parameters.check()
-        parts = self._parts = service.require_parts()
-        self._wish = head.parameters.wish(len(parts.classes), settings.timeout_ms, self._conversation.began)
+        predictor = self._predictor = service.require_predictor()
+        self._options = head.parameters.resolve(len(predictor.classes), settings.timeout_ms, self._channel.began)
         service.body_budget.take(len(body))
         self._held_bytes = len(body)
         if b"content-encoding" in head.fields:
             refuse_codings(value.decode("latin-1") for name, value in head.headers if name == b"content-encoding")
-        entries = split_images(head.content_type, body, settings.max_images, parts.input_size)
-        self._ticket = parts.batcher.admit(len(entries), self._wish.deadline)
+        entries = split_images(head.content_type, body, settings.max_images, predictor.input_size)
+        self._ticket = predictor.batcher.admit(len(entries), self._options.deadline)
         self._count = len(entries)
         began = time.perf_counter()
-        decoded = parts.decoder.decode_here(entries)
+        decoded = predictor.decoder.decode_here(entries)
         if decoded is None:
-            self._conversation.start(self._decode_in_threads(entries, began))
+            self._channel.start(self._decode_in_threads(entries, began))
         else:
             self._submit(decoded, began)
 
     async def _decode_in_threads(self, entries: list[Entry], began: float) -> None:
         """Decode what would hold up the event loop."""
         try:
-            decoded = await self._parts.decoder.decode_in_threads(entries, self._wish.deadline)
-        except ServiceError as error:
-            self.refuse(error)
+            decoded = await self._predictor.decoder.decode_in_threads(entries, self._options.deadline)
         except asyncio.CancelledError:  # the drain's time is over
             self.refuse(NotReady())
-        except Exception:
-            log.exception("request %s failed", self._request_id)
-            self.refuse(ServiceError())
+        except Exception as error:
+            self._fail(error)
         else:
             self.attempt(self._submit, decoded, began)
 
@@ -187,35 +204,35 @@ class Exchange:
         self._decoded = decoded
         images = readable(decoded)
         if not images:
-            self._answer(nothing_to_compute(self._parts))
+            self._answer(nothing_to_compute(self._predictor))
             return
         assert self._ticket is not None
         batch = images[0][None] if len(images) == 1 else np.stack(images)
-        job = self._parts.batcher.submit(self._ticket, batch, self._wish.deadline)
-        self._conversation.when_gone(job.abandon)
+        job = self._predictor.batcher.submit(self._ticket, batch, self._options.deadline)
+        self._channel.when_gone(job.abandon)
         job.when_done(self._done)
 
     def _done(self, job: Job) -> None:
         """Go on once the batcher has an answer, or none."""
-        self._conversation.when_gone(None)
+        self._channel.when_gone(None)
         self.attempt(lambda: self._answer(job.future.result()))
 
     def _answer(self, outcome: Outcome) -> None:
-        body = answer_json(self._parts, self._service.telemetry, self._decoded, outcome, self._wish.top_k)
+        body = answer_json(self._predictor, self._service.telemetry, self._decoded, outcome, self._options.top_k)
         timing = server_timing(self._decode_s, outcome).encode()
         self._end(200, [(b"content-type", b"application/json"), (b"server-timing", timing)], body)
 
-    def refuse(self, error: ServiceError) -> None:
+    def refuse(self, error: ServiceError, *, body_is_here: bool = True) -> None:
         """Answer with a problem."""
         telemetry = self._service.telemetry
         if self._count:
             telemetry.images.labels(error.code).inc(self._count)
         if not isinstance(error, ClientGone):
-            telemetry.refused(error.code)
+            telemetry.record_refusal(error.code)
         headers = [(b"content-type", PROBLEM_TYPE.encode())]
         headers += [(name.encode(), value.encode()) for name, value in problem_headers(error).items()]
-        if error.status == BodyTooSlow.status:
-            headers.append((b"connection", b"close"))  # the rest of the body may still come
+        if not body_is_here:
+            headers.append((b"connection", b"close"))  # the rest of it may still come
         self._end(error.status, headers, problem_body(error, self._request_id))
 
     def _end(self, status: int, headers: Headers, body: bytes) -> None:
@@ -234,8 +251,8 @@ class Exchange:
         ]
         if self._service.lifecycle.state is not State.READY:
             headers.append((b"connection", b"close"))  # clients move to another instance before the port closes
-        self._conversation.send_answer(status, headers, body)
-        seconds = time.monotonic() - self._conversation.began
-        self._service.telemetry.answered(PATH, status, seconds)
+        self._channel.send_answer(status, headers, body)
+        seconds = time.monotonic() - self._channel.began
+        self._service.telemetry.record_answer(PATH, status, seconds)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("POST %s %d %.1f ms id=%s", PATH, status, seconds * 1000, self._request_id)

@@ -41,10 +41,10 @@ class KnownHead:
 
     @classmethod
     def of(cls, request: bytes, head: Head) -> KnownHead | None:
-        """Remember the header of a request, header and body and nothing else, that the parser has taken for one.
+        """Return the header of `request`, to be known again, or None if it is not of the usual form.
 
-        Since header and body end where the bytes do, and the length is that of the body, the header's end is where it
-        is looked for here. None if it is not of the usual form.
+        `request` is one whole request as it came, `head` what the parser has read of it. That all bytes behind the
+        first blank line are as many as content-length says is checked, so that the header does end there.
         """
         end = request.find(b"\r\n\r\n") + 4
         line = LINE_OF_LENGTH.search(request, 0, end - 2)
@@ -54,10 +54,10 @@ class KnownHead:
             return None
         return cls(request[: line.start(1)], request[line.end(1) : end], head)
 
-    def split(self, request: bytes) -> tuple[int, bytes] | None:
-        """Return the length of the body of a request that has this header but for that, and what is here behind it.
+    def match(self, request: bytes) -> tuple[int, bytes] | None:
+        """Match the bytes that have come of a request against this header with any content-length.
 
-        None if the request has another header, or this one in part.
+        Returns the length that is announced and what has come of the body; None if the header differs or is not whole.
         """
         if not request.startswith(self.before):
             return None

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BodyTooSlow, NotReady, ServiceError
-from app.http.conversation import WHOLE
+from app.errors import BodyTooSlow, DeadlinePassed, NotReady, ServiceError
+from app.http.direct_interface import WHOLE
 from app.http.problems import PROBLEM_TYPE, SECURITY_HEADERS, problem_body, problem_headers
 from app.http.request_ids import request_id_of
 from app.lifecycle import State
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 DISCARD_BYTES = 64 << 20
 DISCARD_S = 5.0
+TOO_SLOW = frozenset({BodyTooSlow.status, DeadlinePassed.status})
 
 
 def problem_response(
@@ -45,7 +46,7 @@ class BodyWatch:
     def __init__(self, head: Mapping[bytes, bytes], receive: Receive, whole: Mapping[str, Callable[[], bool]]) -> None:
         self._receive = receive
         self._is_here = whole.get("body_is_here", _no)
-        self._awaits_leave = whole.get("awaits_leave", _no)
+        self._awaits_100_continue = whole.get("awaits_100_continue", _no)
         self._given_up = False
         self.complete = head.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in head
 
@@ -61,9 +62,9 @@ class BodyWatch:
         self._given_up = True
 
     async def discard_rest(self, status: int) -> None:
-        """Read on to the end, within bounds, unless the client was too slow already or waits for leave to send."""
+        """Read on to the end, within bounds, unless the client was too slow already or still awaits 100 Continue."""
         self.complete = self.complete or self._is_here()
-        if self._given_up or self.complete or self._awaits_leave() or status == BodyTooSlow.status:
+        if self._given_up or self.complete or self._awaits_100_continue() or status in TOO_SLOW:
             return
         left_bytes = DISCARD_BYTES
         try:
@@ -124,18 +125,18 @@ class RequestContext:
         except asyncio.CancelledError:  # the drain's time is over, perhaps while the rest of a refused body was read
             body.give_up()
             if not sent:
-                self.service.telemetry.refused(NotReady.code)
+                self.service.telemetry.record_refusal(NotReady.code)
                 await problem_response(NotReady(), request_id)(scope, receive, send_with_headers)
         except Exception:
             log.exception("request %s failed", request_id)
             if not sent:
-                self.service.telemetry.refused(ServiceError.code)
+                self.service.telemetry.record_refusal(ServiceError.code)
                 await problem_response(ServiceError(), request_id)(scope, receive, send_with_headers)
         finally:
             self._record(inner, request_id, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        self.service.telemetry.answered(route, status or 499, seconds)
+        self.service.telemetry.record_answer(route, status or 499, seconds)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s %d %.1f ms id=%s", scope["method"], route, status, seconds * 1000, request_id)

@@ -15,8 +15,8 @@ POSITIVE: TypeAdapter[int] = TypeAdapter(Positive)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """`deadline` is a time.monotonic(), `top_k` the number of classes to return."""
+class Options:
+    """What holds for one request: `deadline` is a time.monotonic(), `top_k` the number of classes to return."""
 
     deadline: float
     top_k: int
@@ -46,15 +46,15 @@ class Parameters:
         if self.bad:
             raise BadParameter.of(self.bad)
 
-    def wish(self, classes: int, timeout_ms: int, began: float) -> Wish:
-        """Return what they ask of a model of so many classes, `timeout_ms` after `began` at the latest.
+    def resolve(self, classes: int, timeout_ms: int, began: float) -> Options:
+        """Return what they mean for a model of so many classes, `timeout_ms` after `began` at the latest.
 
         `began` is a time.monotonic(). Raises BadParameter.
         """
         if self.top_k is not None and self.top_k > classes:
             raise BadParameter(f"top_k must be from 1 to {classes}.")
         timeout_ms = min(self.x_timeout_ms or timeout_ms, timeout_ms)
-        return Wish(began + timeout_ms / 1000, self.top_k or classes)
+        return Options(began + timeout_ms / 1000, self.top_k or classes)
 
 
 NO_PARAMETERS = Parameters()

@@ -68,7 +68,7 @@ class ParsingConnection(HttpToolsProtocol):
         self._came_of_it = False  # whether anything came of the last piece of data
         self._last = False  # whether the connection is to be closed after what is under way
 
-    def _refused(self) -> bool:
+    def _stopped_reading(self) -> bool:
         """Whether nothing more is read."""
         raise NotImplementedError
 
@@ -82,7 +82,7 @@ class ParsingConnection(HttpToolsProtocol):
         self._came_of_it = False
         self._feed(data)
         self._overhead_bytes = 0 if self._came_of_it else self._overhead_bytes + len(data) - len(self._unparsed)
-        if self._overhead_bytes > MAX_HEADER_BYTES and not self._refused():
+        if self._overhead_bytes > MAX_HEADER_BYTES and not self._stopped_reading():
             self.send_400_response("")
 
     def _feed(self, data: bytes) -> None:
@@ -94,9 +94,9 @@ class ParsingConnection(HttpToolsProtocol):
                 self.flow.held = True
                 return
             self._feed_piece(data[begin : begin + PIECE_BYTES] if len(data) > PIECE_BYTES else data)
-            if len(self.headers) > MAX_HEADERS and not self._refused():
+            if len(self.headers) > MAX_HEADERS and not self._stopped_reading():
                 self.send_400_response("")
-            if self._refused():
+            if self._stopped_reading():
                 return
 
     def _parse_on(self) -> None:

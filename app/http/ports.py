@@ -45,7 +45,7 @@ def open_port(host: str, port: int, backlog: int, scheme: str = "http") -> socke
     return opened
 
 
-def turn_away(port: socket.socket) -> None:
+def drop_new_connections(port: socket.socket) -> None:
     """Let no new connection in; those that are there can still be accepted. Without effect where it is not Linux.
 
     A client that comes now asks again after a second, and finds the port closed: it never was accepted.

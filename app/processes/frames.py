@@ -1,8 +1,8 @@
 """What the engine process and the HTTP processes say to each other: frames of a length, a kind and a payload.
 
-HTTP -> engine: SUBMIT images, CANCEL them; SERVING; NUMBERS, this process' metrics; SCRAPE, which asks for all.
-engine -> HTTP: ANSWER or REFUSAL to a SUBMIT; STATUS; READ_AGAIN; CLOSE; COUNT, which asks for NUMBERS; METRICS to a
-SCRAPE.
+HTTP -> engine: SUBMIT images, CANCEL them; SERVING; SNAPSHOT, this process' metrics; SCRAPE, which asks for all.
+engine -> HTTP: ANSWER or REFUSAL to a SUBMIT; STATUS; READ_AGAIN; CLOSE; COLLECT, which asks for a SNAPSHOT; METRICS
+to a SCRAPE.
 Images and probabilities go as they lie in memory, everything rare as JSON; nothing is ever unpickled. Both ends are the
 same code on the same machine, so that there are no versions to agree on.
 """
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.batching.jobs import Images, ModelName, Outcome
+from app.batching.jobs import Images, ModelIdentity, Outcome
 from app.errors import (
     ClientGone,
     DeadlinePassed,
@@ -41,24 +41,24 @@ class Kind(IntEnum):
     SERVING = 6
     READ_AGAIN = 7
     CLOSE = 8
-    COUNT = 9
-    NUMBERS = 10
+    COLLECT = 9
+    SNAPSHOT = 10
     SCRAPE = 11
     METRICS = 12
 
 
 HEAD = struct.Struct("<IB")  # bytes of the payload, kind
-NUMBER = struct.Struct("<Q")  # a request's, given by the HTTP process
-SUBMIT = struct.Struct("<QdIH")  # number, deadline as time.monotonic(), images, their size
-ANSWER = struct.Struct("<QddIHH")  # number, queue_s, inference_s, images, classes, bytes of the model's name
-REFUSAL = struct.Struct("<Qi")  # number, retry_after_s or NO_RETRY; the error's code follows
+ID = struct.Struct("<Q")  # of a request, given by the HTTP process
+SUBMIT = struct.Struct("<QdIH")  # id, deadline as time.monotonic(), images, their size
+ANSWER = struct.Struct("<QddIHH")  # id, queue_s, inference_s, images, classes, bytes of the model's name
+REFUSAL = struct.Struct("<Qi")  # id, retry_after_s or NO_RETRY; the error's code follows
 NO_RETRY = -1
 
 # What may become of images at the engine, by the code that travels.
 REFUSALS = {kind.code: kind for kind in (ClientGone, DeadlinePassed, EngineFailed, NotReady, QueueFull, ServiceError)}
 
 
-class Frames:
+class FrameDecoder:
     """Cuts a stream into frames."""
 
     def __init__(self) -> None:
@@ -87,68 +87,68 @@ def frame(kind: Kind, payload: Payload = b"") -> bytes:
 class Submission(NamedTuple):
     """Images of one request: uint8 (N, 3, S, S), wanted by `deadline`, a time.monotonic()."""
 
-    number: int
+    submission_id: int
     deadline: float
     images: Images
 
 
-def pack_submission(number: int, deadline: float, images: Images) -> bytes:
+def pack_submission(submission_id: int, deadline: float, images: Images) -> bytes:
     """Return the frame that hands over uint8 (N, 3, S, S)."""
-    return frame(Kind.SUBMIT, SUBMIT.pack(number, deadline, len(images), images.shape[-1]) + images.tobytes())
+    return frame(Kind.SUBMIT, SUBMIT.pack(submission_id, deadline, len(images), images.shape[-1]) + images.tobytes())
 
 
 def unpack_submission(payload: Payload) -> Submission:
     """Return what `pack_submission` was given."""
-    number, deadline, count, size = SUBMIT.unpack_from(payload)
+    submission_id, deadline, count, size = SUBMIT.unpack_from(payload)
     images = np.frombuffer(payload, np.uint8, offset=SUBMIT.size).reshape(count, 3, size, size)
-    return Submission(number, deadline, images)
+    return Submission(submission_id, deadline, images)
 
 
-class Answers:
+class AnswerCodec:
     """Packs or unpacks answers to submissions; the model's name, the same in most of them, is made or read once."""
 
     def __init__(self) -> None:
-        self._model: ModelName = {}
+        self._model: ModelIdentity = {}
         self._name = b"{}"
 
-    def pack(self, number: int, outcome: Outcome) -> bytes:
+    def pack(self, submission_id: int, outcome: Outcome) -> bytes:
         """Return the frame that answers a submission."""
         if outcome.model is not self._model:
             self._model, self._name = outcome.model, json.dumps(outcome.model).encode()
         probabilities = outcome.probabilities
-        head = ANSWER.pack(number, outcome.queue_s, outcome.inference_s, *probabilities.shape, len(self._name))
+        head = ANSWER.pack(submission_id, outcome.queue_s, outcome.inference_s, *probabilities.shape, len(self._name))
         return frame(Kind.ANSWER, head + self._name + probabilities.tobytes())
 
     def unpack(self, payload: Payload) -> tuple[int, Outcome]:
         """Return what `pack` was given."""
-        number, queue_s, inference_s, count, classes, length = ANSWER.unpack_from(payload)
+        submission_id, queue_s, inference_s, count, classes, length = ANSWER.unpack_from(payload)
         begin = ANSWER.size + length
         name = payload[ANSWER.size : begin]
         if name != self._name:
             self._model, self._name = json.loads(name), name
         probabilities = np.frombuffer(payload, np.float64, offset=begin).reshape(count, classes)
-        return number, Outcome(probabilities, self._model, queue_s, inference_s)
+        return submission_id, Outcome(probabilities, self._model, queue_s, inference_s)
 
 
-def pack_refusal(number: int, error: ServiceError) -> bytes:
+def pack_refusal(submission_id: int, error: ServiceError) -> bytes:
     """Return the frame that says why images are not computed."""
     retry_after_s = NO_RETRY if error.retry_after_s is None else error.retry_after_s
-    return frame(Kind.REFUSAL, REFUSAL.pack(number, retry_after_s) + error.code.encode())
+    return frame(Kind.REFUSAL, REFUSAL.pack(submission_id, retry_after_s) + error.code.encode())
 
 
 def unpack_refusal(payload: Payload) -> tuple[int, ServiceError]:
     """Return what `pack_refusal` was given; a code that no engine gives is an internal error."""
-    number, retry_after_s = REFUSAL.unpack_from(payload)
+    submission_id, retry_after_s = REFUSAL.unpack_from(payload)
     error = REFUSALS.get(payload[REFUSAL.size :].decode(), ServiceError)()
     error.retry_after_s = None if retry_after_s == NO_RETRY else retry_after_s
-    return number, error
+    return submission_id, error
 
 
-def pack_number(kind: Kind, number: int, payload: Payload = b"") -> bytes:
-    """Return a frame about a request by its number."""
-    return frame(kind, NUMBER.pack(number) + payload)
+def pack_with_id(kind: Kind, submission_id: int, payload: Payload = b"") -> bytes:
+    """Return a frame about a submission."""
+    return frame(kind, ID.pack(submission_id) + payload)
 
 
-def unpack_number(payload: Payload) -> tuple[int, Payload]:
-    """Return what `pack_number` was given."""
-    return NUMBER.unpack_from(payload)[0], payload[NUMBER.size :]
+def unpack_with_id(payload: Payload) -> tuple[int, Payload]:
+    """Return what `pack_with_id` was given."""
+    return ID.unpack_from(payload)[0], payload[ID.size :]

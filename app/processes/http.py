@@ -1,7 +1,8 @@
 """An HTTP process in front of the engine process, which starts it: python -m app.processes.http INDEX FILES...
 
-The files are the socket to the engine process, the one that connections come through, and the block; standard input has
-the settings. The engine process alone obeys signals: a terminal or a supervisor sends them to every process at once.
+The files are the socket to the engine process, the one that connections come through, and the shared memory; standard
+input has the settings. The engine process alone obeys signals: a terminal or a supervisor sends them to every process
+at once.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from collections.abc import Iterator
 import uvicorn
 
 from app.main import app_of
-from app.processes.block import Block
-from app.processes.door import AT_ONCE, MARK
+from app.processes.acceptor import AT_ONCE, MARK
 from app.processes.http_service import HttpService
-from app.server import Server, first_port, prepare_process
+from app.processes.shared_state import SharedState
+from app.server import Server, main_server_config, prepare_process
 from app.settings import Settings, SettingsError
 from app.telemetry import set_up_logging
 
@@ -36,15 +37,15 @@ IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class HttpServer(Server):
-    """Serves the connections that come through `passage`. It has no port, and no signals, of its own."""
+    """Serves the connections that come through `channel`. It has no port, and no signals, of its own."""
 
     service: HttpService
 
-    def __init__(self, config: uvicorn.Config, service: HttpService, passage: socket.socket) -> None:
+    def __init__(self, config: uvicorn.Config, service: HttpService, channel: socket.socket) -> None:
         super().__init__(config, service)
-        self._passage = passage
+        self._channel = channel
         self._arrived = 0
-        passage.setblocking(False)
+        channel.setblocking(False)
         service.on_close = self.exit_soon
         service.lifecycle.on_failure = self._exit_at_once
         service.on_beat = self._count
@@ -52,7 +53,7 @@ class HttpServer(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to take connections, and say so."""
         await super().startup(sockets)
-        asyncio.get_running_loop().add_reader(self._passage, self._on_connections)
+        asyncio.get_running_loop().add_reader(self._channel, self._on_connections)
         self.service.say_serving()
 
     def _exit_at_once(self) -> None:
@@ -72,11 +73,11 @@ class HttpServer(Server):
         """Yield the connections that are here, at most so many."""
         while most > 0:
             try:
-                mark, files, _, _ = socket.recv_fds(self._passage, len(MARK), 1)
+                mark, files, _, _ = socket.recv_fds(self._channel, len(MARK), 1)
             except BlockingIOError:
                 return
             if not mark:
-                asyncio.get_running_loop().remove_reader(self._passage)
+                asyncio.get_running_loop().remove_reader(self._channel)
                 return
             self._arrived += 1
             most -= 1
@@ -84,14 +85,14 @@ class HttpServer(Server):
 
     def _close_port(self) -> list[socket.socket]:
         """Return the connections that were handed over before the port was closed, and not taken yet."""
-        asyncio.get_running_loop().remove_reader(self._passage)
+        asyncio.get_running_loop().remove_reader(self._channel)
         return list(self._arrivals(math.inf))
 
 
-def serve(settings: Settings, index: int, link: int, passage: int, block: int) -> int:
+def serve(settings: Settings, index: int, link: int, channel: int, shared: int) -> int:
     """Serve until the engine process says otherwise, or ends, and return the exit code."""
-    service = HttpService(settings, socket.socket(fileno=link), Block(block, settings.http_processes), index)
-    server = HttpServer(first_port(app_of(service), service), service, socket.socket(fileno=passage))
+    service = HttpService(settings, socket.socket(fileno=link), SharedState(shared, settings.http_processes), index)
+    server = HttpServer(main_server_config(app_of(service), service), service, socket.socket(fileno=channel))
     prepare_process()
     server.run(sockets=[])
     return service.lifecycle.exit_code

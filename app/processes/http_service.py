@@ -12,18 +12,18 @@ from app.cores import available_cores
 from app.errors import NotReady
 from app.imaging import MAX_THREADS, Decoder
 from app.lifecycle import State
-from app.parts import Parts
-from app.processes.block import BEAT_S, Block
-from app.processes.frames import Kind, Payload, pack_number, unpack_number
+from app.predictor import Predictor
+from app.processes.frames import Kind, Payload, pack_with_id, unpack_with_id
 from app.processes.link import Link
-from app.processes.numbers import numbers_of
+from app.processes.process_metrics import metrics_snapshot
 from app.processes.remote import RemoteBatcher
+from app.processes.shared_state import BEAT_S, SharedState
 from app.schemas import Reloads
 from app.service import Service
 from app.settings import Settings
 
 # A scrape passes through the engine process, which waits half as long for the numbers of each HTTP process.
-SCRAPE_LIMIT_S = 4.0
+SCRAPE_TIMEOUT_S = 4.0
 
 
 class HttpService(Service):
@@ -37,16 +37,16 @@ class HttpService(Service):
     on_close: Callable[[], None]
     on_beat: Callable[[], None] = staticmethod(lambda: None)
 
-    def __init__(self, settings: Settings, end: socket.socket, block: Block, index: int) -> None:
+    def __init__(self, settings: Settings, end: socket.socket, shared: SharedState, index: int) -> None:
         self._stalled: str | None = None
         self._unready: str | None = "the engine process has not been heard of"
         self._reloads = Reloads(running=False, finished=0, outcome=None, ended_at=None)
         super().__init__(settings)
-        self.keys.under_way = block.under_way
+        self.keys.under_way = shared.under_way
         self._end = end
-        self._block = block
+        self._shared = shared
         self._index = index
-        self._batcher = batcher = RemoteBatcher(block, index, settings, self._send)
+        self._batcher = batcher = RemoteBatcher(shared, index, settings, self._send)
         self._link = Link(
             {
                 Kind.ANSWER: batcher.on_answer,
@@ -54,7 +54,7 @@ class HttpService(Service):
                 Kind.STATUS: self._on_status,
                 Kind.CLOSE: lambda _payload: self.on_close(),
                 Kind.READ_AGAIN: lambda _payload: self.read_files_again(),
-                Kind.COUNT: lambda _payload: self._send_numbers(),
+                Kind.COLLECT: lambda _payload: self._send_snapshot(),
                 Kind.METRICS: self._on_metrics,
             },
             self._on_lost,
@@ -78,23 +78,23 @@ class HttpService(Service):
 
     def count_connections(self, connections: int, arrived: int) -> None:
         """Let the engine process know how many connections there are here, and how many have ever come."""
-        self._block.count_connections(self._index, connections, arrived)
+        self._shared.count_connections(self._index, connections, arrived)
 
     async def stop(self) -> None:
         """Leave the last numbers with the engine process, and end."""
         self._stopping = True
         if self._beating is not None:
             self._beating.cancel()
-        if self._parts is not None:
-            await self._parts.close()
-        self._send_numbers()
+        if self._predictor is not None:
+            await self._predictor.close()
+        self._send_snapshot()
         await self._link.close()
         self.lifecycle.stop()
 
     async def _beat(self) -> None:
         while True:
             self.on_beat()
-            self._block.beat(self._index, self._parts.decoder.stalled_s() if self._parts else 0.0)
+            self._shared.beat(self._index, self._predictor.decoder.stalled_s() if self._predictor else 0.0)
             await asyncio.sleep(BEAT_S)
 
     # -- what the engine process says
@@ -104,17 +104,17 @@ class HttpService(Service):
         status = json.loads(payload)
         self._unready, self._stalled = status["unready"], status["stalled"]
         self._reloads = Reloads.model_validate(status["reloads"])
-        if status["card"] is not None and (self._parts is None or self._parts.card != status["card"]):
-            self._adopt(status["card"])
+        if status["card"] is not None and (self._predictor is None or self._predictor.card != status["card"]):
+            self._update_card(status["card"])
         self.lifecycle.follow(State(status["state"]), status["reason"], status["started"])
 
-    def _adopt(self, card: dict[str, Any]) -> None:
-        if self._parts is None:
+    def _update_card(self, card: dict[str, Any]) -> None:
+        if self._predictor is None:
             settings = self.settings
             threads = settings.decode_threads or min(MAX_THREADS, available_cores())
             decoder = Decoder(card["input_size"], settings.max_pixels, max(1, threads // settings.http_processes))
-            self._parts = Parts(card, self._batcher, decoder)
-        self._parts.card = card
+            self._predictor = Predictor(card, self._batcher, decoder)
+        self._predictor.card = card
         self._batcher.model = {"name": card["name"], "version": card["version"]}
         self.telemetry.describe_model(card)
 
@@ -146,9 +146,9 @@ class HttpService(Service):
         self._number += 1
         number = self._number
         self._scrapes[number] = scrape = asyncio.get_running_loop().create_future()
-        self._link.send_frame(pack_number(Kind.SCRAPE, number))
+        self._link.send_frame(pack_with_id(Kind.SCRAPE, number))
         try:
-            await asyncio.wait({scrape}, timeout=SCRAPE_LIMIT_S)
+            await asyncio.wait({scrape}, timeout=SCRAPE_TIMEOUT_S)
             if scrape.done() and not scrape.cancelled():
                 text: bytes = scrape.result()
                 return text
@@ -157,9 +157,9 @@ class HttpService(Service):
             del self._scrapes[number]
 
     def _on_metrics(self, payload: Payload) -> None:
-        number, text = unpack_number(payload)
+        number, text = unpack_with_id(payload)
         if number in self._scrapes:
             self._scrapes[number].set_result(text)
 
-    def _send_numbers(self) -> None:
-        self._link.send(Kind.NUMBERS, numbers_of(self.telemetry.registry))
+    def _send_snapshot(self) -> None:
+        self._link.send(Kind.SNAPSHOT, metrics_snapshot(self.telemetry.registry))

@@ -1,7 +1,7 @@
 """How many requests each key has under way in all HTTP processes together, so that a key's limit is one for all.
 
-Rows of a part of the block, found by the name's digest and changed under a lock on the file, which the kernel lets go
-if its holder dies. A row whose count is zero is free: it may become another name's.
+Rows of a part of the shared memory, found by the name's digest and changed under a lock on the file, which the kernel
+lets go if its holder dies. A row whose count is zero is free: it may become another name's.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from app.processes.frames import Frames, Kind, Payload, frame
+from app.processes.frames import FrameDecoder, Kind, Payload, frame
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Link(asyncio.Protocol):
         self._handlers = handlers
         self._on_lost = on_lost
         self._on_turn = on_turn
-        self._frames = Frames()
+        self._frames = FrameDecoder()
         self._waiting: list[bytes] = []
         self._turn_comes = False
         self._transport: asyncio.Transport | None = None

@@ -7,36 +7,36 @@ from collections.abc import Callable
 from functools import partial
 
 from app.batching.admission import require_room
-from app.batching.jobs import Images, Job, ModelName, Outcome, Ticket
+from app.batching.jobs import Images, Job, ModelIdentity, Outcome, Ticket
 from app.errors import EngineFailed
-from app.processes.block import LATE_S, Block
-from app.processes.frames import Answers, Kind, Payload, pack_number, pack_submission, unpack_refusal
+from app.processes.frames import AnswerCodec, Kind, Payload, pack_submission, pack_with_id, unpack_refusal
+from app.processes.shared_state import LATE_S, SharedState
 from app.settings import Settings
 
 
 class RemoteBatcher:
-    """The queue of another process, with the interface of app.batcher.Batcher that requests use (app.parts.Queue).
+    """The queue of another process, with the interface of app.batcher.Batcher that requests use (app.predictor.Queue).
 
     `send` takes packed frames; replies are to be given to `on_answer` and `on_refusal`. Jobs time out here, and
     one that ends before its answer, for whatever reason, is cancelled there.
     """
 
-    def __init__(self, block: Block, index: int, settings: Settings, send: Callable[[bytes], None]) -> None:
-        self.model: ModelName = {}
-        self._block = block
+    def __init__(self, shared: SharedState, index: int, settings: Settings, send: Callable[[bytes], None]) -> None:
+        self.model: ModelIdentity = {}
+        self._shared = shared
         self._index = index
         self._max_queue_images = settings.max_queue_images
         self._max_queue_s = settings.max_queue_s
         self._send = send
         self._jobs: dict[int, Job] = {}
         self._number = 0
-        self._answers = Answers()
+        self._answers = AnswerCodec()
         self._lost = False
 
     @property
     def queued_images(self) -> int:
         """Images of all processes that are admitted and not yet in a batch."""
-        return self._block.load().queued_images
+        return self._shared.load().queued_images
 
     @property
     def alive(self) -> bool:
@@ -48,7 +48,7 @@ class RemoteBatcher:
         if self._lost:
             raise EngineFailed
         require_room(
-            self._block.load(),
+            self._shared.load(),
             count,
             deadline,
             max_queue_images=self._max_queue_images,
@@ -58,11 +58,11 @@ class RemoteBatcher:
     def admit(self, count: int, deadline: float) -> Ticket:
         """Reserve places for `count` images that are wanted by `deadline`. Raises what `require_room` raises."""
         self.require_room(count, deadline)
-        self._block.take(self._index, count)
+        self._shared.count_admitted(self._index, count)
         return Ticket(self._free_places, count)
 
     def _free_places(self, count: int) -> None:
-        self._block.take(self._index, -count)
+        self._shared.count_admitted(self._index, -count)
 
     def submit(self, ticket: Ticket, images: Images, deadline: float) -> Job:
         """Send uint8 (N, 3, S, S), 1 <= N <= the ticket's places; `deadline` is a time.monotonic().
@@ -84,7 +84,7 @@ class RemoteBatcher:
     def _ended(self, number: int, _future: asyncio.Future[Outcome]) -> None:
         """Cancel images whose job has ended by itself: deadline, client gone, request cancelled."""
         if self._jobs.pop(number, None) is not None:
-            self._send(pack_number(Kind.CANCEL, number))
+            self._send(pack_with_id(Kind.CANCEL, number))
 
     def on_answer(self, payload: Payload) -> None:
         """Take an ANSWER."""
@@ -109,8 +109,8 @@ class RemoteBatcher:
 
     def stalled_s(self) -> float:
         """Return for how many seconds the engine, or its process, has made no progress."""
-        silent_s = self._block.engine_silent_s
-        return max(self._block.engine_stalled_s, silent_s if silent_s > LATE_S else 0.0)
+        silent_s = self._shared.engine_silent_s
+        return max(self._shared.engine_stalled_s, silent_s if silent_s > LATE_S else 0.0)
 
     async def close(self) -> None:
         """End it."""

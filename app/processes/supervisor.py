@@ -23,11 +23,11 @@ import uvicorn
 
 from app.admin import AdminServer
 from app.pidfile import pid_file
-from app.processes.door import Door
-from app.processes.front import Front
-from app.processes.host import HostService
+from app.processes.acceptor import Acceptor
+from app.processes.engine_process import EngineProcessService
 from app.processes.http import IGNORED
-from app.server import open_first_port, prepare_process, second_port
+from app.processes.http_process_handle import HttpProcessHandle
+from app.server import create_admin_server, open_main_port, prepare_process
 from app.settings import Settings
 from app.signals import Signals
 
@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 MARGIN_S = 5.0
 
 
-def supervise(service: HostService) -> int:
+def supervise(service: EngineProcessService) -> int:
     """Serve until a signal or a failure ends it, and return the exit code. Raises SettingsError if a port is taken."""
     settings = service.settings
     loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
     prepare_process()
-    supervisor = Supervisor(service, open_first_port(settings), second_port(service))
+    supervisor = Supervisor(service, open_main_port(settings), create_admin_server(service))
     with pid_file(settings.host, settings.port) as give_up, asyncio.Runner(loop_factory=loop_factory) as runner:
         supervisor.before_port_closes = give_up
         runner.run(supervisor.run())
@@ -52,7 +52,7 @@ def supervise(service: HostService) -> int:
 class Supervisor:
     """Starts and ends the HTTP processes, which share `port`, around the life of a service."""
 
-    def __init__(self, service: HostService, port: socket.socket, admin: AdminServer | None) -> None:
+    def __init__(self, service: EngineProcessService, port: socket.socket, admin: AdminServer | None) -> None:
         self._service = service
         self._port = port
         self._admin = admin
@@ -74,33 +74,33 @@ class Supervisor:
         with signals.handled():
             async with self._admin.running() if self._admin else nullcontext():
                 try:
-                    door = Door(
-                        self._port, [await self._start_process(front) for front in service.fronts], service.block
+                    acceptor = Acceptor(
+                        self._port, [await self._start_process(worker) for worker in service.workers], service.shared
                     )
-                    door.open()
+                    acceptor.open()
                     await service.start()
                     await self._end.wait()
                     self.before_port_closes()
-                    await door.close()
+                    await acceptor.close()
                     await self._finish()
                 finally:
                     self._kill()
                     await service.stop()
 
-    async def _start_process(self, front: Front) -> socket.socket:
+    async def _start_process(self, worker: HttpProcessHandle) -> socket.socket:
         """Start an HTTP process, and return what connections are handed to it through."""
         link, its_link = socket.socketpair()
-        passage, its_passage = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        with its_link, its_passage:
-            files = (its_link.fileno(), its_passage.fileno(), self._service.block.file)
-            self._processes.append(start_process(self._service.settings, front.index, files))
-        await front.link.open(link)
-        return passage
+        channel, its_channel = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        with its_link, its_channel:
+            files = (its_link.fileno(), its_channel.fileno(), self._service.shared.file)
+            self._processes.append(start_process(self._service.settings, worker.index, files))
+        await worker.link.open(link)
+        return channel
 
     async def _finish(self) -> None:
         """Let the HTTP processes finish what they accepted, and wait for their end."""
         lifecycle, settings = self._service.lifecycle, self._service.settings
-        if not await self._service.close_fronts(settings.drain_timeout_s + settings.header_timeout_s + MARGIN_S):
+        if not await self._service.close_workers(settings.drain_timeout_s + settings.header_timeout_s + MARGIN_S):
             lifecycle.fail("an HTTP process does not end", "an HTTP process does not end")
         for process in self._processes:
             with suppress(subprocess.TimeoutExpired):

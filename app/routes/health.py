@@ -62,22 +62,22 @@ async def metrics(service: ServiceDep) -> Response:
 )
 async def model_card(service: ServiceDep) -> dict[str, Any]:
     """Architecture, classes, transform, SHA-256, and the accuracy and calibration that were measured."""
-    return service.require_parts().card
+    return service.require_predictor().card
 
 
 def describe(service: Service) -> Health:
     """Gather the service's state."""
-    parts = service.loaded
+    predictor = service.loaded
     reason = service.unready_reason()
     return Health.model_validate(
         {
             "status": service.lifecycle.state,
             "ready": reason is None,
             "reason": reason,
-            "model": parts.batcher.model if parts else None,
-            "device": parts.card["device"] if parts else None,
-            "dtype": parts.card["dtype"] if parts else None,
-            "queue_images": parts.batcher.queued_images if parts else 0,
+            "model": predictor.batcher.model if predictor else None,
+            "device": predictor.card["device"] if predictor else None,
+            "dtype": predictor.card["dtype"] if predictor else None,
+            "queue_images": predictor.batcher.queued_images if predictor else 0,
             "reload": service.reloads,
             "uptime_s": round(service.lifecycle.uptime_s, 3),
         }

@@ -19,10 +19,10 @@ from app.batching.jobs import Job, Outcome
 from app.errors import NotReady, ServiceError
 from app.http.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.http.bodies import SMALL_BODY_BYTES, read_body, refuse_codings, split_images
-from app.http.conversation import WHEN_GONE
-from app.http.parameters import Parameters, Positive, Wish
+from app.http.direct_interface import WHEN_GONE
+from app.http.parameters import Options, Parameters, Positive
 from app.imaging import Entry
-from app.parts import Parts
+from app.predictor import Predictor
 from app.routes.common import KeyDep, ServiceDep
 from app.routes.document import PREDICT_BODY, PREDICT_RESPONSES
 from app.schemas import PredictResponse
@@ -57,9 +57,9 @@ async def predict(
     The array is a .npy file of uint8 (N, 3, S, S) in C order, RGB, S the model's input size: nothing is left to decode.
     """
     service.require_room()  # before the body is read
-    parts = service.require_parts()
+    predictor = service.require_predictor()
     settings = service.settings
-    wish = Parameters(top_k, x_timeout_ms).wish(len(parts.classes), settings.timeout_ms, time.monotonic())
+    options = Parameters(top_k, x_timeout_ms).resolve(len(predictor.classes), settings.timeout_ms, time.monotonic())
     headers = request.headers
     with service.body_budget.hold() as take:
         body = await read_body(
@@ -68,27 +68,30 @@ async def predict(
             take,
             max_bytes=settings.max_body_bytes,
             timeout_s=settings.body_timeout_s,
+            deadline=options.deadline,
         )
         refuse_codings(headers.getlist("content-encoding"))
-        split = partial(split_images, headers.get("content-type"), body, settings.max_images, parts.input_size)
-        entries = split() if len(body) <= SMALL_BODY_BYTES else await parts.decoder.run(split, wish.deadline)
-        return await _classify(request, service, parts, entries, wish)
+        split = partial(split_images, headers.get("content-type"), body, settings.max_images, predictor.input_size)
+        entries = split() if len(body) <= SMALL_BODY_BYTES else await predictor.decoder.run(split, options.deadline)
+        return await _classify(request, service, predictor, entries, options)
 
 
-async def _classify(request: Request, service: Service, parts: Parts, entries: list[Entry], wish: Wish) -> Response:
+async def _classify(
+    request: Request, service: Service, predictor: Predictor, entries: list[Entry], options: Options
+) -> Response:
     """Decode, wait for a batch, and answer."""
     telemetry = service.telemetry
-    ticket = parts.batcher.admit(len(entries), wish.deadline)
+    ticket = predictor.batcher.admit(len(entries), options.deadline)
     try:
         started = time.perf_counter()
-        decoded = await parts.decoder.decode_all(entries, wish.deadline)
+        decoded = await predictor.decoder.decode_all(entries, options.deadline)
         decode_s = time.perf_counter() - started
         telemetry.decode_seconds.observe(decode_s)
         images = readable(decoded)
         if images:
-            outcome = await _outcome(request, parts.batcher.submit(ticket, np.stack(images), wish.deadline))
+            outcome = await _outcome(request, predictor.batcher.submit(ticket, np.stack(images), options.deadline))
         else:
-            outcome = nothing_to_compute(parts)
+            outcome = nothing_to_compute(predictor)
     except ServiceError as error:
         telemetry.images.labels(error.code).inc(len(entries))
         raise
@@ -101,7 +104,7 @@ async def _classify(request: Request, service: Service, parts: Parts, entries: l
     finally:
         ticket.release()
     return Response(
-        answer_json(parts, telemetry, decoded, outcome, wish.top_k),
+        answer_json(predictor, telemetry, decoded, outcome, options.top_k),
         media_type="application/json",
         headers={"server-timing": server_timing(decode_s, outcome)},
     )

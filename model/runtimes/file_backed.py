@@ -63,7 +63,7 @@ class FileBacked:
         """Return the room that arrays of so many bytes need."""
         return sum(size + -size % ALIGNMENT for size in bytes_of_each)
 
-    def let_go(self) -> None:
+    def drop_pages(self) -> None:
         """Give the memory back; what is read again comes from the file."""
         if self._in_file:
             self._memory.madvise(mmap.MADV_DONTNEED)

@@ -19,7 +19,7 @@ import flatbuffers
 import numpy as np
 
 from model.architecture import Block, Convolution, Structure
-from model.runtimes.folded import Layer
+from model.runtimes.folded_layers import FoldedLayer
 
 # OpType: what an operation does.
 ADD, CONVOLVE, INPUT, POOL, REORDER = 7, 12, 34, 47, 129
@@ -41,10 +41,10 @@ class _Field(NamedTuple):
     kind: Literal["integer", "byte", "offset"] = "integer"
 
 
-def float_model(structure: Structure, layers: Mapping[str, Layer], side: int, weights: BinaryIO) -> bytearray:
+def float_model(structure: Structure, layers: Mapping[str, FoldedLayer], side: int, weights: BinaryIO) -> bytearray:
     """Write a network down, and its weights to the end of a file.
 
-    `layers` are those of folded.py, `side` the images' height and width.
+    `layers` are those of folded_layers.py, `side` the images' height and width.
     """
     writer = _Writer(layers, weights)
     x = writer.images(side)
@@ -72,7 +72,7 @@ def _block(writer: _Writer, block: Block, x: int) -> int:
 class _Writer:
     """Writes one operation after the other; each returns the number of the tensor that it makes."""
 
-    def __init__(self, layers: Mapping[str, Layer], weights: BinaryIO) -> None:
+    def __init__(self, layers: Mapping[str, FoldedLayer], weights: BinaryIO) -> None:
         self._to = flatbuffers.Builder(65536)
         self._layers = layers
         self._weights = weights
@@ -94,7 +94,7 @@ class _Writer:
         table = self._table([*common, _Field(12, int(relu), "byte")])
         return self._operation(CONVOLVE, [x], [_Field(0, table, "offset"), _Field(6, place, "offset")])
 
-    def _keep(self, layer: Layer) -> int:
+    def _keep(self, layer: FoldedLayer) -> int:
         """Put weight and bias into their file, and write down where they begin and how many bytes each has."""
         sizes = [self._weights.tell(), layer.weight.nbytes, layer.bias.nbytes]
         for array in layer:

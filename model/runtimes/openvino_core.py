@@ -13,7 +13,7 @@ from model.timing import quickest
 # A convolution like those of a network in the middle: 0.6 thousand million operations, milliseconds.
 IMAGES, CHANNELS, SIDE = 8, 128, 16
 MEASURED_TIMES = 7
-WORTHWHILE = 0.9
+MAX_RELATIVE_TIME = 0.9
 
 
 @cache
@@ -37,7 +37,7 @@ def has_fast_bfloat16() -> bool:
         return False
     runs = {precision: _convolution(precision).infer for precision in ("f32", "bf16")}
     best = {precision: seconds for precision, [seconds] in quickest(runs, MEASURED_TIMES).items()}
-    return best["bf16"] < WORTHWHILE * best["f32"]
+    return best["bf16"] < MAX_RELATIVE_TIME * best["f32"]
 
 
 def _convolution(precision: str) -> openvino.InferRequest:

@@ -31,11 +31,11 @@ from openvino import Node
 from openvino import opset13 as ops
 
 from model.architecture import Block, Convolution, Structure
-from model.runtimes.folded import Layer
+from model.runtimes.folded_layers import FoldedLayer
 from model.runtimes.openvino_core import core
 from model.transforms import Triple
 
-Layers = Mapping[str, Layer]
+Layers = Mapping[str, FoldedLayer]
 Array = NDArray[np.float32]
 Ranges = dict[str, tuple[float, float]]
 
@@ -60,7 +60,7 @@ class Observed(NamedTuple):
 def float_model(structure: Structure, layers: Layers, mean: Triple, std: Triple) -> openvino.Model:
     """Write a network down in float32, for what computes in any float precision. Any batch size will do.
 
-    `layers` are those of folded.py, whose weights the model goes on using where they lie.
+    `layers` are those of folded_layers.py, whose weights the model goes on using where they lie.
     """
     return _Writer(structure, layers, mean, std).model()
 
@@ -79,7 +79,8 @@ def quantised_model(
         one.name: _mean_windows(observed.inputs[one.name], one) for one in structure.convolutions
     }
     corrected = {
-        name: Layer(one.weight, one.bias - _shift(one.weight, inputs[name], largest)) for name, one in layers.items()
+        name: FoldedLayer(one.weight, one.bias - _shift(one.weight, inputs[name], largest))
+        for name, one in layers.items()
     }
     return _Quantised(structure, corrected, mean, std, ranges=observed.ranges, largest_weight=largest).model()
 

@@ -25,24 +25,24 @@ class World:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    def share(self, batch: Tensor) -> Tensor:
+    def shard(self, batch: Tensor) -> Tensor:
         """Return this process's part of a global batch, which `size` must divide."""
         part = len(batch) // self.size
         return batch[self.rank * part : (self.rank + 1) * part]
 
-    def sum(self, value: Tensor) -> Tensor:
-        """Replace a tensor by its sum over all processes, and return it."""
+    def all_reduce_sum_(self, value: Tensor) -> Tensor:
+        """Replace a tensor, in place, by its sum over all processes, and return it."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Return whether the flag is set in any process."""
-        return bool(self.sum(torch.tensor(float(flag), device=device)) > 0) if self.size > 1 else flag
+        return bool(self.all_reduce_sum_(torch.tensor(float(flag), device=device)) > 0) if self.size > 1 else flag
 
     def gather(self, part: Tensor) -> Tensor:
         """Return the parts of all processes, which may differ in length, joined in the order of ranks."""
@@ -52,7 +52,7 @@ class World:
         dist.all_gather_object(parts, part.cpu())
         return torch.cat([one for one in parts if one is not None])
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return once every process has come here."""
         if self.size > 1:
             dist.barrier()
@@ -61,7 +61,7 @@ class World:
         """Return a module that runs `network`, averages gradients and shares batch statistics over all processes."""
         if self.size == 1:
             return network
-        share_batch_statistics(network, device)
+        share_batch_statistics(network)
         ids = [device] if device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
 
@@ -85,19 +85,21 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size()), device
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        # The others may wait for what this process will not do any more. NCCL's end would wait for them, and torchrun
+        # ends them only once this process has ended.
+        if device.type != "cuda":
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
-def share_batch_statistics(network: nn.Module, device: torch.device) -> None:
+def share_batch_statistics(network: nn.Module) -> None:
     """Make every batch norm of `network` normalise by the mean and variance of the global batch, in place."""
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return
     for module in network.modules():
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
-                shared = SharedBatchNorm2d(child.num_features)
+                shared = SharedBatchNorm2d(child.num_features).to(child.weight.device)
                 shared.load_state_dict(child.state_dict())
                 setattr(module, name, shared)
 
@@ -119,7 +121,11 @@ class _Sum(torch.autograd.Function):
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over equally long batches of all processes on CPUs; torch's own SyncBatchNorm needs GPUs."""
+    """Batch norm over equally long batches of all processes.
+
+    torch's own SyncBatchNorm needs GPUs, and takes batches of different lengths, for which the host waits for the
+    device three times in each layer.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape; updates the running statistics as one process would."""

@@ -10,6 +10,7 @@ defaults, and so Pillow's.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -42,20 +43,28 @@ CHROMINANCE = (
 )
 # fmt: on
 
+Numbers = tuple[int | float, ...]
+
 # Shares of red, green and blue in the luma of ITU-R BT.601.
 LUMA_SHARES = (0.299, 0.587, 0.114)
 
 
+@cache
+def _constant(values: Numbers | tuple[Numbers, ...], device: torch.device) -> Tensor:
+    """Return numbers as a tensor that is made once a device: to copy them there, the host waits for all before them."""
+    return torch.tensor(values, device=device)
+
+
 def luma(images: Tensor) -> Tensor:
     """Return the luma, float32 (N, 1, H, W) from 0 to 255 and not rounded, of uint8 (N, 3, H, W), RGB."""
-    shares = torch.tensor(LUMA_SHARES, device=images.device).view(1, 3, 1, 1)
+    shares = _constant(LUMA_SHARES, images.device).view(1, 3, 1, 1)
     return (images.float() * shares).sum(dim=1, keepdim=True)
 
 
 def quantisation_tables(quality: Tensor) -> Tensor:
     """Return float32 (N, 2, 64), luminance and chrominance row by row, for qualities int64 (N,) from 1 to 100."""
     scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    base = torch.tensor([LUMINANCE, CHROMINANCE], device=quality.device)
+    base = _constant((LUMINANCE, CHROMINANCE), quality.device)
     return ((base * scale[:, None, None] + 50) // 100).clamp(1, 255).float()
 
 
@@ -87,7 +96,7 @@ def _to_ycbcr(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _halve(planes: Tensor) -> Tensor:
     """Average float32 (N, C, H, W) over squares of 2 x 2; halves go down and up in turn, so that none is favoured."""
     sums = functional.avg_pool2d(planes, 2) * 4
-    bias = torch.tensor([1.0, 2.0], device=planes.device).repeat(sums.shape[-1] // 2)
+    bias = _constant((1.0, 2.0), planes.device).repeat(sums.shape[-1] // 2)
     return ((sums + bias) / 4).floor()
 
 
@@ -111,6 +120,7 @@ def _quantise(planes: Tensor, tables: Tensor) -> Tensor:
     return blocks.reshape(count, channels, height, width).round().clamp(0, 255)
 
 
+@cache
 def _cosine_transform(device: torch.device) -> Tensor:
     """Return the orthonormal two-dimensional DCT-II of an 8 x 8 block, float32 (64 coefficients, 64 pixels)."""
     index = torch.arange(BLOCK, device=device, dtype=torch.float64)

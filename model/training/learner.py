@@ -66,6 +66,8 @@ class Learner:
         # Agreed upon: some CPUs are measured, and what one finds another of the same kind may not.
         slow = self.world.any(not has_fast_bfloat16(device), device)
         self.autocast = None if slow else torch.bfloat16
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # every step has the same few shapes: the search pays at once
         torch.manual_seed(recipe.seed)
         self.architecture = recipe.architecture(len(training.classes), training.images.shape[-1])
         self.network: ResNet = self.architecture.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -106,7 +108,7 @@ class Learner:
         """
         recipe = self.recipe
         batch = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
-        index = self.world.share(batch)
+        index = self.world.shard(batch)
         rate = one_cycle(epoch * self.steps_per_epoch + number, self.steps, recipe.warmup, recipe.learning_rate)
         for group in self.optimiser.param_groups:
             group["lr"] = rate

@@ -154,7 +154,7 @@ def earlier_runs(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
     return runs + (start if isinstance(start, list) else [])
 
 
-def descent(version: str, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+def lineage(version: str, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what a run from the checkpoint `version`, made by `recipe`, notes as "init_from": the last one first.
 
     It is a flat list of the last MOST_EARLIER_RUNS: one within the other would be too deep to write some day.

@@ -1,12 +1,15 @@
 """Every status code of the contract, reached on purpose."""
 
 import asyncio
+import math
 import threading
+import time
 
 import httpx
 import pytest
 
 from app.batching.batches import EngineBroken
+from app.http.parameters import Options
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
@@ -104,6 +107,27 @@ async def test_408(half):
         assert 'resnet_requests_total{route="/predict",status="408"} 1.0' in (await client.get("/metrics")).text
 
 
+@pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
+@pytest.mark.parametrize("whose", ["the caller's", "the server's"])
+async def test_504_at_the_deadline_while_the_body_is_awaited(half, whose):
+    if whose == "the caller's":
+        settings, half = {}, half.replace(b"\r\n", b"\r\nx-timeout-ms: 50\r\n", 1)
+    else:
+        settings = {"timeout_ms": 50}
+    async with serving(api_key="right", **settings) as client:
+        answer = await send_half(client, half)
+        assert_problem(answer, 504, "deadline-passed")
+        assert answer.headers["connection"] == "close"
+
+
+async def test_504_rather_than_429_once_the_deadline_has_passed(monkeypatch):
+    engine = FakeEngine()
+    async with serving(engine) as client, occupied(engine, client):
+        monkeypatch.setattr("app.http.parameters.Parameters.resolve", lambda *_: Options(time.monotonic() - 1, 10))
+        client.app.state.service.loaded.batcher.admit(1, math.inf)
+        assert_problem(await post(client), 504, "deadline-passed")
+
+
 async def test_an_error_for_a_body_that_was_taken_leaves_the_connection_open():
     async with serving(api_key="right") as client:
         assert "connection" not in (await post(client)).headers  # 401
@@ -194,13 +218,17 @@ async def test_while_the_queue_is_full_predictions_are_refused_before_anything_i
         assert (await post(client)).status_code == 401
 
 
-async def test_500_hides_the_bug_and_the_next_request_works(caplog):
+@pytest.mark.parametrize("size", [10, 100_000], ids=["answered on its connection", "by the framework"])
+async def test_500_hides_the_bug_and_the_next_request_works(caplog, size):
     engine = FakeEngine()
     engine.errors = [RuntimeError("/secret/path at 0x7f00")]
+    picture = PICTURE + bytes(max(0, size - len(PICTURE)))
     async with serving(engine) as client:
-        assert_problem(await post(client), 500, "internal-error")
-        assert (await post(client)).status_code == 200
+        answer = await post(client, picture)
+        assert_problem(answer, 500, "internal-error")
+        assert (await post(client, picture)).status_code == 200
     assert "/secret/path" in caplog.text
+    assert f"request {answer.headers['x-request-id']} failed" in caplog.text
 
 
 @pytest.mark.parametrize(("room", "size"), [("app.http.direct", 10), ("app.routes.predict", 100_000)])
@@ -245,10 +273,20 @@ async def test_503_while_starting():
             release.set()
 
 
-async def test_an_engine_whose_card_is_no_use_ends_the_start(caplog):
+def with_letters_that_are_none(card):
+    card["classes"][0] = "\ud800"
+
+
+def without_a_runtime(card):
+    del card["runtime"]
+
+
+@pytest.mark.parametrize("spoil", [with_letters_that_are_none, without_a_runtime])
+async def test_an_engine_whose_card_is_no_use_ends_the_start(caplog, spoil):
     def factory(_settings):
         engine = FakeEngine()
-        engine.card["classes"] = ["\ud800", *engine.card["classes"][1:]]
+        engine.card["classes"] = list(engine.card["classes"])
+        spoil(engine.card)
         return engine
 
     async with serving(factory=factory, wait=False) as client:
@@ -263,7 +301,9 @@ async def test_503_when_the_engine_broke():
     engine = FakeEngine()
     engine.errors = [EngineBroken("device lost")]
     async with serving(engine) as client:
-        assert_problem(await post(client), 503, "engine-failed")
+        answer = await post(client)
+        assert_problem(answer, 503, "engine-failed")
+        assert int(answer.headers["retry-after"]) >= 1
         ready = await client.get("/readyz")
         assert ready.status_code == 503
         assert "device lost" not in ready.text

@@ -39,6 +39,25 @@ async def test_metrics_have_the_names_of_the_contract(client):
     assert "/nothing" not in text
 
 
+async def test_metrics_have_the_values_of_what_happened():
+    engine = FakeEngine()
+    async with serving(engine) as client:
+        for _ in range(2):
+            await client.post("/predict", content=encode(noise()), headers=PNG)
+        text = (await client.get("/metrics")).text
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        values = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+        for name in ("decode_seconds", "inference_seconds", "confidence", "queue_seconds", "batch_images"):
+            assert values[f"resnet_{name}_count"] == 2, name
+            assert values[f"resnet_{name}_sum"] > 0, name
+        assert 0.1 <= values["resnet_confidence_sum"] / 2 <= 1
+        assert values["resnet_batch_images_sum"] == 2
+        service = client.app.state.service
+        assert values["resnet_ready"] == 1
+        service.lifecycle.drain()
+        assert "resnet_ready 0.0" in (await client.get("/metrics")).text
+
+
 async def test_every_reason_to_refuse_is_counted_from_zero_on(client):
     """Who watches for an increase would not see the first of a kind."""
     text = (await client.get("/metrics")).text

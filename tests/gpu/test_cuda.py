@@ -14,7 +14,7 @@ from app.batching.batches import EngineOutOfMemory
 from app.engine import LARGEST_BATCH, load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
-from model.fused import FusedNetwork, PlainKernels
+from model.fused_convolutions import FusedNetwork, PlainKernels
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 

@@ -3,12 +3,11 @@ import math
 import threading
 import time
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from app.batcher import HAND_OVER_S, Batcher
+from app.batcher import TOP_UP_MIN_BATCH_S, Batcher
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, QueueFull
 from tests.fakes import FakeEngine, answered
 
@@ -204,7 +203,7 @@ async def test_an_abandoned_request_never_costs_the_engine():
 async def test_the_next_batch_follows_without_the_event_loop(counts):
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._batch_s = HAND_OVER_S
+        batcher._batch_s = TOP_UP_MIN_BATCH_S
         first = await occupied(engine, batcher)
         waiting = [submit(batcher, pictures(count, seed=count)) for count in counts]
         await asyncio.sleep(0)
@@ -218,7 +217,7 @@ async def test_the_next_batch_follows_without_the_event_loop(counts):
     assert engine.batches == [1, *([4, 1] if sum(counts) == 5 else [sum(counts)])]
 
 
-@pytest.mark.parametrize(("batch_s", "batches"), [(HAND_OVER_S, 2), (HAND_OVER_S / 2, 1)])
+@pytest.mark.parametrize(("batch_s", "batches"), [(TOP_UP_MIN_BATCH_S, 2), (TOP_UP_MIN_BATCH_S / 2, 1)])
 async def test_a_quick_engine_waits_for_the_event_loop_to_collect_a_batch(batch_s, batches):
     engine = FakeEngine()
     async with running(engine) as batcher:
@@ -235,7 +234,7 @@ async def test_a_quick_engine_waits_for_the_event_loop_to_collect_a_batch(batch_
 async def test_what_is_abandoned_makes_room_in_the_next_batch():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._batch_s = HAND_OVER_S
+        batcher._batch_s = TOP_UP_MIN_BATCH_S
         first = await occupied(engine, batcher)
         jobs = [batcher.submit(batcher.admit(2, math.inf), pictures(2), time.monotonic() + 30) for _ in range(2)]
         jobs[0].abandon()
@@ -254,14 +253,14 @@ async def test_thousands_of_requests_while_batches_begin_are_all_answered_rightl
     async with running(engine, max_queue_images=10_000) as batcher:
 
         async def ask(at):
-            batcher._batch_s = HAND_OVER_S
+            batcher._batch_s = TOP_UP_MIN_BATCH_S
             for _ in range(at % 7):
                 await asyncio.sleep(0)
             outcome = await submit(batcher, every[at : at + 1 + at % 3])
             np.testing.assert_array_equal(outcome.probabilities, answered(every[at : at + 1 + at % 3]))
 
         await asyncio.gather(*(ask(at) for at in range(0, 2000, 3)))
-        assert batcher.queued_images == batcher._waiting_images == batcher._running_images == 0
+        assert batcher.queued_images == batcher._jobs.images == batcher._running_images == 0
     assert sum(engine.batches) == sum(len(every[at : at + 1 + at % 3]) for at in range(0, 2000, 3))
 
 
@@ -318,7 +317,7 @@ async def test_places_are_free_from_when_the_engine_comes_to_a_batch():
     async with running(engine) as batcher:
         compute = engine.run
         batcher._run = lambda images: go_on.acquire(timeout=30) and compute(images)
-        batcher._batch_s = HAND_OVER_S
+        batcher._batch_s = TOP_UP_MIN_BATCH_S
         first = submit(batcher, pictures(1))
         while not batcher._batches or batcher._batches[0].open:
             await asyncio.sleep(0)
@@ -360,7 +359,7 @@ async def test_who_joins_the_batch_that_is_next_is_no_longer_queued():
     engine, go = FakeEngine(), threading.Event()
     async with running(engine) as batcher:
         busy = batcher._worker.run(go.wait, 30)  # the engine's thread has not come to the first batch yet
-        batcher._batch_s = HAND_OVER_S
+        batcher._batch_s = TOP_UP_MIN_BATCH_S
         waiting = [submit(batcher, pictures(1))]
         while not batcher._batches:
             await asyncio.sleep(0)
@@ -372,14 +371,13 @@ async def test_who_joins_the_batch_that_is_next_is_no_longer_queued():
 
 
 @pytest.mark.parametrize(("enqueued", "queue_s"), [(100.0, 2.0), (103.0, 0.0)])
-async def test_a_request_waits_until_the_first_of_its_batches_begins(monkeypatch, enqueued, queue_s):
+async def test_a_request_waits_until_the_first_of_its_batches_begins(enqueued, queue_s):
     batcher = Batcher(FakeEngine().run, MODEL, max_batch=4, max_queue_images=64)
     images = pictures(8)
     job = batcher.submit(batcher.admit(8, math.inf), images, math.inf)
     job.enqueued = enqueued
     for now, part in ((107.0, images[:4]), (115.0, images[4:])):
-        monkeypatch.setattr("app.batcher.time", SimpleNamespace(monotonic=lambda now=now: now))
-        batcher._hand_out([(job, part)], answered(part), seconds=5.0)
+        batcher._deliver([(job, part)], answered(part), started=now - 5.0, seconds=5.0)
     outcome = job.future.result()
     assert (outcome.queue_s, outcome.inference_s) == (queue_s, 10.0)
 
@@ -387,10 +385,10 @@ async def test_a_request_waits_until_the_first_of_its_batches_begins(monkeypatch
 async def test_only_who_is_answered_whole_can_come_back():
     batcher = Batcher(FakeEngine().run, MODEL, max_batch=4, max_queue_images=64)
     answers = []
-    batcher._returns.batch_ended = lambda count, _seconds, _now: answers.append(count)
+    batcher._returning.batch_ended = lambda count, _seconds, _now: answers.append(count)
     images = pictures(6)
     job = batcher.submit(batcher.admit(6, math.inf), images, math.inf)
     for part in (images[:4], images[4:]):
         job.taken += len(part)
-        batcher._hand_out([(job, part)], answered(part), seconds=5.0)
+        batcher._record_batch([(job, part)], seconds=5.0, now=100.0)
     assert answers == [0, 2]

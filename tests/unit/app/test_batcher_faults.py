@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from app.batcher import HAND_OVER_S, MAX_CONSECUTIVE_FAILURES
+from app.batcher import MAX_CONSECUTIVE_FAILURES, TOP_UP_MIN_BATCH_S
 from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, ServiceError
 from tests.fakes import FakeEngine, answered, probabilities_of
@@ -41,6 +41,52 @@ async def test_a_batch_that_does_not_fit_is_halved_once():
         with pytest.raises(EngineFailed):
             await submit(batcher, images)
         assert batcher.alive
+
+
+async def out_of_memory(engine, batcher, times):
+    for number in range(times):
+        engine.errors = [EngineOutOfMemory()]
+        with pytest.raises(EngineFailed):
+            await submit(batcher, pictures(1, seed=number))
+
+
+async def test_an_engine_that_never_has_memory_again_is_broken(monkeypatch):
+    engine, reasons = FakeEngine(), []
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        await out_of_memory(engine, batcher, 2 * MAX_CONSECUTIVE_FAILURES)  # for a moment only
+        assert batcher.alive
+        await submit(batcher, pictures(1))
+        monkeypatch.setattr("app.batcher.OUT_OF_MEMORY_S", 0.0)
+        await out_of_memory(engine, batcher, MAX_CONSECUTIVE_FAILURES - 1)
+        assert batcher.alive  # a batch has worked since the others
+        await out_of_memory(engine, batcher, 1)
+        await asyncio.wait({batcher._task})
+        assert not batcher.alive
+    assert reasons == ["the engine or its batcher died: EngineBroken"]
+
+
+async def test_the_engine_is_closed_in_its_own_thread_at_the_end():
+    closed = []
+    async with running(FakeEngine()) as batcher:
+        await submit(batcher, pictures(1))
+        await batcher.close(lambda: closed.append(threading.current_thread().name))
+        await batcher.close(lambda: closed.append("again"))
+    assert closed == ["engine"]
+
+
+async def test_the_end_waits_for_no_engine_that_hangs_or_cannot_be_closed(monkeypatch, caplog):
+    monkeypatch.setattr("app.batcher.CLOSE_S", 0.01)
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        waiting = await occupied(engine, batcher)
+        await batcher.close(lambda: pytest.fail("it hangs"))
+        engine.release()
+        with pytest.raises(EngineFailed):
+            await waiting
+    assert "the engine hangs" in caplog.text
+    async with running(FakeEngine()) as batcher:
+        await batcher.close(lambda: 1 / 0)
+    assert "the engine could not be closed" in caplog.text
 
 
 async def test_the_time_of_a_halved_batch_counts_once():
@@ -100,7 +146,7 @@ async def test_a_batch_that_nobody_waited_for_is_no_success_between_failures():
     async with running(engine, on_fatal=reasons.append) as batcher:
         for _ in range(MAX_CONSECUTIVE_FAILURES):
             abandoned = await occupied(engine, batcher)
-            batcher._batch_s = HAND_OVER_S
+            batcher._batch_s = TOP_UP_MIN_BATCH_S
             gone = batcher.submit(batcher.admit(1, math.inf), pictures(1), math.inf)
             assert len(batcher._batches) == 2
             gone.abandon()
@@ -187,7 +233,7 @@ async def test_each_of_many_batches_in_a_row_is_progress():
     gate = threading.Semaphore(0)
     async with running(FakeEngine()) as batcher:
         batcher._run = lambda images: gate.acquire(timeout=30) and probabilities_of(images)
-        batcher._batch_s = HAND_OVER_S
+        batcher._batch_s = TOP_UP_MIN_BATCH_S
         first = submit(batcher, pictures(1))
         while not batcher._batches or batcher._batches[0].open:
             await asyncio.sleep(0)
@@ -205,7 +251,7 @@ async def test_each_of_many_batches_in_a_row_is_progress():
 async def test_what_has_expired_when_its_batch_begins_is_not_computed():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._batch_s = HAND_OVER_S
+        batcher._batch_s = TOP_UP_MIN_BATCH_S
         first = await occupied(engine, batcher)
         late = batcher.submit(batcher.admit(2, math.inf), pictures(2), time.monotonic() + 0.01)
         alive = submit(batcher, pictures(1))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app.batcher import HAND_OVER_S
+from app.batcher import TOP_UP_MIN_BATCH_S
 from app.errors import ClientGone
 from tests.fakes import FakeEngine
 from tests.unit.app.test_batcher import occupied, pictures, running, submit
@@ -51,7 +51,7 @@ async def test_with_a_wait_what_does_not_fill_a_batch_is_not_handed_over_either(
     engine = FakeEngine()
     async with running(engine, max_wait_s=0.001) as batcher:
         first = await occupied(engine, batcher)
-        batcher._batch_s = HAND_OVER_S
+        batcher._batch_s = TOP_UP_MIN_BATCH_S
         waiting = submit(batcher, pictures(2))
         assert len(batcher._batches) == 1
         engine.release()
@@ -108,7 +108,7 @@ async def answered_one(batcher):
 async def test_who_is_expected_back_shares_the_next_batch():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._returns = Expecting(3)
+        batcher._returning = Expecting(3)
         await answered_one(batcher)
         first = [submit(batcher, pictures(1, seed=n)) for n in range(2)]
         for _ in range(5):
@@ -121,7 +121,7 @@ async def test_who_is_expected_back_shares_the_next_batch():
 async def test_who_is_expected_back_and_stays_away_is_waited_for_no_longer_than_others_took():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._returns = Expecting(3, seconds=0.01)
+        batcher._returning = Expecting(3, seconds=0.01)
         await answered_one(batcher)
         await submit(batcher, pictures(2))
     assert engine.batches == [1, 2]
@@ -130,7 +130,7 @@ async def test_who_is_expected_back_and_stays_away_is_waited_for_no_longer_than_
 async def test_a_full_batch_waits_for_nobody_who_is_expected():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._returns = Expecting(100)
+        batcher._returning = Expecting(100)
         await answered_one(batcher)
         await submit(batcher, pictures(4))
     assert engine.batches == [1, 4]
@@ -139,7 +139,7 @@ async def test_a_full_batch_waits_for_nobody_who_is_expected():
 async def test_an_engine_that_takes_over_waits_for_nobody_who_is_expected():
     old, new = FakeEngine(), FakeEngine(shift=1)
     async with running(old) as batcher:
-        batcher._returns = Expecting(3)
+        batcher._returning = Expecting(3)
         await answered_one(batcher)
         await batcher.swap(new.run, {"name": "fake", "version": "2"})
 
@@ -147,8 +147,8 @@ async def test_an_engine_that_takes_over_waits_for_nobody_who_is_expected():
 async def test_while_others_are_expected_only_a_full_batch_is_handed_over():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._batch_s = HAND_OVER_S
-        batcher._returns = Expecting(0)
+        batcher._batch_s = TOP_UP_MIN_BATCH_S
+        batcher._returning = Expecting(0)
         first = await occupied(engine, batcher)
         waiting = [submit(batcher, pictures(3))]
         await asyncio.sleep(0)
@@ -164,7 +164,7 @@ async def test_while_others_are_expected_only_a_full_batch_is_handed_over():
 async def test_with_a_wait_nobody_is_waited_for_besides():
     engine = FakeEngine()
     async with running(engine, max_wait_s=0.001) as batcher:
-        batcher._returns = Expecting(3, seconds=3600)
+        batcher._returning = Expecting(3, seconds=3600)
         await answered_one(batcher)
         await submit(batcher, pictures(1))
     assert engine.batches == [1, 1]

@@ -20,8 +20,8 @@ from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.engine import LARGEST_BATCH, CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
+from model.batch_norm_folding import fold_batch_norm
 from model.evaluate import compute_logits
-from model.fuse import fold_batch_norm
 from model.runtimes.openvino_core import core
 from tests.conftest import ROOT
 

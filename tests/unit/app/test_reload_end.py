@@ -22,7 +22,7 @@ class HangingEngine(FakeEngine):
         self.released.wait()
 
 
-class Parts:
+class Predictor:
     """What is served; the batch before a swap never ends."""
 
     def __init__(self):
@@ -30,7 +30,7 @@ class Parts:
         self.card = self.engine.card
         self.asked = asyncio.Event()
 
-    async def adopt(self, _engine):
+    async def swap_engine(self, _engine):
         self.asked.set()
         await asyncio.Event().wait()
 
@@ -38,11 +38,11 @@ class Parts:
 @pytest.mark.anyio
 async def test_an_engine_that_does_not_let_go_keeps_nobody_from_the_end(monkeypatch):
     monkeypatch.setattr("app.reload.LET_GO_S", 0.01)
-    released, parts = threading.Event(), Parts()
+    released, predictor = threading.Event(), Predictor()
     pool = ThreadPoolExecutor(1)
     reloader = Reloader(lambda: HangingEngine(released), pool, Telemetry())
-    reloader.begin(parts)
-    await asyncio.wait_for(parts.asked.wait(), 10)
+    reloader.begin(predictor)
+    await asyncio.wait_for(predictor.asked.wait(), 10)
     await asyncio.wait_for(reloader.close(), 10)
     assert reloader.running
     released.set()

@@ -23,7 +23,7 @@ def reloaded(settings, works):
         return FakeEngine()
 
     service = EngineService(settings, load)
-    service._parts = SimpleNamespace(engine=SimpleNamespace(tuning=TUNING))
+    service._predictor = SimpleNamespace(engine=SimpleNamespace(tuning=TUNING))
     try:
         service._load_engine()
     except EngineUnavailable:

@@ -12,7 +12,7 @@ import uvloop
 from app.engine_service import EngineService
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
-from app.server import LISTENERS, Server, first_port
+from app.server import LISTENERS, Server, main_server_config
 from app.settings import Settings
 from tests.fakes import FakeEngine
 
@@ -83,7 +83,7 @@ async def read_answer(client):
 
 async def shut_over_an_unread_request():
     """Close an idle connection in whose socket a request lies that the loop has not read; return what comes then."""
-    limits = ConnectionLimits(60, 60, 60, 10, lambda _reason: None)
+    limits = ConnectionLimits(60, 60, 10, lambda _reason: None)
     server, running, address = await started(partial(Connection, limits=limits))
     with socket.create_connection(address) as idle, socket.create_connection(address) as busy:
         for client in (idle, busy):
@@ -133,7 +133,7 @@ def test_a_crowd_is_let_in_within_a_few_turns_of_the_loop(new_loop):
 
 async def shut_over_a_newcomer(*, speaks):
     """End with a client that has connected and sent nothing yet; return what it is answered."""
-    limits = ConnectionLimits(60, 60, 60, 10, lambda _reason: None)
+    limits = ConnectionLimits(60, 60, 10, lambda _reason: None)
     server, running, address = await started(partial(Connection, limits=limits))
     with socket.create_connection(address) as client:
         client.setblocking(False)
@@ -166,5 +166,5 @@ def test_who_has_just_connected_is_heard_but_not_waited_for_for_ever(new_loop, s
 @pytest.mark.parametrize(("processes", "share"), [(1, 100), (3, 33)])
 def test_http_processes_share_the_connections(processes, share):
     settings = Settings(max_connections=100, http_processes=processes)
-    config = first_port(hello, EngineService(settings, lambda _settings: FakeEngine()))
+    config = main_server_config(hello, EngineService(settings, lambda _settings: FakeEngine()))
     assert config.http.keywords["limits"].max_connections == share

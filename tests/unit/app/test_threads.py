@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.threads import STEP_BACK, ThreadDied, Worker, step_back
+from app.threads import NICENESS, ThreadDied, Worker, lower_priority
 
 LEAST = 19  # of Linux
 
@@ -29,21 +29,21 @@ def niceness_of_a_child():
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a niceness is the whole process's")
 def test_a_pool_that_steps_back_does_so_alone_and_with_its_children(monkeypatch):
     before = niceness()  # not 0 where the tests themselves were started behind others
-    behind = min(before + STEP_BACK, LEAST)
-    monkeypatch.setattr("app.threads.STEP_BACK", behind)
-    with ThreadPoolExecutor(1, initializer=step_back) as pool:
+    behind = min(before + NICENESS, LEAST)
+    monkeypatch.setattr("app.threads.NICENESS", behind)
+    with ThreadPoolExecutor(1, initializer=lower_priority) as pool:
         assert pool.submit(niceness).result() == behind
         assert pool.submit(niceness_of_a_child).result() == behind
     assert niceness() == before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a niceness is the whole process's")
-@pytest.mark.parametrize("started_at", [STEP_BACK, 10])
+@pytest.mark.parametrize("started_at", [NICENESS, 10])
 def test_who_is_behind_already_stays_there(monkeypatch, started_at):
     """To come forward takes a privilege, and was not asked for."""
     monkeypatch.setattr(os, "getpriority", lambda *_: started_at)
     monkeypatch.setattr(os, "setpriority", lambda *_: pytest.fail("it moved"))
-    step_back()
+    lower_priority()
 
 
 @pytest.fixture

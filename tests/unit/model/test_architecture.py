@@ -47,7 +47,7 @@ def test_every_convolution_is_the_one_that_torch_builds(architecture):
 
 
 def test_an_identity_needs_no_projection_and_a_plain_block_has_neither():
-    assert Block("b", "residual", 8, 8).projection is None
-    assert Block("b", "residual", 8, 16).projection == Convolution("b.shortcut.conv", "b.shortcut.norm", 8, 16, 1)
+    assert Block("b", "basic", 8, 8).projection is None
+    assert Block("b", "basic", 8, 16).projection == Convolution("b.shortcut.conv", "b.shortcut.norm", 8, 16, 1)
     assert Block("b", "bottleneck", 32, 8, stride=2).projection.stride == 2
-    assert Block("b", "residual", 8, 16, stride=2, shortcut="none").projection is None
+    assert Block("b", "basic", 8, 16, stride=2, shortcut="none").projection is None

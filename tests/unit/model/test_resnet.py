@@ -7,8 +7,8 @@ import torchvision
 from torch import Tensor, nn
 
 from model.architecture import MAX_GROUPED_WIDTH, Architecture
+from model.batch_norm_folding import fold_batch_norm
 from model.cost import count_macs, count_parameters
-from model.fuse import fold_batch_norm
 from model.resnet import (
     Bottleneck,
     Projection,

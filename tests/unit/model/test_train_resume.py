@@ -241,7 +241,7 @@ def test_processes_that_find_different_states_are_refused(
 
 def test_processes_stop_together_also_in_epochs_of_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(World, "any", lambda _, flag, _device: flag)
-    monkeypatch.setattr(World, "sum", lambda _, value: value)
+    monkeypatch.setattr(World, "all_reduce_sum_", lambda _, value: value)
     running = trainer(tmp_path)
     running.world = World(rank=0, size=2)
     running.request_stop()
@@ -258,7 +258,7 @@ def test_an_epochs_tally_goes_on_in_more_or_fewer_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int
 ) -> None:
     """A batch's loss is the mean of its processes' losses, what was right in it the sum of what was in each."""
-    monkeypatch.setattr(World, "sum", lambda world, value: value * world.size)  # all are alike
+    monkeypatch.setattr(World, "all_reduce_sum_", lambda world, value: value * world.size)  # all are alike
     monkeypatch.setattr(World, "gather", lambda _, part: part)
     saving, resuming = trainer(tmp_path), trainer(tmp_path)
     saving.world, resuming.world = World(size=before), World(rank=after - 1, size=after)

@@ -304,11 +304,12 @@ def test_close_closes_all():
 
 
 def test_lanes_that_were_opened_before_one_failed_are_closed_again(monkeypatch):
-    opened = []
+    opened, searches = [], []
 
     class Lane(PretendedLane):
-        def __init__(self, *_):
+        def __init__(self, *_, search):
             super().__init__()
+            searches.append(search)
             if opened:
                 raise torch.OutOfMemoryError("no memory for a second one")
             opened.append(self)
@@ -319,3 +320,4 @@ def test_lanes_that_were_opened_before_one_failed_are_closed_again(monkeypatch):
     with pytest.raises(torch.OutOfMemoryError):
         plain.open()
     assert [lane.closed for lane in opened] == [True]
+    assert searches[0] is searches[1]  # one time for all lanes

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.backends.cuda_lane import WARM_UP_RUNS, CudaLane, take_stream
+from app.backends.cuda_lane import WARM_UP_RUNS, CudaLane, CudnnSearch, take_stream
 from app.backends.lanes import Lanes
 from tests.fake_cuda import FakeCuda
 
@@ -114,6 +114,23 @@ def test_cudnn_searches_before_the_recording_and_never_within_it(cuda, monkeypat
     make_lane(compute).prepare(2)
     assert seen == [(False, True)] * WARM_UP_RUNS + [(True, False)]
     assert torch.backends.cudnn.benchmark is set_before
+
+
+@pytest.mark.usefixtures("cuda")
+def test_cudnn_guesses_once_its_search_has_taken_its_time(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    seen = []
+
+    def compute(batch):
+        seen.append((len(batch), torch.backends.cudnn.benchmark))
+        return forward(batch)
+
+    search = CudnnSearch(budget_s=1e-9)
+    lanes = [CudaLane(compute, CPU, 4, 2, 5, search=search) for _ in range(2)]
+    for lane, size in ((lanes[0], 1), (lanes[0], 2), (lanes[1], 1)):
+        lane.prepare(size)
+    assert [searched for _, searched in seen[:WARM_UP_RUNS]] == [True] * WARM_UP_RUNS
+    assert not any(searched for _, searched in seen[WARM_UP_RUNS:])
 
 
 def test_the_search_ends_with_what_fails(cuda):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.backends import measured, openvino_backend
-from app.backends.openvino_backend import HALVES_FROM, LEAST_GAIN, OpenVinoBackend, open_openvino
+from app.backends.openvino_backend import HALVES_FROM, MIN_SPEEDUP, OpenVinoBackend, open_openvino
 from app.batching.batches import EngineOutOfMemory
 from app.engine import load_engine
 from app.settings import Settings
@@ -22,7 +22,7 @@ def source() -> Checkpoint:
 
 def opened(source: Checkpoint, monkeypatch: pytest.MonkeyPatch, *, gain: float, threads: int = 2) -> OpenVinoBackend:
     """Open the backend where halves are so many times as quick."""
-    monkeypatch.setattr(openvino_backend, "gain", lambda *_: gain)
+    monkeypatch.setattr(openvino_backend, "speedup", lambda *_: gain)
     return open_openvino(source, Settings(device="cpu", threads=threads))
 
 
@@ -75,7 +75,7 @@ def test_where_halves_lose_no_second_model_is_kept(
 def test_eight_bit_integers_are_computed_whole_unless_halves_are_asked_for(
     source: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_backend, "gain", lambda *_: 2.0)
+    monkeypatch.setattr(openvino_backend, "speedup", lambda *_: 2.0)
     settings = Settings(device="cpu", threads=2, precision="int8")
     assert not open_openvino(source, settings).split_batches
     assert open_openvino(source, settings.model_copy(update={"split_batches": True})).split_batches
@@ -86,7 +86,7 @@ def test_what_is_given_is_not_measured(source: Checkpoint, monkeypatch: pytest.M
     def measure(*_: object) -> float:
         raise AssertionError("as beside an engine that serves")
 
-    monkeypatch.setattr(openvino_backend, "gain", measure)
+    monkeypatch.setattr(openvino_backend, "speedup", measure)
     settings = Settings(device="cpu", threads=2, split_batches=split)
     assert open_openvino(source, settings).split_batches is split
     assert not open_openvino(source, settings.model_copy(update={"threads": 1})).split_batches  # there is one thread
@@ -96,11 +96,11 @@ def test_what_is_given_is_not_measured(source: Checkpoint, monkeypatch: pytest.M
 def test_an_engine_that_is_given_what_another_one_found_is_its_like(
     source: Checkpoint, monkeypatch: pytest.MonkeyPatch, gain: float
 ) -> None:
-    monkeypatch.setattr(openvino_backend, "gain", lambda *_: gain)
+    monkeypatch.setattr(openvino_backend, "speedup", lambda *_: gain)
     settings = Settings(device="cpu", runtime="openvino", threads=2, max_queue_images=256)
     first = load_engine(settings)
-    assert first.backend.split_batches is (gain >= LEAST_GAIN)
-    monkeypatch.setattr(openvino_backend, "gain", lambda *_: 2.8 - gain)
+    assert first.backend.split_batches is (gain >= MIN_SPEEDUP)
+    monkeypatch.setattr(openvino_backend, "speedup", lambda *_: 2.8 - gain)
     assert load_engine(settings.model_copy(update=first.tuning)).tuning == first.tuning
 
 
@@ -148,7 +148,7 @@ def test_the_gain_is_what_the_clock_says_that_says_the_most(
     monkeypatch: pytest.MonkeyPatch, whole: list[float], halves: list[float], gain: float
 ) -> None:
     """Of seconds on the wall and of the processor."""
-    ways: dict[str, measured.Way] = {"whole": Mock(), "halves": Mock()}
+    ways: dict[str, measured.Candidate] = {"whole": Mock(), "halves": Mock()}
     seconds = {ways["whole"]: whole, ways["halves"]: halves}
     monkeypatch.setattr(measured, "quickest", lambda *_: seconds)
-    assert measured.gain(ways["whole"], ways["halves"], pictures(1)) == pytest.approx(gain)
+    assert measured.speedup(ways["whole"], ways["halves"], pictures(1)) == pytest.approx(gain)

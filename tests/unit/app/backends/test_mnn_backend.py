@@ -66,7 +66,7 @@ def test_the_faster_one_is_taken_and_what_is_given_is_not_measured(source, monke
     ("openvino", "mnn", "faster"), [(1.0, 0.8, True), (1.0, 0.95, False), (1.0, 2.0, False)], ids=str
 )
 def test_a_gain_of_less_than_a_tenth_is_left_to_openvino(monkeypatch, openvino, mnn, faster):
-    monkeypatch.setattr(mnn_backend, "gain", lambda *_: openvino / mnn)
+    monkeypatch.setattr(mnn_backend, "speedup", lambda *_: openvino / mnn)
     assert mnn_backend._is_faster(None, None, pictures(1)) is faster
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.batching.batch_sizes import LEAST, RUNS, choose_batch_sizes, ladder
+from app.batching.batch_sizes import MIN_LARGEST_BATCH, RUNS, choose_batch_sizes, ladder
 from app.batching.batches import EngineOutOfMemory
 
 
@@ -29,7 +29,7 @@ class Machine:
         (lambda images: 0.001 + 0.0001 * images, 16, 16),
         (lambda images: 0.001 * max(images, 32), 64, 32),  # a device with 32 places
         (lambda images: 0.001 * max(images, 32) if images < 64 else 0.01 * images, 64, 32),  # a larger one is slower
-        (lambda images: 0.001 * images, 64, LEAST),  # nothing is gained
+        (lambda images: 0.001 * images, 64, MIN_LARGEST_BATCH),  # nothing is gained
         (lambda images: 0.001 * images, 4, 4),
     ],
 )
@@ -85,7 +85,7 @@ def test_what_a_first_run_sets_up_is_not_the_measurements():
 def test_of_a_few_runs_the_quickest_counts():
     def seconds(images):
         disturbed = machine.batches.count(images) < 1 + RUNS  # all runs of a size but the last one
-        return 0.009 if disturbed and images > LEAST else 0.001
+        return 0.009 if disturbed and images > MIN_LARGEST_BATCH else 0.001
 
     machine = Machine(seconds)
     assert machine.choose(largest=64) == ladder(64)
@@ -112,13 +112,13 @@ def test_a_machine_that_becomes_slower_for_all_sizes_does_not_make_the_larger_on
 def test_where_there_is_time_what_is_never_chosen_is_not_measured():
     machine = Machine(lambda images: 0.01 * images**0.8)  # a processor that needs all of the second
     assert machine.choose() == ladder(32)
-    assert sorted({*machine.batches}) == [1, LEAST, 32]
+    assert sorted({*machine.batches}) == [1, MIN_LARGEST_BATCH, 32]
 
 
 def test_a_single_image_that_takes_long_says_little_of_many():
     machine = Machine(lambda images: 0.03 + 0.001 * images)
     machine.choose()
-    assert sorted({*machine.batches}) == [1, 2, 4, LEAST, 32]
+    assert sorted({*machine.batches}) == [1, 2, 4, MIN_LARGEST_BATCH, 32]
 
 
 @pytest.mark.parametrize(("room", "largest"), [(1, 1), (12, 8), (16, 16), (32, 32), (63, 32)])
@@ -179,7 +179,7 @@ def test_beside_other_programs_the_processors_own_time_counts():
     def choose(*clocks):
         return choose_batch_sizes(run, 8, 64, clocks=[lambda clock=clock: now[clock] for clock in clocks])
 
-    assert choose("wall") == ladder(LEAST)
+    assert choose("wall") == ladder(MIN_LARGEST_BATCH)
     assert choose("wall", "processor") == ladder(64)
 
 
@@ -192,7 +192,7 @@ def test_a_start_on_a_busy_machine_does_not_make_batches_small_for_good():
         now["processor"] += 0.01 * len(images)
 
     clocks = (lambda: now["wall"], lambda: now["processor"])
-    assert choose_batch_sizes(run, 8, 64, clocks=clocks) == ladder(LEAST)
+    assert choose_batch_sizes(run, 8, 64, clocks=clocks) == ladder(MIN_LARGEST_BATCH)
 
 
 def test_threads_that_have_nothing_to_do_cost_no_processor_time_and_count_all_the_same():

@@ -2,6 +2,7 @@ import asyncio
 import base64
 import json
 import random
+import time
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from app.errors import (
     BodyTooLarge,
     BodyTooSlow,
     ClientGone,
+    DeadlinePassed,
     MalformedRequest,
     QueueFull,
     TooManyImages,
@@ -62,6 +64,9 @@ async def test_too_many_bytes_are_refused_whether_announced_or_not(length):
 async def test_a_body_that_stops_coming_is_too_slow():
     with pytest.raises(BodyTooSlow):
         await read_body(receiver(b"ab", ending="never"), None, no_limit, max_bytes=4, timeout_s=0.01)
+    deadline = time.monotonic() + 0.01
+    with pytest.raises(DeadlinePassed):
+        await read_body(receiver(b"ab", ending="never"), None, no_limit, max_bytes=4, timeout_s=60, deadline=deadline)
 
 
 @pytest.mark.anyio

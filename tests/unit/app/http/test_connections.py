@@ -8,8 +8,8 @@ import weakref
 
 import pytest
 
-from app.http.connection_limits import OTHER_FILES, connections_within_files
-from app.http.conversation import WHEN_GONE, WHOLE
+from app.http.connection_limits import OTHER_FILES, raise_file_limit
+from app.http.direct_interface import WHEN_GONE, WHOLE
 from tests.connections import HALF, REQUEST, Port, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
@@ -181,6 +181,36 @@ async def test_a_client_that_never_takes_the_last_bytes_does_not_keep_the_connec
             await asyncio.sleep(0.001)
 
 
+async def test_a_header_of_which_a_part_has_come_is_answered_when_the_connection_is_to_be_closed():
+    protocol, transport = Port().connect()
+    protocol.data_received(REQUEST[:20])
+    protocol.shutdown()
+    assert not transport.is_closing()
+    assert protocol._header_timer.when() < protocol.loop.time() + 2
+    protocol.data_received(REQUEST[20:])
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in transport.sent
+    assert transport.is_closing()
+
+
+async def test_a_refused_client_that_still_sends_its_body_is_not_reset(monkeypatch):
+    monkeypatch.setattr("app.http.connections.LINGER_S", 0.01)
+
+    async def refuse(scope, _receive, _send):
+        await scope["extensions"][WHOLE]["respond"](408, [(b"content-length", b"0"), (b"connection", b"close")], b"")
+
+    protocol, transport = Port(refuse).connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 408")
+    assert transport.half_closed
+    assert not transport.is_closing()
+    protocol.data_received(b"more")
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert not transport.aborted
+
+
 async def test_the_end_of_a_connection_ends_its_timers():
     protocol, _ = Port().connect()
     protocol.pause_writing()
@@ -220,5 +250,5 @@ def test_connections_leave_files_for_the_rest(monkeypatch, soft, hard, wanted, a
     now = [(soft, hard)]
     monkeypatch.setattr(resource, "getrlimit", lambda _which: now[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _which, limits: now.append(limits))
-    assert connections_within_files(wanted) == allowed
+    assert raise_file_limit(wanted) == allowed
     assert (now[-1] if len(now) > 1 else None) in (raised, (soft, hard))

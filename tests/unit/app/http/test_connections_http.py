@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.http.conversation import WHOLE
+from app.http.direct_interface import WHOLE
 from app.http.parsing import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, MAX_UPGRADES, PIECE_BYTES
 from tests.connections import REQUEST, Port, answer, echo, ended
 

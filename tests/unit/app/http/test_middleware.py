@@ -17,10 +17,10 @@ class Telemetry:
         self.statuses = []
         self.reasons = []
 
-    def refused(self, reason):
+    def record_refusal(self, reason):
         self.reasons.append(reason)
 
-    def answered(self, _route, status, _seconds):
+    def record_answer(self, _route, status, _seconds):
         self.statuses.append(status)
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from app.http import ports
-from app.http.ports import open_port, turn_away
+from app.http.ports import drop_new_connections, open_port
 from app.settings import SettingsError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")
@@ -65,7 +65,7 @@ def is_in(client):
 def test_who_is_there_is_served_and_nobody_else_comes_in(port):
     with comer(port) as early:
         assert is_in(early)
-        turn_away(port)
+        drop_new_connections(port)
         with comer(port) as late:
             assert not is_in(late)
             accepted = port.accept()[0]
@@ -83,6 +83,6 @@ def test_who_is_there_is_served_and_nobody_else_comes_in(port):
 @linux
 def test_where_it_is_forbidden_the_port_is_as_it_was(port, monkeypatch):
     monkeypatch.setattr(ports, "SO_ATTACH_FILTER", 9999)
-    turn_away(port)
+    drop_new_connections(port)
     with comer(port) as client:
         assert is_in(client)

@@ -5,14 +5,14 @@ import sys
 import pytest
 
 from app.processes import key_counts
-from app.processes.block import Block
 from app.processes.key_counts import NEAR, SharedUnderWay
+from app.processes.shared_state import SharedState
 from tests.conftest import ROOT
 
 RACER = """
 import sys
-from app.processes.block import Block
-under_way = Block(int(sys.argv[1]), 1).under_way
+from app.processes.shared_state import SharedState
+under_way = SharedState(int(sys.argv[1]), 1).under_way
 sys.stdin.readline()
 print(sum(under_way.begin("key", 1000) for _ in range(700)))
 """
@@ -20,8 +20,8 @@ print(sum(under_way.begin("key", 1000) for _ in range(700)))
 
 @pytest.fixture
 def views():
-    first = Block.create(2)
-    yield first.under_way, Block(first.file, 2).under_way
+    first = SharedState.create(2)
+    yield first.under_way, SharedState(first.file, 2).under_way
     os.close(first.file)
 
 
@@ -45,24 +45,24 @@ def test_what_has_no_limit_is_counted_too_for_it_may_get_one(views):
 
 
 def test_processes_that_count_at_once_never_exceed_a_limit():
-    block = Block.create(1)
-    command = [sys.executable, "-c", RACER, str(block.file)]
+    shared = SharedState.create(1)
+    command = [sys.executable, "-c", RACER, str(shared.file)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    racers = [subprocess.Popen(command, cwd=ROOT, pass_fds=[block.file], **pipes) for _ in range(2)]
+    racers = [subprocess.Popen(command, cwd=ROOT, pass_fds=[shared.file], **pipes) for _ in range(2)]
     for racer in racers:
         racer.stdin.write("\n")
         racer.stdin.flush()
     assert sum(int(racer.communicate()[0]) for racer in racers) == 1000
-    os.close(block.file)
+    os.close(shared.file)
 
 
 @pytest.fixture
 def crowded(monkeypatch):
     """A table in which all names want the same place."""
     monkeypatch.setattr(SharedUnderWay, "_digest", lambda _self, name: bytes(4) + name.encode().ljust(12))
-    block = Block.create(1)
-    yield block.under_way
-    os.close(block.file)
+    shared = SharedState.create(1)
+    yield shared.under_way
+    os.close(shared.file)
 
 
 def test_names_that_want_the_same_row_are_counted_apart_and_rows_are_used_again(crowded):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, NotReady, QueueFull
-from app.processes.block import Block
+from app.processes.engine_process import EngineProcessService
 from app.processes.frames import Kind
-from app.processes.host import HostService
 from app.processes.link import Link
 from app.processes.remote import RemoteBatcher
+from app.processes.shared_state import SharedState
 from app.settings import Settings
 from tests.fakes import FakeEngine, answered
 
@@ -33,9 +33,9 @@ class Pair:
         given = {"http_processes": 2, "batch_sizes": "1,2,4", "max_images": 4} | settings
         self.settings = Settings(**given)
         engine.batch_sizes = self.settings.batch_sizes
-        self.host = HostService(self.settings, lambda _settings: engine)
-        self.block = Block(self.host.block.file, 2)
-        self.remote = RemoteBatcher(self.block, 0, self.settings, self.send)
+        self.host = EngineProcessService(self.settings, lambda _settings: engine)
+        self.shared = SharedState(self.host.shared.file, 2)
+        self.remote = RemoteBatcher(self.shared, 0, self.settings, self.send)
         handlers = {Kind.ANSWER: self.remote.on_answer, Kind.REFUSAL: self.remote.on_refusal}
         self.statuses = []
         self.link = Link({**handlers, Kind.STATUS: self.statuses.append}, self.remote.lose)
@@ -46,19 +46,19 @@ class Pair:
     async def open(self):
         ours, theirs = socket.socketpair()
         other, self.other_end = socket.socketpair()
-        for front, end in zip(self.host.fronts, (ours, other), strict=True):
-            await front.link.open(end)
-            front.serving.set()
+        for worker, end in zip(self.host.workers, (ours, other), strict=True):
+            await worker.link.open(end)
+            worker.serving.set()
         await self.link.open(theirs)
         await self.host.start()
         await self.host._loading
 
     async def close(self):
-        for link in (self.link, *(front.link for front in self.host.fronts)):
+        for link in (self.link, *(worker.link for worker in self.host.workers)):
             if not link.lost.is_set():
                 await link.close()
         self.other_end.close()
-        os.close(self.block.file)
+        os.close(self.shared.file)
 
     @property
     def batcher(self):
@@ -140,7 +140,7 @@ async def test_what_cannot_be_sent_leaves_its_places_with_the_request(monkeypatc
                 pair.remote.submit(ticket, pictures(3), time.monotonic() + 30)
         ticket.release()
         assert pair.remote.queued_images == 0
-        assert pair.block.coming_images() == 0
+        assert pair.shared.in_flight_images() == 0
         await pair.submit(pictures(1)).wait()
 
 
@@ -148,11 +148,11 @@ async def test_what_there_is_no_room_for_is_refused_here():
     engine = FakeEngine()
     async with joined(engine, max_queue_images=6) as pair:
         first = await occupied(engine, pair)
-        pair.block.take(1, 4)  # the other HTTP process is decoding them
+        pair.shared.count_admitted(1, 4)  # the other HTTP process is decoding them
         pair.remote.require_room(2, math.inf)
         with pytest.raises(QueueFull):
             pair.remote.admit(3, math.inf)
-        pair.block.take(1, -4)
+        pair.shared.count_admitted(1, -4)
         engine.release()
         await first
 
@@ -169,7 +169,7 @@ async def test_what_slips_through_is_refused_there_with_the_same_error():
             await waiting[1]
         assert refused.value.retry_after_s >= 1
         assert pair.batcher.queued_images == 5
-        assert pair.block.coming_images() == 0
+        assert pair.shared.in_flight_images() == 0
         ticket.release()
         engine.release()
         await asyncio.gather(first, waiting[0])
@@ -192,7 +192,7 @@ async def test_images_that_nobody_waits_for_are_cancelled_before_they_cost_anyth
             await waiting
         await until(lambda: pair.batcher.queued_images == 0)
         assert pair.remote.queued_images == 0
-        assert list(pair.host.fronts[0]._jobs) == [1]
+        assert list(pair.host.workers[0]._jobs) == [1]
         engine.release()
         await first
         await pair.submit(pictures(1)).wait()
@@ -206,7 +206,7 @@ async def test_when_the_engine_process_ends_all_that_waits_fails_and_nothing_mor
         waiting = asyncio.ensure_future(pair.submit(pictures(1)).wait())
         ticket = pair.remote.admit(1, math.inf)
         pair.host.closing = True
-        await pair.host.fronts[0].link.close()
+        await pair.host.workers[0].link.close()
         for one in (first, waiting):
             with pytest.raises(EngineFailed):
                 await one
@@ -235,13 +235,13 @@ async def test_when_the_http_process_ends_its_images_cost_nothing_and_the_servic
 
 async def test_a_decoder_that_hangs_in_any_process_makes_the_service_unready():
     async with joined(FakeEngine(), stall_timeout_s=5) as pair:
-        pair.block.beat(1, 4.0)
+        pair.shared.beat(1, 4.0)
         assert pair.host.unready_reason() is None
-        pair.block.beat(1, 6.0)
+        pair.shared.beat(1, 6.0)
         assert pair.host.stalled() == "the decoder makes no progress"
         pair.statuses.clear()
         await until(lambda: any(b'"stalled": "the decoder makes no progress"' in one for one in pair.statuses))
-        pair.block.beat(1, 0.0)
+        pair.shared.beat(1, 0.0)
         assert pair.host.unready_reason() is None
 
 

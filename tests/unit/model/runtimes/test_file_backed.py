@@ -24,7 +24,7 @@ def test_arrays_take_memory_only_while_they_are_read():
     kept = backed.keep(written)
     np.testing.assert_array_equal(kept, written)
     assert resident_kb(kept) >= written.nbytes >> 10
-    backed.let_go()
+    backed.drop_pages()
     assert resident_kb(kept) == 0
     np.testing.assert_array_equal(kept, written)
 
@@ -72,5 +72,5 @@ def test_without_room_or_folder_they_lie_in_memory(monkeypatch, missing):
     written = numbers(1000)
     backed = FileBacked(written.nbytes)
     kept = backed.keep(written)
-    backed.let_go()
+    backed.drop_pages()
     np.testing.assert_array_equal(kept, written)

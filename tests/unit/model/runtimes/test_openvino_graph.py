@@ -6,7 +6,7 @@ import torch
 
 from model.architecture import Architecture, Convolution
 from model.runtimes import openvino_graph
-from model.runtimes.folded import fold
+from model.runtimes.folded_layers import fold
 from model.runtimes.openvino_core import core
 from model.runtimes.openvino_graph import float_model, largest_weight, quantised_model
 from model.transforms import normalise

@@ -3,10 +3,12 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed as dist
 
 from model import checkpoint
 from model.resnet import resnet18
@@ -98,19 +100,40 @@ def test_two_processes_go_on_in_the_middle_of_an_epoch_that_one_began(tmp_path: 
         assert resumed["accuracy"] == pytest.approx(undisturbed["accuracy"], abs=0.05)
 
 
+@pytest.mark.parametrize(("fails", "ended"), [(False, 1), (True, 0)])
+def test_a_process_that_fails_on_a_gpu_waits_for_no_other(
+    monkeypatch: pytest.MonkeyPatch, fails: bool, ended: int
+) -> None:
+    """NCCL's end waits for the others, which may be waiting for this process."""
+    calls: list[str] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda _backend: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroyed"))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    with suppress(OSError), join_world(torch.device("cuda")) as (world, device):
+        assert (world.rank, device) == (1, torch.device("cuda", 1))
+        if fails:
+            raise OSError("the disk is full")
+    assert len(calls) == ended
+
+
 def test_one_process_is_a_world_of_its_own() -> None:
     world = World()
-    assert world.leads
-    assert world.share(torch.arange(4)).tolist() == [0, 1, 2, 3]
+    assert world.is_main
+    assert world.shard(torch.arange(4)).tolist() == [0, 1, 2, 3]
     assert world.any(True, torch.device("cpu"))
     assert not world.any(False, torch.device("cpu"))
-    assert float(world.sum(torch.tensor(2.0))) == 2.0
+    assert float(world.all_reduce_sum_(torch.tensor(2.0))) == 2.0
     assert world.gather(torch.arange(3)).tolist() == [0, 1, 2]
 
 
 def test_shares_are_disjoint_and_cover_the_batch() -> None:
     batch = torch.arange(12)
-    shares = [World(rank, 3).share(batch) for rank in range(3)]
+    shares = [World(rank, 3).shard(batch) for rank in range(3)]
     assert torch.cat(shares).tolist() == batch.tolist()
     assert {len(share) for share in shares} == {4}
 

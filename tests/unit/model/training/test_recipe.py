@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from model.architecture import Architecture
-from model.training.recipe import PRESETS, Recipe, descent, earlier_runs, parse_phases
+from model.training.recipe import PRESETS, Recipe, earlier_runs, lineage, parse_phases
 
 
 def test_phases_are_read_from_text() -> None:
@@ -111,8 +111,8 @@ def test_earlier_runs_are_a_flat_list_also_where_each_recipe_holds_the_one_befor
     runs = [{"version": "b", "recipe": second}, {"version": "a", "recipe": first}]
     assert earlier_runs(first) == []
     assert earlier_runs(third | {"init_from": {"version": "b", "recipe": nested}}) == runs
-    assert descent("b", nested) == runs
-    assert descent("c", third | {"init_from": runs}) == [{"version": "c", "recipe": third}, *runs]
+    assert lineage("b", nested) == runs
+    assert lineage("c", third | {"init_from": runs}) == [{"version": "c", "recipe": third}, *runs]
     assert earlier_runs({"init_from": {"version": "d", "recipe": third | {"init_from": runs}}})[1:] == runs
 
 
@@ -124,5 +124,5 @@ def test_what_cannot_be_read_of_earlier_runs_is_none(start: object) -> None:
 def test_no_more_than_the_last_runs_are_kept() -> None:
     recipe: dict[str, Any] = {"seed": 0}
     for seed in range(1, 300):
-        recipe = {"seed": seed, "init_from": descent(f"{seed - 1}", recipe)}
+        recipe = {"seed": seed, "init_from": lineage(f"{seed - 1}", recipe)}
     assert [run["version"] for run in recipe["init_from"]] == [str(seed) for seed in range(298, 278, -1)]

@@ -7,22 +7,22 @@ import socket
 
 import pytest
 
-from app.processes.block import Block
-from app.processes.door import MARK, PAUSE_S, Door
+from app.processes.acceptor import MARK, PAUSE_S, Acceptor
+from app.processes.shared_state import SharedState
 
 pytestmark = pytest.mark.anyio
 
 
 class House:
-    """A door with `count` HTTP processes, of which here only the passages' ends are."""
+    """An acceptor with `count` HTTP processes, of which here only the channels' ends are."""
 
     def __init__(self, count=2):
         self.port = socket.create_server(("127.0.0.1", 0))
         self.address = self.port.getsockname()
         pairs = [socket.socketpair(type=socket.SOCK_SEQPACKET) for _ in range(count)]
         self.ends = [end for _, end in pairs]
-        self.block = Block.create(count)
-        self.door = Door(self.port, [ours for ours, _ in pairs], self.block)
+        self.shared = SharedState.create(count)
+        self.acceptor = Acceptor(self.port, [ours for ours, _ in pairs], self.shared)
         self.clients = []
 
     def connect(self, count=1):
@@ -47,7 +47,7 @@ class House:
     def leave(self):
         for one in (*self.clients, *self.ends):
             one.close()
-        os.close(self.block.file)
+        os.close(self.shared.file)
 
     def counts(self):
         return [len(self.arrived(index)) for index in range(len(self.ends))]
@@ -56,9 +56,9 @@ class House:
 @pytest.fixture
 async def house():
     house = House()
-    house.door.open()
+    house.acceptor.open()
     yield house
-    await house.door.close()
+    await house.acceptor.close()
     house.leave()
 
 
@@ -74,7 +74,7 @@ async def test_a_crowd_is_dealt_out_evenly(house):
 
 
 async def test_the_process_with_the_fewest_gets_the_next_ones(house):
-    house.block.count_connections(0, connections=6, arrived=0)
+    house.shared.count_connections(0, connections=6, arrived=0)
     house.connect(4)
     await turns()
     assert house.counts() == [0, 4]
@@ -91,13 +91,13 @@ async def test_where_all_have_equally_few_they_get_connections_in_turn(house):
         await turns()
         came = [before + now for before, now in zip(came, house.counts(), strict=True)]
         for index in (0, 1):
-            house.block.count_connections(index, connections=0, arrived=came[index])
+            house.shared.count_connections(index, connections=0, arrived=came[index])
     assert came == [3, 3]
 
 
 async def test_a_silent_process_gets_none_unless_all_are(house, monkeypatch):
     silent = {0}
-    monkeypatch.setattr(house.block, "silent_s", lambda index: 5.0 if index in silent else 0.0)
+    monkeypatch.setattr(house.shared, "silent_s", lambda index: 5.0 if index in silent else 0.0)
     house.connect(4)
     await turns()
     assert house.counts() == [0, 4]
@@ -116,9 +116,9 @@ async def test_a_process_that_has_ended_gets_none(house):
 
 async def test_closing_hands_on_what_the_kernel_has_accepted_and_says_that_it_was_the_last():
     house = House()
-    house.door.open()
+    house.acceptor.open()
     house.connect(6)  # the event loop has had no turn
-    await house.door.close()
+    await house.acceptor.close()
     assert [house.arrived(index) for index in (0, 1)] == [["connection"] * 3 + [None]] * 2
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(house.address)
@@ -126,7 +126,7 @@ async def test_closing_hands_on_what_the_kernel_has_accepted_and_says_that_it_wa
 
 
 async def test_at_the_end_processes_that_take_none_are_waited_for(monkeypatch):
-    monkeypatch.setattr("app.processes.door.PAUSE_S", 0)
+    monkeypatch.setattr("app.processes.acceptor.PAUSE_S", 0)
     send_fds, refusals = socket.send_fds, [BlockingIOError()] * 20  # of two processes, for ten pauses
 
     def send(*arguments):
@@ -137,14 +137,14 @@ async def test_at_the_end_processes_that_take_none_are_waited_for(monkeypatch):
     house = House()
     house.connect(6)
     with monkeypatch.context() as patch:
-        patch.setattr("app.processes.door.socket.send_fds", send)
-        await house.door.close()
+        patch.setattr("app.processes.acceptor.socket.send_fds", send)
+        await house.acceptor.close()
     assert [house.arrived(index) for index in (0, 1)] == [["connection"] * 3 + [None]] * 2
     house.leave()
 
 
 async def test_at_the_end_one_error_of_accepting_loses_nobody_else(monkeypatch):
-    monkeypatch.setattr("app.processes.door.PAUSE_S", 0)
+    monkeypatch.setattr("app.processes.acceptor.PAUSE_S", 0)
     errors = [OSError(errno.EMFILE, "no file is left"), ConnectionAbortedError()]
 
     class Port(socket.socket):
@@ -154,16 +154,16 @@ async def test_at_the_end_one_error_of_accepting_loses_nobody_else(monkeypatch):
             return super().accept()
 
     house = House()
-    monkeypatch.setattr(house.door, "_port", Port(fileno=os.dup(house.port.fileno())))
+    monkeypatch.setattr(house.acceptor, "_port", Port(fileno=os.dup(house.port.fileno())))
     house.connect(6)
-    await house.door.close()
+    await house.acceptor.close()
     assert [house.arrived(index) for index in (0, 1)] == [["connection"] * 3 + [None]] * 2
     house.port.close()
     house.leave()
 
 
 async def test_processes_that_never_take_any_do_not_keep_the_port_open(monkeypatch):
-    monkeypatch.setattr("app.processes.door.PAUSE_S", 0)
+    monkeypatch.setattr("app.processes.acceptor.PAUSE_S", 0)
 
     def full(*_):
         raise BlockingIOError
@@ -171,15 +171,15 @@ async def test_processes_that_never_take_any_do_not_keep_the_port_open(monkeypat
     house = House()
     house.connect(1)
     with monkeypatch.context() as patch:
-        patch.setattr("app.processes.door.socket.send_fds", full)
-        await house.door.close()
+        patch.setattr("app.processes.acceptor.socket.send_fds", full)
+        await house.acceptor.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(house.address)
     house.leave()
 
 
 async def test_where_nobody_takes_any_clients_wait_and_none_is_lost(house, monkeypatch):
-    monkeypatch.setattr("app.processes.door.PAUSE_S", 0)
+    monkeypatch.setattr("app.processes.acceptor.PAUSE_S", 0)
     send_fds, full = socket.send_fds, True
 
     def send(*arguments):
@@ -187,7 +187,7 @@ async def test_where_nobody_takes_any_clients_wait_and_none_is_lost(house, monke
             raise BlockingIOError
         return send_fds(*arguments)
 
-    monkeypatch.setattr("app.processes.door.socket.send_fds", send)
+    monkeypatch.setattr("app.processes.acceptor.socket.send_fds", send)
     house.connect(6)
     await turns()
     assert house.counts() == [0, 0]

@@ -12,10 +12,10 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from app.errors import QueueFull
+from app.errors import BodyTooSlow, QueueFull
 from app.http.connection_limits import ConnectionLimits
-from app.http.direct_connections import DirectConnection
 from app.http.problems import problem_answers
+from app.http.recognising_connections import RecognisingConnection
 from tests.connections import Transport, answer, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
@@ -46,10 +46,10 @@ class Echo:
     def stay_awake(self):
         self.awake += 1
 
-    def full(self):
+    def refusal_of_all(self):
         return self.refusal
 
-    def turn_away(self, head, error):
+    def immediate_refusal(self, head, error):
         return problem_answers(error)("id")
 
     def begin(self, conversation, head, body):
@@ -57,13 +57,16 @@ class Echo:
         self.asked.append((fields, head.parameters, body))
         conversation.send_answer(200, [(b"content-length", b"2")], b"ok")
 
-    def refuse(self, conversation, head, error):
+    def body_time(self, head):
+        return 60.0, BodyTooSlow()
+
+    def refuse(self, conversation, head, error, *, body_is_here=True):
         conversation.send_answer(error.status, [(b"content-length", b"0")], b"")
 
 
 def connect(direct):
-    limits = ConnectionLimits(60.0, 60.0, 60.0, 10, lambda _code: None)
-    config = uvicorn.Config(answer, http=partial(DirectConnection, direct=direct, limits=limits), ws="none")
+    limits = ConnectionLimits(60.0, 60.0, 10, lambda _code: None)
+    config = uvicorn.Config(answer, http=partial(RecognisingConnection, direct=direct, limits=limits), ws="none")
     config.load()
     connection = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})
     transport = Transport()
@@ -85,7 +88,7 @@ def mutated(draw):
 
 
 def is_known(connection, data):
-    found = connection._known.split(data)
+    found = connection._known.match(data)
     return found is not None and len(found[1]) == found[0]
 
 

@@ -1,4 +1,4 @@
-"""The block of memory that all processes see: how much the engine has to do, and who is alive.
+"""The memory that all processes see: how much the engine has to do, and who is alive.
 
 So an HTTP process refuses what there is no room for, and answers probes, without asking anybody. Each number is eight
 aligned bytes that one process writes: there is nothing to lock, and two of them may be a moment apart. The exact bound
@@ -20,7 +20,7 @@ HEARTBEAT, QUEUED, RUNNING, RATE, MAX_BATCH, STALLED = range(6)
 ENGINE_WORDS = 8
 
 # For each HTTP process, eight words (a cache line) that it writes, and eight that the engine process writes.
-TAKEN, ALIVE, DECODER_STALLED, CONNECTIONS, ARRIVED = range(5)
+ADMITTED, ALIVE, DECODER_STALLED, CONNECTIONS, ARRIVED = range(5)
 RECEIVED = 8
 PROCESS_WORDS = 16
 
@@ -31,8 +31,8 @@ BEAT_S = 0.1
 LATE_S = 1.0
 
 
-class Block:
-    """The block behind an open file; HTTP processes have the indices 0 to `processes` - 1."""
+class SharedState:
+    """The memory behind an open file; HTTP processes have the indices 0 to `processes` - 1."""
 
     def __init__(self, file: int, processes: int) -> None:
         self.file = file
@@ -43,15 +43,15 @@ class Block:
         self._first = [ENGINE_WORDS + PROCESS_WORDS * index for index in range(processes)]
 
     @classmethod
-    def create(cls, processes: int) -> Block:
-        """Return a new block of zeros, with every process alive by now. Linux only."""
+    def create(cls, processes: int) -> SharedState:
+        """Return new memory, all zeros, with every process alive by now. Linux only."""
         file = os.memfd_create("resnet")
         os.ftruncate(file, _words_bytes(processes) + TABLE_BYTES)
-        block = cls(file, processes)
-        block.publish(Load(0, 0, 0.0, 0), 0.0)
+        shared = cls(file, processes)
+        shared.publish(Load(0, 0, 0.0, 0), 0.0)
         for index in range(processes):
-            block.beat(index, 0.0)
-        return block
+            shared.beat(index, 0.0)
+        return shared
 
     # -- the engine process writes
 
@@ -62,15 +62,15 @@ class Block:
         words[STALLED] = stalled_s
         words[HEARTBEAT] = time.monotonic()
 
-    def receive(self, index: int, images: int) -> None:
+    def count_received(self, index: int, images: int) -> None:
         """Count images that have come from an HTTP process: the engine's queue has them from now on."""
         self._words[self._first[index] + RECEIVED] += images
 
     # -- an HTTP process writes
 
-    def take(self, index: int, images: int) -> None:
+    def count_admitted(self, index: int, images: int) -> None:
         """Count images that are let in, to be decoded and sent; a negative number of those that will not be sent."""
-        self._words[self._first[index] + TAKEN] += images
+        self._words[self._first[index] + ADMITTED] += images
 
     def beat(self, index: int, decoder_stalled_s: float) -> None:
         """Say that an HTTP process is alive, and for how long its decoder has made no progress."""
@@ -89,12 +89,14 @@ class Block:
     def load(self) -> Load:
         """Return what the engine has to do, with what is being decoded or on its way as part of the queue."""
         words = self._words
-        return Load(int(words[QUEUED]) + self.coming_images(), int(words[RUNNING]), words[RATE], int(words[MAX_BATCH]))
+        return Load(
+            int(words[QUEUED]) + self.in_flight_images(), int(words[RUNNING]), words[RATE], int(words[MAX_BATCH])
+        )
 
-    def coming_images(self) -> int:
+    def in_flight_images(self) -> int:
         """Return how many images are being decoded or on their way to the engine process."""
         words = self._words
-        return max(0, int(sum(words[first + TAKEN] - words[first + RECEIVED] for first in self._first)))
+        return max(0, int(sum(words[first + ADMITTED] - words[first + RECEIVED] for first in self._first)))
 
     @property
     def engine_stalled_s(self) -> float:

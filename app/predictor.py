@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic_core import to_json
 
 from app.batcher import Batcher
-from app.batching.jobs import Images, Job, ModelName, Ticket
+from app.batching.jobs import Images, Job, ModelIdentity, Ticket
 from app.imaging import Decoder
 
 if TYPE_CHECKING:  # a process without an engine never needs it
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # a process without an engine never needs it
 class Queue(Protocol):
     """What requests see of a batcher: this process' own (Batcher), or that of the engine process (RemoteBatcher)."""
 
-    model: ModelName
+    model: ModelIdentity
 
     @property
     def queued_images(self) -> int:
@@ -43,8 +43,8 @@ class Queue(Protocol):
         """End it; what still waits fails with EngineFailed."""
 
 
-class Parts:
-    """The parts that predict, as requests see them. `card` is what the checkpoint that is served says of itself.
+class Predictor:
+    """What a prediction passes through, as requests see it. `card` is what the served checkpoint says of itself.
 
     `openings` are how the JSON of each class begins in answers: '{"label":"cat","index":3,"probability":'.
     """
@@ -70,25 +70,30 @@ class Parts:
         self.decoder.close()
 
 
-class EngineParts(Parts):
-    """The parts around an engine of this process. It can be exchanged; classes and input size stay what they are."""
+class EnginePredictor(Predictor):
+    """The predictor around an engine of this process, which can be swapped; classes and input size stay the same."""
 
     def __init__(self, engine: Engine, batcher: Batcher, decoder: Decoder) -> None:
         super().__init__(engine.card, batcher, decoder)
         self.engine = engine
         self.batcher: Batcher = batcher
 
-    async def adopt(self, engine: Engine) -> None:
+    async def swap_engine(self, engine: Engine) -> None:
         """Let another engine of the same classes and input size take over; returns once the old one is done with."""
-        await self.batcher.swap(engine.run, name_of(engine))
+        await self.batcher.swap(engine.run, identity_of(engine))
         self.engine = engine
         self.card = engine.card
+
+    async def close(self) -> None:
+        """End batcher and decoder, and close the engine; what still waits fails."""
+        await self.batcher.close(self.engine.close)
+        self.decoder.close()
 
 
 def _opening(label: str, index: int) -> str:
     return to_json({"label": label, "index": index})[:-1].decode() + ',"probability":'
 
 
-def name_of(engine: Engine) -> ModelName:
-    """Return what answers say of the model."""
+def identity_of(engine: Engine) -> ModelIdentity:
+    """Return the name and version that answers carry."""
     return {"name": engine.card["name"], "version": engine.card["version"]}

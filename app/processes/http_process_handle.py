@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from app.batching.jobs import Job, Outcome
 from app.errors import EngineFailed, ServiceError
-from app.processes.block import Block
-from app.processes.frames import Answers, Kind, Payload, pack_refusal, unpack_number, unpack_submission
+from app.processes.frames import AnswerCodec, Kind, Payload, pack_refusal, unpack_submission, unpack_with_id
 from app.processes.link import Link
+from app.processes.shared_state import SharedState
 
 if TYPE_CHECKING:
-    from app.processes.host import HostService
+    from app.processes.engine_process import EngineProcessService
 
 
-class Front:
+class HttpProcessHandle:
     """The engine process' end of the link to the HTTP process `index`.
 
     `on_turn` is called when the engine may have got or done some work, `on_lost` when the process has ended.
@@ -26,15 +26,15 @@ class Front:
 
     def __init__(
         self,
-        service: HostService,
-        block: Block,
+        service: EngineProcessService,
+        shared: SharedState,
         index: int,
         *,
         on_turn: Callable[[], None],
-        on_lost: Callable[[Front], None],
+        on_lost: Callable[[HttpProcessHandle], None],
     ) -> None:
         self._service = service
-        self._block = block
+        self._shared = shared
         self.index = index
         self._on_lost = on_lost
         self.link = Link(
@@ -42,73 +42,75 @@ class Front:
                 Kind.SUBMIT: self._on_submit,
                 Kind.CANCEL: self._on_cancel,
                 Kind.SERVING: lambda _payload: self.serving.set(),
-                Kind.NUMBERS: self._on_numbers,
+                Kind.SNAPSHOT: self._on_snapshot,
                 Kind.SCRAPE: self._on_scrape,
             },
             self._lose,
             on_turn,
         )
         self.serving = asyncio.Event()
-        self.numbers: bytes | None = None
-        self._counts: deque[asyncio.Future[None]] = deque()
+        self.snapshot: bytes | None = None
+        self._pending_snapshots: deque[asyncio.Future[None]] = deque()
         self._jobs: dict[int, Job] = {}
-        self._answers = Answers()
+        self._answers = AnswerCodec()
         self._scrapes: set[asyncio.Task[None]] = set()
 
     # -- images
 
     def _on_submit(self, payload: Payload) -> None:
-        number, deadline, images = unpack_submission(payload)
-        self._block.receive(self.index, len(images))
+        submission_id, deadline, images = unpack_submission(payload)
+        self._shared.count_received(self.index, len(images))
         try:
-            batcher = self._service.require_parts().batcher
+            batcher = self._service.require_predictor().batcher
             job = batcher.submit(batcher.admit(len(images), deadline), images, deadline)
         except ServiceError as error:
-            self.link.send_frame(pack_refusal(number, error))
+            self.link.send_frame(pack_refusal(submission_id, error))
             return
-        self._jobs[number] = job
-        job.future.add_done_callback(partial(self._done, number))
+        self._jobs[submission_id] = job
+        job.future.add_done_callback(partial(self._done, submission_id))
 
     def _on_cancel(self, payload: Payload) -> None:
-        job = self._jobs.pop(unpack_number(payload)[0], None)
+        job = self._jobs.pop(unpack_with_id(payload)[0], None)
         if job is not None:
             job.abandon()
-            job.let_go()
+            job.release_resources()
 
-    def _done(self, number: int, future: asyncio.Future[Outcome]) -> None:
+    def _done(self, submission_id: int, future: asyncio.Future[Outcome]) -> None:
         """Send what became of a job, unless nobody waits for it."""
         error = EngineFailed() if future.cancelled() else future.exception()
-        job = self._jobs.pop(number, None)
+        job = self._jobs.pop(submission_id, None)
         if job is None:
             return
-        job.let_go()
+        job.release_resources()
         if error is None:
-            self.link.send_frame(self._answers.pack(number, future.result()))
+            self.link.send_frame(self._answers.pack(submission_id, future.result()))
         else:
-            self.link.send_frame(pack_refusal(number, error if isinstance(error, ServiceError) else ServiceError()))
+            self.link.send_frame(
+                pack_refusal(submission_id, error if isinstance(error, ServiceError) else ServiceError())
+            )
 
     def _lose(self) -> None:
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             job.abandon()
-            job.let_go()
-        while self._counts:
-            self._counts.popleft().cancel()
+            job.release_resources()
+        while self._pending_snapshots:
+            self._pending_snapshots.popleft().cancel()
         self._on_lost(self)
 
     # -- metrics
 
-    def count(self) -> asyncio.Future[None]:
-        """Ask for the process' numbers; done once they are here, cancelled if the process ends before."""
+    def request_snapshot(self) -> asyncio.Future[None]:
+        """Ask for the process' metrics; done once they are here, cancelled if the process ends before."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._counts.append(future)
-        self.link.send(Kind.COUNT)
+        self._pending_snapshots.append(future)
+        self.link.send(Kind.COLLECT)
         return future
 
-    def _on_numbers(self, payload: Payload) -> None:
-        self.numbers = payload
-        if self._counts:
-            future = self._counts.popleft()
+    def _on_snapshot(self, payload: Payload) -> None:
+        self.snapshot = payload
+        if self._pending_snapshots:
+            future = self._pending_snapshots.popleft()
             if not future.done():
                 future.set_result(None)
 
@@ -117,5 +119,5 @@ class Front:
         self._scrapes.add(task)
         task.add_done_callback(self._scrapes.discard)
 
-    async def _answer_scrape(self, number: Payload) -> None:
-        self.link.send(Kind.METRICS, number + await self._service.metrics())
+    async def _answer_scrape(self, submission_id: Payload) -> None:
+        self.link.send(Kind.METRICS, submission_id + await self._service.metrics())

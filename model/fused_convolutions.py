@@ -18,7 +18,7 @@ from model.resnet import Projection, ResNet
 
 
 @dataclass(frozen=True, slots=True)
-class Convolution:
+class FoldedConvolution:
     """A convolution's weight (out, in / groups, k, k), bias (out,) and options."""
 
     weight: Tensor
@@ -40,7 +40,7 @@ class Kernels(Protocol):
     in_channels: int
     """The images are padded to as many channels, with zeros."""
 
-    def conv_relu(self, conv: Convolution, x: Tensor, z: Tensor | None = None) -> Tensor:
+    def conv_relu(self, conv: FoldedConvolution, x: Tensor, z: Tensor | None = None) -> Tensor:
         """Return relu(conv(x) + bias + z); `z` has the output's shape."""
 
 
@@ -49,7 +49,7 @@ class PlainKernels:
 
     in_channels = 3
 
-    def conv_relu(self, conv: Convolution, x: Tensor, z: Tensor | None = None) -> Tensor:
+    def conv_relu(self, conv: FoldedConvolution, x: Tensor, z: Tensor | None = None) -> Tensor:
         """Return relu(conv(x) + bias + z)."""
         y = functional.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)
         return y.relu_() if z is None else y.add_(z).relu_()
@@ -64,7 +64,7 @@ class CudnnKernels:
     def __init__(self) -> None:
         self._zeros: list[Tensor] = []
 
-    def conv_relu(self, conv: Convolution, x: Tensor, z: Tensor | None = None) -> Tensor:
+    def conv_relu(self, conv: FoldedConvolution, x: Tensor, z: Tensor | None = None) -> Tensor:
         """Return relu(conv(x) + bias + z). Raises RuntimeError where cuDNN has nothing for it."""
         alpha = 1.0 if z is not None else 0.0
         if z is None:
@@ -74,7 +74,7 @@ class CudnnKernels:
             x, conv.weight, z, alpha, conv.bias, conv.stride, conv.padding, (1, 1), conv.groups
         )
 
-    def _zeros_for(self, conv: Convolution, x: Tensor) -> Tensor:
+    def _zeros_for(self, conv: FoldedConvolution, x: Tensor) -> Tensor:
         """Return zeros in the output's shape, out of one buffer for all layers.
 
         Where it grows the old ones stay: captured graphs know their addresses.
@@ -87,7 +87,7 @@ class CudnnKernels:
 
 
 class FusedNetwork:
-    """The same function as `network`, which must be folded (`fuse.py`); weights are shared where they are the same."""
+    """The same function as `network`, whose batch norm must be folded; weights are shared where they are the same."""
 
     def __init__(self, network: ResNet, kernels: Kernels) -> None:
         self._kernels = kernels
@@ -121,7 +121,7 @@ class _Block:
         names = [name for name in ("conv1", "conv2", "conv3") if hasattr(block, name)]
         *self._first, self._last = (_convolution(getattr(block, name)) for name in names)
         self._identity = isinstance(block.shortcut, nn.Identity)
-        self._projection: Convolution | None = None
+        self._projection: FoldedConvolution | None = None
         if isinstance(block.shortcut, Projection):
             self._projection = projection = _convolution(block.shortcut.conv)
             # Both biases at once, where the sum is made.
@@ -137,9 +137,9 @@ class _Block:
         return kernels.conv_relu(self._last, y, z)
 
 
-def _convolution(conv: nn.Module) -> Convolution:
+def _convolution(conv: nn.Module) -> FoldedConvolution:
     """Return what is computed with of a folded convolution."""
     assert isinstance(conv, nn.Conv2d)
     assert conv.bias is not None
     assert isinstance(conv.padding, tuple)
-    return Convolution(conv.weight.detach(), conv.bias.detach(), conv.stride, conv.padding, conv.groups)
+    return FoldedConvolution(conv.weight.detach(), conv.bias.detach(), conv.stride, conv.padding, conv.groups)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from app.batching.returns import LEAST_BATCH_S, MORE_S, PATIENCE, Returns
+from app.batching.returning_clients import MIN_BATCH_S, PATIENCE, SLACK_S, ReturningClients
 
 BATCH_S = 0.02
 
@@ -20,7 +20,7 @@ def closed_loop(returns, batches, clients=8, now=0.0, takes_s=0.002, batch_s=BAT
 
 
 def test_clients_that_come_back_at_once_are_expected_after_some_batches():
-    returns = Returns()
+    returns = ReturningClients()
     assert not returns.expected
     assert returns.awaited()[0] == 0
     now = closed_loop(returns, 20) + BATCH_S
@@ -28,11 +28,11 @@ def test_clients_that_come_back_at_once_are_expected_after_some_batches():
     returns.batch_ended(5, BATCH_S, now)
     images, until = returns.awaited()
     assert images == 5
-    assert until == pytest.approx(now + PATIENCE * 0.002 + MORE_S, rel=0.01)
+    assert until == pytest.approx(now + PATIENCE * 0.002 + SLACK_S, rel=0.01)
 
 
 def test_a_wait_is_never_longer_than_half_a_batch():
-    returns = Returns()
+    returns = ReturningClients()
     now = closed_loop(returns, 20, takes_s=0.009) + BATCH_S
     assert returns.expected
     returns.batch_ended(8, BATCH_S, now)
@@ -40,14 +40,14 @@ def test_a_wait_is_never_longer_than_half_a_batch():
 
 
 def test_who_needs_longer_than_half_a_batch_is_not_expected():
-    returns = Returns()
+    returns = ReturningClients()
     closed_loop(returns, 50, takes_s=0.03)
     assert not returns.expected
 
 
 @pytest.mark.parametrize("load", [0.1, 0.5, 0.95, 1.0])
 def test_requests_at_random_times_are_not_waited_for(load):
-    returns, chance = Returns(), random.Random(0)
+    returns, chance = ReturningClients(), random.Random(0)
     waiting, now, expected = 0, 0.0, 0
     arrival = chance.expovariate(load * 32 / BATCH_S)
     for _ in range(2000):  # a queue that is emptied in batches of up to 32
@@ -67,7 +67,7 @@ def test_requests_at_random_times_are_not_waited_for(load):
 
 
 def test_clients_that_stay_away_are_given_up_after_a_few_batches():
-    returns = Returns()
+    returns = ReturningClients()
     now = closed_loop(returns, 50)
     for number in range(1, 4):
         returns.batch_ended(8, BATCH_S, now + number * BATCH_S)
@@ -75,6 +75,6 @@ def test_clients_that_stay_away_are_given_up_after_a_few_batches():
 
 
 def test_quick_batches_wait_for_nobody():
-    returns = Returns()
-    closed_loop(returns, 50, batch_s=LEAST_BATCH_S / 2, takes_s=0.0001)
+    returns = ReturningClients()
+    closed_loop(returns, 50, batch_s=MIN_BATCH_S / 2, takes_s=0.0001)
     assert not returns.expected

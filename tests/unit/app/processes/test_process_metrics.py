@@ -1,7 +1,7 @@
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.processes.numbers import merged, numbers_of
+from app.processes.process_metrics import merged_metrics, metrics_snapshot
 from app.telemetry import Telemetry
 from tests.fakes import FakeEngine
 
@@ -19,22 +19,22 @@ def telemetry(requests=0, shift=0):
     for _ in range(requests):
         one.requests.labels("/predict", "200").inc()
         one.decode_seconds.observe(0.003)
-        one.predicted([3], [0.97])
+        one.record_prediction([3], [0.97])
     return one
 
 
 def test_of_one_process_nothing_changes():
     one = telemetry(requests=3)
     one.registry.unregister(next(iter(one.registry._collector_to_names)))  # the process' own, which never stand still
-    assert merged(numbers_of(one.registry), []) == generate_latest(one.registry)
+    assert merged_metrics(metrics_snapshot(one.registry), []) == generate_latest(one.registry)
 
 
 def test_counters_and_histograms_are_sums_and_gauges_the_engines():
     engine, first, second = telemetry(), telemetry(requests=2, shift=1), telemetry(requests=5, shift=1)
-    engine.batch_done(7, 0.01)
+    engine.record_batch(7, 0.01)
     first.rejected.labels("of-its-own").inc()  # nobody else knows this one
-    numbers = [numbers_of(one.registry) for one in (engine, first, second)]
-    values = values_of(merged(numbers[0], numbers[1:]))
+    numbers = [metrics_snapshot(one.registry) for one in (engine, first, second)]
+    values = values_of(merged_metrics(numbers[0], numbers[1:]))
     assert values["resnet_requests_total", ("route", "/predict"), ("status", "200")] == 7
     assert values["resnet_decode_seconds_count",] == 7
     assert values["resnet_decode_seconds_bucket", ("le", "0.0025")] == 0
@@ -51,8 +51,8 @@ def test_counters_and_histograms_are_sums_and_gauges_the_engines():
 
 def test_memory_and_time_of_all_are_summed_but_not_when_they_began():
     one = telemetry()
-    numbers = numbers_of(one.registry)
-    alone, three = values_of(merged(numbers, [])), values_of(merged(numbers, [numbers, numbers]))
+    numbers = metrics_snapshot(one.registry)
+    alone, three = values_of(merged_metrics(numbers, [])), values_of(merged_metrics(numbers, [numbers, numbers]))
     for name in ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"):
         assert three[name,] == 3 * alone[name,]
     for name in ("process_start_time_seconds", "process_max_fds"):

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it, in NumPy; model/fuse.py does the same to torch's modules."""
+"""Batch norm folded into the convolution before it, in NumPy; model/batch_norm_folding.py has torch's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[np.float32]
 EPSILON = 1e-5  # of torch.nn.BatchNorm2d, which we train with
 
 
-class Layer(NamedTuple):
+class FoldedLayer(NamedTuple):
     """What a convolution or the head computes with: weight (out, in, ...) and bias (out,), float32."""
 
     weight: Array
@@ -24,19 +24,19 @@ class Layer(NamedTuple):
 
 def fold(
     structure: Structure, tensors: Mapping[str, Array], keep: Callable[[Array], Array] = np.ascontiguousarray
-) -> dict[str, Layer]:
+) -> dict[str, FoldedLayer]:
     """Return each layer by the name of its convolution, and "head"; `keep` says where a weight shall lie from then on.
 
     conv(x) * g + b is one convolution whose weights are scaled by g.
     """
     layers = {one.name: _folded(one, tensors, keep) for one in structure.convolutions}
-    return layers | {"head": Layer(keep(tensors["head.weight"]), tensors["head.bias"])}
+    return layers | {"head": FoldedLayer(keep(tensors["head.weight"]), tensors["head.bias"])}
 
 
-def _folded(one: Convolution, tensors: Mapping[str, Array], keep: Callable[[Array], Array]) -> Layer:
+def _folded(one: Convolution, tensors: Mapping[str, Array], keep: Callable[[Array], Array]) -> FoldedLayer:
     gain, shift, mean, variance = (
         tensors[f"{one.norm}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")
     )
     scale = gain / np.sqrt(variance + np.float32(EPSILON))
     weight = tensors[f"{one.name}.weight"] * scale.reshape(-1, 1, 1, 1)
-    return Layer(keep(weight), shift - mean * scale)
+    return FoldedLayer(keep(weight), shift - mean * scale)

@@ -3,44 +3,44 @@ import os
 import pytest
 
 from app.batching.admission import Load
-from app.processes.block import Block
+from app.processes.shared_state import SharedState
 
 
 @pytest.fixture
 def views():
-    """The block as the engine process and two HTTP processes see it, each through a mapping of its own."""
-    engine = Block.create(2)
-    yield engine, Block(engine.file, 2), Block(engine.file, 2)
+    """The shared as the engine process and two HTTP processes see it, each through a mapping of its own."""
+    engine = SharedState.create(2)
+    yield engine, SharedState(engine.file, 2), SharedState(engine.file, 2)
     os.close(engine.file)
 
 
 def test_it_begins_empty_with_everybody_alive(views):
-    for block in views:
-        assert block.load() == Load(0, 0, 0.0, 0)
-        assert block.engine_silent_s < 60
-        assert all(block.silent_s(index) < 60 for index in (0, 1))
-        assert all(block.connections(index, 0) == 0 for index in (0, 1))
+    for shared in views:
+        assert shared.load() == Load(0, 0, 0.0, 0)
+        assert shared.engine_silent_s < 60
+        assert all(shared.silent_s(index) < 60 for index in (0, 1))
+        assert all(shared.connections(index, 0) == 0 for index in (0, 1))
 
 
 def test_what_is_decoded_or_on_its_way_is_part_of_everybodys_queue_until_the_engine_has_it(views):
     engine, first, second = views
     engine.publish(Load(5, 2, 700.0, 16), 0.0)
-    first.take(0, 3)
-    second.take(1, 4)
-    second.take(1, -1)  # one of them could not be decoded
-    for block in views:
-        assert block.load() == Load(5 + 3 + 3, 2, 700.0, 16)
-        assert block.coming_images() == 6
-    engine.receive(0, 3)
+    first.count_admitted(0, 3)
+    second.count_admitted(1, 4)
+    second.count_admitted(1, -1)  # one of them could not be decoded
+    for shared in views:
+        assert shared.load() == Load(5 + 3 + 3, 2, 700.0, 16)
+        assert shared.in_flight_images() == 6
+    engine.count_received(0, 3)
     engine.publish(Load(8, 2, 700.0, 16), 0.0)
-    for block in views:
-        assert block.load() == Load(8 + 3, 2, 700.0, 16)
+    for shared in views:
+        assert shared.load() == Load(8 + 3, 2, 700.0, 16)
 
 
 def test_everybody_knows_who_stalls_and_who_is_silent(views, monkeypatch):
     engine, first, second = views
     now = 1000.0
-    monkeypatch.setattr("app.processes.block.time.monotonic", lambda: now)
+    monkeypatch.setattr("app.processes.shared_state.time.monotonic", lambda: now)
     engine.publish(Load(0, 0, 0.0, 1), 3.0)
     first.beat(0, 0.0)
     now = 1002.0

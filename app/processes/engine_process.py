@@ -10,26 +10,26 @@ from app.batching.admission import Load
 from app.engine import load_engine
 from app.engine_service import EngineFactory, EngineService
 from app.lifecycle import State
-from app.processes.block import BEAT_S, LATE_S, Block
 from app.processes.frames import Kind
-from app.processes.front import Front
-from app.processes.numbers import merged, numbers_of
+from app.processes.http_process_handle import HttpProcessHandle
+from app.processes.process_metrics import merged_metrics, metrics_snapshot
+from app.processes.shared_state import BEAT_S, LATE_S, SharedState
 from app.settings import Settings
 
-# One of two: an HTTP process that asks for all numbers waits twice as long (SCRAPE_LIMIT_S).
-COUNT_LIMIT_S = 2.0
+# One of two: an HTTP process that asks for all numbers waits twice as long (SCRAPE_TIMEOUT_S).
+SNAPSHOT_TIMEOUT_S = 2.0
 
 
-class HostService(EngineService):
-    """Ready once the engine is and every HTTP process serves; `fronts` are these.
+class EngineProcessService(EngineService):
+    """Ready once the engine is and every HTTP process serves; `workers` are these.
 
     Raises SettingsError if a file that the settings name cannot be used.
     """
 
     def __init__(self, settings: Settings, engine_factory: EngineFactory = load_engine) -> None:
-        self.block = Block.create(settings.http_processes)
-        self.fronts = [
-            Front(self, self.block, index, on_turn=self._publish, on_lost=self._on_lost)
+        self.shared = SharedState.create(settings.http_processes)
+        self.workers = [
+            HttpProcessHandle(self, self.shared, index, on_turn=self._publish, on_lost=self._on_lost)
             for index in range(settings.http_processes)
         ]
         super().__init__(settings, engine_factory)
@@ -44,37 +44,37 @@ class HostService(EngineService):
 
     async def _load(self) -> None:
         """Load the engine once every HTTP process serves: beside their start the best batch would be measured wrong."""
-        for front in self.fronts:
-            await front.serving.wait()
+        for worker in self.workers:
+            await worker.serving.wait()
         await super()._load()
         self._tell()
 
-    async def close_fronts(self, timeout_s: float) -> bool:
+    async def close_workers(self, timeout_s: float) -> bool:
         """Let every HTTP process close the port, finish what it accepted, and end; return whether all of them have.
 
         After a failure there is nothing to wait for: what waits is answered with 503.
         """
         self.closing = True
-        if self.lifecycle.state is State.FAILED and self._parts is not None:
-            await self._parts.batcher.close()
+        if self.lifecycle.state is State.FAILED and self._predictor is not None:
+            await self._predictor.batcher.close()
         self._tell()
-        for front in self.fronts:
-            front.link.send(Kind.CLOSE)
-        lost = [asyncio.ensure_future(front.link.lost.wait()) for front in self.fronts]
+        for worker in self.workers:
+            worker.link.send(Kind.CLOSE)
+        lost = [asyncio.ensure_future(worker.link.lost.wait()) for worker in self.workers]
         _, pending = await asyncio.wait(lost, timeout=timeout_s)
         for one in pending:
             one.cancel()
         return not pending
 
     async def stop(self) -> None:
-        """End the parts; to be called once every HTTP process has ended."""
+        """End the predictor; to be called once every HTTP process has ended."""
         if self._ticking is not None:
             self._ticking.cancel()
         await super().stop()
 
-    def _on_lost(self, front: Front) -> None:
+    def _on_lost(self, worker: HttpProcessHandle) -> None:
         if not self.closing:
-            self.lifecycle.fail(f"HTTP process {front.index} has ended by itself", "an HTTP process has ended")
+            self.lifecycle.fail(f"HTTP process {worker.index} has ended by itself", "an HTTP process has ended")
 
     # -- what the others are told
 
@@ -85,11 +85,11 @@ class HostService(EngineService):
             await asyncio.sleep(BEAT_S)
 
     def _publish(self) -> None:
-        """Write what the engine has to do into the block."""
-        if self._parts is None:
-            self.block.publish(Load(0, 0, 0.0, 0), 0.0)
+        """Write what the engine has to do into the shared memory."""
+        if self._predictor is None:
+            self.shared.publish(Load(0, 0, 0.0, 0), 0.0)
         else:
-            self.block.publish(self._parts.batcher.load, self._parts.batcher.stalled_s())
+            self.shared.publish(self._predictor.batcher.load, self._predictor.batcher.stalled_s())
 
     def _tell(self) -> None:
         """Tell every HTTP process the state, if it has changed; none of them hears of it later than who asks here."""
@@ -99,46 +99,50 @@ class HostService(EngineService):
             "started": self.lifecycle.started,
             "stalled": self.stalled(),
             "unready": self.unready_reason(),
-            "card": self._parts.card if self._parts else None,
+            "card": self._predictor.card if self._predictor else None,
             "reloads": self.reloads.model_dump(mode="json"),
         }
         told = json.dumps(status).encode()
         if told != self._told:
             self._told = told
-            for front in self.fronts:
-                front.link.send(Kind.STATUS, told)
-                front.link.flush()
+            for worker in self.workers:
+                worker.link.send(Kind.STATUS, told)
+                worker.link.flush()
 
     def read_files_again(self) -> None:
         """Let the HTTP processes read keys and certificate again; here nobody uses them."""
-        for front in self.fronts:
-            front.link.send(Kind.READ_AGAIN)
+        for worker in self.workers:
+            worker.link.send(Kind.READ_AGAIN)
 
     # -- what probes and metrics see
 
     def stalled(self) -> str | None:
         """Return what makes no progress, in any process, or None."""
-        return super().stalled() or self._stalled_front()
+        return super().stalled() or self._stalled_worker()
 
-    def _stalled_front(self) -> str | None:
+    def _stalled_worker(self) -> str | None:
         limit_s = self.settings.stall_timeout_s
-        for front in self.fronts:
-            if front.serving.is_set() and not front.link.lost.is_set():
-                if self.block.decoder_stalled_s(front.index) > limit_s:
+        for worker in self.workers:
+            if worker.serving.is_set() and not worker.link.lost.is_set():
+                if self.shared.decoder_stalled_s(worker.index) > limit_s:
                     return "the decoder makes no progress"
-                if self.block.silent_s(front.index) > max(limit_s, LATE_S):
+                if self.shared.silent_s(worker.index) > max(limit_s, LATE_S):
                     return "an HTTP process makes no progress"
         return None
 
     def queued_images(self) -> float:
         """Return how many images wait or are being decoded, in all processes."""
-        return super().queued_images() + self.block.coming_images()
+        return super().queued_images() + self.shared.in_flight_images()
 
     async def metrics(self) -> bytes:
         """Return the metrics of all processes; of one that does not answer, or has ended, the last ones."""
-        counts = [front.count() for front in self.fronts if front.serving.is_set() and not front.link.lost.is_set()]
+        counts = [
+            worker.request_snapshot()
+            for worker in self.workers
+            if worker.serving.is_set() and not worker.link.lost.is_set()
+        ]
         if counts:
             with suppress(asyncio.CancelledError):
-                await asyncio.wait(counts, timeout=COUNT_LIMIT_S)
-        known = [front.numbers for front in self.fronts if front.numbers is not None]
-        return merged(numbers_of(self.telemetry.registry), known)
+                await asyncio.wait(counts, timeout=SNAPSHOT_TIMEOUT_S)
+        known = [worker.snapshot for worker in self.workers if worker.snapshot is not None]
+        return merged_metrics(metrics_snapshot(self.telemetry.registry), known)

@@ -9,21 +9,21 @@ between. Clients that ask when they please are not waited for: how many came soo
 from __future__ import annotations
 
 # Who asks within half a batch's time after a batch has come back. Of requests at random times, no more than half do.
-SOON = 0.5
+RETURN_WINDOW = 0.5
 
 # Of those who were answered, this share has to have come back, by a mean in which the last batch counts so much.
-MOST = 0.75
-WEIGHT = 0.2
+MIN_RETURN_SHARE = 0.75
+EMA_WEIGHT = 0.2
 
 # Of the time that it took them before, so much is waited and a little more, half a batch's time at most.
 PATIENCE = 1.5
-MORE_S = 0.0005
+SLACK_S = 0.0005
 
 # With quicker batches little can be gained, and the clocks of event loops tick as slowly.
-LEAST_BATCH_S = 0.001
+MIN_BATCH_S = 0.001
 
 
-class Returns:
+class ReturningClients:
     """Counts images that come soon after a batch's end; times are those of time.monotonic()."""
 
     def __init__(self) -> None:
@@ -38,18 +38,18 @@ class Returns:
     @property
     def expected(self) -> bool:
         """Whether those who are answered come back at once."""
-        return self._share >= MOST
+        return self._share >= MIN_RETURN_SHARE
 
     def batch_ended(self, answered: int, seconds: float, now: float) -> None:
         """Judge by the last batch, and begin to count after this one: of `answered` images, computed in `seconds`."""
         if self._answered:
             share = min(1.0, self._came / self._answered)
-            self._share += WEIGHT * (share - self._share)
+            self._share += EMA_WEIGHT * (share - self._share)
             if self._came:
-                self._takes_s += WEIGHT * (self._last - self._ended - self._takes_s)
-        self._answered = answered if seconds >= LEAST_BATCH_S else 0
+                self._takes_s += EMA_WEIGHT * (self._last - self._ended - self._takes_s)
+        self._answered = answered if seconds >= MIN_BATCH_S else 0
         self._came = 0
-        self._ended, self._soon = now, now + max(SOON * seconds, LEAST_BATCH_S)
+        self._ended, self._soon = now, now + max(RETURN_WINDOW * seconds, MIN_BATCH_S)
 
     def came(self, images: int, now: float) -> None:
         """Count what comes."""
@@ -61,4 +61,4 @@ class Returns:
         """Return how many images may be expected after the batch that has just ended, and until when at most."""
         if not self.expected:
             return 0, self._ended
-        return self._answered, min(self._soon, self._ended + PATIENCE * self._takes_s + MORE_S)
+        return self._answered, min(self._soon, self._ended + PATIENCE * self._takes_s + SLACK_S)

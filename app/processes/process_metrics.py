@@ -18,7 +18,7 @@ SUMMED_GAUGES = frozenset(
 )
 
 
-def numbers_of(registry: CollectorRegistry) -> bytes:
+def metrics_snapshot(registry: CollectorRegistry) -> bytes:
     """Return what a registry holds at this moment, to be sent to another process."""
     families = [
         [family.name, family.documentation, family.type, [[s.name, s.labels, s.value] for s in family.samples]]
@@ -27,8 +27,8 @@ def numbers_of(registry: CollectorRegistry) -> bytes:
     return json.dumps(families).encode()
 
 
-def merged(engine: bytes, others: Sequence[bytes]) -> bytes:
-    """Put together what `numbers_of` returned in the engine process and in the others, in Prometheus' text format."""
+def merged_metrics(engine: bytes, others: Sequence[bytes]) -> bytes:
+    """Put the engine process' `metrics_snapshot` and the others' together, in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_Merged(engine, others))
     return generate_latest(registry)

@@ -1,4 +1,4 @@
-"""What a connection and those who answer on it are to each other, so that neither has to know the other."""
+"""What a connection and the handler that answers on it are to each other, so that neither has to know the other."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from app.http.problems import Headers
 # The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
 WHEN_GONE = "resnet.when_gone"
 
-# The ASGI extension for what is whole: its "respond", "body_is_here" and "awaits_leave" are the methods
+# The ASGI extension for what is whole: its "respond", "body_is_here" and "awaits_100_continue" are the methods
 # of Connection.
 WHOLE = "resnet.whole"
 
 
-class Conversation(Protocol):
-    """What a connection lets a request do, and when the request began: a time.monotonic()."""
+class ResponseChannel(Protocol):
+    """What a connection lets the handler of one request do. `began` is when it began, a time.monotonic()."""
 
     began: float
 
@@ -32,7 +32,7 @@ class Conversation(Protocol):
         """Run a coroutine; it is cancelled when a drain's time is over."""
 
 
-class Direct(Protocol):
+class DirectHandler(Protocol):
     """What answers requests to `path` whose bodies hold at most `max_body_bytes`, without the application.
 
     `known` is the header without a key that a connection came to know last: what a new one begins with.
@@ -42,17 +42,20 @@ class Direct(Protocol):
     max_body_bytes: int
     known: KnownHead | None
 
-    def begin(self, conversation: Conversation, head: Head, body: bytes) -> None:
+    def begin(self, channel: ResponseChannel, head: Head, body: bytes) -> None:
         """Answer a request, now or later."""
 
-    def refuse(self, conversation: Conversation, head: Head, error: ServiceError) -> None:
-        """Answer a request whose body did not come."""
+    def body_time(self, head: Head) -> tuple[float, ServiceError]:
+        """Return for how many seconds a body may come, and what the answer is if it does not."""
 
-    def full(self) -> ServiceError | None:
-        """Return why every request is refused now, if that is so."""
+    def refuse(self, channel: ResponseChannel, head: Head, error: ServiceError, *, body_is_here: bool = True) -> None:
+        """Answer a request with an error: its body did not come, or `refusal_of_all` refuses all of them."""
 
-    def turn_away(self, head: Head, error: ServiceError) -> bytes:
-        """Return the whole answer to a request that is refused for what `full` returned."""
+    def refusal_of_all(self) -> ServiceError | None:
+        """Return the error that every request gets now, or None."""
+
+    def immediate_refusal(self, head: Head, error: ServiceError) -> bytes:
+        """Return the whole answer to a request that is refused for what `refusal_of_all` returned."""
 
     def stay_awake(self) -> None:
         """Be quick for a moment: something else than a request with a known header has come."""

@@ -14,8 +14,8 @@ import logging
 import socket
 from collections.abc import Iterator
 
-from app.http.ports import turn_away
-from app.processes.block import LATE_S, Block
+from app.http.ports import drop_new_connections
+from app.processes.shared_state import LATE_S, SharedState
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +29,18 @@ PAUSES_AT_THE_END = 20
 MARK = b"c"  # what a file is sent with: an empty message would be the end
 
 
-class Door:
-    """Accepts from `port` from `open` to `close`, and owns it and `passages`, a socket to each HTTP process."""
+class Acceptor:
+    """Accepts from `port` from `open` to `close`, and owns it and `channels`, a socket to each HTTP process."""
 
-    def __init__(self, port: socket.socket, passages: list[socket.socket], block: Block) -> None:
+    def __init__(self, port: socket.socket, channels: list[socket.socket], shared: SharedState) -> None:
         self._port = port
-        self._passages = passages
-        self._block = block
-        self._handed = [0] * len(passages)
+        self._channels = channels
+        self._shared = shared
+        self._handed = [0] * len(channels)
         self._next = 0
         self._held: socket.socket | None = None
         self._pause: asyncio.TimerHandle | None = None
-        for one in (port, *passages):
+        for one in (port, *channels):
             one.setblocking(False)
 
     def open(self) -> None:
@@ -55,7 +55,7 @@ class Door:
         asyncio.get_running_loop().remove_reader(self._port)
         if self._pause is not None:
             self._pause.cancel()
-        turn_away(self._port)
+        drop_new_connections(self._port)
         with self._port:
             for _ in range(PAUSES_AT_THE_END):
                 if self._hand_all():
@@ -63,7 +63,7 @@ class Door:
                 await asyncio.sleep(PAUSE_S)
         if self._held is not None:
             self._held.close()
-        for one in self._passages:
+        for one in self._channels:
             one.close()
 
     def _hand_all(self) -> bool:
@@ -104,21 +104,21 @@ class Door:
         self._held = None
         for index in self._by_preference():
             try:
-                socket.send_fds(self._passages[index], [MARK], [connection.fileno()])
+                socket.send_fds(self._channels[index], [MARK], [connection.fileno()])
             except OSError:  # full, or the process has just ended
                 continue
             connection.close()
             self._handed[index] += 1
-            self._next = (index + 1) % len(self._passages)
+            self._next = (index + 1) % len(self._channels)
             return True
         self._held = connection
         return False
 
     def _by_preference(self) -> Iterator[int]:
         """Yield the HTTP processes: those that are alive first, then by how few connections they have, then in turn."""
-        count = len(self._passages)
+        count = len(self._channels)
         in_turn = [(self._next + step) % count for step in range(count)]
         yield from sorted(
             in_turn,
-            key=lambda one: (self._block.silent_s(one) > LATE_S, self._block.connections(one, self._handed[one])),
+            key=lambda one: (self._shared.silent_s(one) > LATE_S, self._shared.connections(one, self._handed[one])),
         )

@@ -1,0 +1,64 @@
+"""The jobs that wait for a batch, first come, first served; counted in images."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from app.batching.batches import Slice
+from app.batching.jobs import Job
+from app.errors import DeadlinePassed
+
+
+class JobQueue:
+    """Jobs in the order in which they came, and `images`, how many of theirs no batch has taken yet."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()
+        self.images = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._jobs)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs)
+
+    @property
+    def head_is_begun(self) -> bool:
+        """Whether a request is answered in part; only the first one ever is."""
+        return bool(self._jobs and self._jobs[0].taken)
+
+    def append(self, job: Job) -> None:
+        """Let a job wait."""
+        self._jobs.append(job)
+        self.images += job.untaken
+
+    def take(self, room: int, *, head_only: bool = False) -> list[Slice]:
+        """Take up to `room` images off the queue, dropping what has expired or was abandoned.
+
+        With `head_only`, only the request that is answered in part is gone on with.
+        """
+        now = time.monotonic()
+        slices: list[Slice] = []
+        while self._jobs and room and (self.head_is_begun or not head_only):
+            job = self._jobs[0]
+            if job.future.done() or job.deadline <= now:
+                job.fail(DeadlinePassed())
+                job.ticket.release()
+                self._jobs.popleft()
+                self.images -= job.untaken
+                continue
+            count = min(room, job.untaken)
+            slices.append((job, job.images[job.taken : job.taken + count]))
+            job.taken += count
+            self.images -= count
+            room -= count
+            if not job.untaken:
+                self._jobs.popleft()
+        return slices
+
+    def clear(self) -> None:
+        """Let nobody wait any more."""
+        self._jobs.clear()
+        self.images = 0
