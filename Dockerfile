@@ -29,6 +29,11 @@ COPY pyproject.toml /build/
 RUN /opt/cyclonedx/bin/cyclonedx-py environment --pyproject /build/pyproject.toml --output-reproducible \
     --output-file /build/sbom.cdx.json /opt/venv/bin/python
 
+# Readable for the user below, whatever the umask was that they were checked out under.
+FROM ${BASE_IMAGE} AS weights
+COPY weights /weights
+RUN chmod -R a+rX /weights
+
 # app/, model/ and bin/resnet land in /srv/resnet, compiled to bytecode; weights/ goes beside them, where app/ looks for it.
 FROM dependencies AS project
 ARG PIP_ARGS=""
@@ -40,10 +45,13 @@ RUN PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraint
     /opt/venv/bin/pip install --no-cache-dir --no-deps --target /srv/resnet . ${PIP_ARGS}
 
 FROM ${BASE_IMAGE}
+# docker build --build-arg REVISION=$(git rev-parse HEAD) ...
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title=resnet-service org.opencontainers.image.revision=${REVISION}
 RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin resnet
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=sbom /build/sbom.cdx.json /srv/resnet/sbom.cdx.json
-COPY weights /srv/resnet/weights
+COPY --from=weights /weights /srv/resnet/weights
 COPY --from=project /srv/resnet /srv/resnet
 ENV PATH=/srv/resnet/bin:/opt/venv/bin:$PATH \
     PYTHONPATH=/srv/resnet \

@@ -106,7 +106,7 @@ class Batcher:
         self._images_per_s = 0.0
         self._batch_s = 0.0  # what the last batch took
         self._failures = 0
-        self._out_of_memory_since: float | None = None
+        self._out_of_memory: list[float] = []  # when batches had no memory, since one that worked
         self._returning = ReturningClients()
         self._changed = asyncio.Event()
         self._worker = Worker("engine")
@@ -197,7 +197,7 @@ class Batcher:
             async with asyncio.timeout(CLOSE_S):
                 await self._worker.run(last)
         except TimeoutError:
-            log.warning("the engine hangs, and is left as it is")
+            log.warning("the engine still computes, or takes long to close: it is left as it is")
         except Exception:
             log.exception("the engine could not be closed")
         self._worker.close()
@@ -244,7 +244,8 @@ class Batcher:
         if swap.done.cancelled():
             return
         self._run, self.model = swap.run, swap.model
-        self._failures, self._out_of_memory_since = 0, None
+        self._failures = 0
+        self._out_of_memory.clear()
         swap.done.set_result(None)
 
     async def _await_returns(self) -> None:
@@ -332,10 +333,9 @@ class Batcher:
         except EngineOutOfMemory as error:
             log.warning("out of memory for a batch of %d, also in halves", count_of(batch.slices))
             _fail(batch, EngineFailed())
-            self._failures += 1
-            self._out_of_memory_since = self._out_of_memory_since or time.monotonic()
-            lasted_s = time.monotonic() - self._out_of_memory_since
-            if self._failures >= MAX_CONSECUTIVE_FAILURES and lasted_s >= OUT_OF_MEMORY_S:
+            self._out_of_memory.append(time.monotonic())
+            lasted_s = self._out_of_memory[-1] - self._out_of_memory[0]
+            if len(self._out_of_memory) >= MAX_CONSECUTIVE_FAILURES and lasted_s >= OUT_OF_MEMORY_S:
                 raise EngineBroken(f"out of memory in every batch for {lasted_s:.0f} s") from error
             return
         except EngineBroken:
@@ -348,7 +348,8 @@ class Batcher:
                 raise EngineBroken(f"{self._failures} batches failed in a row") from error
             return
         if computed.probabilities is not None:  # a batch that nobody waited for any more tells nothing of the engine
-            self._failures, self._out_of_memory_since = 0, None
+            self._failures = 0
+            self._out_of_memory.clear()
             now = time.monotonic()
             self._record_batch(computed.slices, computed.seconds, now)
             self._deliver(computed.slices, computed.probabilities, now - computed.seconds, computed.seconds)

@@ -1,4 +1,4 @@
-"""The service of a process that has the engine: how its predictor start, reload and stop together."""
+"""The service of a process that has the engine: how its predictor starts, reloads and stops."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from model.metadata import CheckpointError
 
 log = logging.getLogger(__name__)
 
+WATCH_S = 0.5
+
 EngineFactory = Callable[[Settings], Engine]
 
 
@@ -40,10 +42,22 @@ class EngineService(Service):
         self.reloader = Reloader(self._load_engine, self._loader, self.telemetry)
         self._predictor: EnginePredictor | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to load the engine; the port opens meanwhile, and `/readyz` says what is awaited."""
         self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
+        if self.settings.stall_exit_s:
+            limit_s = max(self.settings.stall_exit_s, self.settings.stall_timeout_s)
+            self._watching = asyncio.get_running_loop().create_task(self._watch(limit_s), name="watch")
+
+    async def _watch(self, limit_s: float) -> None:
+        """End the service once something has hung for so long that only a restart can help: not everybody probes."""
+        while (hanging := self.stalled(limit_s)) is None:  # noqa: ASYNC110 - nobody tells of what does not happen
+            await asyncio.sleep(WATCH_S)
+        self.lifecycle.fail(f"{hanging}, for more than {limit_s:g} s", hanging)
+        if self._predictor is not None:
+            await self._predictor.batcher.close()  # what waits gets 503 at once
 
     async def _load(self) -> None:
         started = time.monotonic()
@@ -108,14 +122,16 @@ class EngineService(Service):
     @property
     def reloads(self) -> Reloads:
         """What has become of the reloads of the checkpoint."""
-        return Reloads.model_validate(self.reloader, from_attributes=True)
+        reloads = Reloads.model_validate(self.reloader, from_attributes=True)
+        return reloads.model_copy(update={"files_refused": self.files_refused})
 
     async def stop(self) -> None:
         """End the predictor; to be called once HTTP is done, when nothing waits any more."""
         await self.reloader.close()
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.wait({self._loading})
+        for task in (self._loading, self._watching):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
         if self._predictor is not None:
             await self._predictor.close()
         self._loader.shutdown(wait=False)

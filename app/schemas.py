@@ -78,6 +78,9 @@ class Reloads(BaseModel):
     finished: int = Field(description="how many have ended since the start")
     outcome: str | None = Field(description="of the last one: succeeded, unchanged or refused")
     ended_at: datetime | None = Field(description="when the last one ended")
+    files_refused: list[str] = Field(
+        default=[], description="keys, certificate: those that could not be used when they were last read again"
+    )
 
 
 class Health(BaseModel):

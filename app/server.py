@@ -219,16 +219,17 @@ def main_server_config(app: FastAPI, service: Service) -> uvicorn.Config:
 
 def create_admin_server(service: Service) -> AdminServer | None:
     """Return the server of the port for probes and metrics, if the settings want one. Raises SettingsError."""
-    host, port = service.settings.host, service.settings.admin_port
-    if port is None:
+    settings = service.settings
+    if settings.admin_port is None:
         return None
+    host = settings.host if settings.admin_host is None else settings.admin_host
     config = uvicorn.Config(
         create_admin_app(service),
         lifespan="off",
         timeout_graceful_shutdown=1,
         **connection_options(service, ADMIN_CONNECTIONS),
     )
-    return AdminServer(config, service, open_port(host, port, BACKLOG))
+    return AdminServer(config, service, open_port(host, settings.admin_port, BACKLOG))
 
 
 def connection_options(service: Service, max_connections: int, direct: DirectPredict | None = None) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from app.schemas import Reloads
 from app.settings import Settings
 from app.telemetry import Telemetry
 
+# A batch may take longer than a short deadline: that the engine is slow makes no service unready.
+LEAST_STALL_S = 5.0
+
 
 class Service(ABC):
     """Settings, keys, certificate, telemetry and lifecycle from the start; the predictor once there is one.
@@ -33,6 +36,7 @@ class Service(ABC):
         self.body_budget = BodyBudget(settings.max_buffered_bytes // settings.http_processes)
         self.lifecycle = Lifecycle()
         self._predictor: Predictor | None = None
+        self.files_refused: list[str] = []  # the last time that they were read again
         self.telemetry.watch(self.queued_images, lambda: self.unready_reason() is None)
 
     @abstractmethod
@@ -53,10 +57,15 @@ class Service(ABC):
         return self.telemetry.render()
 
     def read_files_again(self) -> None:
-        """Read keys and certificate again; those that cannot be used stay as they are."""
-        self.keys.reload()
+        """Read keys and certificate again; those that cannot be used stay as they are, and `files_refused` says so."""
+        read: dict[str, bool] = {}
+        if self.settings.api_keys_file is not None:
+            read["keys"] = self.keys.reload()
         if self.certificate is not None:
-            self.certificate.reload()
+            read["certificate"] = self.certificate.reload()
+        for file, was_read in read.items():
+            self.telemetry.file_reloads.labels(file, "read" if was_read else "refused").inc()
+        self.files_refused = [file for file, was_read in read.items() if not was_read]
 
     @property
     def loaded(self) -> Predictor | None:
@@ -74,9 +83,10 @@ class Service(ABC):
         if self._predictor is not None and self.lifecycle.serving:
             self._predictor.batcher.require_room(1, time.monotonic() + self.settings.timeout_ms / 1000)
 
-    def stalled(self) -> str | None:
-        """Return what has had work and made no progress for too long, or None."""
-        return self._predictor.stalled(self.settings.stall_timeout_s) if self._predictor else None
+    def stalled(self, limit_s: float | None = None) -> str | None:
+        """Return what has had work and made no progress for longer than that (`stall_timeout_s`), or None."""
+        limit_s = self.settings.stall_timeout_s if limit_s is None else limit_s
+        return self._predictor.stalled(limit_s) if self._predictor else None
 
     def unready_reason(self) -> str | None:
         """Return why a prediction would fail now, or None on positive evidence that it would succeed."""
@@ -84,7 +94,9 @@ class Service(ABC):
             return self.lifecycle.reason
         if self._predictor is None or not self._predictor.batcher.alive:
             return "the batcher is not running"
-        return self.stalled()
+        # What waits longer than its deadline gets 504: no prediction succeeds, long before a restart has to help.
+        deadline_s = max(self.settings.timeout_ms / 1000, LEAST_STALL_S)
+        return self.stalled(min(self.settings.stall_timeout_s, deadline_s))
 
     def queued_images(self) -> float:
         """Return how many images wait or are being decoded."""

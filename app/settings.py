@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         int | None,
         Field(ge=1, le=65535, description="port of its own for probes and metrics; none leaves them on the first port"),
     ] = None
+    admin_host: Annotated[
+        str | None, Field(description="address that this port is on; none is that of the first port")
+    ] = None
     http_processes: Annotated[
         int,
         Field(ge=1, le=64, description="processes that speak HTTP; with two or more, the engine has one of its own"),
@@ -133,6 +136,10 @@ class Settings(BaseSettings):
     stall_timeout_s: Annotated[
         float, Field(gt=0, le=A_DAY_S, description="time without progress on a batch after which /livez fails")
     ] = 60.0
+    stall_exit_s: Annotated[
+        float,
+        Field(ge=0, le=A_DAY_S, description="the same after which the service ends, with exit code 1; 0 never ends it"),
+    ] = 120.0
     api_key: Annotated[
         SecretStr | None, Field(min_length=1, description="key that /predict and /model ask for; none asks for none")
     ] = None

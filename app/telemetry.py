@@ -21,6 +21,7 @@ from prometheus_client import (
 )
 
 from app.errors import TOO_MANY_CONNECTIONS, ClientGone, ServiceError
+from app.release import release
 
 # What a request, or a connection, is refused for.
 KINDS: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
@@ -82,6 +83,19 @@ class Telemetry:
         self.reloads = Counter(
             "resnet_reloads", "Reloads of the checkpoint by how they ended", ["outcome"], registry=registry
         )
+        self.file_reloads = Counter(
+            "resnet_file_reloads",
+            "Files of keys and certificates that were read again, by process, and whether they could be used",
+            ["file", "outcome"],
+            registry=registry,
+        )
+        for file in ("keys", "certificate"):
+            for outcome in ("read", "refused"):
+                self.file_reloads.labels(file, outcome)
+        self.build_info = Gauge(
+            "resnet_build_info", "Always 1; the label says which release runs", ["version"], registry=registry
+        )
+        self.build_info.labels(release()).set(1)
         self.ready = Gauge("resnet_ready", "1 when a prediction would succeed, else 0", registry=registry)
         # Looking up a label costs more than counting does.
         self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
@@ -137,17 +151,22 @@ class Telemetry:
         return generate_latest(self.registry)
 
 
+# What lines about a request give as `extra`.
+FIELDS = ("request_id", "route", "status", "seconds")
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line; what a line says of a request are members of their own, too: FIELDS."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as JSON: time, level, logger, message, and the trace of an exception."""
+        """Return the record as JSON: time, level, logger, message, FIELDS, and the trace of an exception."""
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
+        line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)

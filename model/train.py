@@ -34,7 +34,9 @@ AGREE_EVERY_STEPS = 20
 
 
 class Stopped(TrainingError):
-    """Training was asked to stop, and has saved its state."""
+    """Training was asked to stop, and has saved its state; all processes stop together."""
+
+    agreed = True  # see join_world
 
 
 @dataclass

@@ -121,10 +121,11 @@ def _cuda_graphs(source: Checkpoint, settings: Settings, device: str, precision:
 
 
 def _torch_run(module: Callable[[Tensor], Tensor], device: str) -> Run:
+    """Return what runs a module as the service runs its engine: float32 is no TF32, and cuDNN searches for the best."""
+
     @torch.inference_mode()
-    @cudnn_switched(
-        "benchmark", True
-    )  # as PyTorch advises for shapes that come again, and as the service's engine does
+    @cudnn_switched("benchmark", True)
+    @cudnn_switched("allow_tf32", False)
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         probabilities: NDArray[np.float32] = module(torch.from_numpy(images).to(device)).cpu().numpy()
         return probabilities

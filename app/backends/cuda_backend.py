@@ -39,9 +39,9 @@ PIECE = 256
 LANES = 2
 
 # How far logits may be from the eager network's, as a share of the largest of those. With an earlier checkpoint, and a
-# GPU's rounding simulated on a CPU, fusing moved them by 0.6 % in bfloat16 (256 pictures; 0.7 % on noise), TF32 those
-# of float32 by 0.1 % (16 pictures). Leaving out the head's bias moves them by 4 %, that of any convolution by 29 % and
-# more; two of the 16 pictures that change places, by 14 % and more.
+# GPU's rounding simulated on a CPU, fusing moved them by 0.6 % in bfloat16 (256 pictures; 0.7 % on noise). Leaving out
+# the head's bias moves them by 4 %, that of any convolution by 29 % and more; two pictures that change places, by 14 %
+# and more.
 TOLERANCES = {"bfloat16": 0.03, "float16": 0.01, "float32": 0.01}
 
 
@@ -165,7 +165,7 @@ def distinct(examples: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 def open_cuda_backend(source: Checkpoint, device: str, precision: str, threads: int) -> CudaBackend:
     """Put a checkpoint's network on a CUDA device. Raises what torch raises where there is none."""
     eager = TorchBackend(source, device, precision, threads)
-    metadata, search = source.metadata, CudnnSearch()
+    metadata = source.metadata
 
     def lanes_with(kernels: type[Kernels]) -> Callable[[], Sequence[Lane]]:
         def open_lanes() -> Sequence[Lane]:
@@ -174,6 +174,7 @@ def open_cuda_backend(source: Checkpoint, device: str, precision: str, threads: 
             def forward(images: Tensor) -> Tensor:
                 return eager.logits_by(network, images)
 
+            search = CudnnSearch()
             place, size, classes = torch.device(device), metadata.input_size, len(metadata.classes)
             lanes: list[CudaLane] = []
             try:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # Whatever a library sets up when it first sees a shape must have happened before the recording: cuDNN's search, too.
 WARM_UP_RUNS = 3
 
-# Of cuDNN's search, for all sizes and lanes of a network: a start should take a minute or two, whatever is found.
+# Of cuDNN's search, for all sizes and lanes of one way: a start should take a minute or two, whatever is found.
 SEARCH_S = 60.0
 
 # Streams that closed lanes have left, by device. torch hands out 32 of them in turn, for ever: after some reloads a new
@@ -61,13 +61,14 @@ class CudnnSearch:
     @contextmanager
     def on(self) -> Iterator[None]:
         """Search while there are seconds left."""
-        began = time.perf_counter()
-        with cudnn_switched("benchmark", self._left_s > 0):
-            yield
-        spent_s = time.perf_counter() - began
-        if 0 < self._left_s <= spent_s:
+        began, before_s = time.perf_counter(), self._left_s
+        try:
+            with cudnn_switched("benchmark", before_s > 0):
+                yield
+        finally:
+            self._left_s -= time.perf_counter() - began
+        if self._left_s <= 0 < before_s:
             log.info("cuDNN's search for the quickest kernels has taken its time; other sizes get what it guesses")
-        self._left_s -= spent_s
 
     @staticmethod
     def off() -> AbstractContextManager[None]:

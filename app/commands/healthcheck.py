@@ -10,7 +10,7 @@ import urllib.request
 from app.commands.settings_flags import add_settings, read_settings
 
 # The settings that say where a service answers.
-ADDRESS = ("host", "port", "admin_port", "tls_cert", "tls_key")
+ADDRESS = ("host", "port", "admin_host", "admin_port", "tls_cert", "tls_key")
 
 # From where a service that listens on all addresses is reached on its own host.
 OWN = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -43,7 +43,10 @@ def base_url(arguments: argparse.Namespace) -> str:
     Raises SystemExit for what is no URL.
     """
     settings = read_settings(arguments)
-    host = OWN.get(settings.host, settings.host)
+    host = settings.host
+    if settings.admin_port is not None and settings.admin_host is not None:
+        host = settings.admin_host
+    host = OWN.get(host, host)
     host = f"[{host}]" if ":" in host else host
     scheme = "https" if settings.tls_cert and settings.admin_port is None else "http"
     url: str = arguments.url or f"{scheme}://{host}:{settings.admin_port or settings.port}"

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         now = _health(url, verify)
         reload = now["reload"]
         if reload["finished"] > before["reload"]["finished"] and not reload["running"]:
-            return _report(reload["outcome"], before["model"]["version"], now["model"]["version"])
+            return _report(reload, before["model"]["version"], now["model"]["version"])
         if now["status"] != "ready":
             raise SystemExit(f"resnet: error: not reloaded: {now['reason']}")
         time.sleep(POLL_S)
@@ -79,10 +79,14 @@ def _health(url: str, verify: bool) -> dict[str, Any]:
         raise SystemExit(f"resnet: error: {url} does not answer as this service does") from None
 
 
-def _report(outcome: str, old: str, new: str) -> int:
+def _report(reload: dict[str, Any], old: str, new: str) -> int:
+    """Print what became of the checkpoint, and which other files stay as they were; return the exit status."""
+    outcome, refused = reload["outcome"], reload.get("files_refused", [])
     texts = {
         "succeeded": f"version {new} serves in place of {old}",
         "unchanged": f"version {new} serves already",
     }
     print(texts.get(outcome, f"refused: the service's log says why; version {new} serves on"))
-    return int(outcome not in texts)
+    for file in refused:
+        print(f"{file}: refused: the service's log says why; what was read before holds on")
+    return int(outcome not in texts or bool(refused))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from email.message import Message
@@ -19,9 +17,7 @@ from starlette.types import Receive
 from app.errors import (
     BadBase64,
     BodyTooLarge,
-    BodyTooSlow,
     ClientGone,
-    DeadlinePassed,
     MalformedRequest,
     QueueFull,
     ServiceError,
@@ -82,21 +78,20 @@ async def read_body(
     take: Callable[[int], None],
     *,
     max_bytes: int,
-    timeout_s: float,
-    deadline: float = math.inf,
+    time: tuple[float, ServiceError],
 ) -> bytes:
-    """Read a body of at most `max_bytes` within `timeout_s`, taking each chunk's bytes from the budget.
+    """Read a body of at most `max_bytes`, taking each chunk's bytes from the budget.
 
-    `deadline`, a time.monotonic(), is the request's own. Raises BodyTooLarge (before reading, if the length is
-    announced), BodyTooSlow, DeadlinePassed, QueueFull and ClientGone.
+    `time` is the seconds that it has, and what is raised after them. Raises BodyTooLarge as well (before reading, if
+    the length is announced), QueueFull and ClientGone.
     """
     if content_length is not None and content_length.isdigit() and int(content_length) > max_bytes:
         raise BodyTooLarge(max_bytes)
-    left_s = deadline - time.monotonic()
+    timeout_s, too_slow = time
     chunks: list[bytes] = []
     total = 0
     try:
-        async with asyncio.timeout(min(timeout_s, left_s)):
+        async with asyncio.timeout(timeout_s):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -110,7 +105,7 @@ async def read_body(
                 if not message.get("more_body", False):
                     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
     except TimeoutError as error:
-        raise (BodyTooSlow if timeout_s < left_s else DeadlinePassed) from error
+        raise too_slow from error
 
 
 def split_images(content_type: str | None, body: bytes, max_images: int, size: int) -> list[Entry]:

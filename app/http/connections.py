@@ -27,7 +27,7 @@ LATE_S = 0.05
 LINGER_S = 1.0
 
 # For a header of which a part has come when the connection is to be closed: the rest is on its way, or never comes.
-LAST_HEADER_S = 1.0
+LAST_HEADER_S = 0.5
 
 # A client that sent `Expect: 100-continue` and is refused may send its body all the same, without having waited.
 LINGER_FOR_BODY_S = 5.0
@@ -238,7 +238,7 @@ class Connection(ParsingConnection):
         self._header_timer = None
         if self.transport.is_closing():
             return
-        if self._header_begun:
+        if self._header_begun and not self._last:  # else nobody has the time to hand over a refusal
             self._refuse(HeaderTooSlow())
         else:
             self.transport.close()

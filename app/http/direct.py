@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from app.batching.jobs import Job, Outcome, Ticket
-from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, QueueFull, ServiceError
+from app.errors import ClientGone, NotReady, QueueFull, ServiceError
 from app.http.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
 from app.http.direct_interface import ResponseChannel
@@ -66,10 +66,7 @@ class DirectPredict:
     def body_time(self, head: Head) -> tuple[float, ServiceError]:
         """Return for how many seconds a body may come, and what the answer is if it does not."""
         settings = self.service.settings
-        deadline_s = min(head.parameters.x_timeout_ms or settings.timeout_ms, settings.timeout_ms) / 1000
-        if deadline_s < settings.body_timeout_s:
-            return deadline_s, DeadlinePassed()
-        return settings.body_timeout_s, BodyTooSlow()
+        return head.parameters.body_time(settings.timeout_ms, settings.body_timeout_s)
 
     def refuse(self, channel: ResponseChannel, head: Head, error: ServiceError, *, body_is_here: bool = True) -> None:
         """Answer a request with an error: its body did not come, or `refusal_of_all` refuses all of them."""
@@ -99,7 +96,8 @@ class DirectPredict:
         self._turned_away += 1
         request_id = request_id_of(head.given_id)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("POST %s %d at once id=%s", PATH, error.status, request_id)
+            seen = {"request_id": request_id, "route": PATH, "status": error.status}
+            log.debug("POST %s %d at once id=%s", PATH, error.status, request_id, extra=seen)
         return self._refusal_answer(request_id)
 
     def stay_awake(self) -> None:
@@ -159,10 +157,10 @@ class Exchange:
     def _fail(self, error: Exception) -> None:
         """Answer with an error. What is no ServiceError is a bug: logged with its trace, and a 500."""
         if not isinstance(error, ServiceError):
-            log.error("request %s failed", self._request_id, exc_info=error)
+            log.error("request %s failed", self._request_id, exc_info=error, extra={"request_id": self._request_id})
             error = ServiceError()
         elif error.status == ServiceError.status:  # the trace is the batch's, and so is its line in the log
-            log.error("request %s failed with its batch", self._request_id)
+            log.error("request %s failed with its batch", self._request_id, extra={"request_id": self._request_id})
         self.refuse(error)
 
     def begin(self, body: bytes) -> None:
@@ -255,4 +253,5 @@ class Exchange:
         seconds = time.monotonic() - self._channel.began
         self._service.telemetry.record_answer(PATH, status, seconds)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("POST %s %d %.1f ms id=%s", PATH, status, seconds * 1000, self._request_id)
+            seen = {"request_id": self._request_id, "route": PATH, "status": status, "seconds": seconds}
+            log.debug("POST %s %d %.1f ms id=%s", PATH, status, seconds * 1000, self._request_id, extra=seen)

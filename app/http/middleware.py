@@ -128,7 +128,7 @@ class RequestContext:
                 self.service.telemetry.record_refusal(NotReady.code)
                 await problem_response(NotReady(), request_id)(scope, receive, send_with_headers)
         except Exception:
-            log.exception("request %s failed", request_id)
+            log.exception("request %s failed", request_id, extra={"request_id": request_id})
             if not sent:
                 self.service.telemetry.record_refusal(ServiceError.code)
                 await problem_response(ServiceError(), request_id)(scope, receive, send_with_headers)
@@ -139,4 +139,5 @@ class RequestContext:
         route = getattr(scope.get("route"), "path", "unmatched")
         self.service.telemetry.record_answer(route, status or 499, seconds)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s %s %d %.1f ms id=%s", scope["method"], route, status, seconds * 1000, request_id)
+            seen = {"request_id": request_id, "route": route, "status": status, "seconds": seconds}
+            log.debug("%s %s %d %.1f ms id=%s", scope["method"], route, status, seconds * 1000, request_id, extra=seen)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 from starlette.datastructures import QueryParams
 
-from app.errors import BadParameter
+from app.errors import BadParameter, BodyTooSlow, DeadlinePassed, ServiceError
 
 Positive = Annotated[int, Field(ge=1)]
 POSITIVE: TypeAdapter[int] = TypeAdapter(Positive)
@@ -45,6 +45,14 @@ class Parameters:
         """Raise BadParameter for what no model could be asked for."""
         if self.bad:
             raise BadParameter.of(self.bad)
+
+    def body_time(self, timeout_ms: int, body_timeout_s: float) -> tuple[float, ServiceError]:
+        """Return for how many seconds the body may come, and what the answer is if it does not.
+
+        That is `body_timeout_s`, unless the request's deadline, `timeout_ms` at most, comes first.
+        """
+        deadline_s = min(self.x_timeout_ms or timeout_ms, timeout_ms) / 1000
+        return (deadline_s, DeadlinePassed()) if deadline_s < body_timeout_s else (body_timeout_s, BodyTooSlow())
 
     def resolve(self, classes: int, timeout_ms: int, began: float) -> Options:
         """Return what they mean for a model of so many classes, `timeout_ms` after `began` at the latest.

@@ -56,7 +56,7 @@ class EngineProcessService(EngineService):
         """
         self.closing = True
         if self.lifecycle.state is State.FAILED and self._predictor is not None:
-            await self._predictor.batcher.close()
+            await self._predictor.close()
         self._tell()
         for worker in self.workers:
             worker.link.send(Kind.CLOSE)
@@ -110,18 +110,19 @@ class EngineProcessService(EngineService):
                 worker.link.flush()
 
     def read_files_again(self) -> None:
-        """Let the HTTP processes read keys and certificate again; here nobody uses them."""
+        """Let the HTTP processes read keys and certificate again; here it is for /health on the port for probes."""
+        super().read_files_again()
         for worker in self.workers:
             worker.link.send(Kind.READ_AGAIN)
 
     # -- what probes and metrics see
 
-    def stalled(self) -> str | None:
-        """Return what makes no progress, in any process, or None."""
-        return super().stalled() or self._stalled_worker()
+    def stalled(self, limit_s: float | None = None) -> str | None:
+        """Return what has made no progress for longer than that (`stall_timeout_s`), in any process, or None."""
+        limit_s = self.settings.stall_timeout_s if limit_s is None else limit_s
+        return super().stalled(limit_s) or self._stalled_worker(limit_s)
 
-    def _stalled_worker(self) -> str | None:
-        limit_s = self.settings.stall_timeout_s
+    def _stalled_worker(self, limit_s: float) -> str | None:
         for worker in self.workers:
             if worker.serving.is_set() and not worker.link.lost.is_set():
                 if self.shared.decoder_stalled_s(worker.index) > limit_s:

@@ -145,7 +145,7 @@ def unpack_refusal(payload: Payload) -> tuple[int, ServiceError]:
 
 
 def pack_with_id(kind: Kind, submission_id: int, payload: Payload = b"") -> bytes:
-    """Return a frame about a submission."""
+    """Return a frame about a submission or a scrape, whose id it begins with."""
     return frame(kind, ID.pack(submission_id) + payload)
 
 

@@ -119,5 +119,5 @@ class HttpProcessHandle:
         self._scrapes.add(task)
         task.add_done_callback(self._scrapes.discard)
 
-    async def _answer_scrape(self, submission_id: Payload) -> None:
-        self.link.send(Kind.METRICS, submission_id + await self._service.metrics())
+    async def _answer_scrape(self, scrape_id: Payload) -> None:
+        self.link.send(Kind.METRICS, scrape_id + await self._service.metrics())

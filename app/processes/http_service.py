@@ -130,12 +130,13 @@ class HttpService(Service):
 
     @property
     def reloads(self) -> Reloads:
-        """What has become of the reloads of the checkpoint."""
-        return self._reloads
+        """What has become of the reloads of the checkpoint, and of the files that are read in every process."""
+        refused = sorted({*self._reloads.files_refused, *self.files_refused})
+        return self._reloads.model_copy(update={"files_refused": refused})
 
-    def stalled(self) -> str | None:
-        """Return what makes no progress, here or in the other processes, or None."""
-        return super().stalled() or self._stalled
+    def stalled(self, limit_s: float | None = None) -> str | None:
+        """Return what makes no progress, here or, for `stall_timeout_s`, in the other processes, or None."""
+        return super().stalled(limit_s) or self._stalled
 
     def unready_reason(self) -> str | None:
         """Return why a prediction would fail now, or None."""

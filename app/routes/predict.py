@@ -59,7 +59,8 @@ async def predict(
     service.require_room()  # before the body is read
     predictor = service.require_predictor()
     settings = service.settings
-    options = Parameters(top_k, x_timeout_ms).resolve(len(predictor.classes), settings.timeout_ms, time.monotonic())
+    parameters = Parameters(top_k, x_timeout_ms)
+    options = parameters.resolve(len(predictor.classes), settings.timeout_ms, time.monotonic())
     headers = request.headers
     with service.body_budget.hold() as take:
         body = await read_body(
@@ -67,8 +68,7 @@ async def predict(
             headers.get("content-length"),
             take,
             max_bytes=settings.max_body_bytes,
-            timeout_s=settings.body_timeout_s,
-            deadline=options.deadline,
+            time=parameters.body_time(settings.timeout_ms, settings.body_timeout_s),
         )
         refuse_codings(headers.getlist("content-encoding"))
         split = partial(split_images, headers.get("content-type"), body, settings.max_images, predictor.input_size)

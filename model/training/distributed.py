@@ -61,7 +61,7 @@ class World:
         """Return a module that runs `network`, averages gradients and shares batch statistics over all processes."""
         if self.size == 1:
             return network
-        share_batch_statistics(network)
+        share_batch_statistics(network, device)
         ids = [device] if device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
 
@@ -85,21 +85,28 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size()), device
-    except BaseException:
+    except BaseException as error:
         # The others may wait for what this process will not do any more. NCCL's end would wait for them, and torchrun
         # ends them only once this process has ended.
-        if device.type != "cuda":
+        if device.type != "cuda" or getattr(error, "agreed", False):
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
 
 
-def share_batch_statistics(network: nn.Module) -> None:
-    """Make every batch norm of `network` normalise by the mean and variance of the global batch, in place."""
+def share_batch_statistics(network: nn.Module, device: torch.device) -> None:
+    """Make every batch norm of `network` normalise by the mean and variance of the global batch, in place.
+
+    torch's own layer needs GPUs. It makes the host wait for the device three times, since batches may differ in length;
+    the one below would not, but keeps four times the memory for the gradients.
+    """
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return
     for module in network.modules():
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
-                shared = SharedBatchNorm2d(child.num_features).to(child.weight.device)
+                shared = SharedBatchNorm2d(child.num_features)
                 shared.load_state_dict(child.state_dict())
                 setattr(module, name, shared)
 
@@ -121,11 +128,7 @@ class _Sum(torch.autograd.Function):
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over equally long batches of all processes.
-
-    torch's own SyncBatchNorm needs GPUs, and takes batches of different lengths, for which the host waits for the
-    device three times in each layer.
-    """
+    """Batch norm over equally long batches of all processes, on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape; updates the running statistics as one process would."""

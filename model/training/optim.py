@@ -18,7 +18,7 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
 def one_cycle(step: int, steps: int, warmup: float, peak: float) -> float:
     """Return the learning rate of a step: linear up to `peak` over a share `warmup` of all steps, then linear to zero.
 
-    Smith and Topin 2017, "Super-Convergence", arXiv:1708.07120; the straight lineage as in hlb-CIFAR10 and airbench.
+    Smith and Topin 2017, "Super-Convergence", arXiv:1708.07120; the straight descent as in hlb-CIFAR10 and airbench.
     """
     done = (step + 0.5) / steps
     if done < warmup:

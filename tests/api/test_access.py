@@ -72,6 +72,21 @@ async def test_reloading_takes_keys_away_and_lets_new_ones_in(keys_file):
         assert (await post(client, headers=PNG | bearer("carol key"))).status_code == 200
 
 
+async def test_keys_that_cannot_be_read_again_stay_and_are_told_of(keys_file):
+    async with serving(api_keys_file=keys_file) as client:
+        service = client.app.state.service
+        for text, refused in (("no key\n", ["keys"]), (line("carol"), [])):
+            keys_file.write_text(text)
+            service.read_files_again()
+            assert (await client.get("/health")).json()["reload"]["files_refused"] == refused
+            name = "alice" if refused else "carol"
+            assert (await post(client, headers=PNG | bearer(f"{name} key"))).status_code == 200
+        metrics = (await client.get("/metrics")).text
+    for outcome in ("read", "refused"):
+        assert f'resnet_file_reloads_total{{file="keys",outcome="{outcome}"}} 1.0' in metrics
+        assert f'resnet_file_reloads_total{{file="certificate",outcome="{outcome}"}} 0.0' in metrics
+
+
 async def test_nothing_but_probes_and_pages_answers_without_a_key(keys_file):
     async with serving(api_keys_file=keys_file) as client:
         routes = paths_of(client.app.router)

@@ -108,8 +108,15 @@ async def test_408(half):
 
 
 @pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
+async def test_408_where_a_body_has_as_long_as_a_request(half):
+    async with serving(body_timeout_s=0.05, timeout_ms=50, api_key="right") as client:
+        assert_problem(await send_half(client, half), 408, "body-too-slow")
+
+
+@pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
 @pytest.mark.parametrize("whose", ["the caller's", "the server's"])
-async def test_504_at_the_deadline_while_the_body_is_awaited(half, whose):
+async def test_504_at_the_deadline_while_the_body_is_awaited(monkeypatch, half, whose):
+    monkeypatch.setattr("app.http.middleware.DISCARD_S", 3600)  # nobody waits for more of it
     if whose == "the caller's":
         settings, half = {}, half.replace(b"\r\n", b"\r\nx-timeout-ms: 50\r\n", 1)
     else:

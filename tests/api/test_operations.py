@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 
 from app.lifecycle import State
@@ -123,6 +125,34 @@ async def test_an_engine_that_makes_no_progress_fails_both_probes():
         while (await client.get("/livez")).status_code == 200:
             pass
         assert (await client.get("/readyz")).status_code == 503
+
+
+@pytest.mark.parametrize(("least_s", "unready"), [(0.001, True), (5.0, False)])
+async def test_what_makes_no_progress_until_the_deadline_is_not_ready_but_alive(monkeypatch, least_s, unready):
+    monkeypatch.setattr("app.service.LEAST_STALL_S", least_s)
+    engine = FakeEngine()
+    async with serving(engine, timeout_ms=10) as client:
+        engine.hold()
+        answer = await client.post("/predict", content=encode(noise()), headers=PNG)
+        assert answer.status_code == 504  # at its deadline, after which the engine has been busy for as long
+        assert (await client.get("/livez")).status_code == 200
+        assert ((await client.get("/readyz")).status_code == 503) is unready
+        engine.release()
+
+
+async def test_what_hangs_for_long_ends_the_service_and_what_waits_gets_503():
+    engine = FakeEngine()
+    async with serving(engine, stall_timeout_s=0.01, stall_exit_s=0.001) as client:
+        service = client.app.state.service
+        failed = asyncio.Event()
+        service.lifecycle.on_failure = failed.set
+        engine.hold()
+        answer = await client.post("/predict", content=encode(noise()), headers=PNG)
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:resnet:problem:engine-failed")
+        await asyncio.wait_for(failed.wait(), 10)
+        assert service.lifecycle.exit_code == 1
+        assert (await client.get("/readyz")).text == "the engine makes no progress\n"
+        engine.release()
 
 
 async def test_a_failure_to_load_is_one_line_and_never_ready(caplog):

@@ -51,7 +51,7 @@ def test_alerts_ask_for_metrics_and_labels_that_there_are():
 def test_probes_do_not_thin_out_errors():
     """Each scrape and each probe is a request, too."""
     counted = re.findall(r"resnet_requests_total(\S*)\[", ALERTS)
-    assert len(counted) == 2
+    assert len(counted) == 4
     assert all(f'route="{PATH}"' in selected for selected in counted)
 
 

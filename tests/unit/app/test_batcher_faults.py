@@ -74,16 +74,45 @@ async def test_the_engine_is_closed_in_its_own_thread_at_the_end():
     assert closed == ["engine"]
 
 
-async def test_the_end_waits_for_no_engine_that_hangs_or_cannot_be_closed(monkeypatch, caplog):
-    monkeypatch.setattr("app.batcher.CLOSE_S", 0.01)
+async def test_batches_without_memory_and_one_that_fails_are_not_failures_in_a_row():
     engine = FakeEngine()
     async with running(engine) as batcher:
+        await out_of_memory(engine, batcher, MAX_CONSECUTIVE_FAILURES - 1)
+        engine.errors = [RuntimeError("a bug")]
+        with pytest.raises(ServiceError):
+            await submit(batcher, pictures(1))
+        assert batcher.alive
+
+
+async def test_the_end_waits_for_no_engine_that_hangs(monkeypatch, caplog):
+    monkeypatch.setattr("app.batcher.CLOSE_S", 0.01)
+    engine, closed = FakeEngine(), []
+    async with running(engine) as batcher:
         waiting = await occupied(engine, batcher)
-        await batcher.close(lambda: pytest.fail("it hangs"))
+        await batcher.close(lambda: closed.append("too late"))
         engine.release()
         with pytest.raises(EngineFailed):
             await waiting
-    assert "the engine hangs" in caplog.text
+        await asyncio.to_thread(ended(batcher._worker).wait, 10)
+    assert closed == []
+    assert "it is left as it is" in caplog.text
+
+
+def ended(worker):
+    """An event that the thread of a worker, which is told to end, sets at its end."""
+    end = threading.Event()
+    threads = [one for one in threading.enumerate() if one.name == "engine"]
+
+    def wait_for_all():
+        for one in threads:
+            one.join(10)
+        end.set()
+
+    threading.Thread(target=wait_for_all).start()
+    return end
+
+
+async def test_an_engine_that_cannot_be_closed_does_not_keep_the_service_from_ending(caplog):
     async with running(FakeEngine()) as batcher:
         await batcher.close(lambda: 1 / 0)
     assert "the engine could not be closed" in caplog.text

@@ -3,12 +3,15 @@
 import io
 import os
 import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 from PIL import Image
 
 from app import engine
 from app.cli import main
+from app.release import release
 from tests.conftest import ROOT
 from tests.unit.app.test_predict_command import Cats
 
@@ -42,3 +45,20 @@ def test_a_name_that_the_terminal_has_no_letters_for_is_shown_as_escapes(tmp_pat
         assert ended.value.code == 0
         label = r"\u732b" if encoding == "ascii" else "猫"
         assert printed.getvalue().decode(encoding) == f"{tmp_path}/{shown}: {label} 75.0%\n"
+
+
+def test_it_says_which_release_it_is(monkeypatch, capsys):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    monkeypatch.setattr(sys, "argv", ["resnet", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert capsys.readouterr().out == f"resnet {project['version']}\n"
+
+
+def test_a_folder_that_nothing_has_installed_has_no_release(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("app.release.version", missing)
+    assert release() == "unknown"

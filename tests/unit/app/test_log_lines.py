@@ -20,6 +20,14 @@ def test_a_line_of_json_says_when_how_grave_who_and_what():
     }
 
 
+def test_a_line_of_json_has_what_it_says_of_a_request_as_members():
+    line = record("request %s failed")
+    line.request_id, line.status, line.secret = "abc", 500, "x"
+    written = json.loads(JsonFormatter().format(line))
+    assert (written["request_id"], written["status"]) == ("abc", 500)
+    assert "secret" not in written
+
+
 def test_a_line_of_json_has_the_trace_of_an_exception():
     try:
         raise ValueError("the shapes\ndo not match")

@@ -15,8 +15,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(reload, "POLL_S", 0)
 
 
-def health(status="ready", finished=0, running=False, outcome=None, version="new"):
-    reloads = {"running": running, "finished": finished, "outcome": outcome}
+def health(status="ready", finished=0, running=False, outcome=None, version="new", files_refused=()):
+    reloads = {"running": running, "finished": finished, "outcome": outcome, "files_refused": files_refused}
     return {"status": status, "reason": "so it is", "model": {"version": version}, "reload": reloads}
 
 
@@ -54,6 +54,15 @@ def test_it_signals_the_process_of_the_port_and_waits_for_the_outcome(answers, s
         assert run("--port", "8123") == code
     assert signals == [(os.getpid(), signal.SIGHUP)]
     assert words in capsys.readouterr().out
+
+
+def test_keys_that_are_refused_are_a_failure_whatever_the_checkpoint_is(answers, signals, capsys):
+    answers.append(health(finished=1, outcome="succeeded", files_refused=["keys", "certificate"]))
+    assert run("--pid", "4242") == 1
+    printed = capsys.readouterr().out
+    assert "version new serves" in printed
+    assert "keys: refused" in printed
+    assert "certificate: refused" in printed
 
 
 def test_a_process_can_be_named(answers, signals):

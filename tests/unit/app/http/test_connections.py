@@ -195,7 +195,7 @@ async def test_a_header_of_which_a_part_has_come_is_answered_when_the_connection
 
 
 async def test_a_refused_client_that_still_sends_its_body_is_not_reset(monkeypatch):
-    monkeypatch.setattr("app.http.connections.LINGER_S", 0.01)
+    monkeypatch.setattr("app.http.connections.LINGER_S", 3600)
 
     async def refuse(scope, _receive, _send):
         await scope["extensions"][WHOLE]["respond"](408, [(b"content-length", b"0"), (b"connection", b"close")], b"")
@@ -205,10 +205,20 @@ async def test_a_refused_client_that_still_sends_its_body_is_not_reset(monkeypat
     await ended(protocol)
     assert transport.sent.startswith(b"HTTP/1.1 408")
     assert transport.half_closed
-    assert not transport.is_closing()
     protocol.data_received(b"more")
-    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert not transport.is_closing()
+    protocol._linger_timer._run()  # its time is over
+    assert transport.is_closing()
     assert not transport.aborted
+
+
+async def test_half_a_header_that_never_comes_to_its_end_is_closed_without_an_answer_in_a_drain():
+    protocol, transport = Port().connect()
+    protocol.data_received(HALF)
+    protocol.shutdown()
+    protocol._close_late()
+    assert transport.is_closing()
+    assert transport.sent == b""
 
 
 async def test_the_end_of_a_connection_ends_its_timers():

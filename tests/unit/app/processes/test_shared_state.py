@@ -8,7 +8,7 @@ from app.processes.shared_state import SharedState
 
 @pytest.fixture
 def views():
-    """The shared as the engine process and two HTTP processes see it, each through a mapping of its own."""
+    """The shared memory as the engine process and two HTTP processes see it, each through a mapping of its own."""
     engine = SharedState.create(2)
     yield engine, SharedState(engine.file, 2), SharedState(engine.file, 2)
     os.close(engine.file)
