@@ -45,9 +45,6 @@ RUN PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraint
     /opt/venv/bin/pip install --no-cache-dir --no-deps --target /srv/resnet . ${PIP_ARGS}
 
 FROM ${BASE_IMAGE}
-# docker build --build-arg REVISION=$(git rev-parse HEAD) ...
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title=resnet-service org.opencontainers.image.revision=${REVISION}
 RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin resnet
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=sbom /build/sbom.cdx.json /srv/resnet/sbom.cdx.json
@@ -70,5 +67,8 @@ STOPSIGNAL SIGTERM
 # On a GPU all graphs are recorded before ready, and cuDNN looks for its quickest kernels: minutes are no failure. The
 # first success ends the period.
 HEALTHCHECK --interval=10s --timeout=10s --start-period=300s --retries=3 CMD ["resnet", "healthcheck"]
+# docker build --build-arg REVISION=$(git rev-parse HEAD) ...; here, so that another one invalidates no layer
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title=resnet-service org.opencontainers.image.revision=${REVISION}
 ENTRYPOINT ["resnet"]
 CMD ["serve"]

@@ -23,7 +23,7 @@ from app.memory import clear_error_frames
 from app.settings import Settings
 from model import checkpoint
 from model.checkpoint import Checkpoint
-from model.metadata import Facts
+from model.metadata import ServedCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Backend(Protocol):
 class CheckpointEngine:
     """A backend with what surrounds it: padding, calibration, self-test."""
 
-    def __init__(self, facts: Facts, backend: Backend, batch_sizes: tuple[int, ...] = ()) -> None:
+    def __init__(self, facts: ServedCheckpoint, backend: Backend, batch_sizes: tuple[int, ...] = ()) -> None:
         self.backend = backend
         self.batch_sizes = batch_sizes
         self.card = _card(facts, backend)
@@ -134,7 +134,7 @@ class CheckpointEngine:
         padded = next((size for size in self.batch_sizes if size >= count), count)
         if padded > count:
             images = np.concatenate([images, np.zeros((padded - count, *images.shape[1:]), np.uint8)])
-        return self.calibration.probabilities_of(self.backend.logits(images)[:count])
+        return self.calibration.probabilities_numpy(self.backend.logits(images)[:count])
 
     def prepare(self, largest: int) -> None:
         """Choose the batch sizes by measurement, up to `largest`, or warm up those that were given."""
@@ -226,7 +226,7 @@ def _kind(backend: Backend) -> str:
     return backend.device.partition(":")[0]
 
 
-def _card(facts: Facts, backend: Backend) -> dict[str, Any]:
+def _card(facts: ServedCheckpoint, backend: Backend) -> dict[str, Any]:
     fields = facts.metadata.model_dump(mode="json", exclude={"format", "self_test_tolerance"})
     return fields | {
         "version": facts.version,

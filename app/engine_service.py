@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from model.metadata import CheckpointError
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.5
+LEAST_LOOKS = 2
 
 EngineFactory = Callable[[Settings], Engine]
 
@@ -48,16 +50,25 @@ class EngineService(Service):
         """Begin to load the engine; the port opens meanwhile, and `/readyz` says what is awaited."""
         self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
         if self.settings.stall_exit_s:
-            limit_s = max(self.settings.stall_exit_s, self.settings.stall_timeout_s)
-            self._watching = asyncio.get_running_loop().create_task(self._watch(limit_s), name="watch")
+            self._watching = asyncio.get_running_loop().create_task(self._watch(), name="watch")
 
-    async def _watch(self, limit_s: float) -> None:
-        """End the service once something has hung for so long that only a restart can help: not everybody probes."""
-        while (hanging := self.stalled(limit_s)) is None:  # noqa: ASYNC110 - nobody tells of what does not happen
+    async def _watch(self) -> None:
+        """End the service once something has hung for `stall_exit_s`: not every supervisor probes.
+
+        What goes beyond `stall_timeout_s` is counted in looks: after the whole process was stopped for an hour (docker
+        pause, Ctrl-Z), everything seems to have hung for that long, and goes on.
+        """
+        beyond_s = self.settings.stall_exit_s - self.settings.stall_timeout_s
+        looks = max(LEAST_LOOKS, math.ceil(beyond_s / WATCH_S))
+        seen = 0
+        while seen < looks:
             await asyncio.sleep(WATCH_S)
-        self.lifecycle.fail(f"{hanging}, for more than {limit_s:g} s", hanging)
+            hanging = self.stalled()
+            seen = seen + 1 if hanging else 0
+        limit_s = max(self.settings.stall_exit_s, self.settings.stall_timeout_s)
+        self.lifecycle.fail(f"{hanging}, for {limit_s:g} s", str(hanging))
         if self._predictor is not None:
-            await self._predictor.batcher.close()  # what waits gets 503 at once
+            await self._predictor.close()  # what waits for the engine gets 503 at once
 
     async def _load(self) -> None:
         started = time.monotonic()

@@ -84,7 +84,9 @@ async def answer_with_problem(request: Request, error: Exception) -> Response:
     telemetry = request.app.state.service.telemetry
     if problem.status == ServiceError.status:  # the trace is the batch's, and so is its line in the log
         request_id = request.state.request_id
-        log.error("request %s failed with its batch", request_id, extra={"request_id": request_id})
+        log.error(
+            "request %s failed with its batch", request_id, extra={"request_id": request_id, "status": problem.status}
+        )
     if not isinstance(problem, ClientGone):
         telemetry.record_refusal(problem.code)
     return problem_response(problem, request.state.request_id, getattr(error, "headers", None))

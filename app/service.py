@@ -83,10 +83,9 @@ class Service(ABC):
         if self._predictor is not None and self.lifecycle.serving:
             self._predictor.batcher.require_room(1, time.monotonic() + self.settings.timeout_ms / 1000)
 
-    def stalled(self, limit_s: float | None = None) -> str | None:
-        """Return what has had work and made no progress for longer than that (`stall_timeout_s`), or None."""
-        limit_s = self.settings.stall_timeout_s if limit_s is None else limit_s
-        return self._predictor.stalled(limit_s) if self._predictor else None
+    def stalled(self) -> str | None:
+        """Return what has had work and made no progress for longer than `stall_timeout_s`, or None."""
+        return self._predictor.stalled(self.settings.stall_timeout_s) if self._predictor else None
 
     def unready_reason(self) -> str | None:
         """Return why a prediction would fail now, or None on positive evidence that it would succeed."""
@@ -95,8 +94,7 @@ class Service(ABC):
         if self._predictor is None or not self._predictor.batcher.alive:
             return "the batcher is not running"
         # What waits longer than its deadline gets 504: no prediction succeeds, long before a restart has to help.
-        deadline_s = max(self.settings.timeout_ms / 1000, LEAST_STALL_S)
-        return self.stalled(min(self.settings.stall_timeout_s, deadline_s))
+        return self._predictor.stalled(max(self.settings.timeout_ms / 1000, LEAST_STALL_S)) or self.stalled()
 
     def queued_images(self) -> float:
         """Return how many images wait or are being decoded."""

@@ -138,7 +138,12 @@ class Settings(BaseSettings):
     ] = 60.0
     stall_exit_s: Annotated[
         float,
-        Field(ge=0, le=A_DAY_S, description="the same after which the service ends, with exit code 1; 0 never ends it"),
+        Field(
+            ge=0,
+            le=A_DAY_S,
+            description="the same after which the service ends, with exit code 1, at least stall_timeout_s; 0 never "
+            "ends it",
+        ),
     ] = 120.0
     api_key: Annotated[
         SecretStr | None, Field(min_length=1, description="key that /predict and /model ask for; none asks for none")
@@ -188,6 +193,8 @@ class Settings(BaseSettings):
             raise ValueError("more than one of http_processes needs Linux")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key need each other")
+        if self.admin_host is not None and self.admin_port is None:
+            raise ValueError("admin_host needs admin_port")
         if self.admin_port == self.port:
             raise ValueError("admin_port must not be port")
         return self

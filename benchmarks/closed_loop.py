@@ -22,7 +22,7 @@ PICTURES = sorted((FOLDER.parent / "examples").glob("*.png"))
 WRK_FOLDER = FOLDER.parent / ".bench"
 
 
-def find_wrk(folder: Path = WRK_FOLDER) -> list[str] | None:
+def find_or_download_wrk(folder: Path = WRK_FOLDER) -> list[str] | None:
     """Return the command that starts wrk: on the path, else Debian's package unpacked in `folder`, else None."""
     command = shutil.which("wrk")
     if command:

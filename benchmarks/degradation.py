@@ -35,7 +35,7 @@ from model.data import DataError, Dataset, hold_out, load_cifar10
 from model.device import pick_device
 from model.evaluate import compute_logits
 from model.resnet import ResNet
-from model.training.augment import apply, draw, random_stream
+from model.training.augment import augment_batch, draw_augmentation, random_stream
 from model.training.optim import one_cycle, parameter_groups
 from model.training.recipe import Augmentation
 from model.transforms import normalise
@@ -119,12 +119,13 @@ def train(
     for epoch in range(settings.epochs):
         started = time.monotonic()
         order = torch.randperm(len(training), generator=random_stream("order", settings.seed, epoch)).to(device)
-        draws = draw(AUGMENTATION, len(training), images.shape[-1], seed=settings.seed, epoch=epoch).to(device)
+        size, seed = images.shape[-1], settings.seed
+        draws = draw_augmentation(AUGMENTATION, len(training), size, seed=seed, epoch=epoch).to(device)
         recorded = []
         for number, index in enumerate(order[: per_epoch * settings.batch_size].split(settings.batch_size)):
             for group in optimiser.param_groups:
                 group["lr"] = one_cycle(len(losses), steps, settings.warmup, settings.learning_rate)
-            batch = normalise(apply(images, index, draws, AUGMENTATION, fill), mean, std)
+            batch = normalise(augment_batch(images, index, draws, AUGMENTATION, fill), mean, std)
             loss = functional.cross_entropy(network(batch.contiguous(memory_format=torch.channels_last)), labels[index])
             optimiser.zero_grad()
             loss.backward()

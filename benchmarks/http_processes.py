@@ -62,7 +62,7 @@ def turn(wrk: list[str], count: int, clients: int, seconds: int) -> dict[str, An
 def main() -> None:
     """Measure in turns, and write the record."""
     arguments = parse()
-    wrk = closed_loop.find_wrk()
+    wrk = closed_loop.find_or_download_wrk()
     if wrk is None:  # load from Python would be the limit
         raise SystemExit("there is no wrk")
     rounds = [

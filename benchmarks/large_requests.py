@@ -23,7 +23,7 @@ from app.engine import load_engine
 from app.settings import Settings
 from benchmarks.load import exchange, post
 from benchmarks.machine import write
-from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, of_the_engine
+from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, shares_of_engine_rate
 from tests.process import service_process
 
 ROUNDS = 9
@@ -90,7 +90,7 @@ def main() -> None:
             runs.append((name, round(asyncio.run(request_rate(service.port, requests[name])), 1)))
             paces.append(engine_rate(engine, batch))
             print(*runs[-1], paces[-1], flush=True)
-    shares = of_the_engine(runs, paces)
+    shares = shares_of_engine_rate(runs, paces)
     rates = {name: [rate for each, rate in runs if each == name] for name in requests}
     rates["engine"] = paces
     write(
@@ -104,7 +104,7 @@ def main() -> None:
             "engine_images_per_s_by_size": sizes,
             "images_per_s_median": {name: statistics.median(many) for name, many in rates.items()},
             "of_the_engine_median": {name: round(statistics.median(many), 4) for name, many in shares.items()},
-            "of_the_engine": shares,
+            "shares_of_engine_rate": shares,
             "images_per_s": rates,
         },
     )

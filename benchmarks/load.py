@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from benchmarks.sender import OpenLoop, is_whole, poisson_arrivals
+from benchmarks.sender import ScheduledSender, is_whole, poisson_arrivals
 
 # Answers that have not come so long after the last request was sent are counted as errors.
 PATIENCE_S = 10.0
@@ -140,7 +140,7 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
 
     An answer's time counts from when its request was due, so that what holds back the sender is not hidden either.
     """
-    sender = OpenLoop(port, requests, poisson_arrivals(rate, seconds, seed))
+    sender = ScheduledSender(port, requests, poisson_arrivals(rate, seconds, seed))
     sender.send()
     outcomes = sender.finish(PATIENCE_S)
     good = outcomes.status == 200

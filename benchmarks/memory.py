@@ -23,7 +23,7 @@ from benchmarks.large_requests import forms
 from benchmarks.load import post
 from benchmarks.machine import FOLDER, write
 from benchmarks.pace import examples
-from benchmarks.sender import OpenLoop
+from benchmarks.sender import ScheduledSender
 from tests.process import ServiceProcess, service_process
 
 REQUESTS = 100_000
@@ -61,7 +61,7 @@ def mixture() -> list[bytes]:
 
 def send(port: int, requests: list[bytes], total: int) -> Counter[int]:
     """Send so many requests, in turn, from CLIENTS clients in closed loop; return how often each status came."""
-    sender = OpenLoop(port, requests, np.zeros(total), most=CLIENTS)  # all due at once: each as a client is free
+    sender = ScheduledSender(port, requests, np.zeros(total), most=CLIENTS)  # all due at once: each as a client is free
     sender.send()
     return Counter(sender.finish().status.tolist())
 

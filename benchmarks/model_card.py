@@ -18,15 +18,15 @@ from model.cost import count_macs, count_parameters
 from model.evaluate import compute_logits
 from model.training.recipe import earlier_runs
 
-STRANGE_IMAGES = 1000
+OOD_IMAGES = 1000
 
 
-def strange_images() -> dict[str, torch.Tensor]:
+def ood_images() -> dict[str, torch.Tensor]:
     """Return pictures of none of the ten classes, uint8 (N, 3, 32, 32): noise, blobs of colour, single colours."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(size: int) -> torch.Tensor:
-        return torch.rand(STRANGE_IMAGES, 3, size, size, generator=generator)
+        return torch.rand(OOD_IMAGES, 3, size, size, generator=generator)
 
     blobs = functional.interpolate(uniform(4), size=(32, 32), mode="bicubic").clamp(0, 1)
     pictures = {
@@ -42,7 +42,7 @@ def confidence_rows(source: Checkpoint) -> list[str]:
     metadata = source.metadata
     network = source.network()
     rows = []
-    for name, images in strange_images().items():
+    for name, images in ood_images().items():
         logits = compute_logits(network, images, metadata.mean, metadata.std)
         top, winner = metadata.calibration.probabilities(logits).max(dim=1)
         usual = metadata.classes[int(winner.mode().values)]
@@ -153,7 +153,7 @@ It knows ten classes ({", ".join(metadata.classes)}) and pictures of {size} x {s
 There is no "none of these": a picture of something else still gets one of the ten, at times with confidence. Larger photos are
 resized to {size} pixels on the shorter side and cropped to the centre, which is not how CIFAR-10's pictures were made; expect
 less than the figures above. Calibration holds for pictures like CIFAR-10's only. How sure it is of what cannot be right,
-{STRANGE_IMAGES:,} pictures each:
+{OOD_IMAGES:,} pictures each:
 
 | pictures of nothing | mean top probability | above 0.9 | most often called |
 |---|---|---|---|

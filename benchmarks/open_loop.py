@@ -24,7 +24,7 @@ from benchmarks.load import post
 from benchmarks.machine import write
 from benchmarks.pace import PAUSE_S, engine_rates, examples
 from benchmarks.queueing import batch_seconds, latency_s
-from benchmarks.sender import OpenLoop, Outcomes, poisson_arrivals
+from benchmarks.sender import Outcomes, ScheduledSender, poisson_arrivals
 from tests.process import service_process
 
 LOADS = (0.5, 0.8, 0.95, 1.5)
@@ -93,7 +93,7 @@ def one_round(
         fill_s = 1.2 * full / (rate - saturated["requests_per_s"]) if load > 1 else 0.0
         begin = SETTLE_S + fill_s
         end = begin + MEASURED_S
-        sender = OpenLoop(port, requests, poisson_arrivals(rate, end, seed))
+        sender = ScheduledSender(port, requests, poisson_arrivals(rate, end, seed))
         sender.send()
         results[f"{load:.0%}"] = evaluate(sender.finish(), begin, end, settings.timeout_ms / 1000)
         print(seed, f"{load:.0%}", results[f"{load:.0%}"], flush=True)
@@ -103,7 +103,7 @@ def one_round(
 def main() -> None:
     """Run all rounds against one process."""
     settings = Settings()
-    wrk = closed_loop.find_wrk()
+    wrk = closed_loop.find_or_download_wrk()
     requests = [post("/predict", path.read_bytes(), {"content-type": "image/png"}) for path in closed_loop.PICTURES]
     engine, images = load_engine(settings), examples(max(ENGINE_SIZES))
     rounds, engine_rounds = [], []

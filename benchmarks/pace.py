@@ -71,7 +71,7 @@ def best_batch(engine: CheckpointEngine, images: NDArray[np.uint8]) -> tuple[NDA
     return images[: best_size(rounds)], rounds
 
 
-def of_the_engine(runs: Sequence[tuple[str, float]], paces: Sequence[float]) -> dict[str, list[float]]:
+def shares_of_engine_rate(runs: Sequence[tuple[str, float]], paces: Sequence[float]) -> dict[str, list[float]]:
     """Return by name what share of the engine's rate each run of a service had.
 
     The engine was measured before the first run and after each: a machine's pace changes within minutes, for both.

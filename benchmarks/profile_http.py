@@ -50,7 +50,7 @@ def tabulate(folded: str) -> tuple[int, Counter[str], Counter[str]]:
 
 def main() -> None:
     """Load the service, sample it, and write the table."""
-    wrk = closed_loop.find_wrk()
+    wrk = closed_loop.find_or_download_wrk()
     port = free_port()
     os.environ |= {ENGINE_VARIABLE: "null", PORT_VARIABLE: str(port)}
     with tempfile.TemporaryDirectory() as folder:

@@ -29,6 +29,7 @@ CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 BATCH_SIZES = "1,2,3,4,5,6,7,8,10,12,14,16,20,24,28,32,40,48,56,64"
 MORE_THAN_ALL = 2.0  # as the share of clients that has to have come back
 WARM_UP_S = 1
+SECONDS = 6  # of a turn
 
 
 def parse() -> argparse.Namespace:
@@ -55,7 +56,7 @@ def compare(wrk: list[str] | None, with_it: ServiceProcess, without: ServiceProc
         turns: list[dict[str, dict[str, float]]] = []
         for _ in range(rounds):
             both = {"with": with_it, "without": without}
-            turns.append({name: one_round(wrk, service, clients) for name, service in both.items()})
+            turns.append({name: one_round(wrk, service, clients, SECONDS) for name, service in both.items()})
         rates = {name: [turn[name]["requests_per_s"] for turn in turns] for name in ("with", "without")}
         ratios = [round(a / b, 3) for a, b in zip(rates["with"], rates["without"], strict=True)]
         figures[str(clients)] = {
@@ -73,7 +74,7 @@ def main() -> None:
     arguments = parse()
     if arguments.serve_without:
         serve_without()
-    wrk = closed_loop.find_wrk()
+    wrk = closed_loop.find_or_download_wrk()
     found = {}
     for precision in arguments.precisions:
         settings = {"precision": precision, "batch_sizes": BATCH_SIZES}

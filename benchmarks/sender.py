@@ -85,7 +85,7 @@ class _Connection:
         self.number = -1
 
 
-class OpenLoop:
+class ScheduledSender:
     """Sends `requests` in turn at `arrivals`, seconds from the start, to a port of this machine.
 
     A request takes an idle connection, else a new one, else, of `most` connections, the next that becomes idle.

@@ -25,7 +25,7 @@ from app.engine import load_engine
 from app.settings import Settings
 from benchmarks import closed_loop
 from benchmarks.machine import FOLDER, RECORDS, write
-from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, median_ms, of_the_engine
+from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, median_ms, shares_of_engine_rate
 from tests.process import ServiceProcess, service_process
 
 PNG = {"content-type": "image/png"}
@@ -100,7 +100,7 @@ def main() -> None:
     singles: list[list[float]] = []
     engine = load_engine(Settings(device="cpu", precision=arguments.precision))
     images = examples(engine.batch_sizes[-1])
-    wrk = closed_loop.find_wrk()
+    wrk = closed_loop.find_or_download_wrk()
     with tempfile.TemporaryDirectory() as folder:
         ready_s = seconds_to_ready(Path(folder), arguments.precision)
         with service_process(Path(folder) / "serve.log", device="cpu", **engine.tuning) as service:
@@ -125,7 +125,7 @@ def main() -> None:
             resident_mb = service.resident_bytes / 2**20
             exit_code = service.stop()
     rounds = {clients: [one for name, one in runs if name == clients] for clients in map(str, SECONDS)}
-    shares = of_the_engine([(clients, one["requests_per_s"]) for clients, one in runs], paces)
+    shares = shares_of_engine_rate([(clients, one["requests_per_s"]) for clients, one in runs], paces)
     added = added_ms(rounds["1"], singles)
     medians = {
         clients: {key: statistics.median(one[key] for one in many) for key in many[0]}

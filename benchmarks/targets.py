@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from app.commands.bench import engine_over
+from app.commands.bench import engine_speedup
 from benchmarks.machine import FOLDER, MACHINES, read
 
 PAGE = FOLDER.parent / "docs" / "targets.md"
@@ -85,7 +85,7 @@ def _of_the_fastest(size: str) -> Callable[[dict[str, Any]], float | None]:
     def figure(one: dict[str, Any]) -> float | None:
         rounds_s = one["rounds_s"]
         others = [rounds_s[name][size] for name in rounds_s if "int8" not in name and name != "engine"]
-        return min((engine_over(rounds, rounds_s["engine"][size]) for rounds in others), default=None)
+        return min((engine_speedup(rounds, rounds_s["engine"][size]) for rounds in others), default=None)
 
     return figure
 

@@ -94,22 +94,22 @@ class Traffic:
 
     async def _asking(self, ask: Callable[[httpx.AsyncClient, random.Random], Awaitable[None]], number: int) -> None:
         """Ask again and again. A refused connection was never accepted; one that breaks later has lost a request."""
-        chance = random.Random(number)
+        rng = random.Random(number)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120) as http:
             while not self._stopping:
                 await self.open.wait()
                 try:
-                    await ask(http, chance)
+                    await ask(http, rng)
                 except httpx.ConnectError:
                     self.tally.answers["not accepted"] += 1
                 except httpx.TransportError as error:
                     self.tally.problems.append(f"{ask.__name__[1:]} client: no answer: {error!r}")
-                await asyncio.sleep(chance.uniform(0, 2 * PAUSE_S))
+                await asyncio.sleep(rng.uniform(0, 2 * PAUSE_S))
 
-    async def _good(self, http: httpx.AsyncClient, chance: random.Random) -> None:
+    async def _good(self, http: httpx.AsyncClient, rng: random.Random) -> None:
         """Send some pictures in one of the three forms and check the answer."""
-        chosen = chance.choices(range(len(self.pictures)), k=chance.randint(1, MOST_PICTURES))
-        form = chance.choice(("raw", "multipart", "json"))
+        chosen = rng.choices(range(len(self.pictures)), k=rng.randint(1, MOST_PICTURES))
+        form = rng.choice(("raw", "multipart", "json"))
         if form == "raw":
             chosen = chosen[:1]
         files = [self.pictures[index] for index in chosen]
@@ -140,9 +140,9 @@ class Traffic:
         if not difference <= TOLERANCE:
             self.tally.problems.append(f"good client: an answer of {version} is off by {difference:.4f}")
 
-    async def _bad(self, http: httpx.AsyncClient, chance: random.Random) -> None:
+    async def _bad(self, http: httpx.AsyncClient, rng: random.Random) -> None:
         """Send what must be refused, and check that it is, with the right status."""
-        method, path, options, status = chance.choice(REFUSED)
+        method, path, options, status = rng.choice(REFUSED)
         try:
             answer = await http.request(method, path, **options)
         except (httpx.ReadError, httpx.WriteError):
@@ -165,7 +165,7 @@ class Traffic:
             self.tally.answers["slow"] += 1
             await asyncio.sleep(PAUSE_S)
 
-    async def _leaving(self, chance: random.Random) -> None:
+    async def _leaving(self, rng: random.Random) -> None:
         """Leave in the middle of a body, or while many pictures wait; politely or by a reset."""
         body = multipart([self.pictures[0]] * IMAGES_OF_LEAVING)
         request = post("/predict", body, {"content-type": MULTIPART})
@@ -173,11 +173,11 @@ class Traffic:
             await self.open.wait()
             with suppress(OSError):
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                writer.write(request if chance.random() < 0.5 else request[: chance.randrange(1, len(request))])
-                await asyncio.sleep(chance.uniform(0, 0.2))
-                if chance.random() < 0.5:
+                writer.write(request if rng.random() < 0.5 else request[: rng.randrange(1, len(request))])
+                await asyncio.sleep(rng.uniform(0, 0.2))
+                if rng.random() < 0.5:
                     writer.close()
                 else:
                     writer.transport.abort()
             self.tally.answers["leaving"] += 1
-            await asyncio.sleep(chance.uniform(0, 10 * PAUSE_S))
+            await asyncio.sleep(rng.uniform(0, 10 * PAUSE_S))

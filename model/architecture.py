@@ -25,7 +25,7 @@ Shapes = dict[str, tuple[int, ...]]
 STAGE_WIDTHS = (64, 128, 256, 512)
 NARROW_STAGE_WIDTHS = (16, 32, 64)
 
-# A bottleneck's output has so many times its width.
+# A block's output channels over its width.
 EXPANSION: dict[BlockKind, int] = {"basic": 1, "bottleneck": 4}
 
 # The widest that anybody has published is 1536 (ResNeXt-101 32x48d); metadata of unknown origin may not ask for more
@@ -72,6 +72,11 @@ class Convolution:
         return {f"{self.name}.weight": weight} | {f"{self.norm}.{each}": (self.out_channels,) for each in statistics}
 
 
+def bottleneck_width(width: int, groups: int, width_per_group: int) -> int:
+    """Return the channels of a bottleneck's 3x3 convolution, as in torchvision."""
+    return int(width * width_per_group / 64) * groups
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A residual block: a basic one of two convolutions, or a bottleneck of three; model/resnet.py explains them."""
@@ -98,7 +103,7 @@ class Block:
                 self._convolution(1, self.in_channels, self.width, 3, stride=self.stride),
                 self._convolution(2, self.width, self.width, 3),
             )
-        inner = int(self.width * self.width_per_group / 64) * self.groups
+        inner = bottleneck_width(self.width, self.groups, self.width_per_group)
         return (
             self._convolution(1, self.in_channels, inner, 1),
             self._convolution(2, inner, inner, 3, stride=self.stride, groups=self.groups),

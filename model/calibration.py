@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # what is calibrated in NumPy needs no torch, which takes two seconds and hundreds of MB
     from torch import Tensor
 
-TEMPERATURES = (0.2, 10.0)
-EXPONENTS = (0.5, 3.0)
+FITTED_TEMPERATURE_BOUNDS = (0.2, 10.0)
+FITTED_EXPONENT_BOUNDS = (0.5, 3.0)
 
-# The standard deviation of the logarithm of a temperature, before any image is seen: two in three lie in 0.6 to 1.65.
+# Of the normal prior of log(temperature), whose mean is 0: two in three temperatures lie in 0.6 to 1.65.
 # A few thousand images outweigh it, ten do not.
-TYPICAL_LOG_TEMPERATURE = 0.5
+LOG_TEMPERATURE_PRIOR_STD = 0.5
 
 # Two numbers fitted on fewer images than this would say more of the images than of the network.
 LEAST_IMAGES_FOR_EXPONENT = 1000
@@ -45,7 +45,7 @@ class Calibration:
         surprisal = -torch.log_softmax(logits, dim=1)
         return torch.softmax(-(surprisal**self.exponent) / self.temperature, dim=1)
 
-    def probabilities_of(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def probabilities_numpy(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Do the same in NumPy, for float32 (N, classes) that an engine has just computed.
 
         torch would wake its threads for it, which then spin for a while on the cores that the engine wants for its next
@@ -65,11 +65,11 @@ def _softmax(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration:
-    """Return the likeliest calibration; of few images, with exponent 1.
+    """Fit temperature and exponent (maximum a posteriori); of few images the temperature alone, with exponent 1.
 
     `logits` float (N, classes), `labels` int64 (N,), both of images that the network was not trained on. Temperature
     scaling: Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599; the exponent is our own, and
-    so is that temperatures near 1 are taken to be likelier beforehand (see TYPICAL_LOG_TEMPERATURE): ten images that
+    so is that temperatures near 1 are taken to be likelier beforehand (see LOG_TEMPERATURE_PRIOR_STD): ten images that
     are all classified rightly would ask for temperature 0, which says that there are too few of them, and nothing of
     the network. Both numbers stay within bounds.
     """
@@ -77,16 +77,16 @@ def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration:
 
     surprisal = -torch.log_softmax(logits.double(), dim=1).clamp_max(-1e-12)  # whose power has a gradient everywhere
     if len(labels) < LEAST_IMAGES_FOR_EXPONENT:
-        return Calibration(_likeliest(surprisal, labels)[0])
-    temperature, exponent = _likeliest(surprisal, labels, exponent=None)
-    bounded = _within(EXPONENTS, exponent)
+        return Calibration(_fit(surprisal, labels)[0])
+    temperature, exponent = _fit(surprisal, labels, exponent=None)
+    bounded = _within(FITTED_EXPONENT_BOUNDS, exponent)
     if bounded != exponent:  # that temperature belongs to another exponent
-        temperature, _ = _likeliest(surprisal, labels, exponent=bounded)
+        temperature, _ = _fit(surprisal, labels, exponent=bounded)
     return Calibration(temperature, bounded)
 
 
-def _likeliest(surprisal: Tensor, labels: Tensor, exponent: float | None = 1.0) -> tuple[float, float]:
-    """Return temperature, within its bounds, and exponent: that one, or the likeliest for None."""
+def _fit(surprisal: Tensor, labels: Tensor, exponent: float | None = 1.0) -> tuple[float, float]:
+    """Return the temperature, clamped to its bounds, and the exponent: the one given, or for None the fitted one."""
     import torch
     from torch.nn import functional
 
@@ -98,13 +98,13 @@ def _likeliest(surprisal: Tensor, labels: Tensor, exponent: float | None = 1.0) 
     def closure() -> Tensor:
         optimiser.zero_grad()
         powered = -(surprisal ** log_exponent.exp()) / log_temperature.exp()
-        prior = (log_temperature / TYPICAL_LOG_TEMPERATURE) ** 2 / 2
+        prior = (log_temperature / LOG_TEMPERATURE_PRIOR_STD) ** 2 / 2
         loss = functional.cross_entropy(powered, labels) + prior / len(labels)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    found = _within(TEMPERATURES, float(log_temperature.detach().exp()))
+    found = _within(FITTED_TEMPERATURE_BOUNDS, float(log_temperature.detach().exp()))
     return found, float(log_exponent.detach().exp())
 
 

@@ -26,7 +26,7 @@ import safetensors
 from pydantic import ValidationError
 
 from model.architecture import ARCHITECTURES
-from model.metadata import CheckpointError, Facts, Metadata, version_of
+from model.metadata import CheckpointError, Metadata, ServedCheckpoint, version_of
 from model.stored import StoredTensor, parse
 
 if TYPE_CHECKING:  # who only serves on a CPU has no torch
@@ -52,7 +52,7 @@ class Checkpoint:
     """
 
     path: Path
-    facts: Facts
+    facts: ServedCheckpoint
     stored: dict[str, StoredTensor]
 
     @property
@@ -96,7 +96,7 @@ class Checkpoint:
         return network.eval()
 
 
-def half_precision(network: nn.Module) -> dict[str, Tensor]:
+def tensors_to_store(network: nn.Module) -> dict[str, Tensor]:
     """Return the tensors to store: convolution and linear weights as float16, batch norm and biases as float32.
 
     Batch norm's batch counters are left out, which only training with momentum None would use.
@@ -216,7 +216,7 @@ def load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
     if content_digest(fields, tensors) != digest:
         raise CheckpointError(f"checkpoint {path}: content does not match its SHA-256 digest: the file is corrupt")
     images, probabilities = tensors.pop(SELF_TEST_IMAGES).array(), tensors.pop(SELF_TEST_PROBABILITIES).array()
-    return Checkpoint(path, Facts(sha256, metadata, images, probabilities), tensors)
+    return Checkpoint(path, ServedCheckpoint(sha256, metadata, images, probabilities), tensors)
 
 
 def _looks_like(data: bytes) -> str:

@@ -15,7 +15,7 @@ from model.transforms import normalise, resize_batch
 ECE_BINS = 15
 
 # How many images are taken at once: so many up to this side in pixels, and of larger ones as many as are no more work.
-MOST_AT_ONCE = 500
+MAX_BATCH_SIZE = 500
 FULL_BATCH_SIDE = 64
 
 
@@ -38,7 +38,7 @@ class Scores:
         return asdict(self)
 
 
-def images_at_once(side: int, most: int = MOST_AT_ONCE, *, least: int = 1) -> int:
+def batch_size_for(side: int, most: int = MAX_BATCH_SIZE, *, least: int = 1) -> int:
     """Return how many images of side x side pixels fit a device as well as `most` of 64 x 64; `least` at least."""
     return max(least, min(most, most * FULL_BATCH_SIDE**2 // side**2))
 
@@ -60,7 +60,7 @@ def compute_logits(
     `size` resizes the batch first (progressive training); `batch_size` None takes as many images at once as suit their
     side; `autocast` computes in that dtype, else it is float32.
     """
-    batch_size = batch_size or images_at_once(max(images.shape[-1], size or 0))
+    batch_size = batch_size or batch_size_for(max(images.shape[-1], size or 0))
     device = next(network.parameters()).device
     channel_mean, channel_std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     was_training = network.training

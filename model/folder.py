@@ -88,12 +88,12 @@ def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_
     files = [file for split in loaded_splits for file in listed(split)]
     _check_memory(len(files), image_size)
     with _bombs_are_errors():
-        files = _examine(files, bad)
+        files = _read_and_deduplicate(files, bad)
         pictures_found, test_files = len(files), _choose_test_files(files)
         # Three layouts: split folders, of classes alone a share chosen by digests, or (train is None) all there is.
         if test_split and train:
-            test_files = set(_examine(listed(test_split), bad))
-            files = _without(files, {file.digest for file in test_files})
+            test_files = set(_read_and_deduplicate(listed(test_split), bad))
+            files = _drop_test_duplicates(files, {file.digest for file in test_files})
         elif not split_dirs and train is not None:
             files = [file for file in files if (file in test_files) != train]
         if train and on_bad_image == "fail":
@@ -141,7 +141,7 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], what:
         pool.shutdown(cancel_futures=True)
 
 
-def _examine(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
+def _read_and_deduplicate(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
     """Read every file once: return those that begin like pictures, each content once, in the order of digests."""
 
     def digest(file: PictureFile) -> str | PictureError:
@@ -173,7 +173,7 @@ def _examine(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
     return sorted(kept, key=lambda file: file.digest)
 
 
-def _without(files: Sequence[PictureFile], tested: Set[str]) -> list[PictureFile]:
+def _drop_test_duplicates(files: Sequence[PictureFile], tested: Set[str]) -> list[PictureFile]:
     """Leave out what is in the test split, too: a network would be tested on what it has learnt by heart."""
     kept = [file for file in files if file.digest not in tested]
     if len(kept) < len(files):

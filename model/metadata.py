@@ -105,7 +105,7 @@ def version_of(sha256: str) -> str:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ServedCheckpoint:
     """What surrounds a checkpoint's network when it is served.
 
     `sha256` is the file's; `self_test_images` uint8 (K, 3, S, S) and `self_test_probabilities` float32 (K, classes) are

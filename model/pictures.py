@@ -44,7 +44,7 @@ BARE_JPEG_MARKERS = frozenset({0x01, 0xC8, SOI, EOI, *range(0xF0, 0xFE)})
 # segment holds half of it.
 MAX_EXIF_BYTES = 128 << 10
 EXIF_KEYS = ("exif", "Raw profile type exif")
-TURNS = {
+EXIF_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -132,12 +132,12 @@ def picture_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
     try:
         _scale_colour_key(image)
         image.load()
-        return evaluation_transform(_to_rgb(_upright(image)), size)
+        return evaluation_transform(_to_rgb(_apply_exif_orientation(image)), size)
     except Exception as error:  # as above
         raise PictureError("damaged or cut short") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _apply_exif_orientation(image: Image.Image) -> Image.Image:
     """Turn the picture as its EXIF orientation says; damaged EXIF data says nothing, nor does far too much of it.
 
     Pillow's `exif_transpose` would unpack all tags and pack them again, to write down that the picture is upright: for
@@ -149,7 +149,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
     turn = None
     with suppress(Exception):  # the picture itself is fine
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        turn = EXIF_TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if turn is None else image.transpose(turn)
 
 

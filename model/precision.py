@@ -8,7 +8,7 @@ from functools import cache, partial
 
 import torch
 
-from model.timing import quickest
+from model.timing import best_times
 
 # A product of two such matrices takes milliseconds, and is large enough to keep all threads busy.
 MEASURED_SIZE = 512
@@ -34,11 +34,11 @@ def _cpu_has(question: str) -> bool:
 
 @cache
 def _is_measured_faster() -> bool:
-    """Multiply matrices in both, in turn, and compare the quickest times of each."""
+    """Multiply matrices in both, in turn, and compare the best_times times of each."""
     sides = MEASURED_SIZE, MEASURED_SIZE
     matrices = {dtype: torch.full(sides, 0.5, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
     runs = {dtype: partial(torch.mm, matrix, matrix) for dtype, matrix in matrices.items()}
-    best = {dtype: seconds for dtype, [seconds] in quickest(runs, MEASURED_TIMES).items()}
+    best = {dtype: seconds for dtype, [seconds] in best_times(runs, MEASURED_TIMES).items()}
     return best[torch.bfloat16] < MAX_RELATIVE_TIME * best[torch.float32]
 
 

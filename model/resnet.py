@@ -11,7 +11,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from model.architecture import EXPANSION, Architecture, Block, Convolution, Shortcut, Stem, Structure
+from model.architecture import (
+    EXPANSION,
+    Architecture,
+    Block,
+    Convolution,
+    Shortcut,
+    Stem,
+    Structure,
+    bottleneck_width,
+)
 
 
 class Projection(nn.Module):
@@ -82,7 +91,7 @@ class Bottleneck(nn.Module):
         shortcut: Shortcut = "identity",
     ) -> None:
         super().__init__()
-        inner = int(width * width_per_group / 64) * groups
+        inner = bottleneck_width(width, groups, width_per_group)
         out_channels = width * self.expansion
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(inner)

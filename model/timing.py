@@ -11,7 +11,7 @@ Key = TypeVar("Key")
 Clock = Callable[[], float]
 
 
-def quickest(
+def best_times(
     ways: Mapping[Key, Callable[[], object]],
     times: int,
     clocks: Sequence[Clock] = (time.perf_counter,),

@@ -36,7 +36,7 @@ AGREE_EVERY_STEPS = 20
 class Stopped(TrainingError):
     """Training was asked to stop, and has saved its state; all processes stop together."""
 
-    agreed = True  # see join_world
+    raised_by_all = True  # at the same step, so that join_world may end what connects them
 
 
 @dataclass
@@ -91,10 +91,10 @@ class Trainer:
         if recipe.keep_initial and (init_from is None or init_from.metadata.classes != dataset.classes):
             raise TrainingError("--keep-initial needs --init-from, a checkpoint of the same classes")
         self.recipe = recipe
-        self.own_mean_std = dataset.mean, dataset.std
+        self.dataset_mean_std = dataset.mean, dataset.std
         if init_from is not None:
             dataset = replace(dataset, mean=init_from.metadata.mean, std=init_from.metadata.std)
-        self.full = dataset
+        self.dataset = dataset
         self.folder = RunFolder(out)
         self.temperature = temperature
         self.init_from = init_from
@@ -199,7 +199,7 @@ class Trainer:
         }
         if len(self.held):
             mine = torch.arange(len(self.held)).tensor_split(self.world.size)[self.world.rank]
-            logits = self.world.gather(self.learner.logits(self.held.images[mine], size))
+            logits = self.world.all_gather(self.learner.logits(self.held.images[mine], size))
             held = score(torch.softmax(logits, dim=1), self.held)
             line |= {"held_out_accuracy": held.top1, "held_out_nll": held.nll}
         self.tally = EpochTally.empty(self.device)
@@ -251,9 +251,9 @@ class Trainer:
     def _identity(self) -> str:
         """What must be the same for a saved state to be gone on from; all images are hashed for it."""
         start = self.init_from.version if self.init_from else None
-        identity = {**self.recipe.to_dict(), "init_from": start, "images": self.full.fingerprint()}
-        mean_std = self.full.mean, self.full.std
-        if mean_std != self.own_mean_std:  # else the images say it
+        identity = {**self.recipe.to_dict(), "init_from": start, "images": self.dataset.fingerprint()}
+        mean_std = self.dataset.mean, self.dataset.std
+        if mean_std != self.dataset_mean_std:  # else the images say it
             identity["normalisation"] = mean_std
         return json.dumps(identity, sort_keys=True)
 
@@ -278,7 +278,7 @@ class Trainer:
         """
         state = self.folder.load_state(self.device)
         found = (-1, -1) if state is None else (state["epoch"], state["tally"]["steps"])
-        positions = self.world.gather(torch.tensor([found]))
+        positions = self.world.all_gather(torch.tensor([found]))
         if (positions != positions[0]).any():
             raise TrainingError(f"not all processes find the same state in {self.folder.path}: --out must be shared")
         if state is None:
@@ -299,7 +299,7 @@ class Trainer:
             self.folder.checkpoint,
             final_network(learner, self.init_from, self.recipe.keep_initial),
             architecture=learner.architecture,
-            dataset=self.full,
+            dataset=self.dataset,
             training=learner.training,
             held=self.held,
             temperature=self.temperature,

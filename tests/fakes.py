@@ -7,8 +7,8 @@ import numpy as np
 CLASSES = [f"class{i}" for i in range(10)]
 
 
-def answered(images):
-    """What becomes of `probabilities_of` in answers."""
+def rounded_probabilities(images):
+    """Return `probabilities_of` as answers carry them: float64, rounded to six digits."""
     return probabilities_of(images).astype(np.float64).round(6)
 
 

@@ -70,42 +70,42 @@ def saved(image, name, **options):
 
 def mutated_picture(seed, number):
     """Return (name of what was done, content type, damaged file)."""
-    chance = random.Random(f"picture {seed} {number}")
-    kind, data = chance.choice(pictures())
-    mutate = chance.choice(PICTURE_MUTATORS)
-    return mutate.__name__, kind, bytes(mutate(bytearray(data), chance))
+    rng = random.Random(f"picture {seed} {number}")
+    kind, data = rng.choice(pictures())
+    mutate = rng.choice(PICTURE_MUTATORS)
+    return mutate.__name__, kind, bytes(mutate(bytearray(data), rng))
 
 
-def flip_bits(data, chance):
-    for _ in range(chance.choice((1, 1, 2, 8, 64))):
-        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+def flip_bits(data, rng):
+    for _ in range(rng.choice((1, 1, 2, 8, 64))):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     return data
 
 
-def flip_bits_under_right_checksums(data, chance):
+def flip_bits_under_right_checksums(data, rng):
     """PNG readers stop at the first wrong checksum; a right one lets the damage go deeper."""
-    return right_checksums(flip_bits(data, chance))
+    return right_checksums(flip_bits(data, rng))
 
 
-def truncate(data, chance):
-    return data[: chance.randrange(1, len(data))]
+def truncate(data, rng):
+    return data[: rng.randrange(1, len(data))]
 
 
-def splice_headers(data, chance):
+def splice_headers(data, rng):
     """The beginning of one file before the rest of another."""
-    _, other = chance.choice(pictures())
-    cut = chance.randrange(4, min(200, len(data)))
-    return data[:cut] + other[chance.choice((cut, chance.randrange(len(other)))) :]
+    _, other = rng.choice(pictures())
+    cut = rng.randrange(4, min(200, len(data)))
+    return data[:cut] + other[rng.choice((cut, rng.randrange(len(other)))) :]
 
 
-def repeat_or_drop(data, chance):
-    start, end = sorted(chance.randrange(len(data)) for _ in range(2))
-    return data[:start] + data[start:end] * chance.choice((0, 2, 30)) + data[end:]
+def repeat_or_drop(data, rng):
+    start, end = sorted(rng.randrange(len(data)) for _ in range(2))
+    return data[:start] + data[start:end] * rng.choice((0, 2, 30)) + data[end:]
 
 
-def wrong_size(data, chance):
+def wrong_size(data, rng):
     """Another width or height where the format's header has them."""
-    width, height = chance.choice(SIZES), chance.choice((*SIZES, 24))
+    width, height = rng.choice(SIZES), rng.choice((*SIZES, 24))
     if data.startswith(b"\x89PNG"):
         struct.pack_into(">II", data, 16, width, height)
         return right_checksums(data)
@@ -113,23 +113,23 @@ def wrong_size(data, chance):
         frame = re.search(rb"\xff[\xc0-\xc2]", data).start()
         struct.pack_into(">HH", data, frame + 5, height & 0xFFFF, width & 0xFFFF)
     elif data.startswith(b"GIF"):
-        place = chance.choice((6, data.index(b",") + 5))
+        place = rng.choice((6, data.index(b",") + 5))
         struct.pack_into("<HH", data, place, width & 0xFFFF, height & 0xFFFF)
     elif data.startswith(b"RIFF"):
         struct.pack_into(
-            "<I", data, WEBP_SIZES[bytes(data[12:16])], chance.choice((width, width << 14 | height)) & 2**32 - 1
+            "<I", data, WEBP_SIZES[bytes(data[12:16])], rng.choice((width, width << 14 | height)) & 2**32 - 1
         )
     else:
         struct.pack_into("<II", data, 18, width, height)
     return data
 
 
-def wrong_number(data, chance):
+def wrong_number(data, rng):
     """A 16- or 32-bit number replaced by one that is often not thought of: lengths, offsets, counts."""
-    code = chance.choice(("<H", ">H", "<I", ">I"))
+    code = rng.choice(("<H", ">H", "<I", ">I"))
     limit = 2 ** (8 * struct.calcsize(code)) - 1
-    place = chance.randrange(min(len(data), 120) - 4)
-    struct.pack_into(code, data, place, min(chance.choice(SIZES), limit))
+    place = rng.randrange(min(len(data), 120) - 4)
+    struct.pack_into(code, data, place, min(rng.choice(SIZES), limit))
     return right_checksums(data)
 
 
@@ -158,17 +158,17 @@ def right_checksums(data):
 
 def mutated_body(seed, number):
     """Return (name of what was done, content type, damaged multipart or JSON body)."""
-    chance = random.Random(f"body {seed} {number}")
-    files = [file for _, file in chance.choices(pictures(), k=chance.choice((1, 1, 2, 5)))]
-    if chance.random() < 0.5:
+    rng = random.Random(f"body {seed} {number}")
+    files = [file for _, file in rng.choices(pictures(), k=rng.choice((1, 1, 2, 5)))]
+    if rng.random() < 0.5:
         kind, data = f"multipart/form-data; boundary={BOUNDARY}", multipart(files)
     else:
         kind, data = (
             "application/json",
             json.dumps({"images": [base64.b64encode(file).decode() for file in files]}).encode(),
         )
-    mutate = chance.choice(BODY_MUTATORS)
-    kind, data = mutate(kind, bytearray(data), chance)
+    mutate = rng.choice(BODY_MUTATORS)
+    kind, data = mutate(kind, bytearray(data), rng)
     return mutate.__name__, kind, bytes(data)
 
 
@@ -179,47 +179,45 @@ def multipart(files):
     return b"".join(head.encode() + file + b"\r\n" for file in files) + f"--{BOUNDARY}--\r\n".encode()
 
 
-def damage_bytes(kind, data, chance):
-    mutate = chance.choice((flip_bits, truncate, repeat_or_drop))
-    return kind, mutate(data, chance)
+def damage_bytes(kind, data, rng):
+    mutate = rng.choice((flip_bits, truncate, repeat_or_drop))
+    return kind, mutate(data, rng)
 
 
-def insert_tokens(kind, data, chance):
+def insert_tokens(kind, data, rng):
     """Pieces of the body's own grammar where they do not belong."""
-    for _ in range(chance.choice((1, 2, 20))):
-        place = chance.randrange(len(data))
-        data[place:place] = chance.choice(TOKENS)
+    for _ in range(rng.choice((1, 2, 20))):
+        place = rng.randrange(len(data))
+        data[place:place] = rng.choice(TOKENS)
     return kind, data
 
 
-def damage_structure(kind, data, chance):
+def damage_structure(kind, data, rng):
     """Bytes of the grammar alone, between the images, replaced or dropped."""
     places = [found.start() for found in re.finditer(rb'[-\[\]{}",:;=\r\n]', data)]
-    for place in sorted(chance.sample(places, min(len(places), chance.choice((1, 2, 8)))), reverse=True):
-        data[place : place + 1] = chance.choice((b"", *TOKENS))
+    for place in sorted(rng.sample(places, min(len(places), rng.choice((1, 2, 8)))), reverse=True):
+        data[place : place + 1] = rng.choice((b"", *TOKENS))
     return kind, data
 
 
-def other_content_type(_kind, data, chance):
-    return chance.choice(CONTENT_TYPES), data
+def other_content_type(_kind, data, rng):
+    return rng.choice(CONTENT_TYPES), data
 
 
-def other_json(_kind, _data, chance):
+def other_json(_kind, _data, rng):
     """JSON of random shape, its keys and values near what is expected."""
-    return "application/json", json.dumps(random_json(chance, depth=4)).encode()
+    return "application/json", json.dumps(random_json(rng, depth=4)).encode()
 
 
-def random_json(chance, depth):
+def random_json(rng, depth):
     kinds = ("leaf", "list", "object") if depth else ("leaf",)
-    kind = chance.choice(kinds)
+    kind = rng.choice(kinds)
     if kind == "leaf":
-        return chance.choice(
-            (None, True, 0, -1, 1e300, 10**40, "", "%%%", "A" * 5000, "data:,", "aGk=", "\ud800", "\0")
-        )
+        return rng.choice((None, True, 0, -1, 1e300, 10**40, "", "%%%", "A" * 5000, "data:,", "aGk=", "\ud800", "\0"))
     if kind == "list":
-        return [random_json(chance, depth - 1) for _ in range(chance.choice((0, 1, 3, 300)) if depth == 1 else 2)]
+        return [random_json(rng, depth - 1) for _ in range(rng.choice((0, 1, 3, 300)) if depth == 1 else 2)]
     names = ("images", "images", "image", "", "\ud800")
-    return {chance.choice(names): random_json(chance, depth - 1) for _ in range(chance.choice((1, 2)))}
+    return {rng.choice(names): random_json(rng, depth - 1) for _ in range(rng.choice((1, 2)))}
 
 
 BODY_MUTATORS = (damage_bytes, insert_tokens, damage_structure, other_content_type, other_json)
@@ -262,11 +260,11 @@ CONTENT_TYPES = (
 )
 
 
-def damaged_start(chance, file, within=130):
-    """Change one to three of a file's first bytes, drawn by `chance`, a NumPy generator."""
+def damaged_start(rng, file, within=130):
+    """Change one to three of a file's first bytes, drawn by `rng`, a NumPy generator."""
     body = bytearray(file)
-    for at in chance.integers(0, within, chance.integers(1, 4)):
-        body[at] = chance.integers(256)
+    for at in rng.integers(0, within, rng.integers(1, 4)):
+        body[at] = rng.integers(256)
     return body
 
 

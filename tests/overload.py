@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks.load import post
-from benchmarks.sender import OpenLoop, even_arrivals
+from benchmarks.sender import ScheduledSender, even_arrivals
 
 
 def report(outcomes, sending_s):
@@ -31,7 +31,7 @@ def report(outcomes, sending_s):
 def main():
     port, rate, seconds, picture = sys.argv[1:]
     request = post("/predict", Path(picture).read_bytes(), {"content-type": "image/png"})
-    sender = OpenLoop(int(port), [request], even_arrivals(float(rate), float(seconds)))
+    sender = ScheduledSender(int(port), [request], even_arrivals(float(rate), float(seconds)))
     sending_s = sender.send()
     print("sent", flush=True)  # noqa: T201 - whoever started it waits for this
     print(json.dumps(report(sender.finish(), sending_s)))  # noqa: T201 - it is a command

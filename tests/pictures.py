@@ -11,21 +11,21 @@ FORMATS = (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"), ("bmp", "BMP"), ("
 
 def draw_picture(kind, number):
     """A red disc on blue, noise in green, or black and white stripes; size, shade and place vary with the number."""
-    chance = np.random.default_rng([KINDS.index(kind), number])
-    width, height = (int(side) for side in chance.integers(24, 120, 2))
-    shade = int(chance.integers(140, 256))
+    rng = np.random.default_rng([KINDS.index(kind), number])
+    width, height = (int(side) for side in rng.integers(24, 120, 2))
+    shade = int(rng.integers(140, 256))
     pixels = np.zeros((height, width, 3), np.uint8)
     y, x = np.mgrid[:height, :width]
     if kind == "disc":
         pixels[...] = (20, 40, shade)
-        down, right = chance.uniform(-4, 4, 2)
-        radius = min(width, height) * chance.uniform(0.25, 0.45)
+        down, right = rng.uniform(-4, 4, 2)
+        radius = min(width, height) * rng.uniform(0.25, 0.45)
         pixels[np.hypot(y - height / 2 - down, x - width / 2 - right) < radius] = (shade, 20, 20)
     elif kind == "grass":
-        pixels[..., 1] = chance.integers(shade // 3, shade, (height, width))
+        pixels[..., 1] = rng.integers(shade // 3, shade, (height, width))
     else:
         step = max(4, min(width, height) // 5)
-        pixels[(x + chance.integers(step)) // step % 2 == 0] = shade
+        pixels[(x + rng.integers(step)) // step % 2 == 0] = shade
     return Image.fromarray(pixels)
 
 

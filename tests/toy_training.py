@@ -32,8 +32,8 @@ RECIPE = replace(
     hold_out=16,
 )
 
-# Of a recipe that learns pictures by heart.
-BY_HEART = {
+# Changes to RECIPE that make a network overfit the toy dataset.
+OVERFITTING = {
     "learning_rate": 0.1,
     "label_smoothing": 0.0,
     "crop_padding": 0,

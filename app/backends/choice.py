@@ -139,7 +139,7 @@ def _spread(source: Checkpoint, settings: Settings, backend: CudaBackend) -> flo
     sizes = settings.batch_sizes or ladder(min(PIECE, settings.max_queue_images))
     pictures = distinct(source.self_test_images.numpy(), COMPARED)
     return spread(
-        lambda images: calibration.probabilities_of(backend.logits(images)),
+        lambda images: calibration.probabilities_numpy(backend.logits(images)),
         pictures,
         {min(size, PIECE) for size in sizes},
     )

@@ -143,7 +143,7 @@ def _compiled(source: Checkpoint, dtype: torch.dtype, device: str, mode: str | N
 def _mnn(source: Checkpoint, threads: int) -> Run:
     """Set up MNN for every size: the service's engine has OpenVINO for a single image."""
     network, calibration = Mnn(MnnModel(source), threads), source.metadata.calibration
-    return lambda images: calibration.probabilities_of(network.logits(images))
+    return lambda images: calibration.probabilities_numpy(network.logits(images))
 
 
 def _traceable(source: Checkpoint) -> tuple[Whole, Tensor]:

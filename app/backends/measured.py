@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model.timing import quickest
+from model.timing import best_times
 
 # The clock on the wall and the processor's own: what either says is in app/batching/batch_sizes.py.
 CLOCKS = (time.perf_counter, time.process_time)
@@ -36,5 +36,5 @@ def speedup(baseline: Candidate, candidate: Candidate, images: NDArray[np.uint8]
 
     By whichever clock shows the most: app/batching/batch_sizes.py says why.
     """
-    best = quickest({way: partial(way.logits, images) for way in (baseline, candidate)}, TIMES, CLOCKS, BUDGET_S)
+    best = best_times({way: partial(way.logits, images) for way in (baseline, candidate)}, TIMES, CLOCKS, BUDGET_S)
     return max(slow / quick for slow, quick in zip(best[baseline], best[candidate], strict=True))

@@ -23,7 +23,7 @@ from app.batching.batches import EngineOutOfMemory
 from model.checkpoint import Checkpoint
 from model.runtimes.file_backed import claim
 from model.runtimes.folded_layers import fold
-from model.runtimes.mnn_graph import float_model
+from model.runtimes.mnn_graph import mnn_model
 
 
 class MnnModel:
@@ -43,7 +43,7 @@ class MnnModel:
             self.path, self.weights_path = (Path(self._folder.name, name) for name in ("model", "weights"))
             self.weights_path.touch()
         with self.weights_path.open("r+b") as weights:  # which keeps the room
-            self.path.write_bytes(float_model(structure, layers, self.metadata.input_size, weights))
+            self.path.write_bytes(mnn_model(structure, layers, self.metadata.input_size, weights))
 
     def _path(self, descriptor: int) -> Path:
         """Return the path of an open file, which is closed when this object is gone."""

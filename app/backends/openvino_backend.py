@@ -20,7 +20,7 @@ from model.checkpoint import Checkpoint
 from model.runtimes.file_backed import FileBacked
 from model.runtimes.folded_layers import fold
 from model.runtimes.openvino_core import core, has_fast_bfloat16
-from model.runtimes.openvino_graph import float_model, quantised_model
+from model.runtimes.openvino_graph import openvino_model, quantised_model
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
     if precision == "int8":
         model = quantised_model(*described, images=source.facts.self_test_images, threads=threads)
     else:
-        model = float_model(*described)
+        model = openvino_model(*described)
     floats = _fast_floats() if precision == "int8" else precision
     examples = source.facts.self_test_images
     split = settings.split_batches

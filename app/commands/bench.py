@@ -221,7 +221,7 @@ def _ceiling(products: dict[str, list[float]], side: int, operations: int) -> di
     }
 
 
-def engine_over(rounds: list[list[float]], engine: list[list[float]]) -> float:
+def engine_speedup(rounds: list[list[float]], engine: list[list[float]]) -> float:
     """Return the engine's rate over another contender's, by the times of their calls: the median of rounds' ratios."""
     return statistics.median(sum(these) / sum(ours) for these, ours in zip(rounds, engine, strict=True))
 
@@ -235,7 +235,7 @@ def _summary(
         calls = sorted(call for times in rounds for call in times)
         summary[str(size)] = {
             "images_per_s": round(statistics.median(size * len(times) / sum(times) for times in rounds), 1),
-            "engine_over_this": round(engine_over(rounds, engine[size]), 3),
+            "engine_over_this": round(engine_speedup(rounds, engine[size]), 3),
             "calls": len(calls),
             "p50_ms": round(statistics.median(calls) * 1e3, 2),
             "p99_ms": round(calls[min(len(calls) - 1, int(0.99 * len(calls)))] * 1e3, 2),

@@ -12,8 +12,8 @@ from collections.abc import Callable
 # Beyond these a number can only be a slip, and what it would break later says less.
 MOST = 1_000_000_000
 HIGHEST_RATE = 100.0
-TEMPERATURES = (0.01, 100.0)  # a network's logits are divided by it, and are float32
-SEEDS = (-(2**63), 2**63 - 1)  # what torch takes
+TEMPERATURE_BOUNDS = (0.01, 100.0)  # a network's logits are divided by it, and are float32
+SEED_BOUNDS = (-(2**63), 2**63 - 1)  # what torch takes
 
 
 def _number(text: str, wanted: str, is_right: Callable[[float], bool]) -> float:
@@ -34,7 +34,7 @@ def share(text: str) -> float:
 
 def temperature(text: str) -> float:
     """Parse a temperature to divide logits by."""
-    lowest, highest = TEMPERATURES
+    lowest, highest = TEMPERATURE_BOUNDS
     return _number(text, f"a number from {lowest:g} to {highest:g}", lambda value: lowest <= value <= highest)
 
 
@@ -55,7 +55,7 @@ def whole(lowest: int, highest: int = MOST) -> Callable[[str], int]:
 
 def seed(text: str) -> int:
     """Parse a seed: any whole number of 64 bits."""
-    lowest, highest = SEEDS
+    lowest, highest = SEED_BOUNDS
     try:
         value = int(text)
     except ValueError:  # also for more digits than Python cares to read

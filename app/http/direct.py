@@ -157,10 +157,10 @@ class Exchange:
     def _fail(self, error: Exception) -> None:
         """Answer with an error. What is no ServiceError is a bug: logged with its trace, and a 500."""
         if not isinstance(error, ServiceError):
-            log.error("request %s failed", self._request_id, exc_info=error, extra={"request_id": self._request_id})
+            log.error("request %s failed", self._request_id, exc_info=error, extra=self._seen(ServiceError.status))
             error = ServiceError()
         elif error.status == ServiceError.status:  # the trace is the batch's, and so is its line in the log
-            log.error("request %s failed with its batch", self._request_id, extra={"request_id": self._request_id})
+            log.error("request %s failed with its batch", self._request_id, extra=self._seen(error.status))
         self.refuse(error)
 
     def begin(self, body: bytes) -> None:
@@ -253,5 +253,9 @@ class Exchange:
         seconds = time.monotonic() - self._channel.began
         self._service.telemetry.record_answer(PATH, status, seconds)
         if log.isEnabledFor(logging.DEBUG):
-            seen = {"request_id": self._request_id, "route": PATH, "status": status, "seconds": seconds}
+            seen = self._seen(status) | {"seconds": seconds}
             log.debug("POST %s %d %.1f ms id=%s", PATH, status, seconds * 1000, self._request_id, extra=seen)
+
+    def _seen(self, status: int) -> dict[str, object]:
+        """Return what the log says of this request."""
+        return {"request_id": self._request_id, "route": PATH, "status": status}

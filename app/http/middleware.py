@@ -128,7 +128,9 @@ class RequestContext:
                 self.service.telemetry.record_refusal(NotReady.code)
                 await problem_response(NotReady(), request_id)(scope, receive, send_with_headers)
         except Exception:
-            log.exception("request %s failed", request_id, extra={"request_id": request_id})
+            log.exception(
+                "request %s failed", request_id, extra={"request_id": request_id, "status": ServiceError.status}
+            )
             if not sent:
                 self.service.telemetry.record_refusal(ServiceError.code)
                 await problem_response(ServiceError(), request_id)(scope, receive, send_with_headers)

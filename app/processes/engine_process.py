@@ -14,6 +14,7 @@ from app.processes.frames import Kind
 from app.processes.http_process_handle import HttpProcessHandle
 from app.processes.process_metrics import merged_metrics, metrics_snapshot
 from app.processes.shared_state import BEAT_S, LATE_S, SharedState
+from app.schemas import Reloads
 from app.settings import Settings
 
 # One of two: an HTTP process that asks for all numbers waits twice as long (SCRAPE_TIMEOUT_S).
@@ -115,14 +116,20 @@ class EngineProcessService(EngineService):
         for worker in self.workers:
             worker.link.send(Kind.READ_AGAIN)
 
+    @property
+    def reloads(self) -> Reloads:
+        """What has become of the reloads of the checkpoint, and of the files that every process reads."""
+        refused = {*self.files_refused, *(file for worker in self.workers for file in worker.files_refused)}
+        return super().reloads.model_copy(update={"files_refused": sorted(refused)})
+
     # -- what probes and metrics see
 
-    def stalled(self, limit_s: float | None = None) -> str | None:
-        """Return what has made no progress for longer than that (`stall_timeout_s`), in any process, or None."""
-        limit_s = self.settings.stall_timeout_s if limit_s is None else limit_s
-        return super().stalled(limit_s) or self._stalled_worker(limit_s)
+    def stalled(self) -> str | None:
+        """Return what has made no progress for longer than `stall_timeout_s`, in any process, or None."""
+        return super().stalled() or self._stalled_worker()
 
-    def _stalled_worker(self, limit_s: float) -> str | None:
+    def _stalled_worker(self) -> str | None:
+        limit_s = self.settings.stall_timeout_s
         for worker in self.workers:
             if worker.serving.is_set() and not worker.link.lost.is_set():
                 if self.shared.decoder_stalled_s(worker.index) > limit_s:

@@ -1,6 +1,7 @@
 """What the engine process and the HTTP processes say to each other: frames of a length, a kind and a payload.
 
-HTTP -> engine: SUBMIT images, CANCEL them; SERVING; SNAPSHOT, this process' metrics; SCRAPE, which asks for all.
+HTTP -> engine: SUBMIT images, CANCEL them; SERVING; SNAPSHOT, this process' metrics; SCRAPE, which asks for all;
+FILES_REFUSED, those that could not be read again.
 engine -> HTTP: ANSWER or REFUSAL to a SUBMIT; STATUS; READ_AGAIN; CLOSE; COLLECT, which asks for a SNAPSHOT; METRICS
 to a SCRAPE.
 Images and probabilities go as they lie in memory, everything rare as JSON; nothing is ever unpickled. Both ends are the
@@ -45,6 +46,7 @@ class Kind(IntEnum):
     SNAPSHOT = 10
     SCRAPE = 11
     METRICS = 12
+    FILES_REFUSED = 13
 
 
 HEAD = struct.Struct("<IB")  # bytes of the payload, kind

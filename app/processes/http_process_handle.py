@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -44,12 +45,14 @@ class HttpProcessHandle:
                 Kind.SERVING: lambda _payload: self.serving.set(),
                 Kind.SNAPSHOT: self._on_snapshot,
                 Kind.SCRAPE: self._on_scrape,
+                Kind.FILES_REFUSED: self._on_files_refused,
             },
             self._lose,
             on_turn,
         )
         self.serving = asyncio.Event()
         self.snapshot: bytes | None = None
+        self.files_refused: list[str] = []
         self._pending_snapshots: deque[asyncio.Future[None]] = deque()
         self._jobs: dict[int, Job] = {}
         self._answers = AnswerCodec()
@@ -113,6 +116,9 @@ class HttpProcessHandle:
             future = self._pending_snapshots.popleft()
             if not future.done():
                 future.set_result(None)
+
+    def _on_files_refused(self, payload: Payload) -> None:
+        self.files_refused = json.loads(payload)
 
     def _on_scrape(self, payload: Payload) -> None:
         task = asyncio.get_running_loop().create_task(self._answer_scrape(payload), name="scrape")

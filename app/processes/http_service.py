@@ -126,17 +126,21 @@ class HttpService(Service):
                 scrape.cancel()
             self.lifecycle.fail("the engine process has ended", "the engine process has ended")
 
+    def read_files_again(self) -> None:
+        """Read keys and certificate again, and tell the engine process what could not be used."""
+        super().read_files_again()
+        self._link.send(Kind.FILES_REFUSED, json.dumps(self.files_refused).encode())
+
     # -- what probes and metrics see
 
     @property
     def reloads(self) -> Reloads:
-        """What has become of the reloads of the checkpoint, and of the files that are read in every process."""
-        refused = sorted({*self._reloads.files_refused, *self.files_refused})
-        return self._reloads.model_copy(update={"files_refused": refused})
+        """What has become of the reloads of the checkpoint, and of the files that every process reads."""
+        return self._reloads
 
-    def stalled(self, limit_s: float | None = None) -> str | None:
-        """Return what makes no progress, here or, for `stall_timeout_s`, in the other processes, or None."""
-        return super().stalled(limit_s) or self._stalled
+    def stalled(self) -> str | None:
+        """Return what makes no progress, here or in the other processes, or None."""
+        return super().stalled() or self._stalled
 
     def unready_reason(self) -> str | None:
         """Return why a prediction would fail now, or None."""

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from benchmarks import processes
-from benchmarks.closed_loop import find_wrk
+from benchmarks.closed_loop import find_or_download_wrk
 from benchmarks.machine import MACHINES, RECORDS, describe_apart
 from benchmarks.peers import environments, report
 from benchmarks.peers.contenders import CONTENDERS, DEFAULT_ENVIRONMENTS, OURS, Contender
@@ -112,7 +112,7 @@ def main() -> None:
     chosen = [one for one in CONTENDERS if arguments.only is None or one.name in (OURS, *arguments.only)]
     folder = arguments.environments.resolve()
     pythons, known = prepare(chosen, folder)
-    loader = Loader(find_wrk(folder))
+    loader = Loader(find_or_download_wrk(folder))
     if arguments.install_only:
         return
     record: dict[str, Any] = {

@@ -41,7 +41,7 @@ class _Field(NamedTuple):
     kind: Literal["integer", "byte", "offset"] = "integer"
 
 
-def float_model(structure: Structure, layers: Mapping[str, FoldedLayer], side: int, weights: BinaryIO) -> bytearray:
+def mnn_model(structure: Structure, layers: Mapping[str, FoldedLayer], side: int, weights: BinaryIO) -> bytearray:
     """Write a network down, and its weights to the end of a file.
 
     `layers` are those of folded_layers.py, `side` the images' height and width.

@@ -8,7 +8,7 @@ import numpy as np
 import openvino
 from openvino import opset13 as ops
 
-from model.timing import quickest
+from model.timing import best_times
 
 # A convolution like those of a network in the middle: 0.6 thousand million operations, milliseconds.
 IMAGES, CHANNELS, SIDE = 8, 128, 16
@@ -36,7 +36,7 @@ def has_fast_bfloat16() -> bool:
     if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return False
     runs = {precision: _convolution(precision).infer for precision in ("f32", "bf16")}
-    best = {precision: seconds for precision, [seconds] in quickest(runs, MEASURED_TIMES).items()}
+    best = {precision: seconds for precision, [seconds] in best_times(runs, MEASURED_TIMES).items()}
     return best["bf16"] < MAX_RELATIVE_TIME * best["f32"]
 
 

@@ -57,7 +57,7 @@ class Observed(NamedTuple):
     inputs: dict[str, Array]
 
 
-def float_model(structure: Structure, layers: Layers, mean: Triple, std: Triple) -> openvino.Model:
+def openvino_model(structure: Structure, layers: Layers, mean: Triple, std: Triple) -> openvino.Model:
     """Write a network down in float32, for what computes in any float precision. Any batch size will do.
 
     `layers` are those of folded_layers.py, whose weights the model goes on using where they lie.
@@ -79,7 +79,7 @@ def quantised_model(
         one.name: _mean_windows(observed.inputs[one.name], one) for one in structure.convolutions
     }
     corrected = {
-        name: FoldedLayer(one.weight, one.bias - _shift(one.weight, inputs[name], largest))
+        name: FoldedLayer(one.weight, one.bias - _mean_rounding_error(one.weight, inputs[name], largest))
         for name, one in layers.items()
     }
     return _Quantised(structure, corrected, mean, std, ranges=observed.ranges, largest_weight=largest).model()
@@ -127,18 +127,18 @@ def _mean_windows(inputs: Array, layer: Convolution) -> Array:
     return means
 
 
-def _shift(weight: Array, inputs: Array, largest: int) -> Array:
+def _mean_rounding_error(weight: Array, inputs: Array, largest: int) -> Array:
     """Return by how much rounding the weight (out, in, ...) shifts each output (out,) on average.
 
     The mean of the `inputs` is (in, ...), in all groups of them if the weight is that of a grouped convolution.
     """
     groups = len(inputs) // weight.shape[1]
-    step = _largest_of_each(weight) / np.float32(largest)
+    step = _max_per_channel(weight) / np.float32(largest)
     error = np.round(weight / step) * step - weight
     return (error.reshape(groups, len(weight) // groups, -1) @ inputs.reshape(groups, -1, 1)).reshape(-1)
 
 
-def _largest_of_each(weight: Array) -> Array:
+def _max_per_channel(weight: Array) -> Array:
     """Return the largest magnitude of each output channel, (out, in, ...) to (out, 1, ...)."""
     largest: Array = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
     return np.maximum(largest, np.float32(1e-6))
@@ -159,22 +159,22 @@ class _Writer:
         scale = np.array(self.std, np.float32).reshape(1, 3, 1, 1) * 255
         shift = -np.array(self.mean, np.float32).reshape(1, 3, 1, 1) * 255
         x = ops.divide(ops.add(ops.convert(self.images, "f32"), shift), scale)
-        x = ops.relu(self._convolution(self.structure.stem, self._round("images", x)))
+        x = ops.relu(self._convolution(self.structure.stem, self._quantise_activations("images", x)))
         if self.structure.pool:
             x = ops.max_pool(x, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
         for stage in self.structure.stages:
             for block in stage:
                 x = self._block(block, x)
-        logits = self._head(self._round("pooled", ops.reduce_mean(x, np.array([2, 3]))))
+        logits = self._head(self._quantise_activations("pooled", ops.reduce_mean(x, np.array([2, 3]))))
         return openvino.Model([logits], [self.images], "resnet")
 
     def _block(self, block: Block, x: Node) -> Node:
-        x = y = self._round(f"{block.name}.in", x)
+        x = y = self._quantise_activations(f"{block.name}.in", x)
         for i, layer in enumerate(block.layers):
-            y = self._convolution(layer, self._round(f"{block.name}.{i}", ops.relu(y)) if i else y)
+            y = self._convolution(layer, self._quantise_activations(f"{block.name}.{i}", ops.relu(y)) if i else y)
         if block.shortcut != "none":
             # The sum's first term is rounded too: only then are convolution, sum and ReLU one pass over memory.
-            y = self._round(f"{block.name}.sum", y)
+            y = self._quantise_activations(f"{block.name}.sum", y)
             y = ops.add(y, self._convolution(block.projection, x) if block.projection else x)
         return ops.relu(y)
 
@@ -183,20 +183,20 @@ class _Writer:
         windows = [[layer.stride] * 2, *2 * [[layer.padding] * 2], [1, 1]]
         if layer.groups > 1:
             grouped = (layer.groups, layer.out_channels // layer.groups, *weight.shape[1:])
-            y = ops.group_convolution(x, self._weight(weight, grouped), *windows)
+            y = ops.group_convolution(x, self._quantise_weight(weight, grouped), *windows)
         else:
-            y = ops.convolution(x, self._weight(weight, weight.shape), *windows)
+            y = ops.convolution(x, self._quantise_weight(weight, weight.shape), *windows)
         return ops.add(y, bias.reshape(1, -1, 1, 1))
 
     def _head(self, pooled: Node) -> Node:
         weight, bias = self.layers["head"]
-        return ops.add(ops.matmul(pooled, self._weight(weight, weight.shape), False, True), bias)
+        return ops.add(ops.matmul(pooled, self._quantise_weight(weight, weight.shape), False, True), bias)
 
-    def _round(self, name: str, x: Node) -> Node:
+    def _quantise_activations(self, name: str, x: Node) -> Node:
         """Return the activations at a point where a quantised network rounds: here as they are."""
         return x
 
-    def _weight(self, weight: Array, shape: tuple[int, ...]) -> Node:
+    def _quantise_weight(self, weight: Array, shape: tuple[int, ...]) -> Node:
         return ops.constant(weight.reshape(shape), shared_memory=True)
 
 
@@ -216,7 +216,7 @@ class _Probe(_Writer):
         self.inputs["head"] = pooled
         return super()._head(pooled)
 
-    def _round(self, name: str, x: Node) -> Node:
+    def _quantise_activations(self, name: str, x: Node) -> Node:
         self.points[name] = x
         return x
 
@@ -231,7 +231,7 @@ class _Quantised(_Writer):
         self.ranges = ranges
         self.largest_weight = largest_weight
 
-    def _round(self, name: str, x: Node) -> Node:
+    def _quantise_activations(self, name: str, x: Node) -> Node:
         """Round activations to 256 steps over the range of this point, one of which is zero."""
         low, high = self.ranges[name]
         step = max(high - low, 1e-6) / (ACTIVATION_LEVELS - 1)
@@ -239,11 +239,11 @@ class _Quantised(_Writer):
         limits = _limits(low, low + step * (ACTIVATION_LEVELS - 1))
         return ops.fake_quantize(x, *limits, *limits, ACTIVATION_LEVELS)
 
-    def _weight(self, weight: Array, shape: tuple[int, ...]) -> Node:
+    def _quantise_weight(self, weight: Array, shape: tuple[int, ...]) -> Node:
         """Round weights symmetrically, each output channel over its own range, to integers up to `largest_weight`."""
-        high = _largest_of_each(weight) * np.float32(LARGEST_WEIGHT / self.largest_weight)
+        high = _max_per_channel(weight) * np.float32(LARGEST_WEIGHT / self.largest_weight)
         high = high.reshape(*shape[: len(shape) - weight.ndim + 1], *high.shape[1:])
-        return ops.fake_quantize(super()._weight(weight, shape), -high, high, -high, high, WEIGHT_LEVELS)
+        return ops.fake_quantize(super()._quantise_weight(weight, shape), -high, high, -high, high, WEIGHT_LEVELS)
 
 
 def _limits(low: float, high: float) -> tuple[np.float32, np.float32]:

@@ -18,7 +18,7 @@ from model.training.sent import as_sent, draw_as_sent
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentationDraws:
     """The choices for N training images, each a tensor (N,) indexed by image; int64, or bool where it is a yes or no.
 
     Shifts, corners and sides are in pixels. `partner` is the image that a CutMix patch comes from; where there is no
@@ -39,13 +39,13 @@ class Draws:
     rescaled: Tensor
     quality: Tensor
 
-    def select(self, index: Tensor) -> Draws:
+    def select(self, index: Tensor) -> AugmentationDraws:
         """Return the choices for the images that `index`, int64 (B,), names."""
-        return Draws(*(getattr(self, field.name)[index] for field in fields(self)))
+        return AugmentationDraws(*(getattr(self, field.name)[index] for field in fields(self)))
 
-    def to(self, device: torch.device) -> Draws:
+    def to(self, device: torch.device) -> AugmentationDraws:
         """Return the same choices on a device."""
-        return Draws(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return AugmentationDraws(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def kept_share(self, size: int) -> Tensor:
         """Return float32 (N,): the share of each size x size image that is its own and no CutMix patch."""
@@ -58,7 +58,7 @@ def random_stream(purpose: str, seed: int, epoch: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
 
-def draw(augmentation: Augmentation, count: int, size: int, *, seed: int, epoch: int) -> Draws:
+def draw_augmentation(augmentation: Augmentation, count: int, size: int, *, seed: int, epoch: int) -> AugmentationDraws:
     """Draw the choices for `count` images of size x size pixels from (seed, epoch) alone, on the CPU.
 
     Every image is shifted by up to `crop_padding` pixels either way, flipped with probability 1/2, and has a square
@@ -92,7 +92,7 @@ def draw(augmentation: Augmentation, count: int, size: int, *, seed: int, epoch:
     sides = [(end - start) * mixed for start, end in zip(starts, ends, strict=True)]
     # From a stream of their own: with or without them, all other choices are the same.
     grey, rescaled, quality = draw_as_sent(count, augmentation, random_stream("as sent", seed, epoch))
-    return Draws(
+    return AugmentationDraws(
         flip=flip,
         shift_y=shifts[0],
         shift_x=shifts[1],
@@ -109,7 +109,9 @@ def draw(augmentation: Augmentation, count: int, size: int, *, seed: int, epoch:
     )
 
 
-def apply(images: Tensor, index: Tensor, draws: Draws, augmentation: Augmentation, fill: Tensor) -> Tensor:
+def augment_batch(
+    images: Tensor, index: Tensor, draws: AugmentationDraws, augmentation: Augmentation, fill: Tensor
+) -> Tensor:
     """Return the training images uint8 (N, 3, S, S) that `index`, int64 (B,), names, changed: uint8 (B, 3, S, S).
 
     `draws` are those of all N images; all tensors are on one device. What a shift brings in from outside is the

@@ -44,7 +44,7 @@ class World:
         """Return whether the flag is set in any process."""
         return bool(self.all_reduce_sum_(torch.tensor(float(flag), device=device)) > 0) if self.size > 1 else flag
 
-    def gather(self, part: Tensor) -> Tensor:
+    def all_gather(self, part: Tensor) -> Tensor:
         """Return the parts of all processes, which may differ in length, joined in the order of ranks."""
         if self.size == 1:
             return part
@@ -61,7 +61,7 @@ class World:
         """Return a module that runs `network`, averages gradients and shares batch statistics over all processes."""
         if self.size == 1:
             return network
-        share_batch_statistics(network, device)
+        convert_sync_batch_norm(network, device)
         ids = [device] if device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
 
@@ -88,13 +88,13 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     except BaseException as error:
         # The others may wait for what this process will not do any more. NCCL's end would wait for them, and torchrun
         # ends them only once this process has ended.
-        if device.type != "cuda" or getattr(error, "agreed", False):
+        if device.type != "cuda" or getattr(error, "raised_by_all", False):
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
 
 
-def share_batch_statistics(network: nn.Module, device: torch.device) -> None:
+def convert_sync_batch_norm(network: nn.Module, device: torch.device) -> None:
     """Make every batch norm of `network` normalise by the mean and variance of the global batch, in place.
 
     torch's own layer needs GPUs. It makes the host wait for the device three times, since batches may differ in length;
@@ -106,12 +106,12 @@ def share_batch_statistics(network: nn.Module, device: torch.device) -> None:
     for module in network.modules():
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
-                shared = SharedBatchNorm2d(child.num_features)
+                shared = CpuSyncBatchNorm2d(child.num_features)
                 shared.load_state_dict(child.state_dict())
                 setattr(module, name, shared)
 
 
-class _Sum(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     """The sum of a tensor over all processes; every process's loss depends on every process's part."""
 
     @staticmethod
@@ -124,10 +124,10 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(_context: object, *gradients: Tensor) -> Tensor:
         """Return the sum of the gradients."""
-        return _Sum.forward(_context, gradients[0])
+        return _AllReduceSum.forward(_context, gradients[0])
 
 
-class SharedBatchNorm2d(nn.BatchNorm2d):
+class CpuSyncBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over equally long batches of all processes, on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         values = x.float()
         world = dist.get_world_size()
         local = torch.stack([values.mean(dim=(0, 2, 3)), values.square().mean(dim=(0, 2, 3))])
-        mean, mean_square = _Sum.apply(local) / world
+        mean, mean_square = _AllReduceSum.apply(local) / world
         variance = (mean_square - mean.square()).clamp_min(0)
         with torch.no_grad():
             count = world * x.numel() // x.shape[1]

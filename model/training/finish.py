@@ -18,7 +18,7 @@ from model.calibration import Calibration, fit_calibration
 from model.checkpoint import Checkpoint, Metadata
 from model.data import Dataset
 from model.evaluate import compute_logits, score
-from model.training.interpolate import STATISTICS_IMAGES, estimate_batch_norm, interpolate
+from model.training.interpolate import STATISTICS_IMAGES, interpolate, reestimate_batch_norm
 from model.training.learner import Learner
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def final_network(learner: Learner, init_from: Checkpoint | None, keep_initial: 
     network.load_state_dict(trained.state_dict())
     interpolate(network, init_from.tensors, keep_initial)
     training = learner.training
-    estimate_batch_norm(network, training.images[:STATISTICS_IMAGES], training.mean, training.std)
+    reestimate_batch_norm(network, training.images[:STATISTICS_IMAGES], training.mean, training.std)
     return network.eval()
 
 
@@ -56,7 +56,7 @@ def write_checkpoint(
     `dataset` is the whole training set, `training` and `held` its two parts. With `temperature` given, nothing is
     fitted, and `held` may be empty. `network` is rounded to half precision in place: what is measured is what ships.
     """
-    tensors = checkpoint.half_precision(network)
+    tensors = checkpoint.tensors_to_store(network)
     network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     calibration, fitted_on = Calibration(temperature or 1.0), "given"
     measured: tuple[dict[str, Any], ...] = ()
@@ -98,11 +98,15 @@ def write_checkpoint(
 
 
 def _self_test(network: nn.Module, pool: Dataset, calibration: Calibration) -> tuple[Tensor, Tensor]:
-    """Choose images whose answers would move if anything were wrong: half at random, half the least certain."""
+    """Choose images whose answers would move if anything were wrong.
+
+    Half are the least certain of the first 50 * SELF_TEST_COUNT, half are evenly spaced over these. Returns them and
+    their probabilities, (K, 3, S, S) and (K, classes).
+    """
     candidates = pool.images[: 50 * SELF_TEST_COUNT]
     logits = compute_logits(network, candidates, pool.mean, pool.std)
     probabilities = calibration.probabilities(logits)
-    least = probabilities.amax(dim=1).argsort()[: SELF_TEST_COUNT // 2]
-    rest = torch.arange(len(candidates))[:: max(1, len(candidates) // (SELF_TEST_COUNT // 2))]
-    chosen = torch.cat([least, rest[: SELF_TEST_COUNT // 2]])
+    least_certain = probabilities.amax(dim=1).argsort()[: SELF_TEST_COUNT // 2]
+    evenly_spaced = torch.arange(len(candidates))[:: max(1, len(candidates) // (SELF_TEST_COUNT // 2))]
+    chosen = torch.cat([least_certain, evenly_spaced[: SELF_TEST_COUNT // 2]])
     return candidates[chosen], probabilities[chosen]

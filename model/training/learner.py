@@ -17,7 +17,7 @@ from model.data import Dataset
 from model.evaluate import compute_logits
 from model.precision import has_fast_bfloat16
 from model.resnet import ResNet
-from model.training.augment import Draws, apply, draw, random_stream
+from model.training.augment import AugmentationDraws, augment_batch, draw_augmentation, random_stream
 from model.training.distributed import World
 from model.training.optim import MovingAverage, one_cycle, parameter_groups
 from model.training.patches import learn_by_patches
@@ -94,14 +94,14 @@ class Learner:
         """The number of steps of the whole run."""
         return self.recipe.epochs * self.steps_per_epoch
 
-    def draw_epoch(self, epoch: int) -> tuple[Tensor, Draws]:
+    def draw_epoch(self, epoch: int) -> tuple[Tensor, AugmentationDraws]:
         """Return an epoch's order, int64 (N,), and its augmentation, from (seed, epoch) alone."""
         count, size, seed = len(self.training), self.images.shape[-1], self.recipe.seed
         order = torch.randperm(count, generator=random_stream("order", seed, epoch))
-        draws = draw(self.recipe.augmentation(), count, size, seed=seed, epoch=epoch)
+        draws = draw_augmentation(self.recipe.augmentation(), count, size, seed=seed, epoch=epoch)
         return order.to(self.device), draws.to(self.device)
 
-    def step(self, epoch: int, number: int, order: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def step(self, epoch: int, number: int, order: Tensor, draws: AugmentationDraws) -> tuple[Tensor, Tensor]:
         """Do step `number` of an epoch, given what `draw_epoch` returned for it; both are counted from 0.
 
         Returns the mean loss of this process's images and how many of them were right, 0-dimensional, on the device.
@@ -113,7 +113,7 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         labels = self.labels[index]
-        images = apply(self.images, index, draws, recipe.augmentation(), self.fill)
+        images = augment_batch(self.images, index, draws, recipe.augmentation(), self.fill)
         logits = self._forward(images, recipe.size_of(epoch))
         loss = self._loss(logits, labels)
         if recipe.cutmix:

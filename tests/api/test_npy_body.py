@@ -80,11 +80,11 @@ async def test_a_full_queue_refuses_an_array_as_a_whole():
 
 
 async def test_mutated_arrays_are_answered_or_refused(client):
-    chance = np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     good = npy(IMAGES)
     statuses = set()
     for _ in range(200):
-        body = damaged_start(chance, good)
+        body = damaged_start(rng, good)
         statuses.add((await post(client, bytes(body))).status_code)
     assert statuses == {200, 400, 422}
 

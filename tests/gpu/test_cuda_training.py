@@ -10,12 +10,12 @@ from model import checkpoint
 from model.device import pick_device
 from model.evaluate import compute_logits
 from model.train import Stopped, Trainer
-from tests.toy_training import BY_HEART, RECIPE, toy_dataset
+from tests.toy_training import OVERFITTING, RECIPE, toy_dataset
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
 DEVICE = "cuda"
-LEARNT = replace(RECIPE, **BY_HEART, phases=((16, 25),), cutmix=0.0)
+LEARNT = replace(RECIPE, **OVERFITTING, phases=((16, 25),), cutmix=0.0)
 
 
 def trainer(out, recipe=RECIPE, **options):

@@ -34,7 +34,7 @@ def toy_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         std=(0.25, 0.25, 0.25),
         measured=({"split": "toy held-out", "images": 5, "top1": 0.5, "nll": 1.0, "ece": 0.1},),
     )
-    tensors = checkpoint.half_precision(metadata.build())
+    tensors = checkpoint.tensors_to_store(metadata.build())
     path = tmp_path / "toy.safetensors"
     checkpoint.save(path, metadata, tensors, toy_test_set().images[:2], torch.full((2, len(TOY_CLASSES)), 0.25))
     return path

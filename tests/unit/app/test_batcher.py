@@ -9,7 +9,7 @@ import pytest
 
 from app.batcher import TOP_UP_MIN_BATCH_S, Batcher
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, QueueFull
-from tests.fakes import FakeEngine, answered
+from tests.fakes import FakeEngine, rounded_probabilities
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +57,7 @@ async def test_an_idle_engine_takes_a_single_image_at_once():
     async with running(engine) as batcher:
         images = pictures(1)
         outcome = await submit(batcher, images)
-    np.testing.assert_array_equal(outcome.probabilities, answered(images))
+    np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(images))
     assert engine.batches == [1]
     assert batcher.queued_images == 0
 
@@ -75,7 +75,7 @@ async def test_what_queues_while_the_engine_is_busy_becomes_the_next_batch_and_a
         await first
     assert engine.batches == [1, 4]
     for images, outcome in zip(requests, outcomes, strict=True):
-        np.testing.assert_array_equal(outcome.probabilities, answered(images))
+        np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(images))
         assert outcome.queue_s > 0
 
 
@@ -85,7 +85,7 @@ async def test_a_request_larger_than_a_batch_is_split():
         images = pictures(11)
         outcome = await submit(batcher, images)
     assert engine.batches == [4, 4, 3]
-    np.testing.assert_array_equal(outcome.probabilities, answered(images))
+    np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(images))
 
 
 async def test_a_full_queue_refuses_and_has_room_again_afterwards():
@@ -211,7 +211,7 @@ async def test_the_next_batch_follows_without_the_event_loop(counts):
         assert engine.entered.wait(10)  # the event loop stands still meanwhile
         outcomes = await asyncio.gather(*waiting)
         for count, outcome in zip(counts, outcomes, strict=True):
-            np.testing.assert_array_equal(outcome.probabilities, answered(pictures(count, seed=count)))
+            np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(pictures(count, seed=count)))
         await first
         assert batcher.queued_images == 0
     assert engine.batches == [1, *([4, 1] if sum(counts) == 5 else [sum(counts)])]
@@ -257,7 +257,7 @@ async def test_thousands_of_requests_while_batches_begin_are_all_answered_rightl
             for _ in range(at % 7):
                 await asyncio.sleep(0)
             outcome = await submit(batcher, every[at : at + 1 + at % 3])
-            np.testing.assert_array_equal(outcome.probabilities, answered(every[at : at + 1 + at % 3]))
+            np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(every[at : at + 1 + at % 3]))
 
         await asyncio.gather(*(ask(at) for at in range(0, 2000, 3)))
         assert batcher.queued_images == batcher._jobs.images == batcher._running_images == 0
@@ -377,7 +377,7 @@ async def test_a_request_waits_until_the_first_of_its_batches_begins(enqueued, q
     job = batcher.submit(batcher.admit(8, math.inf), images, math.inf)
     job.enqueued = enqueued
     for now, part in ((107.0, images[:4]), (115.0, images[4:])):
-        batcher._deliver([(job, part)], answered(part), started=now - 5.0, seconds=5.0)
+        batcher._deliver([(job, part)], rounded_probabilities(part), started=now - 5.0, seconds=5.0)
     outcome = job.future.result()
     assert (outcome.queue_s, outcome.inference_s) == (queue_s, 10.0)
 

@@ -11,7 +11,7 @@ import pytest
 from app.batcher import MAX_CONSECUTIVE_FAILURES, TOP_UP_MIN_BATCH_S
 from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, ServiceError
-from tests.fakes import FakeEngine, answered, probabilities_of
+from tests.fakes import FakeEngine, probabilities_of, rounded_probabilities
 from tests.unit.app.test_batcher import occupied, pictures, running, submit
 
 pytestmark = pytest.mark.anyio
@@ -35,7 +35,7 @@ async def test_a_batch_that_does_not_fit_is_halved_once():
     async with running(engine) as batcher:
         images = pictures(4)
         outcome = await submit(batcher, images)
-        np.testing.assert_array_equal(outcome.probabilities, answered(images))
+        np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(images))
         assert engine.batches == [4, 2, 2]
         engine.errors = [EngineOutOfMemory(), EngineOutOfMemory()]
         with pytest.raises(EngineFailed):
@@ -93,23 +93,10 @@ async def test_the_end_waits_for_no_engine_that_hangs(monkeypatch, caplog):
         engine.release()
         with pytest.raises(EngineFailed):
             await waiting
-        await asyncio.to_thread(ended(batcher._worker).wait, 10)
+        for thread in [one for one in threading.enumerate() if one.name == "engine"]:
+            await asyncio.to_thread(thread.join, 10)
     assert closed == []
     assert "it is left as it is" in caplog.text
-
-
-def ended(worker):
-    """An event that the thread of a worker, which is told to end, sets at its end."""
-    end = threading.Event()
-    threads = [one for one in threading.enumerate() if one.name == "engine"]
-
-    def wait_for_all():
-        for one in threads:
-            one.join(10)
-        end.set()
-
-    threading.Thread(target=wait_for_all).start()
-    return end
 
 
 async def test_an_engine_that_cannot_be_closed_does_not_keep_the_service_from_ending(caplog):

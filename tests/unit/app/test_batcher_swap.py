@@ -7,7 +7,7 @@ import pytest
 
 from app.batching.batches import EngineBroken
 from app.errors import DeadlinePassed, EngineFailed, ServiceError
-from tests.fakes import FakeEngine, answered
+from tests.fakes import FakeEngine, rounded_probabilities
 from tests.unit.app.test_batcher import MODEL, occupied, pictures, running, submit
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +23,7 @@ async def test_another_engine_takes_over_when_nothing_is_queued():
         await batcher.swap(new.run, NEXT)
         outcome = await submit(batcher, images)
         assert outcome.model == batcher.model == NEXT
-        np.testing.assert_array_equal(outcome.probabilities, np.roll(answered(images), 1, axis=1))
+        np.testing.assert_array_equal(outcome.probabilities, np.roll(rounded_probabilities(images), 1, axis=1))
     assert (old.batches, new.batches) == ([3], [3])
 
 
@@ -40,8 +40,8 @@ async def test_a_split_request_is_finished_by_the_engine_that_began_it_and_the_n
         first, second, _ = await asyncio.gather(begun, next_one, swap)
     assert (old.batches, new.batches) == ([4, 2], [4, 3])  # without a swap: 4, 4, 4, 1
     assert (first.model, second.model) == (MODEL, NEXT)
-    np.testing.assert_array_equal(first.probabilities, answered(pictures(6)))
-    np.testing.assert_array_equal(second.probabilities, np.roll(answered(pictures(7, seed=1)), 1, axis=1))
+    np.testing.assert_array_equal(first.probabilities, rounded_probabilities(pictures(6)))
+    np.testing.assert_array_equal(second.probabilities, np.roll(rounded_probabilities(pictures(7, seed=1)), 1, axis=1))
 
 
 async def test_a_swap_does_not_wait_for_the_rest_of_a_request_that_has_expired():

@@ -16,7 +16,6 @@ from app.commands.healthcheck import add, base_url
         (["--host", "fe80::1"], "http://[fe80::1]:8000"),
         (["--host", "10.0.0.7", "--admin-port", "9000"], "http://10.0.0.7:9000"),
         (["--host", "10.0.0.7", "--admin-port", "9000", "--admin-host", "0.0.0.0"], "http://127.0.0.1:9000"),
-        (["--host", "10.0.0.7", "--admin-host", "127.0.0.1"], "http://10.0.0.7:8000"),
         (["--host", "::", "--tls-cert", "c", "--tls-key", "k"], "https://[::1]:8000"),
         (["--host", "::", "--url", "http://other:1"], "http://other:1"),
     ],

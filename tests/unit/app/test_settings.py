@@ -59,6 +59,7 @@ def test_every_setting_is_a_flag_with_its_default_in_the_help():
         ("--admin-port", "8000"),
         ("--header-timeout-s", "0"),
         ("--http-processes", "0"),
+        ("--admin-host", "127.0.0.1"),  # of a port that there is not
         ("--http-processes", "17"),  # each needs room for one body of the largest size
     ],
 )

@@ -13,7 +13,7 @@ from benchmarks import degradation
 from benchmarks.degradation import Settings, as_text, build, gradient_norms, mean_norms, train, train_and_keep
 from benchmarks.degradation_figures import draw_gradients, draw_loss
 from model.data import DataError, Dataset
-from model.training.augment import apply, draw, random_stream
+from model.training.augment import augment_batch, draw_augmentation, random_stream
 from model.transforms import normalise
 
 SETTINGS = Settings(images=24, held_out=8, epochs=2, batch_size=8, learning_rate=0.01)
@@ -63,8 +63,10 @@ def test_first_norms_are_those_of_the_untrained_network(records: list[dict[str, 
         network = build("resnet20", record["shortcut"], 4, seed=0)
         training = noise(24)
         index = torch.randperm(24, generator=random_stream("order", 0, 0))[:8]
-        draws = draw(degradation.AUGMENTATION, 24, 8, seed=0, epoch=0)
-        batch = apply(training.images, index, draws, degradation.AUGMENTATION, torch.zeros(3, dtype=torch.uint8))
+        draws = draw_augmentation(degradation.AUGMENTATION, 24, 8, seed=0, epoch=0)
+        batch = augment_batch(
+            training.images, index, draws, degradation.AUGMENTATION, torch.zeros(3, dtype=torch.uint8)
+        )
         logits = network(normalise(batch, torch.tensor(training.mean), torch.tensor(training.std)))
         loss = nn.functional.cross_entropy(logits, training.labels[index])
         loss.backward()

@@ -129,7 +129,7 @@ def test_answers_that_came_late_are_divided_by_the_time_that_they_took(monkeypat
             status[-1] = 429
             return Outcomes(self.due, self.due, np.linspace(0.5, 12.5, len(self.due)), status, 0)
 
-    monkeypatch.setattr(load_module, "OpenLoop", Sender)
+    monkeypatch.setattr(load_module, "ScheduledSender", Sender)
     load = open_loop(0, REQUESTS, rate=100, seconds=5.0)
     assert load.errors == 1
     assert 12 < load.seconds < 12.5

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.pace import best_size, engine_rates, of_the_engine
+from benchmarks.pace import best_size, engine_rates, shares_of_engine_rate
 
 
 class Engine:
@@ -15,7 +15,7 @@ class Engine:
 def test_each_run_is_compared_with_the_engine_before_and_after_it():
     pace = [100.0, 80.0, 50.0, 90.0]
     runs = [("npy", 81.0), ("json", 65.0), ("npy", 35.0)]
-    assert of_the_engine(runs, pace) == {"npy": [0.9, 0.5], "json": [1.0]}
+    assert shares_of_engine_rate(runs, pace) == {"npy": [0.9, 0.5], "json": [1.0]}
 
 
 def test_an_engine_that_takes_any_size_is_measured_with_a_few():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.load import post
-from benchmarks.sender import OpenLoop, even_arrivals, poisson_arrivals
+from benchmarks.sender import ScheduledSender, even_arrivals, poisson_arrivals
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +49,7 @@ class Server:
 
 async def outcomes_of(server, arrivals, patience_s=60.0, **options):
     async with await asyncio.start_server(server.handle, "127.0.0.1", 0) as listening:
-        sender = OpenLoop(listening.sockets[0].getsockname()[1], REQUESTS, np.array(arrivals), **options)
+        sender = ScheduledSender(listening.sockets[0].getsockname()[1], REQUESTS, np.array(arrivals), **options)
         sending_s = await asyncio.to_thread(sender.send)
         assert sending_s >= max(arrivals)
         return await asyncio.to_thread(sender.finish, patience_s)
@@ -102,7 +102,7 @@ async def test_an_answer_that_never_comes_is_not_waited_for_longer_than_asked():
 async def test_where_nobody_listens_everything_is_lost():
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
-    sender = OpenLoop(port, REQUESTS, np.zeros(3))
+    sender = ScheduledSender(port, REQUESTS, np.zeros(3))
     sender.send()
     assert sender.finish().status.tolist() == [0, 0, 0]
 
@@ -118,7 +118,7 @@ async def test_a_server_that_closes_idle_connections_costs_no_request():
         closed.set()
 
     async with await asyncio.start_server(one_answer, "127.0.0.1", 0) as listening:
-        sender = OpenLoop(listening.sockets[0].getsockname()[1], REQUESTS, np.array([0.0, 0.2]), most=1)
+        sender = ScheduledSender(listening.sockets[0].getsockname()[1], REQUESTS, np.array([0.0, 0.2]), most=1)
         await asyncio.to_thread(sender.send)
         assert closed.is_set()
         assert (await asyncio.to_thread(sender.finish)).status.tolist() == [200, 200]

@@ -105,6 +105,6 @@ def test_numpy_gives_what_torch_gives(calibration):
     logits = 30 * torch.randn(7, 10, generator=torch.Generator().manual_seed(0))
     logits[0, 0] = 300.0
     expected = calibration.probabilities(logits)
-    found = calibration.probabilities_of(logits.numpy())
+    found = calibration.probabilities_numpy(logits.numpy())
     assert found.dtype == np.float32
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-6, rtol=1e-4)

@@ -28,7 +28,7 @@ METADATA = Metadata(
 @pytest.fixture(scope="module")
 def tensors(narrow_stages: None) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return checkpoint.half_precision(METADATA.build())
+    return checkpoint.tensors_to_store(METADATA.build())
 
 
 @pytest.fixture(scope="module")

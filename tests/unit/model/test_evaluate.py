@@ -7,11 +7,11 @@ from torch import nn
 from model.data import Dataset
 from model.evaluate import (
     CalibrationBin,
+    batch_size_for,
     calibration_bins,
     compute_logits,
     confusion_matrix,
     expected_calibration_error,
-    images_at_once,
     most_confidently_wrong,
     score,
 )
@@ -112,8 +112,8 @@ def test_as_many_images_are_computed_at_once_as_suit_their_side(
 
 
 def test_of_the_largest_images_at_least_one_is_computed_at_once() -> None:
-    assert [images_at_once(side) for side in (224, 512, 2048)] == [40, 7, 1]
-    assert [images_at_once(side, 250, least=8) for side in (32, 224, 512)] == [250, 20, 8]
+    assert [batch_size_for(side) for side in (224, 512, 2048)] == [40, 7, 1]
+    assert [batch_size_for(side, 250, least=8) for side in (32, 224, 512)] == [250, 20, 8]
 
 
 def test_there_may_be_no_images_to_compute() -> None:

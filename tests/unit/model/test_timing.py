@@ -1,8 +1,8 @@
-"""The quickest of a few runs, on a machine that is disturbed now and then."""
+"""The best_times of a few runs, on a machine that is disturbed now and then."""
 
 import pytest
 
-from model.timing import quickest
+from model.timing import best_times
 
 
 class Machine:
@@ -26,20 +26,20 @@ def test_the_quickest_run_counts_by_each_clock():
     machine = Machine()
     ways = {"one": machine.way("one", 2.0, 3.0), "other": machine.way("other", 0.5, 1.0)}
     clocks = (lambda: machine.wall, lambda: machine.processor)
-    assert quickest(ways, 4, clocks) == {"one": [2.0, 3.0], "other": [0.5, 1.0]}
+    assert best_times(ways, 4, clocks) == {"one": [2.0, 3.0], "other": [0.5, 1.0]}
 
 
 def test_the_first_run_of_each_is_not_timed():
     machine = Machine()
     ways = {"one": machine.way("one", 2.0, 3.0)}
-    assert quickest(ways, 1, (lambda: machine.wall,)) == {"one": [10.0]}
+    assert best_times(ways, 1, (lambda: machine.wall,)) == {"one": [10.0]}
     assert machine.order == ["one", "one"]
 
 
 def test_they_go_in_turns():
     machine = Machine()
     ways = {name: machine.way(name, 1.0, 1.0) for name in ("one", "other")}
-    quickest(ways, 2)
+    best_times(ways, 2)
     assert machine.order == ["one", "other"] * 3
 
 
@@ -51,5 +51,5 @@ def test_no_turn_is_begun_that_would_take_too_long(budget_s, turns):
         machine.order.append("run")
         machine.wall += 1.0
 
-    quickest({"one": second, "other": second}, 5, (lambda: machine.wall,), budget_s)
+    best_times({"one": second, "other": second}, 5, (lambda: machine.wall,), budget_s)
     assert len(machine.order) == 2 * (1 + turns)

@@ -16,11 +16,11 @@ from model.device import pick_device
 from model.evaluate import compute_logits, score
 from model.train import Trainer
 from model.training import learner
-from model.training.augment import apply
+from model.training.augment import augment_batch
 from model.training.finish import SELF_TEST_COUNT
 from model.training.learner import TrainingError
 from model.training.recipe import Recipe
-from tests.toy_training import BY_HEART, toy_dataset
+from tests.toy_training import OVERFITTING, toy_dataset
 from tests.unit.model.runs import RECIPE, trainer
 
 pytestmark = pytest.mark.usefixtures("narrow_stages")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("narrow_stages")
 
 def test_sixty_four_images_are_learnt_by_heart(tmp_path: Path) -> None:
     dataset = toy_dataset(size=8)
-    recipe = replace(Recipe(), **BY_HEART, phases=((8, 25),), batch_size=16, ema_decay=0.9)
+    recipe = replace(Recipe(), **OVERFITTING, phases=((8, 25),), batch_size=16, ema_decay=0.9)
     path = Trainer(recipe, dataset, tmp_path, device=torch.device("cpu"), temperature=1.0).run()
     loaded = checkpoint.load(path)
     logits = compute_logits(loaded.network(), dataset.images, loaded.metadata.mean, loaded.metadata.std)
@@ -154,9 +154,9 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
 
     def watched(images: Tensor, index: Tensor, *rest: Any) -> Tensor:
         seen.append((images, index))
-        return apply(images, index, *rest)
+        return augment_batch(images, index, *rest)
 
-    monkeypatch.setattr(learner, "apply", watched)
+    monkeypatch.setattr(learner, "augment_batch", watched)
     return seen
 
 

@@ -234,7 +234,7 @@ def test_processes_that_find_different_states_are_refused(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each would train a network of its own and average it with the others'."""
-    monkeypatch.setattr(World, "gather", lambda _, part: torch.cat([part, part + 1]))
+    monkeypatch.setattr(World, "all_gather", lambda _, part: torch.cat([part, part + 1]))
     with pytest.raises(TrainingError, match="must be shared"):
         trainer(undisturbed).run()
 
@@ -259,7 +259,7 @@ def test_an_epochs_tally_goes_on_in_more_or_fewer_processes(
 ) -> None:
     """A batch's loss is the mean of its processes' losses, what was right in it the sum of what was in each."""
     monkeypatch.setattr(World, "all_reduce_sum_", lambda world, value: value * world.size)  # all are alike
-    monkeypatch.setattr(World, "gather", lambda _, part: part)
+    monkeypatch.setattr(World, "all_gather", lambda _, part: part)
     saving, resuming = trainer(tmp_path), trainer(tmp_path)
     saving.world, resuming.world = World(size=before), World(rank=after - 1, size=after)
     saving.folder.begin({})

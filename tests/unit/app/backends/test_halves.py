@@ -150,5 +150,5 @@ def test_the_gain_is_what_the_clock_says_that_says_the_most(
     """Of seconds on the wall and of the processor."""
     ways: dict[str, measured.Candidate] = {"whole": Mock(), "halves": Mock()}
     seconds = {ways["whole"]: whole, ways["halves"]: halves}
-    monkeypatch.setattr(measured, "quickest", lambda *_: seconds)
+    monkeypatch.setattr(measured, "best_times", lambda *_: seconds)
     assert measured.speedup(ways["whole"], ways["halves"], pictures(1)) == pytest.approx(gain)

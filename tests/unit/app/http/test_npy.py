@@ -131,13 +131,13 @@ def test_a_header_that_lies_costs_no_memory():
 
 @pytest.mark.filterwarnings("error")
 def test_mutated_files_are_read_or_refused():
-    chance = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     good = npy(IMAGES)
     outcomes = set()
     for _ in range(3000):
-        body = damaged_start(chance, good)
-        if chance.random() < 0.2:
-            del body[int(chance.integers(len(body))) :]
+        body = damaged_start(rng, good)
+        if rng.random() < 0.2:
+            del body[int(rng.integers(len(body))) :]
         try:
             outcomes.add(read_npy(bytes(body), 3, 8).shape)
         except ServiceError as error:

@@ -17,7 +17,7 @@ from app.processes.link import Link
 from app.processes.remote import RemoteBatcher
 from app.processes.shared_state import SharedState
 from app.settings import Settings
-from tests.fakes import FakeEngine, answered
+from tests.fakes import FakeEngine, rounded_probabilities
 
 pytestmark = pytest.mark.anyio
 
@@ -103,7 +103,7 @@ async def test_answers_are_the_engines_and_keep_their_owner():
         requests = [pictures(count, seed=count) for count in (1, 4, 2, 3)]
         outcomes = await asyncio.gather(*(pair.submit(images).wait() for images in requests))
         for images, outcome in zip(requests, outcomes, strict=True):
-            np.testing.assert_array_equal(outcome.probabilities, answered(images))
+            np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(images))
             assert outcome.model == {"name": "fake", "version": "0123456789ab"}
             assert outcome.inference_s > 0
         assert pair.remote.queued_images == 0
@@ -243,6 +243,23 @@ async def test_a_decoder_that_hangs_in_any_process_makes_the_service_unready():
         await until(lambda: any(b'"stalled": "the decoder makes no progress"' in one for one in pair.statuses))
         pair.shared.beat(1, 0.0)
         assert pair.host.unready_reason() is None
+
+
+async def test_one_process_that_hangs_makes_the_others_unready_only_after_the_stalls_own_time(monkeypatch):
+    monkeypatch.setattr("app.service.LEAST_STALL_S", 0.001)
+    async with joined(FakeEngine(), stall_timeout_s=5, timeout_ms=10) as pair:
+        pair.shared.beat(1, 4.0)  # the others still answer
+        assert pair.host.unready_reason() is None
+
+
+async def test_files_that_any_process_could_not_read_again_are_told_of():
+    async with joined(FakeEngine()) as pair:
+        pair.link.send(Kind.FILES_REFUSED, b'["keys"]')
+        await until(lambda: pair.host.reloads.files_refused == ["keys"])
+        pair.statuses.clear()
+        await until(lambda: any(b'"files_refused": ["keys"]' in one for one in pair.statuses))
+        pair.link.send(Kind.FILES_REFUSED, b"[]")
+        await until(lambda: pair.host.reloads.files_refused == [])
 
 
 async def test_a_failed_service_refuses_what_still_arrives():

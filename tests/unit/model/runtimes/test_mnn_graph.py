@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from app.backends.mnn_network import mnn
-from model.runtimes.mnn_graph import float_model
+from model.runtimes.mnn_graph import mnn_model
 from tests.unit.model.runtimes.test_openvino_graph import NETWORKS, described, network
 
 
 def answers(described, side, images, folder):
     with (folder / "weights").open("wb") as weights:
-        (folder / "model.mnn").write_bytes(float_model(*described, side, weights))
+        (folder / "model.mnn").write_bytes(mnn_model(*described, side, weights))
     interpreter = mnn().Interpreter(str(folder / "model.mnn"))
     interpreter.setExternalFile(str(folder / "weights"))
     session = interpreter.createSession({"backend": "CPU", "numThread": 2})

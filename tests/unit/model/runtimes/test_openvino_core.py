@@ -16,7 +16,9 @@ def test_the_quicker_convolution_wins(monkeypatch, slow, expected):
 
     monkeypatch.setattr(openvino_core, "core", Core)
     monkeypatch.setattr(openvino_core, "_convolution", lambda _: Mock())
-    monkeypatch.setattr(openvino_core, "quickest", lambda runs, _: {one: [2.0 if one == slow else 1.0] for one in runs})
+    monkeypatch.setattr(
+        openvino_core, "best_times", lambda runs, _: {one: [2.0 if one == slow else 1.0] for one in runs}
+    )
     assert has_fast_bfloat16.__wrapped__() is expected
 
 

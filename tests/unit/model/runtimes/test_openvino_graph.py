@@ -8,7 +8,7 @@ from model.architecture import Architecture, Convolution
 from model.runtimes import openvino_graph
 from model.runtimes.folded_layers import fold
 from model.runtimes.openvino_core import core
-from model.runtimes.openvino_graph import float_model, largest_weight, quantised_model
+from model.runtimes.openvino_graph import largest_weight, openvino_model, quantised_model
 from model.transforms import normalise
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -58,7 +58,9 @@ NETWORKS = [
 def test_floats_are_what_pytorch_computes(options, images):
     net = network(**options)
     wanted = expected(net, images)
-    np.testing.assert_allclose(answers(float_model(*described(net), MEAN, STD), images), wanted, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        answers(openvino_model(*described(net), MEAN, STD), images), wanted, rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("options", NETWORKS, ids=lambda options: "-".join(map(str, options.values())))
@@ -81,7 +83,7 @@ def test_rounded_weights_shift_no_channel(images, monkeypatch):
         return np.abs((got - wanted).mean(axis=0)).mean()
 
     corrected = off_by()
-    monkeypatch.setattr(openvino_graph, "_shift", lambda *_: 0)
+    monkeypatch.setattr(openvino_graph, "_mean_rounding_error", lambda *_: 0)
     assert corrected < 0.8 * off_by()
 
 
@@ -104,7 +106,8 @@ def test_a_layers_shift_is_the_mean_of_its_errors(layer):
     outputs = torch.nn.functional.conv2d(
         *map(torch.from_numpy, (inputs, error)), stride=layer.stride, padding=layer.padding, groups=layer.groups
     )
-    shift = openvino_graph._shift(weight, openvino_graph._mean_windows(inputs.mean(axis=0), layer), largest=64)
+    windows = openvino_graph._mean_windows(inputs.mean(axis=0), layer)
+    shift = openvino_graph._mean_rounding_error(weight, windows, largest=64)
     np.testing.assert_allclose(shift, outputs.mean(dim=(0, 2, 3)).numpy(), rtol=1e-4, atol=1e-6)
 
 
@@ -134,6 +137,6 @@ def test_weights_of_seven_bits_are_close_too_whatever_this_processor_needs(integ
 
 
 def test_one_image_and_many_get_the_same_answer(images):
-    model = float_model(*described(network(arch="resnet20")), MEAN, STD)
+    model = openvino_model(*described(network(arch="resnet20")), MEAN, STD)
     alone = np.concatenate([answers(model, images[i : i + 1]) for i in range(len(images))])
     np.testing.assert_allclose(alone, answers(model, images), atol=1e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.training.augment import Draws, apply, draw
+from model.training.augment import AugmentationDraws, augment_batch, draw_augmentation
 from model.training.recipe import Augmentation
 
 NOTHING = Augmentation(crop_padding=0, flip=False)
@@ -22,8 +22,8 @@ def coordinate_images(count: int, size: int) -> Tensor:
 
 def augment(images: Tensor, augmentation: Augmentation, seed: int = 0, epoch: int = 0) -> Tensor:
     """Change every image once, in their order."""
-    draws = draw(augmentation, len(images), images.shape[-1], seed=seed, epoch=epoch)
-    return apply(images, torch.arange(len(images)), draws, augmentation, GREY)
+    draws = draw_augmentation(augmentation, len(images), images.shape[-1], seed=seed, epoch=epoch)
+    return augment_batch(images, torch.arange(len(images)), draws, augmentation, GREY)
 
 
 def test_shifted_pixels_are_the_images_own_and_move_together() -> None:
@@ -123,8 +123,8 @@ def test_alternating_flip_shows_each_side_every_other_epoch() -> None:
 def test_cutmix_lays_a_patch_of_its_partner_over_the_image() -> None:
     images = coordinate_images(count=200, size=16)
     mixing = replace(NOTHING, cutmix=1.0)
-    draws = draw(mixing, 200, 16, seed=0, epoch=0)
-    changed = apply(images, torch.arange(200), draws, mixing, GREY)
+    draws = draw_augmentation(mixing, 200, 16, seed=0, epoch=0)
+    changed = augment_batch(images, torch.arange(200), draws, mixing, GREY)
     rows, columns, numbers = changed.long().unbind(dim=1)
     along = torch.arange(16)
     assert torch.equal(rows, along[None, :, None].expand_as(rows))  # a patch keeps its place
@@ -140,23 +140,23 @@ def test_cutmix_lays_a_patch_of_its_partner_over_the_image() -> None:
 
 
 def test_cutmix_mixes_the_given_share() -> None:
-    draws = draw(replace(NOTHING, cutmix=0.3), 2000, 16, seed=0, epoch=0)
+    draws = draw_augmentation(replace(NOTHING, cutmix=0.3), 2000, 16, seed=0, epoch=0)
     assert 0.2 < float((draws.kept_share(16) < 1).float().mean()) < 0.4
-    none = draw(NOTHING, 2000, 16, seed=0, epoch=0)
+    none = draw_augmentation(NOTHING, 2000, 16, seed=0, epoch=0)
     assert bool((none.kept_share(16) == 1).all())
 
 
 def test_image_changes_alike_in_whatever_batch_it_is() -> None:
     images = coordinate_images(count=20, size=16)
     everything = Augmentation(crop_padding=4, flip=True, cutout=4, cutmix=0.5)
-    draws: Draws = draw(everything, 20, 16, seed=3, epoch=5)
-    together = apply(images, torch.arange(20), draws, everything, GREY)
+    draws: AugmentationDraws = draw_augmentation(everything, 20, 16, seed=3, epoch=5)
+    together = augment_batch(images, torch.arange(20), draws, everything, GREY)
     index = torch.tensor([17, 3, 3])
-    assert torch.equal(apply(images, index, draws, everything, GREY), together[index])
+    assert torch.equal(augment_batch(images, index, draws, everything, GREY), together[index])
 
 
 def test_the_area_of_a_patch_is_uniform_before_the_border_cuts_it() -> None:
     """Of a side t that lies anywhere, t - t^2 / 4 is inside on average; squared, for t^2 uniform: 1/2 - 1/5 + 1/48."""
-    draws = draw(replace(NOTHING, cutmix=1.0), 50_000, 256, seed=0, epoch=0)
+    draws = draw_augmentation(replace(NOTHING, cutmix=1.0), 50_000, 256, seed=0, epoch=0)
     covered = float(1 - draws.kept_share(256).mean())
     assert covered == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.01)

@@ -3,7 +3,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from model.training.augment import Draws, apply, draw
+from model.training.augment import AugmentationDraws, augment_batch, draw_augmentation
 from model.training.recipe import Augmentation, Recipe
 from model.training.sent import as_sent
 
@@ -17,23 +17,25 @@ def images(count: int = 6) -> Tensor:
     return (values * 7 % 256).to(torch.uint8)
 
 
-def augment(batch: Tensor, draws: Draws, augmentation: Augmentation) -> Tensor:
-    return apply(batch, torch.arange(len(batch)), draws, augmentation, GREY)
+def augment(batch: Tensor, draws: AugmentationDraws, augmentation: Augmentation) -> Tensor:
+    return augment_batch(batch, torch.arange(len(batch)), draws, augmentation, GREY)
 
 
 def test_all_other_choices_are_the_same_with_them() -> None:
-    without = draw(EVERYTHING_ELSE, 100, 16, seed=5, epoch=1)
+    without = draw_augmentation(EVERYTHING_ELSE, 100, 16, seed=5, epoch=1)
     sent = Augmentation(crop_padding=4, flip=True, cutout=6, cutmix=0.5, jpeg=0.5, greyscale=0.5, rescale=0.5)
-    drawn = draw(sent, 100, 16, seed=5, epoch=1)
+    drawn = draw_augmentation(sent, 100, 16, seed=5, epoch=1)
     same = {
-        field.name for field in fields(Draws) if torch.equal(getattr(without, field.name), getattr(drawn, field.name))
+        field.name
+        for field in fields(AugmentationDraws)
+        if torch.equal(getattr(without, field.name), getattr(drawn, field.name))
     }
-    assert {field.name for field in fields(Draws)} - same == {"grey", "rescaled", "quality"}
+    assert {field.name for field in fields(AugmentationDraws)} - same == {"grey", "rescaled", "quality"}
 
 
 def test_the_batch_is_changed_after_the_crop_and_before_the_cutout() -> None:
     sent = Augmentation(crop_padding=4, flip=True, jpeg=0.5, greyscale=0.5, rescale=0.5)
-    draws = draw(sent, 40, 16, seed=5, epoch=1)
+    draws = draw_augmentation(sent, 40, 16, seed=5, epoch=1)
     cropped = augment(images(40), draws, Augmentation(crop_padding=4, flip=True))
     expected = as_sent(cropped, draws.grey, draws.rescaled, draws.quality)
     changed = augment(images(40), draws, sent)

@@ -128,7 +128,7 @@ def test_one_process_is_a_world_of_its_own() -> None:
     assert world.any(True, torch.device("cpu"))
     assert not world.any(False, torch.device("cpu"))
     assert float(world.all_reduce_sum_(torch.tensor(2.0))) == 2.0
-    assert world.gather(torch.arange(3)).tolist() == [0, 1, 2]
+    assert world.all_gather(torch.arange(3)).tolist() == [0, 1, 2]
 
 
 def test_shares_are_disjoint_and_cover_the_batch() -> None:

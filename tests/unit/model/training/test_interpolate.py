@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from model.training.interpolate import estimate_batch_norm, interpolate
+from model.training.interpolate import interpolate, reestimate_batch_norm
 
 
 def test_each_tensor_lies_between_the_two():
@@ -20,7 +20,7 @@ def test_statistics_are_those_of_the_images():
     network[0].running_mean.fill_(7)
     network[0].num_batches_tracked.fill_(10)
     images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
-    estimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), batch_size=10)
+    reestimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), batch_size=10)
     normalised = (images.float() / 255 - 0.5) / 0.25
     torch.testing.assert_close(network[0].running_mean, normalised.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(network[0].running_var, normalised.var(dim=(0, 2, 3)), atol=1e-2, rtol=1e-2)
@@ -34,7 +34,7 @@ def test_an_image_beyond_whole_batches_counts_as_one_image():
     images[-1] = 255
     networks = [nn.Sequential(nn.BatchNorm2d(3)).eval() for _ in range(2)]
     for network, batch_size in zip(networks, (41, 10), strict=True):
-        estimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), batch_size=batch_size)
+        reestimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), batch_size=batch_size)
     whole, parts = (network[0].running_mean for network in networks)
     torch.testing.assert_close(parts, whole, atol=0.02, rtol=0)
 
@@ -45,5 +45,5 @@ def test_statistics_of_large_images_are_taken_of_smaller_batches():
     network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     for side, count in ((32, 500), (512, 32)):
         images = torch.zeros(1, 3, side, side, dtype=torch.uint8).expand(count, -1, -1, -1)
-        estimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        reestimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     assert seen == [250, 250, 8, 8, 8, 8]
