@@ -222,14 +222,13 @@ def create_admin_server(service: Service) -> AdminServer | None:
     settings = service.settings
     if settings.admin_port is None:
         return None
-    host = settings.host if settings.admin_host is None else settings.admin_host
     config = uvicorn.Config(
         create_admin_app(service),
         lifespan="off",
         timeout_graceful_shutdown=1,
         **connection_options(service, ADMIN_CONNECTIONS),
     )
-    return AdminServer(config, service, open_port(host, settings.admin_port, BACKLOG))
+    return AdminServer(config, service, open_port(settings.probes_host, settings.admin_port, BACKLOG))
 
 
 def connection_options(service: Service, max_connections: int, direct: DirectPredict | None = None) -> dict[str, Any]:

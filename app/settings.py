@@ -154,6 +154,11 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
     log_format: Annotated[Literal["text", "json"], Field(description="how log lines look")] = "text"
 
+    @property
+    def probes_host(self) -> str:
+        """Address of the port that answers probes."""
+        return self.host if self.admin_host is None else self.admin_host
+
     @model_validator(mode="before")
     @classmethod
     def _as_meant(cls, given: dict[str, Any]) -> dict[str, Any]:

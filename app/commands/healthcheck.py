@@ -43,10 +43,7 @@ def base_url(arguments: argparse.Namespace) -> str:
     Raises SystemExit for what is no URL.
     """
     settings = read_settings(arguments)
-    host = settings.host
-    if settings.admin_port is not None and settings.admin_host is not None:
-        host = settings.admin_host
-    host = OWN.get(host, host)
+    host = OWN.get(settings.probes_host, settings.probes_host)
     host = f"[{host}]" if ":" in host else host
     scheme = "https" if settings.tls_cert and settings.admin_port is None else "http"
     url: str = arguments.url or f"{scheme}://{host}:{settings.admin_port or settings.port}"
