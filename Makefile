@@ -88,7 +88,7 @@ evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoi
 		--json $(RECORDS)/evaluate_checkpoint.json
 	$(BIN)/python -m benchmarks.model_card
 
-bench: $(VENV)/.installed ## measure engine and service on this machine's CPU, some five minutes
+bench: $(VENV)/.installed ## measure engine and service on this machine's CPU, some nine minutes on two cores
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	mkdir -p $(RECORDS)
 	$(BIN)/resnet bench engine --device cpu --sizes 1,8,32 --rounds 11 --json $(RECORDS)/engine_cpu.json
