@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from typing import Annotated
 
 import httpx
 import torch
-from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from model.data import Dataset
+from model.pictures import encode_png
 
 MAX_TRIES = 10
 
@@ -53,7 +52,7 @@ async def classify_dataset(
 
     async def work(client: httpx.AsyncClient) -> None:
         for index in indices:
-            answer = await _post(client, _png(dataset.images[index]))
+            answer = await _post(client, encode_png(dataset.images[index].numpy()))
             try:
                 content = answer.json()
                 model.update({name: content["model"][name] for name in ("name", "version")})
@@ -88,13 +87,6 @@ def _other_service(url: str) -> ConnectionError:
 
 def _authorization(api_key: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
-
-
-def _png(image: Tensor) -> bytes:
-    """Encode uint8 (3, S, S)."""
-    buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 async def _post(client: httpx.AsyncClient, png: bytes) -> httpx.Response:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import FOLDER
+from benchmarks.records import FOLDER
 
 TIMEOUT_S = 30  # for an answer, after which wrk counts an error
 PICTURES = sorted((FOLDER.parent / "examples").glob("*.png"))

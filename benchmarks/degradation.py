@@ -27,13 +27,14 @@ from torch.nn import functional
 
 from app.cores import available_cores
 from benchmarks.degradation_figures import draw_gradients, draw_loss
-from benchmarks.machine import FOLDER, describe
+from benchmarks.records import FOLDER
 from model.architecture import ARCHITECTURES, Architecture, Shortcut
 from model.checkpoint import write_atomically
 from model.cost import count_parameters
 from model.data import DataError, Dataset, hold_out, load_cifar10
 from model.device import pick_device
 from model.evaluate import compute_logits
+from model.machine import describe
 from model.resnet import ResNet
 from model.training.augment import augment_batch, draw_augmentation, random_stream
 from model.training.optim import one_cycle, parameter_groups
@@ -122,13 +123,13 @@ def train(
         size, seed = images.shape[-1], settings.seed
         draws = draw_augmentation(AUGMENTATION, len(training), size, seed=seed, epoch=epoch).to(device)
         recorded = []
-        for number, index in enumerate(order[: per_epoch * settings.batch_size].split(settings.batch_size)):
+        for number, index in enumerate(torch.split(order[: per_epoch * settings.batch_size], settings.batch_size)):
             for group in optimiser.param_groups:
                 group["lr"] = one_cycle(len(losses), steps, settings.warmup, settings.learning_rate)
             batch = normalise(augment_batch(images, index, draws, AUGMENTATION, fill), mean, std)
             loss = functional.cross_entropy(network(batch.contiguous(memory_format=torch.channels_last)), labels[index])
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if not losses:
                 gradients.append({"steps_done": 0, "norms": mean_norms([gradient_norms(network)])})
             if number >= per_epoch - LAST_STEPS:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import closed_loop, processes
-from benchmarks.machine import write
 from benchmarks.peers.engine import ENGINE_VARIABLE, PORT_VARIABLE
-from benchmarks.peers.ports import free_port
+from benchmarks.ports import free_port
+from benchmarks.records import write
 from tests.process import service_process
 
 WARM_UP_S = 1

@@ -17,13 +17,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from app.engine import load_engine
 from app.settings import Settings
 from benchmarks.load import exchange, post
-from benchmarks.machine import write
 from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, shares_of_engine_rate
+from benchmarks.records import write
+from model.pictures import encode_png
 from tests.process import service_process
 
 ROUNDS = 9
@@ -35,7 +35,7 @@ REQUESTS = 4  # of each client, at least
 
 def forms(images: NDArray[np.uint8]) -> dict[str, bytes]:
     """Return one request with all of the images, uint8 (N, 3, 32, 32), in each form that takes many."""
-    files = [_png(image) for image in images]
+    files = [encode_png(image) for image in images]
     multipart = httpx.Request("POST", "http://test", files=[("file", file) for file in files])
     array = io.BytesIO()
     np.save(array, images)
@@ -45,12 +45,6 @@ def forms(images: NDArray[np.uint8]) -> dict[str, bytes]:
         "json": post("/predict", json.dumps({"images": base64s}).encode(), {"content-type": "application/json"}),
         "npy": post("/predict", array.getvalue(), {"content-type": "application/x-npy"}),
     }
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 async def request_rate(port: int, request: bytes) -> float:

@@ -21,8 +21,8 @@ import numpy as np
 from app.settings import Settings
 from benchmarks.large_requests import forms
 from benchmarks.load import post
-from benchmarks.machine import FOLDER, write
 from benchmarks.pace import examples
+from benchmarks.records import FOLDER, write
 from benchmarks.sender import ScheduledSender
 from tests.process import ServiceProcess, service_process
 

@@ -21,9 +21,9 @@ from app.engine import load_engine
 from app.settings import Settings
 from benchmarks import closed_loop
 from benchmarks.load import post
-from benchmarks.machine import write
 from benchmarks.pace import PAUSE_S, engine_rates, examples
 from benchmarks.queueing import batch_seconds, latency_s
+from benchmarks.records import write
 from benchmarks.sender import Outcomes, ScheduledSender, poisson_arrivals
 from tests.process import service_process
 
@@ -70,8 +70,9 @@ def _percentile_ms(latency: NDArray[np.float64], percent: int) -> float | None:
 
 def median_of(rounds: list[dict[str, float | None]]) -> dict[str, float | None]:
     """Return the median of each figure over the rounds that have it, but for those of COUNTED."""
-    found = {key: [one[key] for one in rounds if one[key] is not None] for key in rounds[0] if key not in COUNTED}
-    return {key: statistics.median(values) if values else None for key, values in found.items()}
+    found = {key: [one[key] for one in rounds] for key in rounds[0] if key not in COUNTED}
+    known = {key: [value for value in values if value is not None] for key, values in found.items()}
+    return {key: statistics.median(values) if values else None for key, values in known.items()}
 
 
 def worst_of(rounds: list[dict[str, float | None]]) -> dict[str, float]:

@@ -25,8 +25,8 @@ from app.server import connection_options, prepare_process
 from app.settings import Settings
 from benchmarks.closed_loop import PICTURES
 from benchmarks.load import post
-from benchmarks.machine import write
 from benchmarks.peers.engine import NullEngine
+from benchmarks.records import write
 
 REQUESTS = 10_000
 CLIENTS = 64
@@ -77,7 +77,7 @@ class Client(asyncio.Transport):
         """See `pause_reading`."""
 
 
-class Load:
+class ClosedLoop:
     """CLIENTS clients in closed loop."""
 
     def __init__(self, connect: Callable[[], asyncio.Protocol]) -> None:
@@ -129,8 +129,8 @@ async def measure() -> list[dict[str, float]]:
         prepare_process()
         config = uvicorn.Config(app, **connection_options(service, CLIENTS, DirectPredict(service)))
         config.load()
-        connect = partial(config.http_protocol_class, config=config, server_state=ServerState(), app_state={})
-        load = Load(connect)
+        protocol: Callable[..., asyncio.Protocol] = config.http_protocol_class
+        load = ClosedLoop(partial(protocol, config=config, server_state=ServerState(), app_state={}))
 
         room = service.require_room
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.batching.batch_sizes import ladder
 from app.engine import CheckpointEngine
-from benchmarks.machine import FOLDER
+from benchmarks.records import FOLDER
 
 SIZE_ROUNDS = 9
 SIZE_S = 0.6  # of each size in one of them, a few batches

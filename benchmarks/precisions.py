@@ -14,7 +14,7 @@ import torch
 from app.backends.choice import open_backend
 from app.engine import CheckpointEngine
 from app.settings import Settings
-from benchmarks.machine import write
+from benchmarks.records import write
 from model import checkpoint
 from model.data import load_cifar10
 from model.evaluate import score

@@ -17,9 +17,9 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks import closed_loop
-from benchmarks.machine import RECORDS
 from benchmarks.peers.engine import ENGINE_VARIABLE, PORT_VARIABLE
-from benchmarks.peers.ports import free_port
+from benchmarks.ports import free_port
+from benchmarks.records import RECORDS
 from model.machine import describe
 from tests.process import service_process
 
@@ -59,8 +59,9 @@ def main() -> None:
             service.wait_ready()
             url = f"{service.url}/predict"
             closed_loop.run(wrk, url, CLIENTS, 2)
-            py_spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw", "--output", samples]
-            py_spy += ["--rate", str(SAMPLES_PER_S), "--duration", str(SECONDS - 2), "--pid", str(service.process.pid)]
+            py_spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw"]
+            py_spy += ["--output", str(samples), "--duration", str(SECONDS - 2), "--rate", str(SAMPLES_PER_S)]
+            py_spy += ["--pid", str(service.process.pid)]
             with subprocess.Popen(py_spy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
                 result = closed_loop.run(wrk, url, CLIENTS, SECONDS)
         total, within, at_top = tabulate(samples.read_text())

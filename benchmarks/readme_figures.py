@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import FOLDER, MACHINES, newest, of_version, read
 from benchmarks.peers.contenders import made_before
+from benchmarks.records import FOLDER, MACHINES, newest, of_version, read
 
 PAGE = FOLDER.parent / "README.md"
 ENGINES = {
@@ -188,7 +189,7 @@ def _peers(name: str, folder: Path) -> str:
 (`{file}`: {machine_of(one)}; medians of {len(one["rounds"])} rounds of {one["seconds"]} s.{made_before(one)})"""
 
 
-PARTS = {
+PARTS: dict[str, Callable[[], str]] = {
     "service": service,
     "engine": engine,
     "peers null": partial(peers, "null"),

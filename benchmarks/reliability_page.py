@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.machine import FOLDER, MACHINES, newest, read
+from benchmarks.records import FOLDER, MACHINES, newest, read
+from benchmarks.soak_figure import LABELS
 
 PAGE = FOLDER.parent / "docs" / "reliability.md"
-UNITS = {"resident_mb": "resident memory (MB)", "open_files": "open files", "threads": "threads", "tasks": "tasks"}
 
 
 def _machine(one: dict[str, Any], path: str) -> str:
@@ -70,10 +70,10 @@ def soak() -> str:
     good = one["answers"]["good 200"]
     bad = sum(count for kind, count in one["answers"].items() if kind.startswith("bad"))
     rows = [
-        f"| {UNITS[name]}, process {number} | {life['at_rest'][0][name]:g} | {life['at_rest'][-1][name]:g} | "
+        f"| {LABELS[name]}, process {number} | {life['at_rest'][0][name]:g} | {life['at_rest'][-1][name]:g} | "
         f"{life['growth'][name]:+.1%} |"
         for number, life in enumerate(one["processes"], 1)
-        for name in UNITS
+        for name in LABELS
     ]
     return f"""{good:,} good requests, all answered with 200; {one["verified_images"]:,} pictures' probabilities within
 {one["largest_difference_from_offline"]} of the offline ones. {bad:,} bad requests, {one["answers"]["slow"]:,} slow and {one["answers"]["leaving"]:,} leaving clients,

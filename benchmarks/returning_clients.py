@@ -20,7 +20,7 @@ from app.server import serve
 from app.settings import Settings
 from app.telemetry import set_up_logging
 from benchmarks import closed_loop
-from benchmarks.machine import write
+from benchmarks.records import write
 from benchmarks.service import one_round
 from tests.process import ServiceProcess, service_process
 

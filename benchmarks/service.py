@@ -24,8 +24,8 @@ import httpx
 from app.engine import load_engine
 from app.settings import Settings
 from benchmarks import closed_loop
-from benchmarks.machine import FOLDER, RECORDS, write
 from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, median_ms, shares_of_engine_rate
+from benchmarks.records import FOLDER, RECORDS, write
 from tests.process import ServiceProcess, service_process
 
 PNG = {"content-type": "image/png"}

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from app.engine import load_engine
 from app.imaging import decode
 from app.settings import SHIPPED_WEIGHTS, Settings
-from benchmarks.machine import FOLDER, RECORDS, write
+from benchmarks.records import FOLDER, RECORDS, write
 from benchmarks.soak_figure import draw
 from benchmarks.traffic import Traffic
 from tests.checkpoints import put, write_turned

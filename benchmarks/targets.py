@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from app.commands.bench import engine_speedup
-from benchmarks.machine import FOLDER, MACHINES, read
+from benchmarks.records import FOLDER, MACHINES, read
 
 PAGE = FOLDER.parent / "docs" / "targets.md"
 ENGINE, SERVICE, INT8, OPEN_LOOP = "engine_cpu.json", "service_cpu.json", "service_cpu_int8.json", "open_loop.json"
@@ -100,7 +100,7 @@ def _of_the_engine(one: dict[str, Any]) -> float:
 
 def _beside(name: str, load: str, what: str = "requests_per_s") -> Callable[[dict[str, Any]], float]:
     """Ours over another contender's, the median of the rounds' own ratios."""
-    return lambda one: one["medians"][name][load][f"ours_to_theirs_{what}"]
+    return lambda one: float(one["medians"][name][load][f"ours_to_theirs_{what}"])
 
 
 def _beside_the_best(one: dict[str, Any]) -> float:
@@ -108,15 +108,15 @@ def _beside_the_best(one: dict[str, Any]) -> float:
 
 
 def _most_faults(one: dict[str, Any]) -> float:
-    return max(one[name].get("faults", one[name].get("unique_failures")) for name in FUZZED)
+    return float(max(one[name].get("faults", one[name].get("unique_failures")) for name in FUZZED))
 
 
 def _slowest_fuzzed(one: dict[str, Any]) -> float:
-    return max(one[name]["slowest_s"] for name in FUZZED)
+    return float(max(one[name]["slowest_s"] for name in FUZZED))
 
 
 def _most_growth(one: dict[str, Any]) -> float:
-    return max(abs(share) for life in one["processes"] for share in life["growth"].values())
+    return float(max(abs(share) for life in one["processes"] for share in life["growth"].values()))
 
 
 TARGETS: dict[str, list[Target]] = {

@@ -55,6 +55,15 @@ class Tally:
     problems: list[str] = field(default_factory=list)
 
 
+def encoded(form: str, pictures: Sequence[bytes]) -> tuple[bytes, str]:
+    """Return the body and content type of a request for some pictures, of the first if the form is `raw`."""
+    if form == "raw":
+        return pictures[0], "application/octet-stream"
+    if form == "multipart":
+        return multipart(pictures), MULTIPART
+    return json.dumps({"images": [base64.b64encode(one).decode() for one in pictures]}).encode(), "application/json"
+
+
 def multipart(pictures: Sequence[bytes]) -> bytes:
     """Return a body of MULTIPART, a field named `file` for each picture."""
     head = b'--soak\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\n'
@@ -112,15 +121,7 @@ class Traffic:
         form = rng.choice(("raw", "multipart", "json"))
         if form == "raw":
             chosen = chosen[:1]
-        files = [self.pictures[index] for index in chosen]
-        body, kind = {
-            "raw": lambda: (files[0], "application/octet-stream"),
-            "multipart": lambda: (multipart(files), MULTIPART),
-            "json": lambda: (
-                json.dumps({"images": [base64.b64encode(one).decode() for one in files]}),
-                "application/json",
-            ),
-        }[form]()
+        body, kind = encoded(form, [self.pictures[index] for index in chosen])
         answer = await http.post("/predict", content=body, headers={"content-type": kind})
         self.tally.answers[f"good {answer.status_code}"] += 1
         if answer.status_code == 200:

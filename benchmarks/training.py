@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import FOLDER, describe
+from benchmarks.records import FOLDER
+from model.machine import describe
 
 ROOT = FOLDER.parent
 

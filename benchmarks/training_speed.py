@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.machine import write
+from benchmarks.records import write
 from model.data import Dataset
 from model.training import learner
 from model.training.learner import Learner

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from model.picture_files import PictureError
 from model.transforms import evaluation_transform
 
-__all__ = ["PictureError", "PictureTooLarge", "open_picture", "picture_pixels"]
+__all__ = ["PictureError", "PictureTooLarge", "encode_png", "open_picture", "picture_pixels"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
@@ -221,3 +221,10 @@ def _webp_canvas(data: bytes) -> tuple[int, int]:
         width, height = struct.unpack("<I", data[24:27] + b"\0")[0], struct.unpack("<I", data[27:30] + b"\0")[0]
         return width + 1, height + 1
     return 0, 0
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return a PNG file of uint8 (3, H, W), whose pixels `picture_pixels` gives back unchanged."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(file, "PNG")
+    return file.getvalue()

@@ -6,7 +6,7 @@ from functools import cache
 
 from PIL import Image
 
-from tests.mutations import saved
+from tests.conftest import encode
 
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 SIDE = 16_383  # the largest that WebP has; all others go further
@@ -26,7 +26,7 @@ def png(width, height, *before, bits=8, colours=2, rows=None, pixels=None):
 
 def jpeg(width=32, height=32, **options):
     """A small JPEG that says it has another size."""
-    data = bytearray(saved(Image.new("RGB", (32, 32), "red"), "jpeg", **options))
+    data = bytearray(encode(Image.new("RGB", (32, 32), "red"), "JPEG", **options))
     frame = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
     struct.pack_into(">HH", data, frame + 5, height, width)
     return bytes(data)
@@ -47,7 +47,7 @@ def bmp(width, height, data=b"", run_lengths=False):
 
 def webp(width, height, lossless=False):
     """A small WebP whose simple header says it has another size."""
-    data = bytearray(saved(Image.new("RGB", (32, 32)), "webp", lossless=lossless))
+    data = bytearray(encode(Image.new("RGB", (32, 32)), "WEBP", lossless=lossless))
     if lossless:
         struct.pack_into("<I", data, 21, (width - 1) | (height - 1) << 14)
     else:
@@ -57,7 +57,7 @@ def webp(width, height, lossless=False):
 
 def animated_webp(frames, width=1, height=1):
     small = [Image.new("RGB", (1, 1), (shade, 0, 0)) for shade in (0, 100, 200)]
-    data = saved(small[0], "webp", save_all=True, append_images=small[1:])
+    data = encode(small[0], "WEBP", save_all=True, append_images=small[1:])
     first = data.index(b"ANMF")
     size = 8 + int.from_bytes(data[first + 4 : first + 8], "little")
     canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
@@ -95,7 +95,7 @@ def exif_chunk(fractions):
 @cache
 def picture_bombs():
     """Name -> (file, its format, status, problem code or None)."""
-    plain, scan = saved(Image.new("RGB", (64, 64), "red"), "jpeg", progressive=True), b"\xff\xda"
+    plain, scan = encode(Image.new("RGB", (64, 64), "red"), "JPEG", progressive=True), b"\xff\xda"
     scans = plain[:-2] + plain[plain.rindex(scan) : -2] * 1000 + plain[-2:]
     exif = b"\xff\xe1\xff\xffExif\0\0" + bytes(0xFFFF - 8)
     many, large, bad = 1 << 18, (422, "too-many-pixels"), (422, "undecodable-image")
@@ -130,7 +130,7 @@ def picture_bombs():
         "png 65,535 high": (png(1, 65_535), "png", *fine),
         "gif 65,535 wide": (gif(65_535, 1), "gif", *fine),
         "bmp 65,535 wide": (bmp(65_535, 1, bytes(65_536)), "bmp", *fine),
-        "jpeg 65,500 wide": (saved(Image.new("RGB", (65_500, 1)), "jpeg"), "jpeg", *fine),
-        "webp 16,383 wide": (saved(Image.new("RGB", (SIDE, 1)), "webp"), "webp", *fine),
+        "jpeg 65,500 wide": (encode(Image.new("RGB", (65_500, 1)), "JPEG"), "jpeg", *fine),
+        "webp 16,383 wide": (encode(Image.new("RGB", (SIDE, 1)), "WEBP"), "webp", *fine),
         "png 65,535 x 300": (png(65_535, 300), "png", *large),
     }

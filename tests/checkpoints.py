@@ -1,10 +1,12 @@
 """A second checkpoint beside the shipped one: every class is taken for the next, so that no answer fits both."""
 
+from pathlib import Path
+
 from model import checkpoint
 from tests.process import WEIGHTS
 
 
-def write_turned(path):
+def write_turned(path: Path) -> Path:
     """Write the shipped checkpoint with its head turned by one class, and return `path`."""
     source = checkpoint.load(WEIGHTS)
     turned = {name: source.tensors[name].roll(1, dims=0).contiguous() for name in ("head.weight", "head.bias")}
@@ -13,7 +15,7 @@ def write_turned(path):
     return path
 
 
-def put(path, data):
+def put(path: Path, data: bytes) -> None:
     """Replace a file as one should: never half-written under its name."""
     temporary = path.with_suffix(".new")
     temporary.write_bytes(data)

@@ -1,6 +1,7 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,13 +37,13 @@ def cifar10_root():
     pytest.skip("CIFAR-10 is not here: set CIFAR10_ROOT to the folder that holds cifar-10-batches-py")
 
 
-def encode(image, image_format="PNG", **options):
+def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
 
 
-def noise(width=32, height=32, seed=0):
+def noise(width: int = 32, height: int = 32, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 

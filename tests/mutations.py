@@ -4,7 +4,6 @@ python -m tests.mutations picture SEED NUMBER > file      (or: body SEED NUMBER)
 """
 
 import base64
-import io
 import json
 import random
 import re
@@ -15,6 +14,8 @@ from functools import cache
 
 import numpy as np
 from PIL import Image
+
+from tests.conftest import encode
 
 BOUNDARY = "fuzz-boundary"
 SIZES = (0, 1, 2, 31, 33, 255, 256, 4095, 4096, 4097, 16_383, 32_767, 65_535, 65_536, 2**31 - 1, 2**32 - 1)
@@ -59,13 +60,7 @@ def pictures():
         ("bmp", noise, {}),
         ("bmp", noise.quantize(16), {}),
     )
-    return tuple((f"image/{name}", saved(image, name, **options)) for name, image, options in wanted)
-
-
-def saved(image, name, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, name.upper(), **options)
-    return buffer.getvalue()
+    return tuple((f"image/{name}", encode(image, name.upper(), **options)) for name, image, options in wanted)
 
 
 def mutated_picture(seed, number):

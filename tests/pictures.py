@@ -1,5 +1,8 @@
 """Pictures of three kinds that are easy to tell apart, in many sizes and formats."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -9,7 +12,7 @@ KINDS = ("disc", "grass", "stripes")
 FORMATS = (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"), ("bmp", "BMP"), ("gif", "GIF"))
 
 
-def draw_picture(kind, number):
+def draw_picture(kind: str, number: int) -> Image.Image:
     """A red disc on blue, noise in green, or black and white stripes; size, shade and place vary with the number."""
     rng = np.random.default_rng([KINDS.index(kind), number])
     width, height = (int(side) for side in rng.integers(24, 120, 2))
@@ -29,7 +32,7 @@ def draw_picture(kind, number):
     return Image.fromarray(pixels)
 
 
-def write_folder(root, count, kinds=KINDS, first=0):
+def write_folder(root: Path, count: int, kinds: Sequence[str] = KINDS, first: int = 0) -> Path:
     """Write `count` pictures of each kind below `root`, from number `first` on, in all formats by turns; return it."""
     for kind in kinds:
         (root / kind).mkdir(parents=True)

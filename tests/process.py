@@ -3,33 +3,36 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 import httpx
 
+from benchmarks.ports import free_port
 from tests.conftest import ROOT
 
 WEIGHTS = ROOT / "weights" / "resnet18-cifar10.safetensors"
 START_LIMIT_S = 120  # only so that a hanging process cannot hang the suite
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def in_environment(value):
+def in_environment(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class ServiceProcess:
-    def __init__(self, log_path, command=("app.cli", "serve"), max_open_files=None, port=None, **settings):
+    def __init__(
+        self,
+        log_path: str | Path,
+        command: Sequence[str] = ("app.cli", "serve"),
+        max_open_files: int | None = None,
+        port: int | None = None,
+        **settings: Any,
+    ) -> None:
         self.port = port or free_port()
         self.url = f"{'https' if 'tls_cert' in settings else 'http'}://127.0.0.1:{self.port}"
         self.probes_url = f"http://127.0.0.1:{settings['admin_port']}" if "admin_port" in settings else self.url
@@ -39,12 +42,12 @@ class ServiceProcess:
         environment |= {"RESNET_PORT": str(self.port), "TMPDIR": str(self.log_path.parent)}
         self.environment = environment
         with self.log_path.open("wb") as log:
-            command = [sys.executable, "-m", *command]
+            words = [sys.executable, "-m", *command]
             if max_open_files:
-                command = ["sh", "-c", f'ulimit -n {max_open_files} && exec "$@"', "sh", *command]
-            self.process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
+                words = ["sh", "-c", f'ulimit -n {max_open_files} && exec "$@"', "sh", *words]
+            self.process = subprocess.Popen(words, env=environment, cwd=ROOT, stdout=log, stderr=log)
 
-    def wait_ready(self):
+    def wait_ready(self) -> Self:
         until = time.monotonic() + START_LIMIT_S
         while time.monotonic() < until:
             assert self.process.poll() is None, self.log
@@ -56,39 +59,43 @@ class ServiceProcess:
             time.sleep(0.05)
         raise AssertionError(f"not ready in {START_LIMIT_S} s:\n{self.log}")
 
-    def wait_logged(self, text):
+    def wait_logged(self, text: str) -> None:
         while text not in self.log:
             assert self.process.poll() is None, self.log
             time.sleep(0.01)
 
-    def stop(self, number=signal.SIGTERM):
+    def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(timeout=60)
 
     @property
-    def log(self):
+    def log(self) -> str:
         return self.log_path.read_text()
 
     @property
-    def resident_bytes(self):
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+    def resident_bytes(self) -> int:
+        return self._status_bytes("VmRSS")
 
-    def forget_peak(self):
+    def forget_peak(self) -> None:
         """Let `peak_bytes` begin anew."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     @property
-    def peak_bytes(self):
+    def peak_bytes(self) -> int:
         """The largest resident size since `forget_peak`, or since the start."""
+        return self._status_bytes("VmHWM")
+
+    def _status_bytes(self, field: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+        found = re.search(rf"{field}:\s+(\d+) kB", status)
+        assert found, status
+        return int(found[1]) * 1024
 
     @property
-    def open_files(self):
+    def open_files(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
-    def metric(self, name):
+    def metric(self, name: str) -> float:
         """The value of one line of /metrics, 0 if it is not there yet."""
         for line in httpx.get(f"{self.probes_url}/metrics", verify=False).text.splitlines():
             if line.startswith(name + " "):
@@ -97,7 +104,7 @@ class ServiceProcess:
 
 
 @contextmanager
-def service_process(log_path, **options):
+def service_process(log_path: str | Path, **options: Any) -> Iterator[ServiceProcess]:
     service = ServiceProcess(log_path, **options)
     try:
         yield service

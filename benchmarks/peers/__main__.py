@@ -19,12 +19,12 @@ import httpx
 
 from benchmarks import processes
 from benchmarks.closed_loop import find_or_download_wrk
-from benchmarks.machine import MACHINES, RECORDS, describe_apart
 from benchmarks.peers import environments, report
 from benchmarks.peers.contenders import CONTENDERS, DEFAULT_ENVIRONMENTS, OURS, Contender
 from benchmarks.peers.engine import MAX_BATCH
 from benchmarks.peers.measure import Loader
 from benchmarks.peers.server import ContenderError, check, running
+from benchmarks.records import MACHINES, RECORDS, describe_apart
 
 CLIENTS = {"null": (1, 64), "eager": (1, 16, 64), "checkpoint": (1, 16, 64)}
 LEAST_ROUNDS = 5  # of a record that is shown

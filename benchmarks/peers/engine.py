@@ -49,7 +49,7 @@ class NullEngine:
             "dtype": "none",
             "runtime": "none",
         }
-        self.batch_sizes = (MAX_BATCH,)
+        self.batch_sizes: tuple[int, ...] = (MAX_BATCH,)
         self.tuning: dict[str, Any] = {}
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -2,7 +2,9 @@
 
 import sys
 
+import numpy as np
 from mosec import Server, Worker
+from numpy.typing import NDArray
 
 from benchmarks.peers.engine import MAX_BATCH, Classifier, decode, port
 
@@ -22,7 +24,7 @@ class Classify(Worker):
         """The answer is JSON already."""
         return data
 
-    def forward(self, data: list) -> list:
+    def forward(self, data: list[NDArray[np.uint8]]) -> list[bytes]:
         """Classify a batch."""
         return self.classifier.answers(data)
 

@@ -47,5 +47,9 @@ if __name__ == "__main__":
     ray.init(num_cpus=available_cores(), include_dashboard=False, log_to_driver=False, logging_level="warning")
     serve.start(http_options={"host": "127.0.0.1", "port": port()})
     quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
-    serve.run(Classify.bind(), route_prefix="/predict", logging_config=quiet)
+    serve.run(
+        Classify.bind(),  # type: ignore[attr-defined]
+        route_prefix="/predict",
+        logging_config=quiet,
+    )
     threading.Event().wait()

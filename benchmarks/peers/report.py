@@ -9,8 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.machine import FOLDER, RECORDS
 from benchmarks.peers.contenders import OURS, made_before
+from benchmarks.records import FOLDER, RECORDS
 
 DOCS = FOLDER.parent / "docs"
 TITLES = {
@@ -47,13 +47,13 @@ def _whole(turn: dict[str, Any] | None) -> bool:
 
 def median(record: Record, name: str, load: str, figure: str) -> float:
     """Return the median over the rounds of a figure of one load: `clients_<n>` or `open_loop`."""
-    return statistics.median(turns[name][load][figure] for turns in record["rounds"] if _whole(turns.get(name)))
+    return float(statistics.median(turns[name][load][figure] for turns in record["rounds"] if _whole(turns.get(name))))
 
 
 def ratio(record: Record, name: str, load: str, figure: str) -> float:
     """Return ours divided by theirs: the median of the rounds' own ratios, since a machine drifts between rounds."""
     both = [turns for turns in record["rounds"] if _whole(turns.get(OURS)) and _whole(turns.get(name))]
-    return statistics.median(turns[OURS][load][figure] / turns[name][load][figure] for turns in both)
+    return float(statistics.median(turns[OURS][load][figure] / turns[name][load][figure] for turns in both))
 
 
 def medians(record: Record) -> dict[str, Any]:

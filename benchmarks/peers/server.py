@@ -11,19 +11,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import httpx
 import numpy as np
-from PIL import Image
 
 from benchmarks import processes
-from benchmarks.machine import FOLDER
 from benchmarks.peers.contenders import Contender
 from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, PORT_VARIABLE
-from benchmarks.peers.ports import free_port
+from benchmarks.ports import free_port
+from benchmarks.records import FOLDER
 from model import checkpoint
+from model.pictures import encode_png
 
 ROOT = FOLDER.parent
 EXAMPLES = ROOT / "examples"
@@ -127,15 +126,8 @@ def check(server: RunningServer, engine: str) -> int:
         if wrong:
             raise ContenderError(f"wrong class for {', '.join(wrong)}")
         facts = checkpoint.load(WEIGHTS).facts  # arrays: no torch in this process
-        measured = [ask(_png(image))[1] for image in facts.self_test_images]
+        measured = [ask(encode_png(image))[1] for image in facts.self_test_images]
         worst = float(np.abs(np.array(measured) - facts.self_test_probabilities).max())
         if not worst <= facts.metadata.self_test_tolerance:
             raise ContenderError(f"probabilities are off by {worst:.3f}")
         return len(answers) + len(measured)
-
-
-def _png(image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
-    """Write uint8 (3, S, S) as a PNG file."""
-    file = BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
-    return file.getvalue()

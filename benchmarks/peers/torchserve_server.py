@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.peers.engine import MAX_BATCH, port
-from benchmarks.peers.ports import free_port
+from benchmarks.ports import free_port
 
 # Errors only: by default every request writes lines into several files.
 LOG4J = """<Configuration><Appenders><Console name="out"/></Appenders>

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.load import post
-from benchmarks.machine import write
+from benchmarks.records import write
 from tests.bombs import picture_bombs
 from tests.conftest import encode
 from tests.mutations import BOUNDARY, internal_text, multipart

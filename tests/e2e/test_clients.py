@@ -10,9 +10,9 @@ import time
 import httpx
 import pytest
 
-from benchmarks.machine import write
+from benchmarks.ports import free_port
+from benchmarks.records import write
 from tests.conftest import ROOT
-from tests.process import free_port
 from tests.slow_clients import HEADER, KINDS, body_by_bytes, half_a_header, header_by_bytes, silent, until_closed
 
 pytestmark = pytest.mark.e2e

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from app.schemas import PredictResponse, Problem
 from benchmarks.load import post
-from benchmarks.machine import write
+from benchmarks.records import write
 from tests.conftest import ROOT
 from tests.mutations import internal_text, mutated_body, mutated_picture
 from tests.raw_client import ask_all

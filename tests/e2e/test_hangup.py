@@ -10,8 +10,9 @@ import time
 import httpx
 import pytest
 
+from benchmarks.ports import free_port
 from tests.conftest import ROOT
-from tests.process import ServiceProcess, free_port, service_process
+from tests.process import ServiceProcess, service_process
 
 pytestmark = pytest.mark.e2e
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.ports import free_port
 from tests.conftest import encode, noise
 from tests.e2e.test_broken_parts import GOOD, PNG, ask, bad
-from tests.process import free_port, service_process
+from tests.process import service_process
 
 pytestmark = pytest.mark.e2e
 

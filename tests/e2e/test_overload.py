@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from benchmarks.load import LoadError, closed_loop, exchange, post, summarise
-from benchmarks.machine import write
+from benchmarks.records import write
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.e2e

@@ -7,7 +7,7 @@ import uvicorn
 from app.admin import AdminServer
 from app.http.ports import open_port
 from app.lifecycle import Lifecycle, State
-from tests.process import free_port
+from benchmarks.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

@@ -10,12 +10,12 @@ import torch
 
 from app.cores import available_cores
 from app.settings import Settings
-from benchmarks.machine import MACHINES
 from benchmarks.peers import __main__ as peers_main
 from benchmarks.peers import report
 from benchmarks.peers.contenders import CONTENDERS, HERE, OURS
 from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, Classifier, EagerEngine, decode
 from benchmarks.peers.server import ContenderError, check
+from benchmarks.records import MACHINES
 from tests.http_server import http_server
 
 
