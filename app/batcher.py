@@ -35,6 +35,8 @@ from app.batching.batches import (
     in_halves,
     joined,
 )
+from app.batching.engine_failures import EngineFailures
+from app.batching.engine_pace import EnginePace
 from app.batching.job_queue import JobQueue
 from app.batching.jobs import Images, Job, ModelIdentity, Probabilities, Ticket
 from app.batching.returning_clients import ReturningClients
@@ -42,12 +44,6 @@ from app.errors import EngineFailed, ServiceError
 from app.threads import Worker
 
 log = logging.getLogger(__name__)
-
-MAX_CONSECUTIVE_FAILURES = 3
-
-# Memory that another program takes for a moment comes back. An engine that has had none for so long, in as many batches
-# and without one that worked, will not answer the next request either.
-OUT_OF_MEMORY_S = 10.0
 
 # An engine that is quicker has the next batch as soon as the event loop is free: handed over bit by bit, batches of one
 # or two images would cost more than the pauses do.
@@ -103,10 +99,8 @@ class Batcher:
         self._running_images = 0
         self._swap: Swap | None = None
         self._progress = time.monotonic()
-        self._images_per_s = 0.0
-        self._batch_s = 0.0  # what the last batch took
-        self._failures = 0
-        self._out_of_memory: list[float] = []  # when batches had no memory, since one that worked
+        self._pace = EnginePace()
+        self._failures = EngineFailures()
         self._returning = ReturningClients()
         self._changed = asyncio.Event()
         self._worker = Worker("engine")
@@ -125,7 +119,7 @@ class Batcher:
     @property
     def load(self) -> Load:
         """What the engine has to do."""
-        return Load(self.queued_images, self._running_images, self._images_per_s, self.max_batch)
+        return Load(self.queued_images, self._running_images, self._pace.images_per_s, self.max_batch)
 
     def admit(self, count: int, deadline: float) -> Ticket:
         """Reserve places for `count` images that are wanted by `deadline`. Raises what `require_room` raises."""
@@ -244,8 +238,7 @@ class Batcher:
         if swap.done.cancelled():
             return
         self._run, self.model = swap.run, swap.model
-        self._failures = 0
-        self._out_of_memory.clear()
+        self._failures.clear()
         swap.done.set_result(None)
 
     async def _await_returns(self) -> None:
@@ -270,7 +263,7 @@ class Batcher:
 
     def _latest_start(self, job: Job) -> float:
         """Return until when a request may wait for others and still be answered, as a time.monotonic()."""
-        needed = max(2 * self._batch_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
+        needed = max(2 * self._pace.batch_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
         return min(job.enqueued + self.max_wait_s, job.deadline - needed)
 
     async def _wait_until(self, enough: Callable[[], bool], latest: float) -> None:
@@ -290,7 +283,7 @@ class Batcher:
 
         With a time to fill up, for quick engines, and where others are expected back, only what fills one.
         """
-        at_once = self._batch_s >= TOP_UP_MIN_BATCH_S and not self.max_wait_s and not self._returning.expected
+        at_once = self._pace.batch_s >= TOP_UP_MIN_BATCH_S and not self.max_wait_s and not self._returning.expected
         enough = 1 if at_once else self.max_batch
         while self._jobs.images >= enough and self._swap is None:
             last = self._batches[-1]
@@ -333,23 +326,17 @@ class Batcher:
         except EngineOutOfMemory as error:
             log.warning("out of memory for a batch of %d, also in halves", count_of(batch.slices))
             _fail(batch, EngineFailed())
-            self._out_of_memory.append(time.monotonic())
-            lasted_s = self._out_of_memory[-1] - self._out_of_memory[0]
-            if len(self._out_of_memory) >= MAX_CONSECUTIVE_FAILURES and lasted_s >= OUT_OF_MEMORY_S:
-                raise EngineBroken(f"out of memory in every batch for {lasted_s:.0f} s") from error
+            self._failures.add_out_of_memory(error)
             return
         except EngineBroken:
             raise
         except Exception as error:
-            self._failures += 1
             log.exception("a batch of %d failed", count_of(batch.slices))
             _fail(batch, ServiceError())
-            if self._failures >= MAX_CONSECUTIVE_FAILURES:
-                raise EngineBroken(f"{self._failures} batches failed in a row") from error
+            self._failures.add(error)
             return
         if computed.probabilities is not None:  # a batch that nobody waited for any more tells nothing of the engine
-            self._failures = 0
-            self._out_of_memory.clear()
+            self._failures.clear()
             now = time.monotonic()
             self._record_batch(computed.slices, computed.seconds, now)
             self._deliver(computed.slices, computed.probabilities, now - computed.seconds, computed.seconds)
@@ -368,13 +355,7 @@ class Batcher:
     def _record_batch(self, slices: list[Slice], seconds: float, now: float) -> None:
         """Learn from the time that a batch took, which ended at `now`."""
         count = count_of(slices)
-        each_s = seconds / count
-        # A queue is worked off in full batches, so the rate is theirs. A smaller one counts only if it beats the known
-        # rate: with too low a rate no full batch would be let in, and it would never be corrected.
-        if count == self.max_batch or 0 < each_s * self._images_per_s < 1:
-            # The mean of the times, not of the rates: a few fast batches must not hide the slow ones between them.
-            self._images_per_s = 1 / (0.9 / self._images_per_s + 0.1 * each_s) if self._images_per_s else 1 / each_s
-        self._batch_s = seconds
+        self._pace.batch_ended(count, seconds, full=count == self.max_batch)
         self._returning.batch_ended(sum(len(images) for job, images in slices if not job.untaken), seconds, now)
         self._on_batch(count, seconds)
 

@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from app.batcher import MAX_CONSECUTIVE_FAILURES, TOP_UP_MIN_BATCH_S
+from app.batcher import TOP_UP_MIN_BATCH_S
 from app.batching.batches import EngineBroken, EngineOutOfMemory
+from app.batching.engine_failures import MAX_CONSECUTIVE_FAILURES
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, ServiceError
 from tests.fakes import FakeEngine, probabilities_of, rounded_probabilities
 from tests.unit.app.test_batcher import occupied, pictures, running, submit
@@ -56,7 +57,7 @@ async def test_an_engine_that_never_has_memory_again_is_broken(monkeypatch):
         await out_of_memory(engine, batcher, 2 * MAX_CONSECUTIVE_FAILURES)  # for a moment only
         assert batcher.alive
         await submit(batcher, pictures(1))
-        monkeypatch.setattr("app.batcher.OUT_OF_MEMORY_S", 0.0)
+        monkeypatch.setattr("app.batching.engine_failures.OUT_OF_MEMORY_S", 0.0)
         await out_of_memory(engine, batcher, MAX_CONSECUTIVE_FAILURES - 1)
         assert batcher.alive  # a batch has worked since the others
         await out_of_memory(engine, batcher, 1)
@@ -162,7 +163,7 @@ async def test_a_batch_that_nobody_waited_for_is_no_success_between_failures():
     async with running(engine, on_fatal=reasons.append) as batcher:
         for _ in range(MAX_CONSECUTIVE_FAILURES):
             abandoned = await occupied(engine, batcher)
-            batcher._batch_s = TOP_UP_MIN_BATCH_S
+            batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
             gone = batcher.submit(batcher.admit(1, math.inf), pictures(1), math.inf)
             assert len(batcher._batches) == 2
             gone.abandon()
@@ -249,7 +250,7 @@ async def test_each_of_many_batches_in_a_row_is_progress():
     gate = threading.Semaphore(0)
     async with running(FakeEngine()) as batcher:
         batcher._run = lambda images: gate.acquire(timeout=30) and probabilities_of(images)
-        batcher._batch_s = TOP_UP_MIN_BATCH_S
+        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
         first = submit(batcher, pictures(1))
         while not batcher._batches or batcher._batches[0].open:
             await asyncio.sleep(0)
@@ -267,7 +268,7 @@ async def test_each_of_many_batches_in_a_row_is_progress():
 async def test_what_has_expired_when_its_batch_begins_is_not_computed():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._batch_s = TOP_UP_MIN_BATCH_S
+        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
         first = await occupied(engine, batcher)
         late = batcher.submit(batcher.admit(2, math.inf), pictures(2), time.monotonic() + 0.01)
         alive = submit(batcher, pictures(1))

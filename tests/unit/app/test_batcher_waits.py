@@ -51,7 +51,7 @@ async def test_with_a_wait_what_does_not_fill_a_batch_is_not_handed_over_either(
     engine = FakeEngine()
     async with running(engine, max_wait_s=0.001) as batcher:
         first = await occupied(engine, batcher)
-        batcher._batch_s = TOP_UP_MIN_BATCH_S
+        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
         waiting = submit(batcher, pictures(2))
         assert len(batcher._batches) == 1
         engine.release()
@@ -76,7 +76,7 @@ async def test_who_was_abandoned_does_not_fill_a_batch():
 async def test_who_waits_for_a_full_batch_keeps_the_time_that_two_take():
     engine = FakeEngine()
     async with running(engine, max_wait_s=3600) as batcher:
-        batcher._batch_s = 50.0
+        batcher._pace.batch_s = 50.0
         await submit(batcher, pictures(1), seconds=100.0)
     assert engine.batches == [1]
 
@@ -147,7 +147,7 @@ async def test_an_engine_that_takes_over_waits_for_nobody_who_is_expected():
 async def test_while_others_are_expected_only_a_full_batch_is_handed_over():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._batch_s = TOP_UP_MIN_BATCH_S
+        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
         batcher._returning = Expecting(0)
         first = await occupied(engine, batcher)
         waiting = [submit(batcher, pictures(3))]

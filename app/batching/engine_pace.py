@@ -1,0 +1,28 @@
+"""How quick the engine is, learned from the batches that it computes."""
+
+from __future__ import annotations
+
+# The mean counts the last full batch by so much.
+EMA_WEIGHT = 0.1
+
+
+class EnginePace:
+    """`images_per_s` in full batches, and `batch_s`, what the last batch took; both 0 while nothing is known."""
+
+    def __init__(self) -> None:
+        self.images_per_s = 0.0
+        self.batch_s = 0.0
+
+    def batch_ended(self, count: int, seconds: float, *, full: bool) -> None:
+        """Learn from a batch of `count` images; `full` if no batch may be larger.
+
+        A queue is worked off in full batches, so the rate is theirs. A smaller one counts only if it beats the known
+        rate: with too low a rate no full batch would be let in, and it would never be corrected.
+        """
+        each_s = seconds / count
+        if not self.images_per_s:
+            self.images_per_s = 1 / each_s if full else 0.0
+        elif full or 0 < each_s * self.images_per_s < 1:
+            # The mean of the times, not of the rates: a few fast batches must not hide the slow ones between them.
+            self.images_per_s = 1 / ((1 - EMA_WEIGHT) / self.images_per_s + EMA_WEIGHT * each_s)
+        self.batch_s = seconds

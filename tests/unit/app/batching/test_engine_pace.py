@@ -1,0 +1,30 @@
+"""What is learned of an engine's pace: from full batches, and from smaller ones that are quicker."""
+
+import pytest
+
+from app.batching.engine_pace import EMA_WEIGHT, EnginePace
+
+
+def test_nothing_is_known_before_a_full_batch():
+    pace = EnginePace()
+    pace.batch_ended(3, 0.1, full=False)
+    assert (pace.images_per_s, pace.batch_s) == (0.0, 0.1)
+    pace.batch_ended(8, 0.1, full=True)
+    assert pace.images_per_s == pytest.approx(80)
+
+
+def test_the_mean_is_of_times_so_that_a_slow_batch_counts():
+    pace = EnginePace()
+    pace.batch_ended(1, 1.0, full=True)
+    pace.batch_ended(1, 11.0, full=True)
+    assert 1 / pace.images_per_s == pytest.approx(1.0 + 10 * EMA_WEIGHT)
+
+
+def test_a_smaller_batch_counts_only_if_it_is_quicker():
+    pace = EnginePace()
+    pace.batch_ended(8, 0.8, full=True)
+    pace.batch_ended(1, 0.5, full=False)
+    assert pace.images_per_s == pytest.approx(10)
+    pace.batch_ended(1, 0.05, full=False)
+    assert 1 / pace.images_per_s == pytest.approx(0.1 - 0.05 * EMA_WEIGHT)
+    assert pace.batch_s == 0.05
