@@ -79,7 +79,7 @@ targets: $(VENV)/.installed ## what was asked beside what the files under benchm
 bench-training: $(VENV)/.installed ## the claimed training runs again: with a GPU nine of them, else the shipped one (RUNS=names)
 	$(BIN)/python -m benchmarks.training $(RUNS) --root $(DATA)
 
-bench-training-speed: $(VENV)/.installed ## what a step of training gains on this CPU by model/training/patches.py, a minute: benchmarks/training_speed.json
+bench-training-speed: $(VENV)/.installed ## what a step of training gains on this CPU by model/training/im2col_convolution.py, a minute: benchmarks/training_speed.json
 	$(BIN)/python -m benchmarks.training_speed
 
 evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoint on the test set, also as JPEG, grey, ...

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # The most images a batch is tried with. A processor has reached its best rate long before; on a GPU, 1024 images are
 # four pieces over two lanes (app/backends/cuda_backend.py).
-LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
+MAX_BATCH_BY_DEVICE = {"cpu": 64, "cuda": 1024}
 
 # A size costs CUDA a recorded graph and a CPU 1.4 MB; a padded image costs a CPU as much as a real one.
 LADDER_STEPS = {"cpu": 4, "cuda": 2}
@@ -175,7 +175,7 @@ def load_engine(settings: Settings) -> CheckpointEngine:
     engine = CheckpointEngine(source.facts, backend, settings.batch_sizes or ())
     try:
         engine.self_test()
-        engine.prepare(min(LARGEST_BATCH[_kind(backend)], settings.max_queue_images))
+        engine.prepare(min(MAX_BATCH_BY_DEVICE[_kind(backend)], settings.max_queue_images))
         engine.self_test(engine.batch_sizes[-1])  # another network may compute large batches than single images
     except BaseException as error:
         clear_error_frames(error)  # what it still holds would not be given back by the next line

@@ -25,7 +25,7 @@ from model.metadata import CheckpointError
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.5
-LEAST_LOOKS = 2
+MIN_LOOKS = 2
 
 EngineFactory = Callable[[Settings], Engine]
 
@@ -59,7 +59,7 @@ class EngineService(Service):
         pause, Ctrl-Z), everything seems to have hung for that long, and goes on.
         """
         beyond_s = self.settings.stall_exit_s - self.settings.stall_timeout_s
-        looks = max(LEAST_LOOKS, math.ceil(beyond_s / WATCH_S))
+        looks = max(MIN_LOOKS, math.ceil(beyond_s / WATCH_S))
         seen = 0
         while seen < looks:
             await asyncio.sleep(WATCH_S)

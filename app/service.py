@@ -16,7 +16,7 @@ from app.settings import Settings
 from app.telemetry import Telemetry
 
 # A batch may take longer than a short deadline: that the engine is slow makes no service unready.
-LEAST_STALL_S = 5.0
+MIN_STALL_S = 5.0
 
 
 class Service(ABC):
@@ -94,7 +94,7 @@ class Service(ABC):
         if self._predictor is None or not self._predictor.batcher.alive:
             return "the batcher is not running"
         # What waits longer than its deadline gets 504: no prediction succeeds, long before a restart has to help.
-        return self._predictor.stalled(max(self.settings.timeout_ms / 1000, LEAST_STALL_S)) or self.stalled()
+        return self._predictor.stalled(max(self.settings.timeout_ms / 1000, MIN_STALL_S)) or self.stalled()
 
     def queued_images(self) -> float:
         """Return how many images wait or are being decoded."""

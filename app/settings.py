@@ -45,10 +45,10 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
     admin_port: Annotated[
         int | None,
-        Field(ge=1, le=65535, description="port of its own for probes and metrics; none leaves them on the first port"),
+        Field(ge=1, le=65535, description="separate port for probes and metrics; none serves them on the main port"),
     ] = None
     admin_host: Annotated[
-        str | None, Field(description="address that this port is on; none is that of the first port")
+        str | None, Field(description="address of that port; none is the address of the main port")
     ] = None
     http_processes: Annotated[
         int,
@@ -62,25 +62,28 @@ class Settings(BaseSettings):
     weights_sha256: Annotated[
         str | None,
         Field(
-            pattern=r"^[0-9A-Fa-f]{64}$", description="SHA-256 (hex) that the checkpoint must have; none leaves it open"
+            pattern=r"^[0-9A-Fa-f]{64}$", description="SHA-256 (hex) that the checkpoint must have; none accepts any"
         ),
     ] = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")] = "auto"
     precision: Annotated[
         Literal["auto", "bfloat16", "float16", "float32", "int8"],
-        Field(description="arithmetic; auto is the faster float of the device; float16 needs a GPU, int8 OpenVINO"),
+        Field(
+            description="auto (the faster float type of the device), bfloat16, float16 (GPU only), float32, or int8 "
+            "(OpenVINO only)"
+        ),
     ] = "auto"
     runtime: Annotated[
         Literal["auto", "openvino", "mnn", "torch"],
         Field(
-            description="what computes; auto is openvino on a CPU where it is installed, with mnn for batches in "
-            "float32 where that is found to be faster"
+            description="auto, openvino, mnn or torch; auto is openvino on a CPU, with mnn for batches in float32 "
+            "where it measures faster, and torch on a GPU or without openvino"
         ),
     ] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads of the engine; 0 is one a core")] = 0
-    pin_threads: Annotated[
-        bool, Field(description="keep each thread of OpenVINO on one core: for cores that no other program needs")
-    ] = False
+    pin_threads: Annotated[bool, Field(description="keep each thread of OpenVINO on one core: for dedicated cores")] = (
+        False
+    )
     batch_sizes: Annotated[
         Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1)] | None,
         NoDecode,
@@ -141,18 +144,21 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=A_DAY_S,
-            description="the same after which the service ends, with exit code 1, at least stall_timeout_s; 0 never "
-            "ends it",
+            description="time without progress after which the process exits with 1 (at least stall_timeout_s); 0 "
+            "never does",
         ),
     ] = 120.0
     api_key: Annotated[
-        SecretStr | None, Field(min_length=1, description="key that /predict and /model ask for; none asks for none")
+        SecretStr | None, Field(min_length=1, description="key that /predict and /model require; none requires none")
     ] = None
     api_keys_file: Annotated[
         Path | None, Field(description="file of more such keys, as lines name:sha256-hex[:max_concurrent]")
     ] = None
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
-    log_format: Annotated[Literal["text", "json"], Field(description="how log lines look")] = "text"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Field(description="lowest level logged: debug, info, warning or error"),
+    ] = "info"
+    log_format: Annotated[Literal["text", "json"], Field(description="text, or json: one object a line")] = "text"
 
     @property
     def probes_host(self) -> str:

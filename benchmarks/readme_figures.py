@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from benchmarks.peers import report
 from benchmarks.peers.contenders import made_before
 from benchmarks.records import FOLDER, MACHINES, newest, of_version, read
 
@@ -80,13 +80,13 @@ def service() -> str:
             "`benchmarks/large_requests.json`",
         ),
         (
-            "random arrivals at 80 % of the saturated rate: p99, of one request alone; of a queue that loses no time",
-            f"{opened['median']['80%']['p99_ms']} ms, {opened['p99_at_80_percent_over_single_p50']} times; "
+            "random arrivals at 80% of capacity: p99; relative to a lone request; the same for an ideal queue",
+            f"{opened['median']['80%']['p99_ms']} ms; {opened['p99_at_80_percent_over_single_p50']} times; "
             f"{_queue_alone(opened)}",
             "`benchmarks/open_loop.json`",
         ),
         (
-            "at 150 %: goodput, of the saturated rate; p99 of the refusals",
+            "at 150% of capacity: goodput as a share of capacity; p99 of refusals",
             f"{opened['goodput_at_150_percent_over_saturated']:.0%}; {opened['median']['150%']['refusal_p99_ms']} ms",
             "〃",
         ),
@@ -102,7 +102,7 @@ def service() -> str:
             f"`{memory_file}`, `make bench-memory`",
         ),
         (
-            "that, less what an interpreter takes that has only imported torch and loaded the weights",
+            "difference from a bare interpreter with PyTorch and the weights loaded",
             f"{memory['above_the_interpreter_mb']:.0f} MB",
             "〃",
         ),
@@ -137,56 +137,67 @@ def _gpu() -> str:
     return "the engine on a GPU: " + ", ".join(f"`{path.relative_to(FOLDER.parent).as_posix()}`" for path in measured)
 
 
+def by_machine(name: str) -> dict[str, dict[str, Any]]:
+    """Return the files of a name by the kind of machine that they were made on. Raises FileNotFoundError without any."""
+    found = {kind: read(name, folder) for kind, folder in MACHINES.items() if (folder / name).is_file()}
+    if not found:
+        raise FileNotFoundError(name)
+    return found
+
+
+def table(titles: dict[str, str], columns: dict[str, dict[str, str]]) -> str:
+    """Return a table with a row for each of `titles`, and of `columns` the cells by name of the row."""
+    rows = [["", *columns], ["---", *("---:" for _ in columns)]]
+    rows += [[title, *(cells.get(name, "") for cells in columns.values())] for name, title in titles.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def engine() -> str:
-    """Return the tables of the engine and its contenders, images/s, on the machines that there are files of."""
-    return "\n\n".join(_engine(folder) for folder in MACHINES.values() if (folder / "engine_cpu.json").is_file())
+    """Return the table of the engine and its contenders, images/s by batch size, on each machine; and their ceilings."""
+    records = by_machine("engine_cpu.json")
+    longest_first = sorted(records.values(), key=lambda one: -len(one["contenders"]))
+    titles = {name: ENGINES.get(name, name) for one in longest_first for name in one["contenders"]}
+    columns = {kind: {name: _rates(one, name) for name in one["contenders"]} for kind, one in records.items()}
+    notes = []
+    for kind, one in records.items():
+        ceiling = one["ceiling"]["images_per_s"]
+        share = one["contenders"]["engine"]["32"]["images_per_s"] / max(ceiling.values())
+        products = " and ".join(f"{rate:.0f} in {dtype}" for dtype, rate in sorted(ceiling.items(), reverse=True))
+        left_out = "".join(f" Left out: {name}, {reason}." for name, reason in one["left_out"].items())
+        notes.append(
+            f"- {kind}: {machine_of(one)}. One large matrix product reaches the equivalent of {products} images/s; the "
+            f"engine reaches {share:.0%} of the better one at batch 32.{left_out}"
+        )
+    return "\n".join([table(titles, columns), "", *notes])
 
 
-def _engine(folder: Path) -> str:
-    one = read("engine_cpu.json", folder)
-    sizes = list(one["contenders"]["engine"])
-
-    def rate(found: dict[str, float] | None) -> str:
-        return f"{found['images_per_s']:.0f}" if found else ""
-
-    rows = "\n".join(
-        f"| {ENGINES.get(name, name)} | {' | '.join(rate(found.get(size)) for size in sizes)} |"
-        for name, found in one["contenders"].items()
-    )
-    ceiling = one["ceiling"]["images_per_s"]
-    share = one["contenders"]["engine"]["32"]["images_per_s"] / max(ceiling.values())
-    left_out = "".join(f"\nLeft out: {name}, {reason}." for name, reason in one["left_out"].items())
-    products = " and ".join(f"{rate:.0f} in {dtype}" for dtype, rate in sorted(ceiling.items(), reverse=True))
-    return f"""| | {" | ".join(sizes)} |
-|---|{"---:|" * len(sizes)}
-{rows}
-
-One large matrix product reaches the equivalent of {products} (images/s) there; the engine reaches {share:.0%} of the better one at batch 32.{left_out}
-({machine_of(one)})"""
+def _rates(one: dict[str, Any], name: str) -> str:
+    return " / ".join(f"{found['images_per_s']:.0f}" for found in one["contenders"][name].values())
 
 
 def peers(engine: str) -> str:
-    """Return the tables of this service beside its peers, with the `engine` that each of them had, on each machine."""
-    name = f"peers_{engine}.json"
-    folders = [folder for folder in MACHINES.values() if (folder / name).is_file()]
-    return "\n\n".join(_peers(name, folder) for folder in folders or [FOLDER])
+    """Return requests/s of this service and its peers, with the `engine` that each of them had, on each machine."""
+    records = by_machine(f"peers_{engine}.json")
+    titles = {
+        name: PEERS.get(name, one["contenders"][name]["title"]) for one in records.values() for name in one["medians"]
+    }
+    columns = {kind: {name: _requests(one, name) for name in one["medians"]} for kind, one in records.items()}
+    notes = [
+        f"- {kind}: {machine_of(one)}; medians of {len(one['rounds'])} rounds of {one['seconds']} s.{made_before(one)}"
+        for kind, one in records.items()
+    ]
+    return "\n".join([table(titles, columns), "", *notes])
 
 
-def _peers(name: str, folder: Path) -> str:
-    one, file = read(name, folder), (folder / name).relative_to(FOLDER.parent).as_posix()
-    rows = "\n".join(
-        f"| {PEERS.get(peer, one['contenders'][peer]['title'])} | "
-        f"{' | '.join(format(found[f'clients_{count}']['requests_per_s'], '.0f') for count in one['clients'])} | "
-        f"{found['clients_64']['p99_ms']:.0f} | {found['clients_64']['cpu_ms_per_request']:.2f} | "
-        f"{found['clients_64']['peak_memory_mb']:.0f} |"
-        for peer, found in one["medians"].items()
-    )
-    rates = " | ".join(f"requests/s, {count} client{'s' * (count > 1)}" for count in one["clients"])
-    return f"""| | {rates} | p99 ms, 64 | processor ms a request, 64 | memory MB |
-|---|{"---:|" * (len(one["clients"]) + 3)}
-{rows}
+def _requests(one: dict[str, Any], name: str) -> str:
+    found = one["medians"][name]
+    return " / ".join(f"{found[f'clients_{count}']['requests_per_s']:.0f}" for count in one["clients"])
 
-(`{file}`: {machine_of(one)}; medians of {len(one["rounds"])} rounds of {one["seconds"]} s.{made_before(one)})"""
+
+def peers_in_full() -> str:
+    """Return all figures of the record whose peers have eager PyTorch, as docs/peers.md has them, of one machine."""
+    one = read("peers_eager.json")
+    return f"{report.table(one)}\n\n({machine_of(one)}; `benchmarks/peers_eager.json`)"
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -194,6 +205,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "engine": engine,
     "peers null": partial(peers, "null"),
     "peers eager": partial(peers, "eager"),
+    "peers in full": peers_in_full,
     "peers checkpoint": partial(peers, "checkpoint"),
 }
 

@@ -19,14 +19,14 @@ def overload() -> str:
     """Return the table of the overload test: what was asked and what was reached."""
     one, path = newest("reliability/overload.json")
     before, statuses = one["before"], one["statuses"]
-    return f"""| | asked | measured |
+    return f"""| | target | measured |
 |---|---|---|
 | sustainable rate (64 clients) | | {before["requests_per_s"]} requests/s |
 | offered, for {one["seconds"]:.0f} s | ten times that | {one["offered_per_s"]} requests/s ({one["sent_late"]} of {one["sent"]:,} sent more than 10 ms late) |
 | answers | 200 and 429 only | {", ".join(f"{count:,} x {status}" for status, count in sorted(statuses.items()))} |
 | without an answer | none | {one["unanswered"]} |
 | slowest accepted request | within its deadline, 10 s | {one["accepted_slowest_s"]:.2f} s (p50 {one["accepted_p50_s"]:.2f} s, p99 {one["accepted_p99_s"]:.2f} s) |
-| goodput | 90 % of the sustainable rate | {one["goodput_per_s"]} requests/s, {one["goodput_share"]:.0%} |
+| goodput | 90% of the sustainable rate | {one["goodput_per_s"]} requests/s, {one["goodput_share"]:.0%} |
 | probes ({one["probes"]}) | within 50 ms | p50 {one["probe_p50_ms"]} ms, p99 {one["probe_p99_ms"]} ms, slowest {one["probe_slowest_ms"]} ms |
 | the rate of 64 clients from 2 s after the end on | the sustainable one | {one["after_2_s_per_s"]} requests/s, {one["after_2_s_share"]:.0%} |
 | the last accepted request was answered | | {one["queue_empty_after_s"]:.2f} s after the end |
@@ -60,7 +60,7 @@ def slow_clients() -> str:
 |---|---|---|---|
 {chr(10).join(rows)}
 
-p99 is {one["p99_ratio"]} times as high with them; at most twice was asked.
+p99 is {one["p99_ratio"]} times as high with them (target: at most twice).
 ({_machine(one, path)}; `make chaos`)"""
 
 

@@ -32,14 +32,14 @@ PNG = {"content-type": "image/png"}
 SECONDS = {1: 4, 64: 8}
 # Of a run with many clients, half a batch or so is not answered at its end, which is to count for little: where the
 # engine is slow, runs are longer than SECONDS, so that each client gets so many answers.
-LEAST_ANSWERS = 20
-LONGEST_S = 30
+MIN_ANSWERS = 20
+MAX_RUN_S = 30
 ROUNDS = 9
 
 
 def seconds_of_a_run(clients: int, rate: float) -> int:
     """Return the seconds of a run of so many clients, if the engine does `rate` images a second."""
-    return max(SECONDS[clients], min(LONGEST_S, math.ceil(LEAST_ANSWERS * clients / rate)))
+    return max(SECONDS[clients], min(MAX_RUN_S, math.ceil(MIN_ANSWERS * clients / rate)))
 
 
 def one_round(wrk: list[str] | None, service: ServiceProcess, clients: int, seconds: int) -> dict[str, float]:

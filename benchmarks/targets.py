@@ -187,33 +187,33 @@ TARGETS: dict[str, list[Target]] = {
             at_most=1,
         ),
         Target(
-            "random arrivals at 80 % of the saturated rate: p99 over a lone request's p50",
+            "random arrivals at 80% of the saturated rate: p99 over a lone request's p50",
             OPEN_LOOP,
             lambda one: one["p99_at_80_percent_over_single_p50"],
             at_most=4,
             form=".1f",
         ),
         Target(
-            "at 150 %: goodput, of the saturated rate",
+            "at 150%: goodput, of the saturated rate",
             OPEN_LOOP,
             lambda one: one["goodput_at_150_percent_over_saturated"],
             0.9,
         ),
         Target(
-            "at 150 %: p99 of refusals, ms",
+            "at 150%: p99 of refusals, ms",
             OPEN_LOOP,
             lambda one: one["median"]["150%"]["refusal_p99_ms"],
             at_most=20,
             form=".1f",
         ),
         Target(
-            "at 150 %: share of the requests not refused that were answered within their deadline",
+            "at 150%: share of the requests not refused that were answered within their deadline",
             OPEN_LOOP,
             lambda one: one["median"]["150%"]["kept_deadline_share"],
             1,
         ),
         Target(
-            "at 150 %: failed or lost, in the worst round",
+            "at 150%: failed or lost, in the worst round",
             OPEN_LOOP,
             lambda one: max(turn["150%"]["failed"] for turn in one["rounds"]),
             at_most=0,
@@ -317,14 +317,14 @@ def page() -> tuple[str, list[Verdict]]:
         found = [row(target) for target in targets]
         verdicts += [verdict for verdict, _ in found]
         lines = [
-            f"| | asked | {' | '.join(MACHINES)} | file |",
+            f"| | target | {' | '.join(MACHINES)} | file |",
             f"|---|---|{'---:|' * len(MACHINES)}---|",
             *(line for _, line in found),
         ]
         tables += [f"## {title}", "\n".join(lines)]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict.value.strip('*')}" for verdict in Verdict)
     head = [
-        "# What is asked, and what is reached",
+        "# Targets and results",
         "Made by `make targets` from the files under `benchmarks/`; do not edit. It fails while a target is missed. "
         "A target is met if every machine that was measured for it meets it.",
         f"{len(verdicts)} targets: {counts}.",

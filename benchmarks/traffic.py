@@ -26,7 +26,7 @@ from tests.slow_clients import KINDS, until_closed
 
 GOOD, NAUGHTY, SLOW, LEAVING = 6, 1, 8, 2
 IMAGES_OF_LEAVING = 16
-MOST_PICTURES = 8
+MAX_PICTURES = 8
 PAUSE_S = 0.1
 TOLERANCE = 1e-3
 PNG = {"content-type": "image/png"}
@@ -117,7 +117,7 @@ class Traffic:
 
     async def _good(self, http: httpx.AsyncClient, rng: random.Random) -> None:
         """Send some pictures in one of the three forms and check the answer."""
-        chosen = rng.choices(range(len(self.pictures)), k=rng.randint(1, MOST_PICTURES))
+        chosen = rng.choices(range(len(self.pictures)), k=rng.randint(1, MAX_PICTURES))
         form = rng.choice(("raw", "multipart", "json"))
         if form == "raw":
             chosen = chosen[:1]

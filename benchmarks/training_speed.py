@@ -1,4 +1,4 @@
-"""What model/training/patches.py gains: training steps on this CPU with and without it, on pictures of noise.
+"""What the convolutions of model/training/im2col_convolution.py gain: training steps on this CPU with and without them.
 
 python -m benchmarks.training_speed
 
@@ -39,7 +39,7 @@ def open_learners(size: int) -> dict[str, Learner]:
     recipe = replace(PRESETS["cpu"], phases=((size, 1),), hold_out=0)
     data, device = noise(recipe.batch_size * STEPS), torch.device("cpu")
     learners = {"patches": Learner(recipe, data, device=device)}
-    with mock.patch.object(learner, "learn_by_patches"):
+    with mock.patch.object(learner, "use_im2col_convolutions"):
         learners["plain"] = Learner(recipe, data, device=device)
     for one in learners.values():
         one.network.train()

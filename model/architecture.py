@@ -45,7 +45,7 @@ ARCHITECTURES: dict[str, tuple[BlockKind, tuple[int, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Convolution:
+class ConvSpec:
     """A square convolution without a bias, and the batch norm behind it; at stride 1 an image keeps its size.
 
     `name` and `norm` are what the tensors of the two begin with.
@@ -78,7 +78,7 @@ def bottleneck_width(width: int, groups: int, width_per_group: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class BlockSpec:
     """A residual block: a basic one of two convolutions, or a bottleneck of three; model/resnet.py explains them."""
 
     name: str
@@ -96,7 +96,7 @@ class Block:
         return self.width * EXPANSION[self.kind]
 
     @property
-    def layers(self) -> tuple[Convolution, ...]:
+    def layers(self) -> tuple[ConvSpec, ...]:
         """The convolutions, in order; there is a ReLU between two of them."""
         if self.kind == "basic":
             return (
@@ -111,36 +111,36 @@ class Block:
         )
 
     @property
-    def projection(self) -> Convolution | None:
+    def projection(self) -> ConvSpec | None:
         """What brings the shortcut to the output's shape where stride or width changes (option B of the paper)."""
         same = self.stride == 1 and self.in_channels == self.out_channels
         if self.shortcut == "none" or same:
             return None
         path = f"{self.name}.shortcut"
-        return Convolution(f"{path}.conv", f"{path}.norm", self.in_channels, self.out_channels, 1, self.stride)
+        return ConvSpec(f"{path}.conv", f"{path}.norm", self.in_channels, self.out_channels, 1, self.stride)
 
     def _convolution(
         self, number: int, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1
-    ) -> Convolution:
+    ) -> ConvSpec:
         names = f"{self.name}.conv{number}", f"{self.name}.norm{number}"
-        return Convolution(*names, in_channels, out_channels, kernel, stride, groups)
+        return ConvSpec(*names, in_channels, out_channels, kernel, stride, groups)
 
 
 @dataclass(frozen=True, slots=True)
-class Structure:
+class NetworkSpec:
     """All layers of a network: stem, stages of blocks, mean over space, and a linear head of `features` inputs.
 
     `pool` is whether the stem ends with 3x3 maximum pooling of stride 2.
     """
 
-    stem: Convolution
+    stem: ConvSpec
     pool: bool
-    stages: tuple[tuple[Block, ...], ...]
+    stages: tuple[tuple[BlockSpec, ...], ...]
     features: int
     num_classes: int
 
     @property
-    def convolutions(self) -> list[Convolution]:
+    def convolutions(self) -> list[ConvSpec]:
         """Every convolution: the stem's, then block by block, a projection last."""
         blocks = [block for stage in self.stages for block in stage]
         every = [layer for block in blocks for layer in (*block.layers, block.projection)]
@@ -181,30 +181,30 @@ class Architecture:
             raise ValueError(f"unknown architecture options {unknown}")
         return cls(**options)
 
-    def structure(self) -> Structure:
+    def network_spec(self) -> NetworkSpec:
         """Return the layers. Raises ValueError for whatever cannot be built."""
         self._validate()
         kind, depths = ARCHITECTURES[self.arch]
         widths = STAGE_WIDTHS if len(depths) == len(STAGE_WIDTHS) else NARROW_STAGE_WIDTHS
         channels = widths[0]
         size = (3, 1) if self.stem == "cifar" else (7, 2)
-        stem = Convolution("stem.conv", "stem.norm", 3, channels, *size)
+        stem = ConvSpec("stem.conv", "stem.norm", 3, channels, *size)
         stages = []
         for s, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            blocks: list[Block] = []
+            blocks: list[BlockSpec] = []
             for b in range(depth):
                 stride = 2 if s > 0 and b == 0 else 1
                 options = (self.groups, self.width_per_group, self.shortcut)
-                blocks.append(Block(f"stages.{s}.{b}", kind, channels, width, stride, *options))
+                blocks.append(BlockSpec(f"stages.{s}.{b}", kind, channels, width, stride, *options))
                 channels = blocks[-1].out_channels
             stages.append(tuple(blocks))
-        return Structure(stem, self.stem == "imagenet", tuple(stages), channels, self.num_classes)
+        return NetworkSpec(stem, self.stem == "imagenet", tuple(stages), channels, self.num_classes)
 
     def build(self) -> ResNet:
         """Build the network in torch with fresh weights. Raises ValueError for whatever cannot be built."""
         from model.resnet import ResNet
 
-        return ResNet(self.structure())
+        return ResNet(self.network_spec())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary."""

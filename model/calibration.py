@@ -26,7 +26,7 @@ FITTED_EXPONENT_BOUNDS = (0.5, 3.0)
 LOG_TEMPERATURE_PRIOR_STD = 0.5
 
 # Two numbers fitted on fewer images than this would say more of the images than of the network.
-LEAST_IMAGES_FOR_EXPONENT = 1000
+MIN_IMAGES_FOR_EXPONENT = 1000
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration:
     import torch
 
     surprisal = -torch.log_softmax(logits.double(), dim=1).clamp_max(-1e-12)  # whose power has a gradient everywhere
-    if len(labels) < LEAST_IMAGES_FOR_EXPONENT:
+    if len(labels) < MIN_IMAGES_FOR_EXPONENT:
         return Calibration(_fit(surprisal, labels)[0])
     temperature, exponent = _fit(surprisal, labels, exponent=None)
     bounded = _within(FITTED_EXPONENT_BOUNDS, exponent)

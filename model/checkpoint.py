@@ -247,7 +247,7 @@ def _parse_metadata(path: Path, fields: object) -> Metadata:
 def _check_tensors(path: Path, metadata: Metadata, tensors: dict[str, StoredTensor]) -> None:
     """Require exactly the tensors of the architecture and of the self-test, in their shapes."""
     try:
-        expected = metadata.structure().shapes
+        expected = metadata.network_spec().shapes
     except ValueError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
     size, classes = metadata.input_size, len(metadata.classes)

@@ -7,4 +7,5 @@ class MissingExtra(RuntimeError):
     """A package of an optional extra cannot be imported; the message is one line and says how to install it."""
 
     def __init__(self, what: str, extra: str, reason: ImportError) -> None:
-        super().__init__(f"{what} needs the optional extra {extra!r} ({reason}): pip install '.[{extra}]'")
+        command = f"pip install -c constraints.txt -e '.[{extra}]'"
+        super().__init__(f"{what} needs the optional extra {extra!r} ({reason}): {command}")

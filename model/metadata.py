@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from model.architecture import Architecture, Structure
+from model.architecture import Architecture, NetworkSpec
 from model.calibration import Calibration
 from model.transforms import Triple
 
@@ -90,9 +90,9 @@ class Metadata(BaseModel):
         """What turns the network's logits into probabilities."""
         return Calibration(self.temperature, self.calibration_exponent)
 
-    def structure(self) -> Structure:
+    def network_spec(self) -> NetworkSpec:
         """Return the layers that the tensors belong to. Raises ValueError for an unknown architecture or option."""
-        return Architecture.from_dict(self.architecture).structure()
+        return Architecture.from_dict(self.architecture).network_spec()
 
     def build(self) -> ResNet:
         """Build the network in torch. Raises ValueError for an unknown architecture or option."""

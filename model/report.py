@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 MISSING_LETTER = re.compile(r"Glyph (\d+) .*missing from")
 
 BLUE, SKY, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#666666"
-MOST_WRONG = 20
+MAX_WRONG = 20
 MAX_CLASSES_WITH_NUMBERS = 20
 MAX_CLASSES_WITH_NAMES = 120
 MAX_NAME_LENGTH = 18
@@ -192,7 +192,7 @@ def draw_most_wrong(dataset: Dataset, probabilities: Tensor) -> bytes:
 
     `probabilities` float (N, classes) belong to the dataset's N images; "image 7" is the one at index 7.
     """
-    chosen = most_confidently_wrong(probabilities, dataset.labels, MOST_WRONG).tolist()
+    chosen = most_confidently_wrong(probabilities, dataset.labels, MAX_WRONG).tolist()
     if not chosen:
         figure = _figure(8, 2, "Most confidently wrong")
         figure.text(0.5, 0.4, f"None of the {len(dataset):,} images is classified wrongly.", ha="center", fontsize=12)
@@ -217,7 +217,7 @@ def summarise(dataset: Dataset, probabilities: Tensor) -> dict[str, Any]:
     """
     counts = confusion_matrix(probabilities, dataset.labels)
     bins = calibration_bins(probabilities, dataset.labels)
-    chosen = most_confidently_wrong(probabilities, dataset.labels, MOST_WRONG)
+    chosen = most_confidently_wrong(probabilities, dataset.labels, MAX_WRONG)
     confidence, predicted = probabilities[chosen].max(dim=1)
     return {
         "split": f"{dataset.name} {dataset.split}",

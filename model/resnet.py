@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from model.architecture import (
     EXPANSION,
     Architecture,
-    Block,
-    Convolution,
+    BlockSpec,
+    ConvSpec,
+    NetworkSpec,
     Shortcut,
     Stem,
-    Structure,
     bottleneck_width,
 )
 
@@ -111,20 +111,20 @@ class Bottleneck(nn.Module):
         return out
 
 
-def make_block(plan: Block) -> ResidualBlock | Bottleneck:
+def make_block(spec: BlockSpec) -> ResidualBlock | Bottleneck:
     """Build one block."""
-    shape = (plan.in_channels, plan.width, plan.stride)
-    if plan.kind == "basic":
-        return ResidualBlock(*shape, shortcut=plan.shortcut)
-    return Bottleneck(*shape, groups=plan.groups, width_per_group=plan.width_per_group, shortcut=plan.shortcut)
+    shape = (spec.in_channels, spec.width, spec.stride)
+    if spec.kind == "basic":
+        return ResidualBlock(*shape, shortcut=spec.shortcut)
+    return Bottleneck(*shape, groups=spec.groups, width_per_group=spec.width_per_group, shortcut=spec.shortcut)
 
 
-def make_stem(plan: Convolution, *, pool: bool) -> nn.Sequential:
+def make_stem(spec: ConvSpec, *, pool: bool) -> nn.Sequential:
     """Build the layers before the first stage: for small images they keep the resolution, for large ones a quarter."""
     stem = nn.Sequential()
-    convolution = nn.Conv2d(3, plan.out_channels, plan.kernel, stride=plan.stride, padding=plan.padding, bias=False)
+    convolution = nn.Conv2d(3, spec.out_channels, spec.kernel, stride=spec.stride, padding=spec.padding, bias=False)
     stem.add_module("conv", convolution)
-    stem.add_module("norm", nn.BatchNorm2d(plan.out_channels))
+    stem.add_module("norm", nn.BatchNorm2d(spec.out_channels))
     stem.add_module("relu", nn.ReLU(inplace=True))
     if pool:
         stem.add_module("pool", nn.MaxPool2d(3, stride=2, padding=1))
@@ -134,11 +134,11 @@ def make_stem(plan: Convolution, *, pool: bool) -> nn.Sequential:
 class ResNet(nn.Module):
     """A stem, stages of blocks (each after the first halves the resolution), global average pooling, a linear head."""
 
-    def __init__(self, plan: Structure) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        self.stem = make_stem(plan.stem, pool=plan.pool)
-        self.stages = nn.Sequential(*(nn.Sequential(*map(make_block, blocks)) for blocks in plan.stages))
-        self.head = nn.Linear(plan.features, plan.num_classes)
+        self.stem = make_stem(spec.stem, pool=spec.pool)
+        self.stages = nn.Sequential(*(nn.Sequential(*map(make_block, blocks)) for blocks in spec.stages))
+        self.head = nn.Linear(spec.features, spec.num_classes)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

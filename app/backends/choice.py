@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 FINER = {"bfloat16": "float16", "float16": "float32"}
 
 # The oldest NVIDIA driver for each major version of the CUDA that torch was built with.
-LEAST_DRIVERS = {"12": "R525", "13": "R580"}
+MIN_DRIVERS = {"12": "R525", "13": "R580"}
 
 # So many pictures are compared in batches of each size.
 COMPARED = 32
@@ -75,7 +75,7 @@ def _why_no_cuda() -> str:
         reason = "no reason is known"
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    needed = LEAST_DRIVERS.get((torch.version.cuda or "").partition(".")[0])
+    needed = MIN_DRIVERS.get((torch.version.cuda or "").partition(".")[0])
     return f"{reason}; CUDA {torch.version.cuda} needs driver {needed} or newer" if needed else reason
 
 

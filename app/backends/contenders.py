@@ -31,7 +31,7 @@ from model.transforms import normalise
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 # Each batch size is compiled by itself; more than anybody asks for.
-MOST_COMPILATIONS = 256
+MAX_COMPILATIONS = 256
 
 
 class Whole(nn.Module):
@@ -113,7 +113,7 @@ def _cuda_graphs(source: Checkpoint, settings: Settings, device: str, precision:
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         probabilities = engine.run(images)
-        if backend.way == "eager":
+        if backend.mode == "eager":
             raise EngineUnavailable("no CUDA graph reproduces the eager network here; the log says why")
         return probabilities
 
@@ -135,7 +135,7 @@ def _torch_run(module: Callable[[Tensor], Tensor], device: str) -> Run:
 
 def _compiled(source: Checkpoint, dtype: torch.dtype, device: str, mode: str | None = None) -> Run:
     # torch counts compilations of the same code, whichever network it belongs to, and beyond 8 runs it as it is.
-    torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
+    torch._dynamo.config.recompile_limit = MAX_COMPILATIONS
     network = fold_batch_norm(source.network()).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return _torch_run(torch.compile(Whole(source, network).to(device), dynamic=False, mode=mode), device)
 

@@ -50,15 +50,15 @@ class Differs(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way to compute, and what opens its lanes."""
+class ExecutionMode:
+    """One way to compute on CUDA, and what opens its lanes."""
 
     name: str
     open: Callable[[], Sequence[Lane]]
 
 
 class CudaBackend:
-    """The fastest of `ways` that holds what it promises, or `eager`. For one thread at a time.
+    """The fastest of `modes` that holds what it promises, or `eager`. For one thread at a time.
 
     `examples`, uint8 (n, 3, S, S), are what they are compared on, `sizes` what pieces are padded to.
     """
@@ -68,21 +68,21 @@ class CudaBackend:
     any_size = False
 
     def __init__(
-        self, eager: TorchBackend, ways: Sequence[Way], examples: NDArray[np.uint8], sizes: tuple[int, ...]
+        self, eager: TorchBackend, modes: Sequence[ExecutionMode], examples: NDArray[np.uint8], sizes: tuple[int, ...]
     ) -> None:
         self.eager = eager
         self.device = eager.device
         self.dtype = eager.dtype
-        self._ways = list(ways)
+        self._modes = list(modes)
         self._examples = examples
         self._sizes = sizes
         self._lanes: Lanes | None = None
         self._proven: set[tuple[int, int]] = set()
 
     @property
-    def way(self) -> str:
-        """The way in use, or "eager"."""
-        return self._ways[0].name if self._ways else "eager"
+    def mode(self) -> str:
+        """The name of the mode in use, or "eager"."""
+        return self._modes[0].name if self._modes else "eager"
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken.
@@ -96,10 +96,10 @@ class CudaBackend:
 
     def _prepared(self, count: int) -> Lanes | None:
         """Return lanes that are proven for `count` images, or None if no way is left but the eager one."""
-        while self._ways:
+        while self._modes:
             try:
                 if self._lanes is None:
-                    self._lanes = Lanes(self._ways[0].open(), self._sizes)
+                    self._lanes = Lanes(self._modes[0].open(), self._sizes)
                 for piece in self._lanes.pieces(count):
                     if (piece.lane, piece.size) not in self._proven:
                         self._prove(self._lanes.lanes[piece.lane], piece)
@@ -125,16 +125,16 @@ class CudaBackend:
         if not worst <= TOLERANCES[self.dtype]:  # also catches NaN
             raise Differs(f"logits of {piece.size} images are {worst:.1%} off")
         if not self._proven:
-            log.info("computing by %s: within %.2f %% of the eager network's logits", self.way, 100 * worst)
+            log.info("computing by %s: within %.2f %% of the eager network's logits", self.mode, 100 * worst)
         self._proven.add((piece.lane, piece.size))
 
     def _give_up(self, reason: Exception) -> None:
         """Leave the way in use for the next one."""
-        name = self._ways.pop(0).name
+        name = self._modes.pop(0).name
         clear_error_frames(reason)
         self._release_lanes()
         lines = str(reason).splitlines() or [""]
-        log.warning("%s does not work here, going on with %s: %s: %s", name, self.way, type(reason).__name__, lines[0])
+        log.warning("%s does not work here, going on with %s: %s: %s", name, self.mode, type(reason).__name__, lines[0])
 
     def _release_lanes(self) -> None:
         lanes, self._lanes = self._lanes, None
@@ -151,7 +151,7 @@ class CudaBackend:
 
     def close(self) -> None:
         """Give graphs, buffers and weights back to the device."""
-        self._ways.clear()
+        self._modes.clear()
         self._release_lanes()
         self.eager.close()
 
@@ -188,8 +188,8 @@ def open_cuda_backend(source: Checkpoint, device: str, precision: str, threads: 
 
         return open_lanes
 
-    ways = [
-        Way("CUDA graphs with fused convolutions", lanes_with(CudnnKernels)),
-        Way("CUDA graphs", lanes_with(PlainKernels)),
+    modes = [
+        ExecutionMode("CUDA graphs with fused convolutions", lanes_with(CudnnKernels)),
+        ExecutionMode("CUDA graphs", lanes_with(PlainKernels)),
     ]
-    return CudaBackend(eager, ways, source.self_test_images.numpy(), ladder(PIECE))
+    return CudaBackend(eager, modes, source.self_test_images.numpy(), ladder(PIECE))

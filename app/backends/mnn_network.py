@@ -33,8 +33,8 @@ class MnnModel:
     """
 
     def __init__(self, source: Checkpoint) -> None:
-        self.metadata, structure = source.metadata, source.metadata.structure()
-        layers = fold(structure, {name: stored.array() for name, stored in source.stored.items()})
+        self.metadata, spec = source.metadata, source.metadata.network_spec()
+        layers = fold(spec, {name: stored.array() for name, stored in source.stored.items()})
         if sys.platform == "linux":
             size = sum(array.nbytes for layer in layers.values() for array in layer)
             self.path, self.weights_path = self._path(os.memfd_create("model")), self._path(_room(size))
@@ -43,7 +43,7 @@ class MnnModel:
             self.path, self.weights_path = (Path(self._folder.name, name) for name in ("model", "weights"))
             self.weights_path.touch()
         with self.weights_path.open("r+b") as weights:  # which keeps the room
-            self.path.write_bytes(mnn_model(structure, layers, self.metadata.input_size, weights))
+            self.path.write_bytes(mnn_model(spec, layers, self.metadata.input_size, weights))
 
     def _path(self, descriptor: int) -> Path:
         """Return the path of an open file, which is closed when this object is gone."""

@@ -49,10 +49,10 @@ def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
     """Put a checkpoint's network on this CPU, as the settings say. Raises what OpenVINO raises."""
     threads = settings.threads or available_cores()
     precision = precision_of(settings)
-    metadata, structure = source.metadata, source.metadata.structure()
+    metadata, spec = source.metadata, source.metadata.network_spec()
     tensors = {name: stored.array() for name, stored in source.stored.items()}
     constants = FileBacked(FileBacked.size_of([one.nbytes for one in tensors.values()]))
-    described = (structure, fold(structure, tensors, constants.keep), metadata.mean, metadata.std)
+    described = (spec, fold(spec, tensors, constants.keep), metadata.mean, metadata.std)
     if precision == "int8":
         model = quantised_model(*described, images=source.facts.self_test_images, threads=threads)
     else:

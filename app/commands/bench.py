@@ -31,7 +31,7 @@ PRODUCTS = {"cpu": 1, "cuda": 10}
 TURN_IMAGES = 16
 TURN_CALLS = 2
 
-LEAST_CALLS_OF_P99 = 100
+MIN_CALLS_OF_P99 = 100
 
 # Left out: a contender one call of which takes both longer than this and so many times as long as the engine's, such as
 # bfloat16 on a processor that only imitates it.
@@ -252,8 +252,8 @@ def _print(result: dict[str, Any]) -> None:
     for name, by_size in result["contenders"].items():
         cells = (f"{by_size[size]['p50_ms']:.1f} / {by_size[size]['p99_ms']:.1f}" for size in sizes)
         print(f"{name:<30}" + "".join(f"{cell:>16}" for cell in cells))
-    if min(by_size[size]["calls"] for by_size in result["contenders"].values() for size in sizes) < LEAST_CALLS_OF_P99:
-        print(f"(the p99 of fewer than {LEAST_CALLS_OF_P99} calls is the slowest of them)")
+    if min(by_size[size]["calls"] for by_size in result["contenders"].values() for size in sizes) < MIN_CALLS_OF_P99:
+        print(f"(the p99 of fewer than {MIN_CALLS_OF_P99} calls is the slowest of them)")
     print("\nthe engine's rate over this one's   " + "".join(f"{size:>8}" for size in sizes))
     for name, by_size in result["contenders"].items():
         print(f"{name:<35}" + "".join(f"{by_size[size]['engine_over_this']:>8.2f}" for size in sizes))

@@ -17,7 +17,7 @@ from app.commands.evaluate import as_result, score_checkpoint
 from app.commands.numbers import rate, seed, share, temperature, whole
 from app.commands.progress import ProgressBar
 from app.telemetry import set_up_logging
-from model.training.recipe import LARGEST_SIDE, MOST_EPOCHS, PRESETS, Phases, Recipe, parse_phases
+from model.training.recipe import MAX_EPOCHS, MAX_SIDE, PRESETS, Phases, Recipe, parse_phases
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
-        "--epochs", type=whole(1, MOST_EPOCHS), help="train so many epochs at full size instead of the preset's phases"
+        "--epochs", type=whole(1, MAX_EPOCHS), help="train so many epochs at full size instead of the preset's phases"
     )
     length.add_argument("--phases", type=_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
     parser.add_argument("--batch-size", type=whole(1), help=f"images a step [{_preset_values('batch_size')}]")
@@ -73,7 +73,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label-smoothing", type=share, help=f"[{_preset_values('label_smoothing')}]")
     parser.add_argument(
         "--cutout",
-        type=whole(0, LARGEST_SIDE),
+        type=whole(0, MAX_SIDE),
         help=f"side of the blacked-out square, pixels [{_preset_values('cutout')}]",
     )
     parser.add_argument(

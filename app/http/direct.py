@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 # a loop that wakes up for each request of an overload takes a core from the engine for longer than refusals need. The
 # engine has its next batch already; rests being a small share of a batch's time, the one after that is in time, too.
 REST_SHARE = 1 / 8
-LONGEST_REST_S = 0.005
+MAX_REST_S = 0.005
 
 # So long it does not rest once anything else has come: what takes several turns, such as a probe, would see several.
 AWAKE_S = 0.005
@@ -112,7 +112,7 @@ class DirectPredict:
         self.service.telemetry.record_refusal(error.code, count)
         self.service.telemetry.record_answer(PATH, error.status, 0.0, count)
         if isinstance(error, QueueFull) and time.monotonic() >= self._awake_until:
-            time.sleep(min(LONGEST_REST_S, REST_SHARE * error.batch_s))
+            time.sleep(min(MAX_REST_S, REST_SHARE * error.batch_s))
 
 
 class Exchange:

@@ -2,7 +2,7 @@
 
 python -m benchmarks.peers --engine null|eager|checkpoint
 
-Fewer rounds than LEAST_ROUNDS are a trial: RECORDS=folder keeps it apart from the records that the pages show.
+Fewer rounds than MIN_ROUNDS are a trial: RECORDS=folder keeps it apart from the records that the pages show.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.peers.server import ContenderError, check, running
 from benchmarks.records import MACHINES, RECORDS, describe_apart
 
 CLIENTS = {"null": (1, 64), "eager": (1, 16, 64), "checkpoint": (1, 16, 64)}
-LEAST_ROUNDS = 5  # of a record that is shown
+MIN_ROUNDS = 5  # of a record that is shown
 OPEN_LOOP_SHARE = 0.5  # of what the contender answers to the most clients in the same round
 
 
@@ -42,10 +42,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--environments", type=Path, default=DEFAULT_ENVIRONMENTS, help="folder of the environments")
     parser.add_argument("--install-only", action="store_true", help="make the environments and stop")
     arguments = parser.parse_args()
-    if arguments.rounds < LEAST_ROUNDS and RECORDS in MACHINES.values() and not arguments.install_only:
-        parser.error(
-            f"fewer than {LEAST_ROUNDS} rounds are a trial, not a record to show: RECORDS=folder keeps it apart"
-        )
+    if arguments.rounds < MIN_ROUNDS and RECORDS in MACHINES.values() and not arguments.install_only:
+        parser.error(f"fewer than {MIN_ROUNDS} rounds are a trial, not a record to show: RECORDS=folder keeps it apart")
     return arguments
 
 

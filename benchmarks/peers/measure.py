@@ -12,7 +12,7 @@ from benchmarks import closed_loop, processes
 from benchmarks.peers.server import ROOT, ContenderError, RunningServer
 
 MEMORY_INTERVAL_S = 1.0
-LEAST_REQUESTS = 2
+MIN_REQUESTS = 2
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _run(server: RunningServer, command: list[str]) -> dict[str, Any]:
     spent = processes.cpu_seconds(members) - spent
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     requests = result.pop("requests")
-    if requests < LEAST_REQUESTS:
+    if requests < MIN_REQUESTS:
         raise ContenderError(f"{requests} good answers, {result['errors']} errors")
     return result | {
         "cpu_ms_per_request": round(1e3 * spent / requests, 3),

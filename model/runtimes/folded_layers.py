@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.architecture import Convolution, Structure
+from model.architecture import ConvSpec, NetworkSpec
 
 Array = NDArray[np.float32]
 
@@ -23,17 +23,17 @@ class FoldedLayer(NamedTuple):
 
 
 def fold(
-    structure: Structure, tensors: Mapping[str, Array], keep: Callable[[Array], Array] = np.ascontiguousarray
+    spec: NetworkSpec, tensors: Mapping[str, Array], keep: Callable[[Array], Array] = np.ascontiguousarray
 ) -> dict[str, FoldedLayer]:
     """Return each layer by the name of its convolution, and "head"; `keep` says where a weight shall lie from then on.
 
     conv(x) * g + b is one convolution whose weights are scaled by g.
     """
-    layers = {one.name: _folded(one, tensors, keep) for one in structure.convolutions}
+    layers = {one.name: _folded(one, tensors, keep) for one in spec.convolutions}
     return layers | {"head": FoldedLayer(keep(tensors["head.weight"]), tensors["head.bias"])}
 
 
-def _folded(one: Convolution, tensors: Mapping[str, Array], keep: Callable[[Array], Array]) -> FoldedLayer:
+def _folded(one: ConvSpec, tensors: Mapping[str, Array], keep: Callable[[Array], Array]) -> FoldedLayer:
     gain, shift, mean, variance = (
         tensors[f"{one.norm}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")
     )

@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal, NamedTuple
 import flatbuffers
 import numpy as np
 
-from model.architecture import Block, Convolution, Structure
+from model.architecture import BlockSpec, ConvSpec, NetworkSpec
 from model.runtimes.folded_layers import FoldedLayer
 
 # OpType: what an operation does.
@@ -41,24 +41,24 @@ class _Field(NamedTuple):
     kind: Literal["integer", "byte", "offset"] = "integer"
 
 
-def mnn_model(structure: Structure, layers: Mapping[str, FoldedLayer], side: int, weights: BinaryIO) -> bytearray:
+def mnn_model(spec: NetworkSpec, layers: Mapping[str, FoldedLayer], side: int, weights: BinaryIO) -> bytearray:
     """Write a network down, and its weights to the end of a file.
 
     `layers` are those of folded_layers.py, `side` the images' height and width.
     """
     writer = _Writer(layers, weights)
     x = writer.images(side)
-    x = writer.convolution(structure.stem, x, relu=True)
-    if structure.pool:
+    x = writer.convolution(spec.stem, x, relu=True)
+    if spec.pool:
         x = writer.maximum(x)
-    for stage in structure.stages:
+    for stage in spec.stages:
         for block in stage:
             x = _block(writer, block, x)
-    head = Convolution("head", "", structure.features, structure.num_classes, 1)
+    head = ConvSpec("head", "", spec.features, spec.num_classes, 1)
     return writer.finish(writer.convolution(head, writer.mean(x), relu=False))
 
 
-def _block(writer: _Writer, block: Block, x: int) -> int:
+def _block(writer: _Writer, block: BlockSpec, x: int) -> int:
     y = x
     *inner, last = block.layers
     for layer in inner:
@@ -84,7 +84,7 @@ class _Writer:
         x = self._operation(INPUT, [], [_Field(0, shape, "offset"), _Field(1, FLOAT32), _Field(2, NCHW, "byte")])
         return self._operation(REORDER, [x], [_Field(0, NCHW, "byte"), _Field(1, NC4HW4, "byte")])
 
-    def convolution(self, layer: Convolution, x: int, *, relu: bool) -> int:
+    def convolution(self, layer: ConvSpec, x: int, *, relu: bool) -> int:
         """Convolve and add the bias; `relu` says whether what is negative becomes zero."""
         place = self._keep(self._layers[layer.name])
         pairs = (layer.padding, layer.kernel, layer.stride, 1)  # the last one is the dilation

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from openvino import Node
 from openvino import opset13 as ops
 
-from model.architecture import Block, Convolution, Structure
+from model.architecture import BlockSpec, ConvSpec, NetworkSpec
 from model.runtimes.folded_layers import FoldedLayer
 from model.runtimes.openvino_core import core
 from model.transforms import Triple
@@ -41,9 +41,9 @@ Ranges = dict[str, tuple[float, float]]
 
 WEIGHT_LEVELS = 255  # -127 to 127: symmetric
 ACTIVATION_LEVELS = 256
-LARGEST_WEIGHT = WEIGHT_LEVELS // 2
+MAX_WEIGHT = WEIGHT_LEVELS // 2
 # The largest of which two, each times 255, are less than 2 ** 15.
-LARGEST_WEIGHT_IN_SUMS_OF_16_BITS = 64
+MAX_WEIGHT_IN_SUMS_OF_16_BITS = 64
 
 
 class Observed(NamedTuple):
@@ -57,32 +57,30 @@ class Observed(NamedTuple):
     inputs: dict[str, Array]
 
 
-def openvino_model(structure: Structure, layers: Layers, mean: Triple, std: Triple) -> openvino.Model:
+def openvino_model(spec: NetworkSpec, layers: Layers, mean: Triple, std: Triple) -> openvino.Model:
     """Write a network down in float32, for what computes in any float precision. Any batch size will do.
 
     `layers` are those of folded_layers.py, whose weights the model goes on using where they lie.
     """
-    return _Writer(structure, layers, mean, std).model()
+    return _Writer(spec, layers, mean, std).model()
 
 
 def quantised_model(
-    structure: Structure, layers: Layers, mean: Triple, std: Triple, *, images: NDArray[np.uint8], threads: int
+    spec: NetworkSpec, layers: Layers, mean: Triple, std: Triple, *, images: NDArray[np.uint8], threads: int
 ) -> openvino.Model:
     """Write a network down with eight-bit convolutions and head.
 
     The ranges of the activations and the corrected biases come of what `images`, uint8 (K, 3, S, S), show in the
     float32 network.
     """
-    observed = _observe(_Probe(structure, layers, mean, std), images, threads)
+    observed = _observe(_Probe(spec, layers, mean, std), images, threads)
     largest = largest_weight()
-    inputs = observed.inputs | {
-        one.name: _mean_windows(observed.inputs[one.name], one) for one in structure.convolutions
-    }
+    inputs = observed.inputs | {one.name: _mean_windows(observed.inputs[one.name], one) for one in spec.convolutions}
     corrected = {
         name: FoldedLayer(one.weight, one.bias - _mean_rounding_error(one.weight, inputs[name], largest))
         for name, one in layers.items()
     }
-    return _Quantised(structure, corrected, mean, std, ranges=observed.ranges, largest_weight=largest).model()
+    return _Quantised(spec, corrected, mean, std, ranges=observed.ranges, largest_weight=largest).model()
 
 
 @cache
@@ -98,7 +96,7 @@ def largest_weight() -> int:
     run = core().compile_model(openvino.Model([products], [x], "saturation"), "CPU", {"INFERENCE_NUM_THREADS": 1})
     found = run([np.ones((1, channels, side, side), np.float32)])[0]
     is_exact = np.allclose(found, channels * 3 * 3, rtol=0.01)
-    return LARGEST_WEIGHT if is_exact else LARGEST_WEIGHT_IN_SUMS_OF_16_BITS
+    return MAX_WEIGHT if is_exact else MAX_WEIGHT_IN_SUMS_OF_16_BITS
 
 
 def _observe(probe: _Probe, images: NDArray[np.uint8], threads: int) -> Observed:
@@ -118,7 +116,7 @@ def _observe(probe: _Probe, images: NDArray[np.uint8], threads: int) -> Observed
     return Observed(ranges, inputs)
 
 
-def _mean_windows(inputs: Array, layer: Convolution) -> Array:
+def _mean_windows(inputs: Array, layer: ConvSpec) -> Array:
     """Return the mean of all windows that a convolution sees: (C, H, W) to (C, kernel, kernel)."""
     padding = [layer.padding] * 2
     padded = np.pad(inputs, [(0, 0), padding, padding])
@@ -147,8 +145,8 @@ def _max_per_channel(weight: Array) -> Array:
 class _Writer:
     """Turns layers into operations, in floats."""
 
-    def __init__(self, structure: Structure, layers: Layers, mean: Triple, std: Triple) -> None:
-        self.structure = structure
+    def __init__(self, spec: NetworkSpec, layers: Layers, mean: Triple, std: Triple) -> None:
+        self.spec = spec
         self.layers = layers
         self.mean = mean
         self.std = std
@@ -159,16 +157,16 @@ class _Writer:
         scale = np.array(self.std, np.float32).reshape(1, 3, 1, 1) * 255
         shift = -np.array(self.mean, np.float32).reshape(1, 3, 1, 1) * 255
         x = ops.divide(ops.add(ops.convert(self.images, "f32"), shift), scale)
-        x = ops.relu(self._convolution(self.structure.stem, self._quantise_activations("images", x)))
-        if self.structure.pool:
+        x = ops.relu(self._convolution(self.spec.stem, self._quantise_activations("images", x)))
+        if self.spec.pool:
             x = ops.max_pool(x, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
-        for stage in self.structure.stages:
+        for stage in self.spec.stages:
             for block in stage:
                 x = self._block(block, x)
         logits = self._head(self._quantise_activations("pooled", ops.reduce_mean(x, np.array([2, 3]))))
         return openvino.Model([logits], [self.images], "resnet")
 
-    def _block(self, block: Block, x: Node) -> Node:
+    def _block(self, block: BlockSpec, x: Node) -> Node:
         x = y = self._quantise_activations(f"{block.name}.in", x)
         for i, layer in enumerate(block.layers):
             y = self._convolution(layer, self._quantise_activations(f"{block.name}.{i}", ops.relu(y)) if i else y)
@@ -178,7 +176,7 @@ class _Writer:
             y = ops.add(y, self._convolution(block.projection, x) if block.projection else x)
         return ops.relu(y)
 
-    def _convolution(self, layer: Convolution, x: Node) -> Node:
+    def _convolution(self, layer: ConvSpec, x: Node) -> Node:
         weight, bias = self.layers[layer.name]
         windows = [[layer.stride] * 2, *2 * [[layer.padding] * 2], [1, 1]]
         if layer.groups > 1:
@@ -203,12 +201,12 @@ class _Writer:
 class _Probe(_Writer):
     """Notes the points where a quantised network rounds, and what each layer is given."""
 
-    def __init__(self, structure: Structure, layers: Layers, mean: Triple, std: Triple) -> None:
-        super().__init__(structure, layers, mean, std)
+    def __init__(self, spec: NetworkSpec, layers: Layers, mean: Triple, std: Triple) -> None:
+        super().__init__(spec, layers, mean, std)
         self.points: dict[str, Node] = {}
         self.inputs: dict[str, Node] = {}
 
-    def _convolution(self, layer: Convolution, x: Node) -> Node:
+    def _convolution(self, layer: ConvSpec, x: Node) -> Node:
         self.inputs[layer.name] = x
         return super()._convolution(layer, x)
 
@@ -225,9 +223,9 @@ class _Quantised(_Writer):
     """Rounds to integers of eight bits, as few images have been observed to need it."""
 
     def __init__(
-        self, structure: Structure, layers: Layers, mean: Triple, std: Triple, *, ranges: Ranges, largest_weight: int
+        self, spec: NetworkSpec, layers: Layers, mean: Triple, std: Triple, *, ranges: Ranges, largest_weight: int
     ) -> None:
-        super().__init__(structure, layers, mean, std)
+        super().__init__(spec, layers, mean, std)
         self.ranges = ranges
         self.largest_weight = largest_weight
 
@@ -241,7 +239,7 @@ class _Quantised(_Writer):
 
     def _quantise_weight(self, weight: Array, shape: tuple[int, ...]) -> Node:
         """Round weights symmetrically, each output channel over its own range, to integers up to `largest_weight`."""
-        high = _max_per_channel(weight) * np.float32(LARGEST_WEIGHT / self.largest_weight)
+        high = _max_per_channel(weight) * np.float32(MAX_WEIGHT / self.largest_weight)
         high = high.reshape(*shape[: len(shape) - weight.ndim + 1], *high.shape[1:])
         return ops.fake_quantize(super()._quantise_weight(weight, shape), -high, high, -high, high, WEIGHT_LEVELS)
 

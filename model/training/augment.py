@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from model.training.corruptions import apply_corruptions, draw_corruptions
 from model.training.recipe import Augmentation
-from model.training.sent import as_sent, draw_as_sent
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def draw_augmentation(augmentation: Augmentation, count: int, size: int, *, seed
     ends = [(corner + side).clamp_max(size) for corner in corners]
     sides = [(end - start) * mixed for start, end in zip(starts, ends, strict=True)]
     # From a stream of their own: with or without them, all other choices are the same.
-    grey, rescaled, quality = draw_as_sent(count, augmentation, random_stream("as sent", seed, epoch))
+    grey, rescaled, quality = draw_corruptions(count, augmentation, random_stream("as sent", seed, epoch))
     return AugmentationDraws(
         flip=flip,
         shift_y=shifts[0],
@@ -131,7 +131,7 @@ def augment_batch(
         changed = torch.where(patch, channels_last[chosen.partner], changed).contiguous()
     if augmentation.greyscale or augmentation.rescale or augmentation.jpeg:
         # After the crop: at serving, too, JPEG's blocks begin at the corner of the picture.
-        sent = as_sent(changed.permute(0, 3, 1, 2), chosen.grey, chosen.rescaled, chosen.quality)
+        sent = apply_corruptions(changed.permute(0, 3, 1, 2), chosen.grey, chosen.rescaled, chosen.quality)
         changed = sent.permute(0, 2, 3, 1).contiguous()
     if augmentation.cutout:
         side = torch.full_like(chosen.cutout_y, augmentation.cutout)

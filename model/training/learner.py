@@ -19,8 +19,8 @@ from model.precision import has_fast_bfloat16
 from model.resnet import ResNet
 from model.training.augment import AugmentationDraws, augment_batch, draw_augmentation, random_stream
 from model.training.distributed import World
+from model.training.im2col_convolution import use_im2col_convolutions
 from model.training.optim import MovingAverage, one_cycle, parameter_groups
-from model.training.patches import learn_by_patches
 from model.training.recipe import Recipe
 from model.transforms import normalise, resize_batch
 
@@ -74,7 +74,7 @@ class Learner:
         if init_from is not None:
             self._take_weights(init_from)
         if device.type == "cpu":
-            learn_by_patches(self.network)
+            use_im2col_convolutions(self.network)
         self.average = MovingAverage(self.network, recipe.ema_decay)
         shared = self.world.wrap(self.network, device)
         # Every process must do the same: one that exchanges gradients at other moments would wait for ever.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from model.architecture import Architecture, Shortcut, Stem
 
-LARGEST_CIFAR_STEM_PIXELS = 64
+MAX_CIFAR_STEM_PIXELS = 64
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,23 @@ NATIVE_SIZE = 32
 SMALLEST_BATCH = 8
 
 # Beyond these a number can only be a slip: memory goes by the side's square.
-LARGEST_SIDE = 512
-MOST_EPOCHS = 1_000_000
+MAX_SIDE = 512
+MAX_EPOCHS = 1_000_000
 
 # Of the runs that a checkpoint came from, so many are kept in its metadata.
-MOST_EARLIER_RUNS = 20
+MAX_EARLIER_RUNS = 20
 
 Phases = tuple[tuple[int, int], ...]
 
 
 def parse_phases(text: str) -> Phases:
     """Parse "16:10,32:2" into ((16, 10), (32, 2)): ten epochs at 16x16, then two at 32x32. Raises ValueError."""
-    limits = f"sizes from 8 to {LARGEST_SIDE}, epochs from 1 to {MOST_EPOCHS}"
+    limits = f"sizes from 8 to {MAX_SIDE}, epochs from 1 to {MAX_EPOCHS}"
     try:
         phases = tuple((int(size), int(epochs)) for size, epochs in (part.split(":") for part in text.split(",")))
     except ValueError:
         phases = ()
-    if not phases or not all(8 <= size <= LARGEST_SIDE and 1 <= epochs <= MOST_EPOCHS for size, epochs in phases):
+    if not phases or not all(8 <= size <= MAX_SIDE and 1 <= epochs <= MAX_EPOCHS for size, epochs in phases):
         raise ValueError(f"expected SIZE:EPOCHS[,SIZE:EPOCHS...], such as 16:10,32:2, {limits}, not {text!r}")
     return phases
 
@@ -106,7 +106,7 @@ class Recipe:
 
     def architecture(self, num_classes: int, size: int) -> Architecture:
         """Return the network to train on images of `size` pixels: the "auto" stem keeps small ones' resolution."""
-        small = size <= LARGEST_CIFAR_STEM_PIXELS
+        small = size <= MAX_CIFAR_STEM_PIXELS
         stem: Stem = ("cifar" if small else "imagenet") if self.stem == "auto" else self.stem
         return Architecture(self.arch, num_classes, stem, self.groups, self.width_per_group, self.shortcut)
 
@@ -157,9 +157,9 @@ def earlier_runs(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
 def lineage(version: str, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what a run from the checkpoint `version`, made by `recipe`, notes as "init_from": the last one first.
 
-    It is a flat list of the last MOST_EARLIER_RUNS: one within the other would be too deep to write some day.
+    It is a flat list of the last MAX_EARLIER_RUNS: one within the other would be too deep to write some day.
     """
-    return earlier_runs({"init_from": {"version": version, "recipe": recipe}})[:MOST_EARLIER_RUNS]
+    return earlier_runs({"init_from": {"version": version, "recipe": recipe}})[:MAX_EARLIER_RUNS]
 
 
 def _scaled_side(side: int, size: int) -> int:

@@ -134,7 +134,7 @@ async def test_what_makes_no_progress_until_the_deadline_is_not_ready_but_alive(
         answer = await client.post("/predict", content=encode(noise()), headers=PNG)
         assert answer.status_code == 504
         assert (await client.get("/readyz")).status_code == 200  # a batch may take longer than so short a deadline
-        monkeypatch.setattr("app.service.LEAST_STALL_S", 0.001)
+        monkeypatch.setattr("app.service.MIN_STALL_S", 0.001)
         while (await client.get("/readyz")).status_code == 200:
             pass
         assert (await client.get("/livez")).status_code == 200

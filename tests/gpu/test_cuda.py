@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from app.backends.agreement import BOUND
-from app.backends.cuda_backend import LANES, PIECE, TOLERANCES, CudaBackend, Way, open_cuda_backend
+from app.backends.cuda_backend import LANES, PIECE, TOLERANCES, CudaBackend, ExecutionMode, open_cuda_backend
 from app.backends.cuda_lane import CudaLane
 from app.batching.batch_sizes import ladder
 from app.batching.batches import EngineOutOfMemory
-from app.engine import LARGEST_BATCH, load_engine
+from app.engine import MAX_BATCH_BY_DEVICE, load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.fused_convolutions import FusedNetwork, PlainKernels
@@ -46,7 +46,7 @@ def backend(request, source):
 def require_same(backend, images):
     expected = backend.eager.logits(images)
     logits = backend.logits(images)
-    assert backend.way != "eager"
+    assert backend.mode != "eager"
     assert logits.dtype == np.float32
     assert np.abs(logits - expected).max() <= TOLERANCES[backend.dtype] * np.abs(expected).max()
 
@@ -58,7 +58,7 @@ def test_graphs_give_the_eager_logits(backend, pictures, count):
 
 def test_the_fused_convolutions_are_in_use(backend, pictures):
     backend.logits(pictures[:PIECE])
-    assert backend.way == "CUDA graphs with fused convolutions"  # otherwise all is right, and slower than it need be
+    assert backend.mode == "CUDA graphs with fused convolutions"  # otherwise all is right, and slower than it need be
 
 
 def test_every_lane_has_its_share(backend, pictures, monkeypatch):
@@ -93,7 +93,7 @@ def test_recorded_in_one_thread_and_run_in_another(source, pictures):
         expected = loader.submit(backend.logits, pictures[:300]).result()
         logits = engine.submit(backend.logits, pictures[:300]).result()
         np.testing.assert_allclose(logits, expected, atol=0.01 * np.abs(expected).max())
-        assert backend.way != "eager"
+        assert backend.mode != "eager"
         loader.submit(backend.close).result()
 
 
@@ -119,14 +119,14 @@ def test_one_is_recorded_while_another_one_serves(source, pictures):
             done.append(True)
         for logits in runs.result():
             np.testing.assert_allclose(logits, expected, atol=0.01 * np.abs(expected).max())
-    assert "eager" not in (loaded.way, serving.way)
+    assert "eager" not in (loaded.mode, serving.mode)
     loaded.close()
     serving.close()
 
 
 def test_an_engine_measures_its_sizes_and_has_recorded_them_all_by_then(source, pictures):
     engine = load_engine(Settings(device=DEVICE))
-    assert 1 <= engine.batch_sizes[-1] <= LARGEST_BATCH["cuda"]
+    assert 1 <= engine.batch_sizes[-1] <= MAX_BATCH_BY_DEVICE["cuda"]
     proven = set(engine.backend._proven)
     for count in range(1, min(engine.batch_sizes[-1], MANY) + 1, 7):
         probabilities = engine.run(pictures[:count])
@@ -199,7 +199,7 @@ def test_too_little_memory_is_told_and_leaves_the_way_open(source, pictures):
             backend.logits(pictures[:PIECE])
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert backend.way != "eager"
+    assert backend.mode != "eager"
     require_same(backend, pictures[:PIECE])
     backend.close()
 
@@ -216,7 +216,7 @@ def test_too_little_memory_in_the_midst_of_a_recording_is_told_and_leaves_the_wa
                 allow_no_more_memory()
         return eager.logits_by(network, images)
 
-    ways = [Way("scarce", lambda: open_lanes_with(scarce, source))]
+    ways = [ExecutionMode("scarce", lambda: open_lanes_with(scarce, source))]
     backend = CudaBackend(eager, ways, source.self_test_images.numpy(), ladder(PIECE))
     try:
         with pytest.raises(EngineOutOfMemory):
@@ -225,7 +225,7 @@ def test_too_little_memory_in_the_midst_of_a_recording_is_told_and_leaves_the_wa
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert recorded == [PIECE]  # what was warmed up before has fitted
     require_same(backend, pictures[:PIECE])
-    assert backend.way == "scarce"
+    assert backend.mode == "scarce"
     assert recorded == [PIECE] * 2
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     backend.close()
@@ -239,9 +239,9 @@ def test_what_cannot_be_recorded_leaves_a_device_that_works(source, pictures, ca
         logits = good.eager.logits_by(network, images)
         return logits + 0 * logits.sum().item()  # the host waits for the device, which no recording allows
 
-    ways = [Way("waiting", lambda: open_lanes_with(waiting, source)), *good._ways]
+    ways = [ExecutionMode("waiting", lambda: open_lanes_with(waiting, source)), *good._modes]
     backend = CudaBackend(good.eager, ways, source.self_test_images.numpy(), ladder(PIECE))
     require_same(backend, pictures[:300])
-    assert backend.way != "waiting"
+    assert backend.mode != "waiting"
     assert "waiting does not work here" in caplog.text
     backend.close()

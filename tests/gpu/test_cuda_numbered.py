@@ -38,7 +38,7 @@ def test_graphs_of_a_numbered_device_give_the_eager_logits(number):
         expected = backend.eager.logits(pictures)
         off = np.abs(backend.logits(pictures) - expected).max()
         assert off <= TOLERANCES["float32"] * np.abs(expected).max()
-    assert backend.way != "eager"
+    assert backend.mode != "eager"
     assert held_elsewhere(number) == before
     backend.close()
 

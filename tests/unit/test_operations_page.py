@@ -81,7 +81,31 @@ def test_the_manifest_sets_settings_that_there_are(monkeypatch):
     assert grace_s > settings.drain_delay_s + settings.drain_timeout_s + settings.header_timeout_s + MARGIN_S
 
 
-@pytest.mark.parametrize("text", [MANIFEST, ALERTS])
+@pytest.mark.parametrize("text", [MANIFEST, ALERTS, (ROOT / "examples" / "autoscaling.yaml").read_text()])
 def test_the_examples_are_yaml(text):
     yaml = pytest.importorskip("yaml", reason="nothing else here needs PyYAML")
     assert all(isinstance(one, dict) for one in yaml.safe_load_all(text))
+
+
+def test_queries_of_the_dashboard_ask_for_metrics_and_labels_that_there_are():
+    known = {name: labels.split(",") for name, labels, *_ in metrics()}
+    table = PAGE.partition("| panel | query |")[2].partition("\n\n")[0]
+    asked = re.findall(r"\b(resnet_\w+?)(?:_bucket|_sum|_count)?\b(?:\{(.*?)\})?(?=[)\[ `]|$)", table, re.M)
+    assert len(asked) >= 8
+    for name, selected in asked:
+        assert name in known
+        assert set(re.findall(r"(\w+)=", selected)) <= set(known[name])
+
+
+def test_each_alert_says_how_grave_it_is():
+    alerts = re.findall(r"- alert: (\w+)\n(.*?)(?=\n      - |\Z)", ALERTS, re.S)
+    assert len(alerts) > 5
+    for name, rule in alerts:
+        assert re.search(r"labels: \{severity: (critical|warning)\}", rule), name
+
+
+def test_the_autoscaler_scales_the_deployment_of_the_manifest():
+    scaler = (ROOT / "examples" / "autoscaling.yaml").read_text()
+    kind, name = re.search(r"scaleTargetRef: \{apiVersion: apps/v1, kind: (\w+), name: (\w+)\}", scaler).groups()
+    assert re.search(rf"kind: {kind}\nmetadata:\n  name: {name}\n", MANIFEST)
+    assert re.search(r"seriesQuery: (\w+)\{", scaler)[1] in {name for name, *_ in metrics()}

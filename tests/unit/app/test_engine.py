@@ -17,7 +17,7 @@ from app.backends.choice import open_backend
 from app.backends.openvino_backend import Whole, open_openvino
 from app.batching.batch_sizes import ladder
 from app.batching.batches import EngineBroken, EngineOutOfMemory
-from app.engine import LARGEST_BATCH, CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine
+from app.engine import MAX_BATCH_BY_DEVICE, CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.batch_norm_folding import fold_batch_norm
@@ -320,7 +320,7 @@ def test_no_batch_is_larger_than_the_queue(monkeypatch):
     monkeypatch.setattr(CheckpointEngine, "prepare", prepare)
     for places in (5, 1000):
         load_engine(Settings(device="cpu", max_images=1, max_queue_images=places)).close()
-    assert asked == [5, LARGEST_BATCH["cpu"]]
+    assert asked == [5, MAX_BATCH_BY_DEVICE["cpu"]]
 
 
 @pytest.mark.gpu

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.architecture import ARCHITECTURES, Architecture, Block, Convolution
+from model.architecture import ARCHITECTURES, Architecture, BlockSpec, ConvSpec
 
 EVERY = [
     *(Architecture(arch, 7, stem) for arch in ARCHITECTURES for stem in ("cifar", "imagenet")),
@@ -24,16 +24,16 @@ def built(architecture):
 def test_a_checkpoint_has_the_tensors_of_the_network_that_torch_builds(architecture):
     state = built(architecture).state_dict()
     kept = {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    assert architecture.structure().shapes == kept
+    assert architecture.network_spec().shapes == kept
 
 
 @pytest.mark.parametrize("architecture", EVERY, ids=lambda one: "-".join(map(str, one.to_dict().values())))
 def test_every_convolution_is_the_one_that_torch_builds(architecture):
-    network, structure = built(architecture), architecture.structure()
-    assert [layer.name for layer in structure.convolutions] == [
+    network, spec = built(architecture), architecture.network_spec()
+    assert [layer.name for layer in spec.convolutions] == [
         name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)
     ]
-    for layer in structure.convolutions:
+    for layer in spec.convolutions:
         conv = network.get_submodule(layer.name)
         assert isinstance(network.get_submodule(layer.norm), nn.BatchNorm2d)
         assert (conv.in_channels, conv.out_channels, conv.groups) == (
@@ -43,11 +43,11 @@ def test_every_convolution_is_the_one_that_torch_builds(architecture):
         )
         for pair, one in ((conv.kernel_size, layer.kernel), (conv.stride, layer.stride), (conv.padding, layer.padding)):
             assert pair == (one, one)
-    assert structure.pool == hasattr(network.stem, "pool")
+    assert spec.pool == hasattr(network.stem, "pool")
 
 
 def test_an_identity_needs_no_projection_and_a_plain_block_has_neither():
-    assert Block("b", "basic", 8, 8).projection is None
-    assert Block("b", "basic", 8, 16).projection == Convolution("b.shortcut.conv", "b.shortcut.norm", 8, 16, 1)
-    assert Block("b", "bottleneck", 32, 8, stride=2).projection.stride == 2
-    assert Block("b", "basic", 8, 16, stride=2, shortcut="none").projection is None
+    assert BlockSpec("b", "basic", 8, 8).projection is None
+    assert BlockSpec("b", "basic", 8, 16).projection == ConvSpec("b.shortcut.conv", "b.shortcut.norm", 8, 16, 1)
+    assert BlockSpec("b", "bottleneck", 32, 8, stride=2).projection.stride == 2
+    assert BlockSpec("b", "basic", 8, 16, stride=2, shortcut="none").projection is None

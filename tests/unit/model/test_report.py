@@ -150,7 +150,9 @@ def test_what_is_not_there_is_not_reported_on(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_the_numbers_are_written_and_the_extra_is_named(tmp_path: Path, no_matplotlib: None) -> None:
-    with pytest.raises(MissingExtra, match=r"'plots' .*matplotlib.*: pip install '\.\[plots\]'") as caught:
+    with pytest.raises(
+        MissingExtra, match=r"'plots' .*matplotlib.*: pip install -c constraints.txt -e '\.\[plots\]'"
+    ) as caught:
         write_report(tmp_path, None, TOY, PROBABILITIES)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]

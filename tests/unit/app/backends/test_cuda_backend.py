@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from app.backends import cuda_backend
-from app.backends.cuda_backend import CudaBackend, Way, distinct, open_cuda_backend
+from app.backends.cuda_backend import CudaBackend, ExecutionMode, distinct, open_cuda_backend
 from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS
 from model import checkpoint
@@ -83,7 +83,7 @@ def make(*ways):
 
         return open_lanes
 
-    named = [Way(f"way {number}", opener(lanes)) for number, lanes in enumerate(ways)]
+    named = [ExecutionMode(f"way {number}", opener(lanes)) for number, lanes in enumerate(ways)]
     return CudaBackend(PretendedEager(), named, EXAMPLES, SIZES)
 
 
@@ -99,7 +99,7 @@ def test_each_size_is_proven_once_in_each_lane_before_anything_is_computed_there
     assert first.told == [("prepare", 4), ("start", 4, 4), ("start", 4, 4), ("start", 4, 4), ("start", 3, 4)]
     assert second.told == [("prepare", 4), ("start", 4, 4), ("start", 3, 4), ("start", 3, 4)]
     assert backend.eager.batches == [4, 4]
-    assert backend.way == "way 0"
+    assert backend.mode == "way 0"
 
 
 def test_cudnn_searches_for_a_lane_before_eager_has_settled_on_its_guess():
@@ -139,7 +139,7 @@ def test_what_differs_is_left_for_the_next_way_for_good(answers, caplog):
     backend = make([wrong], [right])
     for _ in range(2):
         np.testing.assert_array_equal(backend.logits(images(3)), logits_of(images(3)))
-    assert backend.way == "way 1"
+    assert backend.mode == "way 1"
     assert wrong.told == [("prepare", 4), ("start", 4, 4)]
     assert wrong.closed
     (warning,) = warnings_of(caplog)
@@ -151,7 +151,7 @@ def test_a_rounding_error_is_none(caplog):
     with caplog.at_level("INFO"):
         backend.logits(images(3))
         backend.logits(images(1))
-    assert backend.way == "way 0"
+    assert backend.mode == "way 0"
     assert caplog.messages == ["computing by way 0: within 0.50 % of the eager network's logits"]
 
 
@@ -159,9 +159,9 @@ def test_what_works_for_one_size_and_not_for_another_is_left(caplog):
     lane = PretendedLane(lambda images: logits_of(images) * (1 if len(images) < 4 else 2))
     backend = make([lane])
     backend.logits(images(1))
-    assert backend.way == "way 0"
+    assert backend.mode == "way 0"
     np.testing.assert_array_equal(backend.logits(images(9)), logits_of(images(9)))
-    assert backend.way == "eager"
+    assert backend.mode == "eager"
     np.testing.assert_array_equal(backend.logits(images(1)), logits_of(images(1)))
     assert len(warnings_of(caplog)) == 1
 
@@ -196,7 +196,7 @@ def test_lanes_that_cannot_be_opened_or_closed_do_not_matter(caplog):
     lane.errors["close"] = [RuntimeError("CUDA error")]
     backend = make(RuntimeError("no stream"), [lane])
     np.testing.assert_array_equal(backend.logits(images(3)), logits_of(images(3)))
-    assert backend.way == "eager"
+    assert backend.mode == "eager"
     assert len(warnings_of(caplog)) == 3
 
 
@@ -216,7 +216,7 @@ def test_too_little_memory_for_a_size_says_nothing_against_the_way(error, caplog
     with pytest.raises(EngineOutOfMemory):
         backend.logits(images(4))
     np.testing.assert_array_equal(backend.logits(images(4)), logits_of(images(4)))
-    assert backend.way == "way 0"
+    assert backend.mode == "way 0"
     assert not warnings_of(caplog)
 
 
@@ -231,7 +231,7 @@ def test_cudnn_that_finds_nothing_for_another_size_of_what_it_has_computed_lacks
     with pytest.raises(EngineOutOfMemory):
         backend.logits(images(4))
     np.testing.assert_array_equal(backend.logits(images(4)), logits_of(images(4)))
-    assert backend.way == "way 0"
+    assert backend.mode == "way 0"
     assert not warnings_of(caplog)
 
 
@@ -240,7 +240,7 @@ def test_cudnn_that_finds_nothing_from_the_first_has_nothing():
     lane.errors["prepare"] = [RuntimeError(NO_ENGINE)]
     backend = make([lane], [PretendedLane()])
     backend.logits(images(4))
-    assert backend.way == "way 1"
+    assert backend.mode == "way 1"
 
 
 def test_too_little_memory_is_seen_through_the_error_that_ends_the_recording():
@@ -251,7 +251,7 @@ def test_too_little_memory_is_seen_through_the_error_that_ends_the_recording():
     backend = make([lane])
     with pytest.raises(EngineOutOfMemory):
         backend.logits(images(4))
-    assert backend.way == "way 0"
+    assert backend.mode == "way 0"
 
 
 @pytest.mark.parametrize("error", [EngineOutOfMemory(), EngineBroken("the CUDA context is lost")])
@@ -260,7 +260,7 @@ def test_errors_of_the_eager_network_are_its_own(error):
     backend.eager.errors = [error]
     with pytest.raises(type(error)):
         backend.logits(images(4))
-    assert backend.way == "way 0"
+    assert backend.mode == "way 0"
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_lanes_that_were_opened_before_one_failed_are_closed_again(monkeypatch):
 
     monkeypatch.setattr(cuda_backend, "CudaLane", Lane)
     source = checkpoint.load(SHIPPED_WEIGHTS)
-    *_, plain = open_cuda_backend(source, "cpu", "float32", 1)._ways
+    *_, plain = open_cuda_backend(source, "cpu", "float32", 1)._modes
     with pytest.raises(torch.OutOfMemoryError):
         plain.open()
     assert [lane.closed for lane in opened] == [True]

@@ -35,7 +35,7 @@ def test_lanes_over_the_real_network_give_the_eager_answers(real, source, caplog
         expected = real.eager.logits(pictures[:count])
         np.testing.assert_allclose(real.logits(pictures[:count]), expected, atol=1e-4)
     # A CPU has no cuDNN: the first way was left for the second one.
-    assert real.way == "CUDA graphs"
+    assert real.mode == "CUDA graphs"
     (warning,) = warnings_of(caplog)
     assert warning.startswith("CUDA graphs with fused convolutions does not work here, going on with CUDA graphs")
 

@@ -246,7 +246,7 @@ async def test_a_decoder_that_hangs_in_any_process_makes_the_service_unready():
 
 
 async def test_one_process_that_hangs_makes_the_others_unready_only_after_the_stalls_own_time(monkeypatch):
-    monkeypatch.setattr("app.service.LEAST_STALL_S", 0.001)
+    monkeypatch.setattr("app.service.MIN_STALL_S", 0.001)
     async with joined(FakeEngine(), stall_timeout_s=5, timeout_ms=10) as pair:
         pair.shared.beat(1, 4.0)  # the others still answer
         assert pair.host.unready_reason() is None

@@ -16,7 +16,7 @@ def test_layers_are_those_that_torch_folds():
     network.eval()
     tensors = {name: value.numpy().copy() for name, value in network.state_dict().items()}
     kept = []
-    layers = fold(GROUPED.structure(), tensors, lambda array: kept.append(array) or array)
+    layers = fold(GROUPED.network_spec(), tensors, lambda array: kept.append(array) or array)
     folded = fold_batch_norm(network)
     modules = {name: one for name, one in folded.named_modules() if isinstance(one, torch.nn.Conv2d | torch.nn.Linear)}
     assert layers.keys() == modules.keys()

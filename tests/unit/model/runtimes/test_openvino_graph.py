@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.architecture import Architecture, Convolution
+from model.architecture import Architecture, ConvSpec
 from model.runtimes import openvino_graph
 from model.runtimes.folded_layers import fold
 from model.runtimes.openvino_core import core
@@ -19,14 +19,14 @@ def network(seed=0, **options):
     torch.manual_seed(seed)
     architecture = Architecture(num_classes=7, **options)
     built = architecture.build()
-    built.structure = architecture.structure()
+    built.spec = architecture.network_spec()
     built.train()(torch.randn(8, 3, 32, 32))
     return built.eval()
 
 
 def described(net):
     """What a model is written down from."""
-    return net.structure, fold(net.structure, {name: value.numpy() for name, value in net.state_dict().items()})
+    return net.spec, fold(net.spec, {name: value.numpy() for name, value in net.state_dict().items()})
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +88,11 @@ def test_rounded_weights_shift_no_channel(images, monkeypatch):
 
 
 LAYERS = {
-    "padded": Convolution("conv", "bn", 6, 8, kernel=3),
-    "strided": Convolution("conv", "bn", 6, 8, kernel=3, stride=2),
-    "grouped": Convolution("conv", "bn", 6, 8, kernel=3, groups=2),
-    "projection": Convolution("conv", "bn", 6, 8, kernel=1, stride=2),
-    "ImageNet's stem": Convolution("conv", "bn", 3, 8, kernel=7, stride=2),
+    "padded": ConvSpec("conv", "bn", 6, 8, kernel=3),
+    "strided": ConvSpec("conv", "bn", 6, 8, kernel=3, stride=2),
+    "grouped": ConvSpec("conv", "bn", 6, 8, kernel=3, groups=2),
+    "projection": ConvSpec("conv", "bn", 6, 8, kernel=1, stride=2),
+    "ImageNet's stem": ConvSpec("conv", "bn", 3, 8, kernel=7, stride=2),
 }
 
 

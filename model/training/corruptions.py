@@ -13,12 +13,14 @@ from model.training.jpeg import luma, recompress
 from model.training.recipe import Augmentation
 
 # JPEG qualities that training draws from: most programs save at 75 or more, some at less.
-LEAST_QUALITY, MOST_QUALITY = 40, 95
+MIN_QUALITY, MAX_QUALITY = 40, 95
 
 ENLARGEMENT = 4
 
 
-def draw_as_sent(count: int, augmentation: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def draw_corruptions(
+    count: int, augmentation: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Draw for `count` images, on the CPU: which lose their colours, which are rescaled (bool), and the JPEG quality.
 
     The quality, int64, is 0 for images that are not saved as JPEG.
@@ -26,11 +28,11 @@ def draw_as_sent(count: int, augmentation: Augmentation, generator: torch.Genera
     grey = torch.rand(count, generator=generator) < augmentation.greyscale
     rescaled = torch.rand(count, generator=generator) < augmentation.rescale
     saved = torch.rand(count, generator=generator) < augmentation.jpeg
-    return grey, rescaled, torch.randint(LEAST_QUALITY, MOST_QUALITY + 1, (count,), generator=generator) * saved
+    return grey, rescaled, torch.randint(MIN_QUALITY, MAX_QUALITY + 1, (count,), generator=generator) * saved
 
 
-def as_sent(images: Tensor, grey: Tensor, rescaled: Tensor, quality: Tensor) -> Tensor:
-    """Return uint8 (N, 3, S, S) with the choices of `draw_as_sent`, on the images' device, carried out."""
+def apply_corruptions(images: Tensor, grey: Tensor, rescaled: Tensor, quality: Tensor) -> Tensor:
+    """Return uint8 (N, 3, S, S) with the choices of `draw_corruptions`, on the images' device, carried out."""
     # Every image goes through all three, chosen or not: so a GPU need not wait to know which, and a CPU core does
     # thousands of images a second anyway.
     images = torch.where(grey.view(-1, 1, 1, 1), greyscale(images), images)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from model.training.augment import AugmentationDraws, augment_batch, draw_augmentation
+from model.training.corruptions import apply_corruptions
 from model.training.recipe import Augmentation, Recipe
-from model.training.sent import as_sent
 
 GREY = torch.tensor([100, 110, 120], dtype=torch.uint8)
 EVERYTHING_ELSE = Augmentation(crop_padding=4, flip=True, cutout=6, cutmix=0.5)
@@ -37,7 +37,7 @@ def test_the_batch_is_changed_after_the_crop_and_before_the_cutout() -> None:
     sent = Augmentation(crop_padding=4, flip=True, jpeg=0.5, greyscale=0.5, rescale=0.5)
     draws = draw_augmentation(sent, 40, 16, seed=5, epoch=1)
     cropped = augment(images(40), draws, Augmentation(crop_padding=4, flip=True))
-    expected = as_sent(cropped, draws.grey, draws.rescaled, draws.quality)
+    expected = apply_corruptions(cropped, draws.grey, draws.rescaled, draws.quality)
     changed = augment(images(40), draws, sent)
     assert torch.equal(changed, expected)
     assert not torch.equal(cropped, expected)

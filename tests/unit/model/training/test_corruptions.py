@@ -5,9 +5,9 @@ from PIL import Image
 from torch import Tensor
 
 from model.robustness import corrupt
+from model.training.corruptions import apply_corruptions, draw_corruptions, greyscale, rescale
 from model.training.jpeg import recompress
 from model.training.recipe import Augmentation
-from model.training.sent import as_sent, draw_as_sent, greyscale, rescale
 from tests.conftest import ROOT
 
 
@@ -39,7 +39,7 @@ def test_rescale_is_pillows(photos: Tensor) -> None:
 def test_shares_and_qualities_are_as_asked() -> None:
     generator = torch.Generator().manual_seed(0)
     wanted = Augmentation(jpeg=0.25, greyscale=0.1, rescale=0.5)
-    grey, rescaled, quality = draw_as_sent(10_000, wanted, generator)
+    grey, rescaled, quality = draw_corruptions(10_000, wanted, generator)
     assert float(grey.double().mean()) == pytest.approx(0.1, abs=0.02)
     assert float(rescaled.double().mean()) == pytest.approx(0.5, abs=0.02)
     assert float((quality > 0).double().mean()) == pytest.approx(0.25, abs=0.02)
@@ -49,7 +49,7 @@ def test_shares_and_qualities_are_as_asked() -> None:
 @pytest.mark.parametrize("wanted", [(0.0, 1.0, 0.0), (1.0, 0.0, 1.0)])
 def test_shares_of_none_and_all(wanted: tuple[float, float, float]) -> None:
     generator = torch.Generator().manual_seed(0)
-    drawn = draw_as_sent(1000, Augmentation(jpeg=wanted[2], greyscale=wanted[0], rescale=wanted[1]), generator)
+    drawn = draw_corruptions(1000, Augmentation(jpeg=wanted[2], greyscale=wanted[0], rescale=wanted[1]), generator)
     for choice, share in zip(drawn, wanted, strict=True):
         assert bool(((choice > 0) == bool(share)).all())
 
@@ -58,7 +58,7 @@ def test_only_the_chosen_images_change(photos: Tensor) -> None:
     grey = torch.tensor([False, True, False, False, True])
     rescaled = torch.tensor([False, False, True, False, True])
     quality = torch.tensor([0, 0, 0, 60, 60])
-    result = as_sent(photos[:5], grey, rescaled, quality)
+    result = apply_corruptions(photos[:5], grey, rescaled, quality)
     assert torch.equal(result[0], photos[0])
     assert torch.equal(result[1:2], greyscale(photos[1:2]))
     assert torch.equal(result[2:3], rescale(photos[2:3]))

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-MOST_PIXELS = 16
+MAX_PIXELS = 16
 
 
-class PatchConvolution(nn.Conv2d):
+class Im2colConv2d(nn.Conv2d):
     """A convolution in one group and without a bias, the same function as nn.Conv2d and with the same gradients."""
 
     @classmethod
-    def like(cls, conv: nn.Conv2d) -> PatchConvolution:
+    def like(cls, conv: nn.Conv2d) -> Im2colConv2d:
         """Return one in place of `conv`, whose weight it takes over."""
         layer = cls(
             conv.in_channels,
@@ -41,7 +41,7 @@ class PatchConvolution(nn.Conv2d):
         """Map (N, in, H, W) to (N, out, H', W')."""
         stride, padding, kernel = self.stride[0], int(self.padding[0]), self.kernel_size[0]
         height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:])
-        if height * width > MOST_PIXELS or not torch.is_grad_enabled():
+        if height * width > MAX_PIXELS or not torch.is_grad_enabled():
             return super().forward(x)
         if torch.is_autocast_enabled(x.device.type):
             # Inside of _Convolution autocast does nothing; these casts lead the gradients back to float32.
@@ -89,12 +89,12 @@ def _weight_gradient(gradient: Tensor, x: Tensor, shape: torch.Size, stride: int
     return product.view(out, kernel, kernel, channels).permute(0, 3, 1, 2)
 
 
-def learn_by_patches(network: nn.Module) -> None:
-    """Put a PatchConvolution in place of every convolution that can be one; parameters and their names stay."""
+def use_im2col_convolutions(network: nn.Module) -> None:
+    """Put a Im2colConv2d in place of every convolution that can be one; parameters and their names stay."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Conv2d and _can_be_one(child):
-                setattr(module, name, PatchConvolution.like(child))
+                setattr(module, name, Im2colConv2d.like(child))
 
 
 def _can_be_one(conv: nn.Conv2d) -> bool:

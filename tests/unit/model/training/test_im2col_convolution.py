@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from model.architecture import Architecture
-from model.training.patches import MOST_PIXELS, PatchConvolution, learn_by_patches
+from model.training.im2col_convolution import MAX_PIXELS, Im2colConv2d, use_im2col_convolutions
 
 SHAPES = [
     pytest.param(8, 16, 3, 1, 4, id="3x3"),
@@ -36,7 +36,7 @@ def test_gradients_are_those_of_a_plain_convolution(
     torch.manual_seed(0)
     plain = nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2, bias=False)
     plain = plain.to(memory_format=memory_format)
-    patched = PatchConvolution.like(copy.deepcopy(plain))
+    patched = Im2colConv2d.like(copy.deepcopy(plain))
     x = torch.randn(6, channels, side, side).contiguous(memory_format=memory_format)
     expected, found = gradients(plain, x, autocast=autocast), gradients(patched, x, autocast=autocast)
     for one, other in zip(expected, found, strict=True):
@@ -49,7 +49,7 @@ def test_gradients_are_those_of_a_plain_convolution(
 
 
 def test_a_frozen_weight_or_input_gets_no_gradient() -> None:
-    conv = PatchConvolution(4, 4, 3, padding=1, bias=False)
+    conv = Im2colConv2d(4, 4, 3, padding=1, bias=False)
     conv.weight.requires_grad_(False)
     x = torch.randn(2, 4, 2, 2, requires_grad=True)
     conv(x).sum().backward()
@@ -64,23 +64,23 @@ def test_only_small_pictures_are_done_by_patches(monkeypatch: pytest.MonkeyPatch
         asked.append(tuple(x.shape[2:]))
         return torch.nn.functional.conv2d(x, weight, stride=stride, padding=padding)
 
-    monkeypatch.setattr("model.training.patches._convolve", note)
-    conv = PatchConvolution(4, 4, 3, padding=1, bias=False)
+    monkeypatch.setattr("model.training.im2col_convolution._convolve", note)
+    conv = Im2colConv2d(4, 4, 3, padding=1, bias=False)
     for side in (2, 4, 5, 32):
         conv(torch.zeros(1, 4, side, side))
     with torch.no_grad():
         conv(torch.zeros(1, 4, 2, 2))
     assert asked == [(2, 2), (4, 4)]
-    assert MOST_PIXELS == 4 * 4
+    assert MAX_PIXELS == 4 * 4
 
 
 @pytest.mark.parametrize("options", [{"arch": "resnet18"}, {"arch": "resnet50", "groups": 2}, {"stem": "imagenet"}])
 def test_a_network_keeps_its_parameters_and_what_cannot_be_replaced(options: dict[str, object]) -> None:
     network = Architecture(**options).build()  # type: ignore[arg-type]
     before = dict(network.named_parameters())
-    learn_by_patches(network)
+    use_im2col_convolutions(network)
     assert dict(network.named_parameters()).keys() == before.keys()
     assert all(parameter is before[name] for name, parameter in network.named_parameters())
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            assert isinstance(module, PatchConvolution) == (module.groups == 1)
+            assert isinstance(module, Im2colConv2d) == (module.groups == 1)

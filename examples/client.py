@@ -1,0 +1,47 @@
+"""Classify image files with a running service: python examples/client.py FILE ... (needs httpx).
+
+RESNET_URL is the service's address, http://127.0.0.1:8000 by default, RESNET_KEY a key if it asks for one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+TRIES = 3
+RETRIED = {429, 503}  # neither has cost the service anything; Retry-After says when to come back
+
+
+def classify(client: httpx.Client, image: bytes) -> dict[str, object]:
+    """Return the prediction for one image file. Raises httpx.HTTPStatusError for an error that stays."""
+    headers = {"content-type": "application/octet-stream"}
+    for number in range(TRIES):
+        response = client.post("/predict", params={"top_k": 1}, content=image, headers=headers)
+        if response.status_code not in RETRIED or number == TRIES - 1:
+            break
+        time.sleep(int(response.headers["retry-after"]))
+    response.raise_for_status()
+    prediction: dict[str, object] = response.json()["predictions"][0]
+    return prediction
+
+
+def main() -> None:
+    """Print a line for each file."""
+    key = os.environ.get("RESNET_KEY")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    url = os.environ.get("RESNET_URL", "http://127.0.0.1:8000")
+    with httpx.Client(base_url=url, headers=headers, timeout=15) as client:  # the service's own deadline is 10 s
+        for name in sys.argv[1:]:
+            try:
+                found = classify(client, Path(name).read_bytes())
+            except httpx.HTTPStatusError as error:
+                sys.exit(f"{name}: {error.response.json()['detail']}")
+            print(f"{name}: {found['label']} {found['probability']:.1%}")
+
+
+if __name__ == "__main__":
+    main()

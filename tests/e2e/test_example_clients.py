@@ -1,0 +1,67 @@
+"""The clients in examples/ work against the real process, a second try and errors included."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from app.errors import UndecodableImage
+from tests.conftest import ROOT
+
+FILES = [f"examples/{name}.png" for name in ("cat", "ship")]
+SHOWN = ["examples/cat.png: cat 99.8%", "examples/ship.png: ship 99.3%"]
+
+
+NODE = shutil.which("node")
+COMMANDS = [
+    pytest.param([sys.executable, "examples/client.py"], id="python"),
+    pytest.param(
+        [NODE, "examples/client.mjs"], id="node", marks=pytest.mark.skipif(not NODE, reason="no Node.js here")
+    ),
+]
+
+
+def run(command, url, files):
+    environment = os.environ | {"RESNET_URL": url}
+    words = [*command, *files]
+    return subprocess.run(words, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_client_prints_a_line_for_each_file(service, command):
+    done = run(command, service.url, FILES)
+    assert (done.returncode, done.stdout.splitlines()) == (0, SHOWN), done.stderr
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_client_says_what_the_service_says_of_a_file_that_is_no_image(service, command):
+    done = run(command, service.url, ["Makefile"])
+    assert done.returncode != 0
+    assert UndecodableImage.text in done.stderr
+
+
+def test_the_python_client_comes_back_when_it_was_told_to(monkeypatch):
+    spec = importlib.util.spec_from_file_location("client", ROOT / "examples" / "client.py")
+    client = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(client)
+    waited, answers = [], [(429, "2"), (503, "1"), (200, None)]
+
+    def answer(_request):
+        status, after = answers.pop(0)
+        headers = {"retry-after": after} if after else {}
+        return httpx.Response(status, headers=headers, json={"predictions": [{"label": "cat"}]})
+
+    monkeypatch.setattr(client.time, "sleep", waited.append)
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://x") as http:
+        assert client.classify(http, b"image") == {"label": "cat"}
+        assert waited == [2, 1]
+        answers[:] = [(429, "1")] * 3
+        with pytest.raises(httpx.HTTPStatusError, match="429"):
+            client.classify(http, b"image")
+        assert answers == []
