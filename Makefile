@@ -88,19 +88,21 @@ evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoi
 		--json $(RECORDS)/evaluate_checkpoint.json
 	$(BIN)/python -m benchmarks.model_card
 
-bench: $(VENV)/.installed ## measure engine and service on this machine's CPU, some nine minutes on two cores
+bench: $(VENV)/.installed ## measure engine and service on this machine's CPU, under five minutes on two cores
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	mkdir -p $(RECORDS)
-	$(BIN)/resnet bench engine --device cpu --sizes 1,8,32 --rounds 11 --json $(RECORDS)/engine_cpu.json
-	$(BIN)/python -m benchmarks.service --data $(DATA)
+	$(BIN)/resnet bench engine --device cpu --sizes 1,8,32 --json $(RECORDS)/engine_cpu.json
+	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.readme_figures
 
 bench-cuda: $(VENV)/.installed ## measure the engine on this machine's GPU: benchmarks/engine_cuda.json
 	mkdir -p $(RECORDS)
 	$(BIN)/resnet bench engine --device cuda --rounds 11 --json $(RECORDS)/engine_cuda.json
 
-bench-load: $(VENV)/.installed ## measure int8, precisions, random arrivals, large requests: a quarter of an hour
-	$(BIN)/python -m benchmarks.service --data $(DATA) --precision int8
+bench-load: $(VENV)/.installed ## measure int8, precisions, random arrivals, large requests: twenty minutes
+	$(BIN)/python -m benchmarks.service --precision int8
+	$(BIN)/python -m benchmarks.served_accuracy --root $(DATA)
+	$(BIN)/python -m benchmarks.served_accuracy --root $(DATA) --precision int8
 	$(BIN)/python -m benchmarks.precisions --root $(DATA)
 	$(BIN)/python -m benchmarks.open_loop
 	$(BIN)/python -m benchmarks.large_requests

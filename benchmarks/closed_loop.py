@@ -7,6 +7,7 @@ service that is measured beside it then has.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -18,6 +19,10 @@ from typing import Any
 from benchmarks.records import FOLDER
 
 TIMEOUT_S = 30  # for an answer, after which wrk counts an error
+# Of a run with many clients, half a batch or so is not answered at its end, which is to count for little: where a
+# server is slow, runs are longer, so that each client gets so many answers.
+MIN_ANSWERS = 20
+MAX_RUN_S = 30
 PICTURES = sorted((FOLDER.parent / "examples").glob("*.png"))
 WRK_FOLDER = FOLDER.parent / ".bench"
 
@@ -41,6 +46,11 @@ def find_or_download_wrk(folder: Path = WRK_FOLDER) -> list[str] | None:
         binary.is_file() and "wrk" in subprocess.run([*start, "-v"], check=False, capture_output=True, text=True).stdout
     )
     return start if works else None
+
+
+def seconds_of_a_run(least: int, clients: int, rate: float) -> int:
+    """Return the seconds of a run of so many clients, `least` or more, if a server gives `rate` answers a second."""
+    return max(least, min(MAX_RUN_S, math.ceil(MIN_ANSWERS * clients / rate)))
 
 
 def name(wrk: list[str] | None) -> str:

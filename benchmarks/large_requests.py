@@ -82,6 +82,7 @@ def main() -> None:
         for name in ROUNDS * [*requests]:
             time.sleep(PAUSE_S)
             runs.append((name, round(asyncio.run(request_rate(service.port, requests[name])), 1)))
+            time.sleep(PAUSE_S)
             paces.append(engine_rate(engine, batch))
             print(*runs[-1], paces[-1], flush=True)
     shares = shares_of_engine_rate(runs, paces)

@@ -150,7 +150,7 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
 
 def summarise(load: Load) -> dict[str, float]:
     """Return good answers per second, their median and 99th percentile in milliseconds, and the errors."""
-    cuts = statistics.quantiles(load.times, n=100) if len(load.times) > 1 else [float("nan")] * 99
+    cuts = statistics.quantiles(load.times, n=100, method="inclusive") if len(load.times) > 1 else [float("nan")] * 99
     return {
         "requests_per_s": round(len(load.times) / load.seconds, 1),
         "p50_ms": round(cuts[49] * 1e3, 2),

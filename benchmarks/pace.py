@@ -14,10 +14,10 @@ from app.batching.batch_sizes import ladder
 from app.engine import CheckpointEngine
 from benchmarks.records import FOLDER
 
-SIZE_ROUNDS = 9
+SIZE_ROUNDS = 5
 SIZE_S = 0.6  # of each size in one of them, a few batches
 PACE_S = 2.0  # before and after each run
-# The engine's threads spin for a moment after their last batch.
+# The engine's threads spin for a moment after their last batch, and the service's have one more to do.
 PAUSE_S = 0.5
 
 

@@ -60,7 +60,7 @@ def service() -> str:
         (
             "the same, each image sent to the service as a PNG",
             accuracy(served),
-            f"`{served_file}`, `make bench`",
+            f"`{served_file}`, `make bench-load`",
         ),
         ("the same in int8, engine alone", accuracy(int8["test_set"]["int8"]), f"`{int8_file}`"),
         ("start of the process to ready", f"{plain['ready_s']} s", "`benchmarks/service_cpu.json`"),

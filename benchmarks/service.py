@@ -1,19 +1,16 @@
-"""The service as a whole, in the real process: time to ready, one client, 64 clients, and the whole test set over HTTP.
+"""The service as a whole, in the real process: time to ready, one client, 64 clients, and bad input.
 
 The engine by itself is measured before and after each run: what the service reaches of it is the figure that holds
 elsewhere. The service is given what the engine found out at its start, so that both compute in the same way. All of
 it is on the CPU, also where there is a GPU.
 
-python -m benchmarks.service --data FOLDER
+python -m benchmarks.service
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,21 +22,12 @@ from app.engine import load_engine
 from app.settings import Settings
 from benchmarks import closed_loop
 from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, median_ms, shares_of_engine_rate
-from benchmarks.records import FOLDER, RECORDS, write
+from benchmarks.records import FOLDER, write
 from tests.process import ServiceProcess, service_process
 
 PNG = {"content-type": "image/png"}
 SECONDS = {1: 4, 64: 8}
-# Of a run with many clients, half a batch or so is not answered at its end, which is to count for little: where the
-# engine is slow, runs are longer than SECONDS, so that each client gets so many answers.
-MIN_ANSWERS = 20
-MAX_RUN_S = 30
-ROUNDS = 9
-
-
-def seconds_of_a_run(clients: int, rate: float) -> int:
-    """Return the seconds of a run of so many clients, if the engine does `rate` images a second."""
-    return max(SECONDS[clients], min(MAX_RUN_S, math.ceil(MIN_ANSWERS * clients / rate)))
+ROUNDS = 5
 
 
 def one_round(wrk: list[str] | None, service: ServiceProcess, clients: int, seconds: int) -> dict[str, float]:
@@ -91,10 +79,9 @@ def bad_input_times(service: ServiceProcess, picture: bytes) -> dict[str, Any]:
 def main() -> None:
     """Run everything once; rounds of 1 and 64 clients alternate."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of cifar-10-batches-py")
     parser.add_argument("--precision", choices=("auto", "int8"), default="auto", help="of the service [%(default)s]")
     arguments = parser.parse_args()
-    data, suffix = arguments.data, "" if arguments.precision == "auto" else f"_{arguments.precision}"
+    suffix = "" if arguments.precision == "auto" else f"_{arguments.precision}"
     picture = (FOLDER.parent / "examples" / "cat.png").read_bytes()
     runs: list[tuple[str, dict[str, float]]] = []
     singles: list[list[float]] = []
@@ -108,20 +95,19 @@ def main() -> None:
             bad = bad_input_times(service, picture)
             batch, sizes = best_batch(engine, images)
             paces = [engine_rate(engine, batch)]
-            seconds = {clients: seconds_of_a_run(clients, paces[0]) for clients in SECONDS}
+            seconds = {
+                clients: closed_loop.seconds_of_a_run(least, clients, paces[0]) for clients, least in SECONDS.items()
+            }
             for clients in ROUNDS * tuple(SECONDS):
                 # A lone client's time is compared with a batch of one: no other run's, since the pace changes.
                 alone = [median_ms(engine, images[:1])] if clients == 1 else []
                 time.sleep(PAUSE_S)
                 runs.append((str(clients), one_round(wrk, service, clients, seconds[clients])))
+                time.sleep(PAUSE_S)
                 if clients == 1:
                     alone.append(median_ms(engine, images[:1]))
                     singles.append(alone)
                 paces.append(engine_rate(engine, batch))
-            if (data / "cifar-10-batches-py").is_dir():
-                command = [sys.executable, "-m", "app.cli", "evaluate", "--data", "cifar10", "--root", str(data)]
-                command += ["--url", service.url, "--json", str(RECORDS / f"evaluate_service{suffix}.json")]
-                subprocess.run(command, check=True)
             resident_mb = service.resident_bytes / 2**20
             exit_code = service.stop()
     rounds = {clients: [one for name, one in runs if name == clients] for clients in map(str, SECONDS)}

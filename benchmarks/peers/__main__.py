@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from benchmarks import processes
-from benchmarks.closed_loop import find_or_download_wrk
+from benchmarks.closed_loop import find_or_download_wrk, seconds_of_a_run
 from benchmarks.peers import environments, report
 from benchmarks.peers.contenders import CONTENDERS, DEFAULT_ENVIRONMENTS, OURS, Contender
 from benchmarks.peers.engine import MAX_BATCH
@@ -36,7 +36,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=tuple(CLIENTS), required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=5, help="of each measurement, at least")
     parser.add_argument("--clients", type=int, nargs="+", help="clients of the closed loops; by default the engine's")
     parser.add_argument("--only", nargs="+", choices=[one.name for one in CONTENDERS], help="leave the others out")
     parser.add_argument("--environments", type=Path, default=DEFAULT_ENVIRONMENTS, help="folder of the environments")
@@ -85,8 +85,9 @@ class Rounds:
                 turn["ready_s"] = round(time.monotonic() - started, 1)
                 turn["pictures_checked"] = check(server, self.engine)
                 for clients in self.clients:
-                    self.loader.closed(server, clients, contender.warm_up_s)
-                    turn[f"clients_{clients}"] = self.loader.closed(server, clients, self.seconds)
+                    warm = self.loader.closed(server, clients, contender.warm_up_s)
+                    seconds = seconds_of_a_run(self.seconds, clients, warm["requests_per_s"])
+                    turn[f"clients_{clients}"] = self.loader.closed(server, clients, seconds)
                 # Each at its own rate: one of ours would be more than others can do, and say nothing but that.
                 rate = round(OPEN_LOOP_SHARE * turn[f"clients_{self.clients[-1]}"]["requests_per_s"], 1)
                 opened = self.loader.open(server, rate, self.seconds, seed=number)

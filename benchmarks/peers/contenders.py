@@ -88,9 +88,11 @@ CONTENDERS = (
         "TorchServe",
         "torchserve_server",
         ("torchserve",),
-        "batchSize 32, maxBatchDelay 1 ms, one worker, job_queue_size 1,024, metrics and access logs off",
+        "batchSize 32, maxBatchDelay 1 ms, one worker, job_queue_size 1,024, metrics and access logs off; 10 s to get "
+        "used to each load",
         path="/predictions/resnet",
         needs="java",
+        warm_up_s=10,  # Java compiles what is used often
     ),
 )
 

@@ -53,6 +53,8 @@ def _run(server: RunningServer, command: list[str]) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             others = set(processes.tree(generator.pid))
             peak = max(peak, processes.memory_bytes([one for one in server.processes() if one not in others]))
+    if generator.returncode:
+        raise ContenderError(f"the load generator ended with {generator.returncode}")
     members = server.processes()
     spent = processes.cpu_seconds(members) - spent
     result: dict[str, Any] = json.loads(output.splitlines()[-1])

@@ -192,7 +192,7 @@ def publish() -> None:
         return
     for record in records:
         draw(record, DOCS / f"peers-{record['engine']}.png")
-    newest = records[-1]["contenders"]
+    newest = max(records, key=lambda record: str(record["machine"]["date"]))["contenders"]
     settings = ["## Settings", "What each one's guide to performance recommends."]
     settings += [f"- **{about['title']}**{_versions(about)}: {about['settings']}." for about in newest.values()]
     text = "\n\n".join([PREAMBLE.strip(), *map(section, records), "\n\n".join(settings[:2]), "\n".join(settings[2:])])

@@ -140,6 +140,6 @@ def test_summary_is_in_milliseconds():
     assert summarise(Load([0.001 * n for n in range(1, 101)], errors=2, seconds=10.0)) == {
         "requests_per_s": 10.0,
         "p50_ms": pytest.approx(50.5),
-        "p99_ms": pytest.approx(99.99),
+        "p99_ms": pytest.approx(99.01),
         "errors": 2,
     }

@@ -122,6 +122,24 @@ def test_the_open_loop_asks_half_of_what_the_contender_itself_can_do(monkeypatch
     assert asked == [(1, 7), (1, 5), (64, 7), (64, 5)]
 
 
+def test_a_slow_server_is_loaded_for_longer(monkeypatch):
+    """In five seconds it would answer a batch or two, and what it is at in the end would be a third of them."""
+    asked = []
+
+    class Loader:
+        def closed(self, server, clients, seconds):
+            asked.append(seconds)
+            return {"requests_per_s": 64.0}
+
+        def open(self, server, rate, seconds, seed):
+            return {}
+
+    monkeypatch.setattr(peers_main, "running", lambda *_: nullcontext())
+    monkeypatch.setattr(peers_main, "check", lambda *_: 10)
+    peers_main.Rounds("eager", [64], 5, Loader()).turn(CONTENDERS[2], None, 0)
+    assert asked == [CONTENDERS[2].warm_up_s, 20]
+
+
 def test_what_failed_is_said(record):
     text = report.section(record)
     assert "B failed in round 1: B: exited with 1" in text

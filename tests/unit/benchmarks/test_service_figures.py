@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.service import MAX_RUN_S, added_ms, seconds_of_a_run
+from benchmarks.closed_loop import MAX_RUN_S, seconds_of_a_run
+from benchmarks.service import SECONDS, added_ms
 
 
 def test_what_a_lone_client_waits_longer_is_the_rounds_own():
@@ -15,4 +16,4 @@ def test_what_a_lone_client_waits_longer_is_the_rounds_own():
 
 @pytest.mark.parametrize(("clients", "rate", "seconds"), [(1, 80, 4), (64, 1100, 8), (64, 100, 13), (64, 1, MAX_RUN_S)])
 def test_a_run_is_long_enough_for_what_its_end_leaves_unanswered_to_count_for_little(clients, rate, seconds):
-    assert seconds_of_a_run(clients, rate) == seconds
+    assert seconds_of_a_run(SECONDS[clients], clients, rate) == seconds
