@@ -18,12 +18,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.admin import AdminServer
+from app.http.bodies import BodyBudget
 from app.http.connection_limits import ConnectionLimits, raise_file_limit
 from app.http.connections import Connection
 from app.http.direct import DirectPredict
+from app.http.handshakes import MAX_HANDSHAKES, Handshakes
 from app.http.ports import drop_new_connections, open_port
 from app.http.recognising_connections import RecognisingConnection
-from app.http.tls import limited_handshakes
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks
 from app.pidfile import pid_file
@@ -49,6 +50,9 @@ BACKLOG = 2048
 # of the turns, tens a second under load, and a probe that comes behind it waited for sixteen seconds.
 LISTENERS = 16
 
+# Where no handshake may begin or no file is left, clients wait in the kernel for so long.
+REST_S = 0.05
+
 # A forward pass takes the interpreter back some thirty times. Beside an event loop that has always something to do it
 # waits for this long each time; Python's 5 ms made a batch of one four times as slow.
 SWITCH_INTERVAL_S = 0.0005
@@ -72,7 +76,8 @@ class Server(uvicorn.Server):
         self.admin = admin
         self._reload = reload
         self.before_port_closes: Callable[[], None] = lambda: None
-        self._taking: set[asyncio.Task[None]] = set()
+        self._handshakes: Handshakes  # once `config` has been loaded
+        self._tls_ports: list[socket.socket] = []
         service.lifecycle.on_failure = self.exit_soon
 
     @contextmanager
@@ -92,13 +97,42 @@ class Server(uvicorn.Server):
             await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the port. A TLS handshake has the header's time, too, and the newest certificate."""
+        """Open the port. With TLS its connections are accepted here, so that unfinished handshakes are few."""
         if self.config.ssl is not None and self.service.certificate is not None:
             self.service.certificate.listen_with(self.config.ssl)
-        with limited_handshakes(asyncio.get_running_loop(), self.service.settings.header_timeout_s):
+        self._handshakes = Handshakes(self._connection, self.config.ssl, limit_s=self.service.settings.header_timeout_s)
+        if self.config.ssl is None:
             await super().startup(sockets)
             if not self.should_exit:
                 await self._listen_more()
+            return
+        await super().startup([])
+        if not self.should_exit:
+            self._tls_ports = list(sockets or ())
+            for port in self._tls_ports:
+                port.setblocking(False)
+                asyncio.get_running_loop().add_reader(port, self._accept, port)
+
+    def _accept(self, port: socket.socket) -> None:
+        """Take connections that wait at a port with TLS, as far as there is room for their handshakes."""
+        try:
+            for _ in range(LISTENERS):
+                if not self._handshakes.make_room():
+                    break
+                self._handshakes.begin(port.accept()[0])
+            else:
+                return
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # none is left, or one has left again
+            return
+        except OSError as error:
+            log.error("no connection can be accepted: %s", error.strerror)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(port)
+        loop.call_later(REST_S, self._accept_again, port)
+
+    def _accept_again(self, port: socket.socket) -> None:
+        if port in self._tls_ports:
+            asyncio.get_running_loop().add_reader(port, self._accept, port)
 
     async def _listen_more(self) -> None:
         """Let the event loop accept LISTENERS connections of a port in each of its turns."""
@@ -107,7 +141,7 @@ class Server(uvicorn.Server):
                 again = socket.socket(fileno=os.dup(port.fileno()))
                 self.servers.append(
                     await asyncio.get_running_loop().create_server(
-                        self._connection, sock=again, ssl=self.config.ssl, backlog=self.config.backlog
+                        self._connection, sock=again, backlog=self.config.backlog
                     )
                 )
 
@@ -124,9 +158,8 @@ class Server(uvicorn.Server):
         """Close the port, give buffered requests a moment to begin, then let uvicorn finish the rest."""
         self.before_port_closes()
         for connection in self._close_port():
-            self._take_soon(connection)
-        if self._taking:  # a handshake may take far longer than a drain has
-            await asyncio.wait(self._taking, timeout=LINGER_S)
+            self._handshakes.begin(connection)
+        await self._handshakes.finish(LINGER_S)  # one may take far longer than a drain has
         await asyncio.sleep(LINGER_S)
         await self._hear_newcomers()
         await super().shutdown(None)
@@ -146,6 +179,10 @@ class Server(uvicorn.Server):
         """
         waiting: list[socket.socket] = []
         ports = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
+        for port in self._tls_ports:
+            asyncio.get_running_loop().remove_reader(port)
+        ports += self._tls_ports
+        self._tls_ports = []
         for port in ports:
             drop_new_connections(port)
         for server in self.servers:
@@ -156,20 +193,6 @@ class Server(uvicorn.Server):
                 while True:
                     waiting.append(port.accept()[0])
         return waiting
-
-    def _take_soon(self, connection: socket.socket) -> None:
-        task = asyncio.get_running_loop().create_task(self._take(connection), name="take")
-        self._taking.add(task)
-        task.add_done_callback(self._taking.discard)
-
-    async def _take(self, connection: socket.socket) -> None:
-        """Let a connection be served as those are that uvicorn accepted."""
-        connection.setblocking(False)
-        limit_s = self.service.settings.header_timeout_s if self.config.ssl else None
-        with suppress(OSError):  # the client has gone, or its handshake failed
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._connection, connection, ssl=self.config.ssl, ssl_handshake_timeout=limit_s
-            )
 
 
 def serve(app: FastAPI, settings: Settings) -> int:
@@ -205,7 +228,7 @@ def main_server_config(app: FastAPI, service: Service) -> uvicorn.Config:
     """Return the options of the port that answers requests, in this process' share of the connections."""
     settings = service.settings
     wanted = max(1, settings.max_connections // settings.http_processes)
-    max_connections = raise_file_limit(wanted)
+    max_connections = raise_file_limit(wanted, MAX_HANDSHAKES if settings.tls_cert else 0)
     if max_connections < wanted:
         log.warning("the limit of open files allows for %d connections only", max_connections)
     return uvicorn.Config(
@@ -239,6 +262,7 @@ def connection_options(service: Service, max_connections: int, direct: DirectPre
         unread_timeout_s=settings.keep_alive_s,
         max_connections=max_connections,
         on_refused=service.telemetry.record_refusal,
+        unread=BodyBudget(settings.max_buffered_bytes),
     )
     connection = partial(RecognisingConnection, direct=direct) if direct else Connection
     return {

@@ -111,7 +111,8 @@ def class_folders(root: Path) -> dict[str, Path]:
     for folder in sub_folders(root):
         name = unicodedata.normalize("NFC", folder.name)
         if not is_class_name(name):
-            raise DataError(f"{root}: {name!r} is no name for a class: it holds characters that cannot be printed")
+            reason = "it is too long, or holds characters that cannot be printed"
+            raise DataError(f"{root}: {name!r} is no name for a class: {reason}")
         if name in folders:
             raise DataError(f"{root} holds two folders of the class {name!r}, whose names are written differently")
         folders[name] = folder

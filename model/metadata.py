@@ -24,19 +24,30 @@ FORMAT: Literal[1] = 1
 UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
+MAX_MESSAGE = 500  # characters
+MAX_CLASS_NAME = 200  # characters
+MAX_CLASSES = 65_535  # each has counters of its own, and HTTP processes are told of them in sixteen bits
+DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # embeddings, overrides, isolates
+
+
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message names the file and the reason in one line."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # a damaged file's own names may hold line breaks
+        # A damaged or hostile file's own names may hold line breaks, codes for terminals, or a novel.
+        line = "".join(one if one.isprintable() else "?" for one in " ".join(message.splitlines()))
+        super().__init__(line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]} ...")
 
 
 def is_class_name(name: str) -> bool:
     """Return whether a class can be called so: something is seen of it, and it can be printed.
 
-    Control characters, line separators, and what is not Unicode would break logs, metrics and JSON.
+    Control characters, line separators, and what is not Unicode would break logs, metrics and JSON; what turns the
+    direction of writing would make a name look like another one.
     """
-    return bool(name.strip()) and not {unicodedata.category(character) for character in name} & UNPRINTABLE
+    characters = set(name)
+    unprintable = {unicodedata.category(character) for character in characters} & UNPRINTABLE
+    return bool(name.strip()) and len(name) <= MAX_CLASS_NAME and not unprintable and not characters & DIRECTIONS
 
 
 class Metadata(BaseModel):
@@ -47,7 +58,7 @@ class Metadata(BaseModel):
     format: Literal[1] = FORMAT
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     architecture: dict[str, Any]
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES)]
     input_size: Annotated[int, Field(ge=8, le=1024)]
     mean: Triple
     std: tuple[
@@ -72,7 +83,7 @@ class Metadata(BaseModel):
     def _classes_can_be_told_apart(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         for name in classes:
             if not is_class_name(name):
-                raise ValueError(f"{name[:60]!r} is no name for a class: it is blank, or cannot be printed")
+                raise ValueError(f"{name[:60]!r} is no name for a class: it is blank, too long, or cannot be printed")
         for before, name in pairwise(sorted(unicodedata.normalize("NFC", name) for name in classes)):
             if name == before:
                 raise ValueError(f"two classes are called {name[:60]!r}")

@@ -6,6 +6,7 @@ from functools import partial
 import uvicorn
 from uvicorn.server import ServerState
 
+from app.http.bodies import BodyBudget
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
 
@@ -16,6 +17,7 @@ HALF = b"GET / HTTP/1.1\r\nho"
 class Transport:
     def __init__(self):
         self.sent = b""
+        self.unread = 0
         self.aborted = False
         self.half_closed = False
         self.closed = asyncio.Event()
@@ -28,6 +30,9 @@ class Transport:
 
     def write(self, data):
         self.sent += data
+
+    def get_write_buffer_size(self):
+        return self.unread
 
     def can_write_eof(self):
         return True
@@ -59,7 +64,10 @@ class Port:
 
     def __init__(self, app=answer, header_timeout_s=60.0, unread_timeout_s=60.0, max_connections=10):
         self.refused = []
-        limits = ConnectionLimits(header_timeout_s, unread_timeout_s, max_connections, self.refused.append)
+        self.unread = BodyBudget(100)
+        limits = ConnectionLimits(
+            header_timeout_s, unread_timeout_s, max_connections, self.refused.append, unread=self.unread
+        )
         config = uvicorn.Config(
             app,
             http=partial(Connection, limits=limits),

@@ -37,6 +37,7 @@ MAX_OTHER_FIELDS = 16
 MAX_PART_HEADER_BYTES = 8192
 # The email package takes the square of it: seconds for a header of 60 kB.
 MAX_PARAMETERS = 32
+MAX_LENGTH_DIGITS = 20
 
 
 class BodyBudget:
@@ -85,8 +86,10 @@ async def read_body(
     `time` is the seconds that it has, and what is raised after them. Raises BodyTooLarge as well (before reading, if
     the length is announced), QueueFull and ClientGone.
     """
-    if content_length is not None and content_length.isdigit() and int(content_length) > max_bytes:
-        raise BodyTooLarge(max_bytes)
+    if content_length is not None and content_length.isdigit():
+        digits = content_length.lstrip("0")  # of which there may be more than Python would read
+        if len(digits) > MAX_LENGTH_DIGITS or int(digits or "0") > max_bytes:
+            raise BodyTooLarge(max_bytes)
     timeout_s, too_slow = time
     chunks: list[bytes] = []
     total = 0
@@ -186,7 +189,7 @@ class _Parts:
         self.complete = False
         self._name = self._value = b""
         self._headers_bytes = 0
-        self._wanted = False
+        self._wanted = self._disposed = False
         self._chunks: list[bytes] = []
 
     def callbacks(self) -> dict[str, object]:
@@ -202,7 +205,7 @@ class _Parts:
         }
 
     def _begin(self) -> None:
-        self._wanted = False
+        self._wanted = self._disposed = False
         self._headers_bytes = 0
         self._chunks = []
         self._name = self._value = b""
@@ -221,6 +224,9 @@ class _Parts:
 
     def _header_end(self) -> None:
         if self._name.lower() == b"content-disposition":
+            if self._disposed:
+                raise MalformedRequest("A part of the multipart body has two Content-Disposition lines.")
+            self._disposed = True
             # What clients write of a file is told at once: the email package takes as long as all the rest.
             usual = self._value.startswith(USUAL_FILE)
             value = self._value.decode("latin-1")

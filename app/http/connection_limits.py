@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from app.http.bodies import BodyBudget
 
 # Open files that are not connections: the port, the event loop, libraries, /proc for the metrics, probes on their port.
 OTHER_FILES = 128
 
+UNREAD_BYTES = 256 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What the connections of one port may take; `on_refused` is told the reason of each refusal."""
+    """What the connections of one port may take; `on_refused` is told the reason of each refusal.
+
+    `unread` are the bytes of responses that clients have not read, of all connections together.
+    """
 
     header_timeout_s: float
     unread_timeout_s: float
     max_connections: int
     on_refused: Callable[[str], None]
+    unread: BodyBudget = field(default_factory=lambda: BodyBudget(UNREAD_BYTES))
 
 
-def raise_file_limit(wanted: int) -> int:
+def raise_file_limit(wanted: int, others: int = 0) -> int:
     """Return how many connections may be open, at most `wanted`, raising the process's limit of open files if need be.
 
-    Without a file left for it the service could neither accept nor read its own metrics.
+    `others` may be open besides, and OTHER_FILES: without a file left for it the service could neither accept nor read
+    its own metrics.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    needed = wanted + OTHER_FILES
+    others += OTHER_FILES
+    needed = wanted + others
     if soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, min(wanted, soft - OTHER_FILES))
+    return max(1, min(wanted, soft - others))

@@ -13,7 +13,7 @@ from typing import Unpack
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, ServiceError
+from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, QueueFull, ServiceError
 from app.http.connection_limits import ConnectionLimits
 from app.http.dates import date_line
 from app.http.direct_interface import WHEN_GONE, WHOLE
@@ -61,6 +61,7 @@ class Connection(ParsingConnection):
         self._unread_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._linger_bytes = LINGER_FOR_BODY_BYTES  # that are still thrown away
+        self._unread_bytes = 0  # of answers, in the limits' count
 
     # -- what the client does
 
@@ -94,6 +95,7 @@ class Connection(ParsingConnection):
         for timer in (self._header_timer, self._unread_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
+        self._give_back_unread()
         self._unset_keepalive_if_required()  # uvicorn leaves it running where the client has reset the connection
         super().connection_lost(exc)
         if self._active is not None and self._active is not self.cycle:  # uvicorn tells the newest only
@@ -189,16 +191,28 @@ class Connection(ParsingConnection):
         self._watch()
 
     def pause_writing(self) -> None:
-        """The client does not read its answer; it has a while to begin."""
+        """The client does not read its answer; it has a while to begin, unless too much lies unread already."""
         super().pause_writing()
+        unread = self.transport.get_write_buffer_size()
+        try:
+            self._limits.unread.take(unread)
+        except QueueFull:
+            self.transport.abort()
+            return
+        self._unread_bytes += unread
         self._abort_later()
 
     def resume_writing(self) -> None:
         """The client has read."""
         super().resume_writing()
+        self._give_back_unread()
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
+
+    def _give_back_unread(self) -> None:
+        self._limits.unread.give_back(self._unread_bytes)
+        self._unread_bytes = 0
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, even if its client never takes the rest of its last answer."""

@@ -1,14 +1,10 @@
-"""The certificate, read first of all, so that a bad one is one line, and again on SIGHUP; and the handshake's time."""
+"""The certificate, read first of all, so that a bad one is one line, and again on SIGHUP."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from app.settings import SettingsError
 
@@ -61,23 +57,3 @@ def read_certificate(certificate: Path, key: Path) -> ssl.SSLContext:
         reason = getattr(error, "reason", None) or "not a certificate and its key, both PEM, the key not encrypted"
         raise SettingsError(f"tls_cert {certificate} and tls_key {key}: {reason}") from error
     return context
-
-
-@contextmanager
-def limited_handshakes(loop: asyncio.AbstractEventLoop, limit_s: float) -> Iterator[None]:
-    """Give clients of TLS ports that are opened meanwhile `limit_s` for their handshake.
-
-    uvicorn has no option for it and leaves it at asyncio's 60 s, before which no protocol sees the connection.
-    """
-    create_server: Callable[..., Coroutine[Any, Any, asyncio.Server]] = loop.create_server
-
-    def create_limited(*args: object, **options: object) -> Coroutine[Any, Any, asyncio.Server]:
-        if options.get("ssl") is not None:
-            options["ssl_handshake_timeout"] = limit_s
-        return create_server(*args, **options)
-
-    loop.create_server = create_limited  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        loop.create_server = create_server  # type: ignore[method-assign]

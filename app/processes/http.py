@@ -23,7 +23,7 @@ from app.main import app_of
 from app.processes.acceptor import AT_ONCE, MARK
 from app.processes.http_service import HttpService
 from app.processes.shared_state import SharedState
-from app.server import Server, main_server_config, prepare_process
+from app.server import REST_S, Server, main_server_config, prepare_process
 from app.settings import Settings, SettingsError
 from app.telemetry import set_up_logging
 
@@ -45,6 +45,7 @@ class HttpServer(Server):
         super().__init__(config, service)
         self._channel = channel
         self._arrived = 0
+        self._resting: asyncio.TimerHandle | None = None
         channel.setblocking(False)
         service.on_close = self.exit_soon
         service.lifecycle.on_failure = self._exit_at_once
@@ -53,7 +54,7 @@ class HttpServer(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to take connections, and say so."""
         await super().startup(sockets)
-        asyncio.get_running_loop().add_reader(self._channel, self._on_connections)
+        self._listen()
         self.service.say_serving()
 
     def _exit_at_once(self) -> None:
@@ -62,12 +63,31 @@ class HttpServer(Server):
         self.exit_soon()
 
     def _on_connections(self) -> None:
-        for connection in self._arrivals(AT_ONCE):
-            self._take_soon(connection)
+        for _ in range(AT_ONCE):
+            if not self._handshakes.make_room():
+                self._rest()
+                break
+            connection = next(self._arrivals(1), None)
+            if connection is None:
+                break
+            self._handshakes.begin(connection)
         self._count()
 
+    def _rest(self) -> None:
+        """Leave connections to the engine process and the kernel for a moment."""
+        self._ignore()
+        self._resting = asyncio.get_running_loop().call_later(REST_S, self._listen)
+
+    def _listen(self) -> None:
+        asyncio.get_running_loop().add_reader(self._channel, self._on_connections)
+
+    def _ignore(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._channel)
+        if self._resting is not None:
+            self._resting.cancel()
+
     def _count(self) -> None:
-        self.service.count_connections(len(self.server_state.connections) + len(self._taking), self._arrived)
+        self.service.count_connections(len(self.server_state.connections) + len(self._handshakes), self._arrived)
 
     def _arrivals(self, most: float) -> Iterator[socket.socket]:
         """Yield the connections that are here, at most so many."""
@@ -77,7 +97,7 @@ class HttpServer(Server):
             except BlockingIOError:
                 return
             if not mark:
-                asyncio.get_running_loop().remove_reader(self._channel)
+                self._ignore()
                 return
             self._arrived += 1
             most -= 1
@@ -85,7 +105,7 @@ class HttpServer(Server):
 
     def _close_port(self) -> list[socket.socket]:
         """Return the connections that were handed over before the port was closed, and not taken yet."""
-        asyncio.get_running_loop().remove_reader(self._channel)
+        self._ignore()
         return list(self._arrivals(math.inf))
 
 

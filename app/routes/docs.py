@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 from base64 import b64encode
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.datastructures import Headers
+from starlette.staticfiles import NotModifiedResponse, PathLike
+from starlette.types import Receive, Scope, Send
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
+PIECE_BYTES = 64 << 10
 
 router = APIRouter(include_in_schema=False)
 
@@ -43,11 +48,38 @@ async def docs() -> HTMLResponse:
     return _page()
 
 
+@cache
+def _contents(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+class FileFromMemory(FileResponse):
+    """A file that is read once and then kept: clients that do not read their response would hold one open each."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it in pieces, so that such clients hold no more than one, either."""
+        body = b"" if scope["method"] == "HEAD" else _contents(str(self.path))
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for begin in range(0, len(body), PIECE_BYTES):
+            piece = body[begin : begin + PIECE_BYTES]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
 class WholeFiles(StaticFiles):
     """Files that come whole: a server may ignore what part a request asks for (RFC 9110, 14.2).
 
     Starlette answers what it does not understand of that in plain text, and sends as many parts as are asked for.
     """
+
+    def file_response(
+        self, full_path: PathLike, stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """See StaticFiles."""
+        response = FileFromMemory(full_path, status_code=status_code, stat_result=stat_result)
+        if self.is_not_modified(response.headers, Headers(scope=scope)):
+            return NotModifiedResponse(response.headers)
+        return response
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """See StaticFiles."""

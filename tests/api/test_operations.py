@@ -1,8 +1,10 @@
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from app.lifecycle import State
+from app.routes.docs import PIECE_BYTES, STATIC, WholeFiles
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
@@ -194,6 +196,38 @@ async def test_docs_work_without_internet(client):
     for path in ("/static/swagger-ui-bundle.js", "/static/swagger-ui.css", "/static/favicon-32x32.png"):
         assert path in page
         assert (await client.get(path)).status_code == 200
+
+
+async def test_a_file_of_the_docs_comes_whole_by_head_and_once_only(client):
+    path = "/static/swagger-ui-bundle.js"
+    whole = await client.get(path)
+    assert whole.content == (STATIC / "swagger-ui-bundle.js").read_bytes()
+    head = await client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.content))
+    again = await client.get(path, headers={"if-none-match": whole.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_who_does_not_read_a_file_of_the_docs_holds_a_piece_and_no_file():
+    sent, reads_on = [], asyncio.Event()
+
+    async def send(message):
+        sent.append(message)
+        await reads_on.wait()
+
+    scope = {"type": "http", "method": "GET", "path": "/swagger-ui-bundle.js", "headers": []}
+    reader = asyncio.ensure_future(WholeFiles(directory=STATIC)(scope, None, send))
+    while not sent:
+        await asyncio.sleep(0)
+    opened = [file.resolve().name for file in Path("/proc/self/fd").iterdir()]
+    assert opened
+    assert "swagger-ui-bundle.js" not in opened
+    reads_on.set()
+    await reader
+    pieces = [message["body"] for message in sent[1:]]
+    assert max(map(len, pieces)) == PIECE_BYTES
+    assert b"".join(pieces) == (STATIC / "swagger-ui-bundle.js").read_bytes()
 
 
 @pytest.mark.parametrize("part", ["bytes=0-3", "bytes=9-0", "bytes=999999999-", "oops", "bytes=0-0,2-2"])

@@ -1,6 +1,7 @@
 """HTTPS in the real process, and the files that settings name, when they are bad."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from app.client import classify_dataset
+from app.http.handshakes import MAX_HANDSHAKES
 from model.data import Dataset
 from tests.conftest import ROOT
 
@@ -51,6 +53,28 @@ def test_https_is_spoken_and_nothing_else(start, examples, monkeypatch, http_pro
     model, probabilities = asyncio.run(classify_dataset(service.url, dataset, 2))
     assert model["name"] == "resnet18-cifar10"
     assert torch.allclose(probabilities.sum(dim=1), torch.ones(4), atol=1e-4)
+    assert service.stop() == 0
+    assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("http_processes", [1, 2])
+def test_clients_that_begin_no_handshake_keep_nobody_out(start, examples, http_processes):
+    """More of them than there are places for handshakes, and than files if each had one for as long as it likes."""
+    service = start(
+        tls_cert=CERT, tls_key=KEY, header_timeout_s=3600, http_processes=http_processes, max_connections=100
+    )
+    context = ssl.create_default_context(cafile=CERT)
+    files = service.open_files
+    with contextlib.ExitStack() as crowd:
+        silent = [
+            crowd.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=60))
+            for _ in range(MAX_HANDSHAKES * http_processes + 100)
+        ]
+        with httpx.Client(base_url=service.url, verify=context, timeout=60) as http:
+            answer = http.post("/predict", content=examples["cat"], headers=PNG)
+        assert answer.json()["predictions"][0]["label"] == "cat"
+        assert service.open_files <= files + MAX_HANDSHAKES + 10
+        assert silent[0].recv(1) == b""  # the first ones have made room
     assert service.stop() == 0
     assert "Traceback" not in service.log
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from model import checkpoint
 from model.architecture import Architecture
 from model.checkpoint import SELF_TEST_IMAGES, SELF_TEST_PROBABILITIES, Checkpoint, CheckpointError, Metadata
+from model.metadata import MAX_CLASSES
 
 METADATA = Metadata(
     name="toy",
@@ -207,9 +208,11 @@ def test_inconsistent_tensors_are_refused(
         ({"classes": ("cat", "dog")}, "bad metadata: metadata: 2 class names for a network of 3 classes"),
         ({"classes": ("cat", "dog", "cat")}, "bad metadata: classes: two classes are called 'cat'"),
         ({"classes": ("cat", "caf\u00e9", "cafe\u0301")}, "two classes are called 'caf\u00e9'"),
-        ({"classes": ("cat", " ", "dog")}, "bad metadata: classes: ' ' is no name for a class: it is blank, or"),
+        ({"classes": ("cat", " ", "dog")}, "bad metadata: classes: ' ' is no name for a class: it is blank, too"),
         ({"classes": ("cat", "", "dog")}, "'' is no name for a class"),
         ({"classes": ("cat", "dog\n", "elk")}, r"'dog\n' is no name for a class"),
+        ({"classes": ("cat", "x" * 201, "elk")}, "x' is no name for a class: it is blank, too long"),
+        ({"classes": ("cat", "dog\u202etac", "elk")}, r"'dog\u202etac' is no name for a class"),
         ({"classes": ("cat", "dog", "\ud800")}, r"'\ud800' is no name for a class"),
         ({"classes": ("cat", "dog\u2028", "elk")}, r"'dog\u2028' is no name for a class"),
         ({"classes": ()}, "bad metadata: classes"),
@@ -365,3 +368,16 @@ def test_a_write_that_fails_names_the_file_and_leaves_the_old_one_alone(tmp_path
     with pytest.raises(OSError, match=r"No space left on device: '.*/file'"):
         checkpoint.write_atomically(path, b"new")
     assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_files_own_words_reach_no_terminal_as_codes_and_fill_no_log() -> None:
+    error = str(CheckpointError("checkpoint x: \x1b[2J\x1b]0;owned\x07 in\nits metadata" + "A" * 300_000))
+    assert error.startswith("checkpoint x: ?[2J?]0;owned? in its metadataAAA")
+    assert len(error) < 600
+
+
+def test_there_are_no_more_classes_than_can_be_counted() -> None:
+    classes = tuple(map(str, range(MAX_CLASSES + 1)))
+    architecture = {"num_classes": len(classes)}
+    with pytest.raises(ValueError, match="at most 65535"):
+        Metadata(name="x", architecture=architecture, classes=classes, input_size=32, mean=(0, 0, 0), std=(1, 1, 1))

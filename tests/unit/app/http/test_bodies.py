@@ -52,7 +52,13 @@ async def test_a_body_is_read_whole():
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("length", [None, "5", "junk"])
+async def test_a_length_may_have_zeros_in_front():
+    length = "0" * 5000 + "4"  # more digits than int() takes
+    assert await read_body(receiver(b"abcd"), length, no_limit, max_bytes=4, time=(5, BodyTooSlow())) == b"abcd"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("length", [None, "5", "junk", "0" * 5000 + "5", "9" * 5000])
 async def test_too_many_bytes_are_refused_whether_announced_or_not(length):
     with pytest.raises(BodyTooLarge):
         await read_body(receiver(b"ab", b"cde"), length, no_limit, max_bytes=4, time=(5, BodyTooSlow()))
@@ -236,3 +242,14 @@ def test_a_body_of_as_many_parts_as_there_may_be_images_is_split():
     )
     body = b"".join(part % number for number in range(256)) + b"--b--\r\n"
     assert len(split_images("multipart/form-data; boundary=b", body, 256, 32)) == 256
+
+
+def test_a_part_has_one_content_disposition():
+    """Each is parsed by the email package, and 64 KiB hold hundreds."""
+    line = b'Content-Disposition: form-data; name="file"; filename="x"\r\n'
+    body = b"--b\r\n" + line + line + b"\r\nx\r\n--b--\r\n"
+    with pytest.raises(MalformedRequest) as raised:
+        split_images("multipart/form-data; boundary=b", body, 9, 32)
+    assert "two Content-Disposition" in raised.value.detail
+    one = b"--b\r\n" + line + b"\r\nx\r\n"
+    assert split_images("multipart/form-data; boundary=b", one + one + b"--b--\r\n", 9, 32) == [b"x", b"x"]

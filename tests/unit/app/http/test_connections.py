@@ -167,6 +167,23 @@ async def test_a_client_that_does_not_read_is_closed_and_one_that_reads_again_is
     assert transport.aborted
 
 
+async def test_what_all_clients_leave_unread_is_bounded():
+    port = Port()
+    (first, first_transport), (second, second_transport) = port.connect(), port.connect()
+    first_transport.unread, second_transport.unread = 60, 50
+    first.pause_writing()
+    assert port.unread.held_bytes == 60
+    second.pause_writing()
+    assert (second_transport.aborted, port.unread.held_bytes) == (True, 60)
+    first.resume_writing()
+    assert port.unread.held_bytes == 0
+    first.pause_writing()
+    first.connection_lost(None)
+    second.connection_lost(None)
+    assert port.unread.held_bytes == 0
+    assert not first_transport.aborted
+
+
 @pytest.mark.parametrize("end", ["refused", "idle"])
 async def test_a_client_that_never_takes_the_last_bytes_does_not_keep_the_connection(end):
     """A transport closes once all is sent, which a client that does not read never lets it."""

@@ -1,11 +1,10 @@
-import asyncio
 import ssl
 import subprocess
 from contextlib import suppress
 
 import pytest
 
-from app.http.tls import Certificate, limited_handshakes
+from app.http.tls import Certificate
 from app.settings import SettingsError
 from tests.conftest import ROOT
 
@@ -79,27 +78,3 @@ def test_another_key_and_one_with_a_password_are_refused(tmp_path, options):
         pytest.skip("openssl is not here")
     with pytest.raises(SettingsError):
         Certificate(CERT if "-nodes" in options else cert, key)
-
-
-def test_only_ports_with_tls_that_are_opened_meanwhile_get_the_handshakes_time():
-    class Loop:
-        def create_server(self, *_args, **options):
-            return options
-
-    loop = Loop()
-    with limited_handshakes(loop, 3.0):
-        assert loop.create_server(ssl=object())["ssl_handshake_timeout"] == 3.0
-        assert "ssl_handshake_timeout" not in loop.create_server(ssl=None)
-    assert "ssl_handshake_timeout" not in loop.create_server(ssl=object())
-
-
-def test_the_event_loop_lets_it_be_limited():
-    async def opened():
-        with limited_handshakes(asyncio.get_running_loop(), 3.0):
-            server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
-            server.close()
-
-    from uvicorn import Config
-
-    with asyncio.Runner(loop_factory=Config(None, log_config=None).get_loop_factory()) as runner:
-        runner.run(opened())

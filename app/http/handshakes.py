@@ -1,0 +1,69 @@
+"""Connections between the kernel and their protocol: through a TLS handshake, or at once where there is none.
+
+asyncio's own servers begin handshakes without a limit, and tell nobody before they end: clients that connect and say
+nothing would hold a file each, in no count, until there is none left for anybody, probes included. Here they are few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+
+# Of a crowd of honest clients the rest waits in the kernel meanwhile, for the milliseconds that a handshake takes.
+MAX_HANDSHAKES = 256
+
+# Where all places are taken and others wait, a handshake that has had so long makes room for them.
+PATIENCE_S = 0.5
+
+# For the client's part in ending a TLS connection; asyncio would wait for 30 s.
+SHUTDOWN_S = 1.0
+
+
+class Handshakes:
+    """Brings accepted connections to the protocols that `connect` makes, at most MAX_HANDSHAKES at a time.
+
+    With a `context` each goes through a handshake, for which it has `limit_s`.
+    """
+
+    def __init__(self, connect: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None, limit_s: float) -> None:
+        self._connect = connect
+        self._context = context
+        self._limits = {} if context is None else {"ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": SHUTDOWN_S}
+        self._begun: dict[asyncio.Task[None], float] = {}  # when, the oldest first
+
+    def __len__(self) -> int:
+        """Return how many are under way."""
+        return len(self._begun)
+
+    def make_room(self) -> bool:
+        """Return whether another one may begin; the oldest is ended for it if that has had PATIENCE_S."""
+        if len(self._begun) < MAX_HANDSHAKES:
+            return True
+        oldest, begun = next(iter(self._begun.items()))
+        if asyncio.get_running_loop().time() - begun < PATIENCE_S:
+            return False
+        del self._begun[oldest]
+        oldest.cancel()
+        return True
+
+    def begin(self, connection: socket.socket) -> None:
+        """Take over an accepted connection."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._bring(connection), name="handshake")
+        self._begun[task] = loop.time()
+        task.add_done_callback(lambda ended: self._begun.pop(ended, None))
+
+    async def _bring(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        with suppress(OSError):  # the client has gone, or its handshake failed
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._connect, connection, ssl=self._context, **self._limits
+            )
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for those under way, for so long at most."""
+        if self._begun:
+            await asyncio.wait([*self._begun], timeout=seconds)

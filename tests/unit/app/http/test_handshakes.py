@@ -1,0 +1,98 @@
+"""Handshakes under way are few: a crowd that says nothing ends its own, and an honest client comes through."""
+
+import asyncio
+import socket
+import ssl
+
+import pytest
+
+from app.http import handshakes
+from app.http.handshakes import Handshakes
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.anyio
+
+TLS = ROOT / "tests" / "tls"
+CERT, KEY = TLS / "localhost.crt", TLS / "localhost.key"
+
+
+@pytest.fixture
+def context():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERT, KEY)
+    return context
+
+
+class Noting(asyncio.Protocol):
+    def __init__(self, made):
+        self._made = made
+
+    def connection_made(self, transport):
+        self._made.append(transport)
+
+
+@pytest.fixture
+def pair():
+    """Make connections: (what was accepted, the client's end); all are closed at the end."""
+    kept = []
+
+    def make():
+        kept.extend(two := socket.socketpair())
+        return two
+
+    yield make
+    for one in kept:
+        one.close()
+
+
+async def ended(client):
+    """Wait until the other end has closed."""
+    client.setblocking(False)
+    try:
+        return await asyncio.get_running_loop().sock_recv(client, 1) == b""
+    except ConnectionResetError:
+        return True
+
+
+async def test_without_tls_a_connection_is_with_its_protocol_at_once(pair):
+    made = []
+    several = Handshakes(lambda: Noting(made), None, 60.0)
+    accepted, _client = pair()
+    several.begin(accepted)
+    assert len(several) == 1
+    await several.finish(10)
+    assert (len(several), len(made)) == (0, 1)
+    made[0].abort()
+
+
+async def test_there_is_no_room_while_all_are_young_and_the_oldest_goes_when_it_is_not(pair, context, monkeypatch):
+    monkeypatch.setattr(handshakes, "MAX_HANDSHAKES", 2)
+    monkeypatch.setattr(handshakes, "PATIENCE_S", 3600)
+    several = Handshakes(lambda: Noting([]), context, 60.0)
+    clients = []
+    for _ in range(2):
+        assert several.make_room()
+        accepted, client = pair()
+        several.begin(accepted)
+        clients.append(client)
+    await asyncio.sleep(0)
+    assert not several.make_room()
+    assert len(several) == 2
+    monkeypatch.setattr(handshakes, "PATIENCE_S", 0)
+    assert several.make_room()
+    assert await asyncio.wait_for(ended(clients[0]), 10)
+    assert len(several) == 1
+    assert several.make_room()  # there is one without another's end
+    assert len(several) == 1
+    several._begun.popitem()[0].cancel()
+    assert await asyncio.wait_for(ended(clients[1]), 10)
+
+
+async def test_a_handshake_has_its_time(pair, context):
+    made = []
+    several = Handshakes(lambda: Noting(made), context, 0.01)
+    accepted, client = pair()
+    several.begin(accepted)
+    await asyncio.wait_for(several.finish(60), 10)
+    assert await asyncio.wait_for(ended(client), 10)
+    assert (len(several), made) == (0, [])
