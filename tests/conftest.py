@@ -17,6 +17,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(3600))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_settings_of_whoever_runs_the_tests():
+    """RESNET_... of a shell would reach every Settings() here, and every process that a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("RESNET_")]:
+            patch.delenv(name)
+        yield
+
+
 @pytest.fixture
 def anyio_backend():
     return "asyncio"

@@ -95,12 +95,14 @@ class ServiceProcess:
     def open_files(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
-    def metric(self, name: str) -> float:
-        """The value of one line of /metrics, 0 if it is not there yet."""
+    def metric(self, name: str, default: float | None = None) -> float:
+        """The value of one line of /metrics; `default` if it may not be there yet."""
         for line in httpx.get(f"{self.probes_url}/metrics", verify=False).text.splitlines():
             if line.startswith(name + " "):
                 return float(line.rpartition(" ")[2])
-        return 0.0
+        if default is None:
+            raise KeyError(name)
+        return default
 
 
 @contextmanager

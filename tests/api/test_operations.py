@@ -5,6 +5,7 @@ import pytest
 
 from app.lifecycle import State
 from app.routes.docs import PIECE_BYTES, STATIC, WholeFiles
+from app.telemetry import REASONS
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
@@ -65,7 +66,7 @@ async def test_metrics_have_the_values_of_what_happened():
 async def test_every_reason_to_refuse_is_counted_from_zero_on(client):
     """Who watches for an increase would not see the first of a kind."""
     text = (await client.get("/metrics")).text
-    for reason in ("queue-full", "unauthorized", "not-ready", "internal-error", "too-many-connections"):
+    for reason in REASONS:
         assert f'resnet_rejected_total{{reason="{reason}"}} 0.0' in text
     assert "client-gone" not in text
 
@@ -97,6 +98,7 @@ async def test_health_shows_the_state(client):
 
 async def test_model_shows_the_checkpoint(client):
     body = (await client.get("/model")).json()
+    card = FakeEngine().card
     for key in (
         "architecture",
         "classes",
@@ -108,14 +110,15 @@ async def test_model_shows_the_checkpoint(client):
         "temperature",
         "calibration_exponent",
     ):
-        assert key in body
+        assert body[key] == card[key]
 
 
 async def test_draining_is_unready_but_still_serves():
     async with serving() as client:
         client.app.state.service.lifecycle.drain()
         assert (await client.get("/readyz")).status_code == 503
-        assert (await client.get("/health")).json()["status"] == State.DRAINING
+        health = await client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, State.DRAINING)
         answer = await client.post("/predict", content=encode(noise()), headers=PNG)
         assert answer.status_code == 200
         assert answer.headers["connection"] == "close"

@@ -49,7 +49,7 @@ async def test_one_image_as_the_body(client):
 async def test_several_images_as_multipart(client):
     answer = await client.post("/predict", files=[("file", picture) for picture in PICTURES])
     assert answer.status_code == 200
-    for seed, prediction in enumerate(answer.json()["predictions"]):
+    for seed, prediction in zip(range(3), answer.json()["predictions"], strict=True):
         assert_prediction(prediction, seed)
 
 
@@ -57,7 +57,7 @@ async def test_several_images_as_json(client):
     images = [base64.b64encode(picture).decode() for picture in PICTURES]
     answer = await client.post("/predict", json={"images": images})
     assert answer.status_code == 200
-    for seed, prediction in enumerate(answer.json()["predictions"]):
+    for seed, prediction in zip(range(3), answer.json()["predictions"], strict=True):
         assert_prediction(prediction, seed)
 
 
@@ -102,7 +102,7 @@ async def test_a_large_request_is_answered_whole_and_in_order():
     engine = FakeEngine()
     async with serving(engine, batch_sizes=(1, 8)) as client:
         answer = await client.post("/predict", files=[("file", PICTURES[n % 3]) for n in range(50)])
-    for n, prediction in enumerate(answer.json()["predictions"]):
+    for n, prediction in zip(range(50), answer.json()["predictions"], strict=True):
         assert_prediction(prediction, n % 3)
     assert max(engine.batches) == 8
     assert sum(engine.batches) == 50

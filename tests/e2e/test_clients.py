@@ -62,7 +62,7 @@ def test_clients_that_leave_cost_one_debug_line_and_no_device_time(start, exampl
     for number in range(5):
         with socket.create_connection(("127.0.0.1", service.port)) as client:
             client.sendall(HEADER.replace(b"host: x", f"host: x\r\nx-request-id: mid-body-{number}".encode()) + b"abc")
-    while service.metric('resnet_requests_total{route="/predict",status="499"}') < 5:
+    while service.metric('resnet_requests_total{route="/predict",status="499"}', 0) < 5:
         time.sleep(0.01)
     assert service.metric("resnet_batch_images_sum") == 0
 
@@ -80,9 +80,9 @@ def test_clients_that_leave_cost_one_debug_line_and_no_device_time(start, exampl
                 client.sendall((head % (number, len(body))).encode() + b"\r\n\r\n" + body)
                 while service.metric("resnet_queue_images") < 250:
                     time.sleep(0.01)
-            while service.metric('resnet_images_total{outcome="client-gone"}') < 250 * number:
+            while service.metric('resnet_images_total{outcome="client-gone"}', 0) < 250 * number:
                 time.sleep(0.01)
-    while service.metric('resnet_images_total{outcome="client-gone"}') < 1000:
+    while service.metric('resnet_images_total{outcome="client-gone"}', 0) < 1000:
         time.sleep(0.01)
     assert httpx.post(f"{service.url}/predict", content=picture, headers=PNG, timeout=60).status_code == 200
     assert service.metric("resnet_batch_images_sum") <= 251  # the first one's at most, and the last's

@@ -26,11 +26,16 @@ def test_service_ends_with_the_terminal_that_it_was_started_in(tmp_path):
         os.dup2(os.open(log, os.O_WRONLY), 2)
         os.chdir(ROOT)
         os.execve(sys.executable, [sys.executable, "-m", "app.cli", "serve"], os.environ | settings)
-    wait_logged(child, log, "ready after")
-    os.close(terminal)
-    wait_logged(child, log, "SIGHUP: draining")
-    os.kill(child, signal.SIGHUP)  # bash tells its jobs that it hangs up, and the kernel tells them again
-    _, status = os.waitpid(child, 0)
+    try:
+        wait_logged(child, log, "ready after")
+        os.close(terminal)
+        wait_logged(child, log, "SIGHUP: draining")
+        os.kill(child, signal.SIGHUP)  # bash tells its jobs that it hangs up, and the kernel tells them again
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert log.read_text().count("draining") == 1
 

@@ -268,7 +268,7 @@ def test_a_hung_engine_turns_all_of_them_unready_until_it_goes_on(start_faulty, 
 
 
 def answer_of(client, path):
-    """What a probe says, or None if the process of this client stands still."""
+    """What a probe says, or None if the process of this client stands still, or so it seems."""
     try:
         answer = client.get(path, timeout=0.5)
         return answer.status_code, answer.text
@@ -286,7 +286,7 @@ def test_what_stands_still_turns_the_others_unready_until_it_goes_on(start, whic
             left = set(clients) if which == "the engine" else {next(one for one in clients if answer_of(one, path))}
             for client in left:
                 while (said := answer_of(client, path)) != (503, f"{which} makes no progress\n"):
-                    assert said[0] == 200
+                    assert said is None or said[0] == 200
                     time.sleep(0.05)
         os.kill(pid, signal.SIGCONT)
         for path in ("/readyz", "/livez"):

@@ -33,14 +33,20 @@ def test_environment_sets_and_flags_win(monkeypatch):
     assert parse("--port", "9001").port == 9001
 
 
+def shown(default):
+    if isinstance(default, bool):
+        return str(default).lower()
+    return "none" if default is None else str(default)
+
+
 def test_every_setting_is_a_flag_with_its_default_in_the_help():
     parser = build_parser()
     serve = parser._subparsers._group_actions[0].choices["serve"].format_help()
     words = " ".join(serve.split())
+    unspaced = words.replace(" ", "")  # argparse breaks lines also behind hyphens
     for name, field in Settings.model_fields.items():
         assert "--" + name.replace("_", "-") in words
-        assert f"RESNET_{name.upper()}" in words
-        assert field.description
+        assert f"[RESNET_{name.upper()}, default {shown(field.default)}]".replace(" ", "") in unspaced
 
 
 @pytest.mark.parametrize(

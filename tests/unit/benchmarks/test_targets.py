@@ -73,11 +73,14 @@ def test_a_target_is_met_where_every_machine_measured_meets_it(evidence, monkeyp
 
 
 def test_every_target_can_be_judged_by_the_files_that_there_are():
-    for several in targets.TARGETS.values():
-        for target in several:
-            assert (target.at_least is None) != (target.at_most is None)
-            for folder in targets.MACHINES.values():
-                assert target.reached(folder) is None or isinstance(target.reached(folder), int | float)
+    not_measured = []
+    for target in (target for several in targets.TARGETS.values() for target in several):
+        assert (target.at_least is None) != (target.at_most is None)
+        reached = [target.reached(folder) for folder in targets.MACHINES.values()]
+        assert all(figure is None or isinstance(figure, int | float) for figure in reached)
+        if all(figure is None for figure in reached):
+            not_measured.append(target.evidence)
+    assert set(not_measured) <= {"engine_cuda.json"}  # else a record's key was renamed
 
 
 def test_the_best_peer_is_the_one_that_is_nearest():

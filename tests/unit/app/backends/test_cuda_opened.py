@@ -111,3 +111,11 @@ def test_the_eager_network_that_has_worked_lacks_memory_where_cudnn_finds_nothin
     monkeypatch.setattr(eager, "_forward", fails)
     with pytest.raises(EngineOutOfMemory):
         eager.logits(pictures)
+
+
+@pytest.mark.parametrize(("generation", "precision"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
+def test_auto_is_a_gpu_that_torch_can_use_and_its_faster_float(monkeypatch, generation, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: generation)
+    assert resolve(Settings()) == ("torch", "cuda", precision)

@@ -69,6 +69,7 @@ async def test_at_the_end_of_a_drain_who_has_no_answer_yet_gets_503(app):
     assert start["status"] == 503
     assert json.loads(body["body"])["type"] == "urn:resnet:problem:not-ready"
     assert dict(start["headers"])[b"connection"] == b"close"
+    assert int(dict(start["headers"])[b"retry-after"]) >= 1
     assert conversation.telemetry.statuses == [503]
     assert conversation.telemetry.reasons == ["not-ready"]
 

@@ -66,7 +66,9 @@ class Echo:
 
 def connect(direct):
     limits = ConnectionLimits(60.0, 60.0, 10, lambda _code: None)
-    config = uvicorn.Config(answer, http=partial(RecognisingConnection, direct=direct, limits=limits), ws="none")
+    config = uvicorn.Config(
+        answer, http=partial(RecognisingConnection, direct=direct, limits=limits), ws="none", log_config=None
+    )
     config.load()
     connection = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})
     transport = Transport()

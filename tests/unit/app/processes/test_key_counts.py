@@ -13,8 +13,9 @@ RACER = """
 import sys
 from app.processes.shared_state import SharedState
 under_way = SharedState(int(sys.argv[1]), 1).under_way
+print("ready", flush=True)
 sys.stdin.readline()
-print(sum(under_way.begin("key", 1000) for _ in range(700)))
+print(sum(under_way.begin("key", 10_000) for _ in range(20_000)))
 """
 
 
@@ -50,9 +51,13 @@ def test_processes_that_count_at_once_never_exceed_a_limit():
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     racers = [subprocess.Popen(command, cwd=ROOT, pass_fds=[shared.file], **pipes) for _ in range(2)]
     for racer in racers:
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
         racer.stdin.write("\n")
         racer.stdin.flush()
-    assert sum(int(racer.communicate()[0]) for racer in racers) == 1000
+    let_in = [int(racer.communicate()[0]) for racer in racers]
+    assert sum(let_in) == 10_000
+    assert min(let_in) > 0  # they did so at once
     os.close(shared.file)
 
 
