@@ -16,7 +16,8 @@ def bench(*arguments):
     return parsed.run(parsed)
 
 
-def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path, capsys):
+def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(bench_command.PRODUCT_SIDE, "cpu", 256)
     file = tmp_path / "engine.json"
     options = ["--weights", toy_weights, "--device", "cpu", "--sizes", "1,3", "--rounds", "2"]
     assert bench(*options, "--only", "eager float32", "OpenVINO int8", "--json", file) == 0
