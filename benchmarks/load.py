@@ -1,4 +1,4 @@
-"""Load for any HTTP server, at little cost of its own: it runs on the same processor as what it measures.
+"""LoadResult for any HTTP server, at little cost of its own: it runs on the same processor as what it measures.
 
 Closed loop: each client has a connection and sends its next request when it has its answer. Open loop: requests arrive
 at random times and wait for nobody, as those of many independent users do; a closed loop hides what a slow answer does
@@ -29,7 +29,7 @@ PATIENCE_S = 10.0
 
 
 @dataclass
-class Load:
+class LoadResult:
     """What came of a load: the seconds each good answer took, and how many requests had no good answer.
 
     `seconds` is what it took from the start to the last answer: answers that came late are no answers of the time in
@@ -112,9 +112,9 @@ class Client(asyncio.Protocol):
         self._transport.close()
 
 
-async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Load:
+async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> LoadResult:
     """Send `requests` in turn from so many clients; those begun within `seconds` count."""
-    load = Load()
+    load = LoadResult()
     turn = cycle(requests)
     begun = time.perf_counter()
     until = begun + seconds
@@ -135,7 +135,7 @@ async def closed_loop(port: int, requests: Sequence[bytes], clients: int, second
     return load
 
 
-def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
+def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> LoadResult:
     """Send `requests` in turn at random times, `rate` a second on average (Poisson arrivals, the same for each seed).
 
     An answer's time counts from when its request was due, so that what holds back the sender is not hidden either.
@@ -145,10 +145,10 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
     outcomes = sender.finish(PATIENCE_S)
     good = outcomes.status == 200
     last = float(outcomes.ended[good].max(initial=seconds))
-    return Load(outcomes.latency[good].tolist(), int((~good).sum()), last)
+    return LoadResult(outcomes.latency[good].tolist(), int((~good).sum()), last)
 
 
-def summarise(load: Load) -> dict[str, float]:
+def summarise(load: LoadResult) -> dict[str, float]:
     """Return good answers per second, their median and 99th percentile in milliseconds, and the errors."""
     cuts = statistics.quantiles(load.times, n=100, method="inclusive") if len(load.times) > 1 else [float("nan")] * 99
     return {
@@ -160,7 +160,7 @@ def summarise(load: Load) -> dict[str, float]:
 
 
 def main() -> None:
-    """Load a URL and print what came of it as one line of JSON."""
+    """LoadResult a URL and print what came of it as one line of JSON."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--clients", type=int, help="closed loop: so many that wait for their answers")

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.peers import report
-from benchmarks.peers.contenders import made_before
+from benchmarks.peers.contenders import legacy_note
 from benchmarks.records import FOLDER, MACHINES, newest, of_version, read
 
 PAGE = FOLDER.parent / "README.md"
@@ -183,7 +183,7 @@ def peers(engine: str) -> str:
     }
     columns = {kind: {name: _requests(one, name) for name in one["medians"]} for kind, one in records.items()}
     notes = [
-        f"- {kind}: {machine_of(one)}; medians of {len(one['rounds'])} rounds of {one['seconds']} s.{made_before(one)}"
+        f"- {kind}: {machine_of(one)}; medians of {len(one['rounds'])} rounds of {one['seconds']} s.{legacy_note(one)}"
         for kind, one in records.items()
     ]
     return "\n".join([table(titles, columns), "", *notes])

@@ -129,7 +129,7 @@ TARGETS: dict[str, list[Target]] = {
         Target(
             "int8 at batch 32, of its rate in floats",
             ENGINE,
-            lambda one: _rate(one, "OpenVINO int8", "32") / _rate(one, "engine", "32"),
+            lambda one: engine_speedup(one["rounds_s"]["engine"]["32"], one["rounds_s"]["OpenVINO int8"]["32"]),
             1.5,
         ),
         Target(

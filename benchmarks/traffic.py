@@ -24,7 +24,7 @@ from benchmarks.load import post
 from tests.e2e.test_hostile import BAD
 from tests.slow_clients import KINDS, until_closed
 
-GOOD, NAUGHTY, SLOW, LEAVING = 6, 1, 8, 2
+GOOD, INVALID, SLOW, LEAVING = 6, 1, 8, 2
 IMAGES_OF_LEAVING = 16
 MAX_PICTURES = 8
 PAUSE_S = 0.1
@@ -87,7 +87,7 @@ class Traffic:
         """Keep the clients going; at the end, wait for the answers of those that wait for one."""
         self._stopping = False
         patient = [self._asking(self._good, number) for number in range(GOOD)]
-        patient += [self._asking(self._bad, number) for number in range(NAUGHTY)]
+        patient += [self._asking(self._bad, number) for number in range(INVALID)]
         others = [self._ignoring(until_closed, KINDS[number % len(KINDS)]) for number in range(SLOW)]
         others += [self._leaving(random.Random(number)) for number in range(LEAVING)]
         tasks = [asyncio.create_task(one) for one in patient]

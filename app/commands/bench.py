@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
@@ -165,16 +166,16 @@ def _measure(
 ) -> tuple[dict[str, dict[int, list[list[float]]]], dict[str, list[float]]]:
     """Return seconds[contender][size][round] = the times of its calls, and the seconds of large matrix products.
 
-    Each round begins with another contender, and each turn with a pause and a call that does not count, a product's
-    too: some runtimes' threads spin for a while after their last batch, at the cost of the next.
+    Each round has an order of its own, so that none always follows the same one. Each turn, a product's too, begins
+    with a pause and a call that does not count: some runtimes' threads spin for a while after their last batch.
     """
     seconds: dict[str, dict[int, list[list[float]]]] = {name: {size: [] for size in sizes} for name in runs}
     kind = device.partition(":")[0]
     matrices = _matrices(device, PRODUCT_SIDE[kind])
     products: dict[str, list[float]] = {name: [] for name in matrices}
     for number in range(rounds):
-        order = [*runs][number % len(runs) :] + [*runs][: number % len(runs)]
         for size in sizes:
+            order = random.Random(f"{number} {size}").sample([*runs], len(runs))  # noqa: S311 (no secret)
             for name in order:
                 run, times = runs[name], []
                 time.sleep(PAUSE_S)

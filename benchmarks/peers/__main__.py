@@ -22,7 +22,7 @@ from benchmarks.closed_loop import find_or_download_wrk, seconds_of_a_run
 from benchmarks.peers import environments, report
 from benchmarks.peers.contenders import CONTENDERS, DEFAULT_ENVIRONMENTS, OURS, Contender
 from benchmarks.peers.engine import MAX_BATCH
-from benchmarks.peers.measure import Loader
+from benchmarks.peers.measure import LoadGenerator
 from benchmarks.peers.server import ContenderError, check, running
 from benchmarks.records import MACHINES, RECORDS, describe_apart
 
@@ -68,13 +68,13 @@ def prepare(chosen: list[Contender], folder: Path) -> tuple[dict[str, Path], dic
 
 
 @dataclass
-class Rounds:
+class TurnPlan:
     """The measurement of one contender in one round, of whatever order."""
 
     engine: str
     clients: list[int]
     seconds: int
-    loader: Loader
+    loader: LoadGenerator
 
     def turn(self, contender: Contender, python: Path, number: int) -> dict[str, Any]:
         """Start a contender, check it, load it in every way, end it; what goes wrong is part of the record."""
@@ -97,7 +97,7 @@ class Rounds:
         return turn
 
 
-def turned(contenders: list[Contender], number: int) -> list[Contender]:
+def rotated(contenders: list[Contender], number: int) -> list[Contender]:
     """Return them in a round's order: each begins with the next one, since a machine may slow down within a round."""
     first = number % len(contenders)
     return contenders[first:] + contenders[:first]
@@ -111,7 +111,7 @@ def main() -> None:
     chosen = [one for one in CONTENDERS if arguments.only is None or one.name in (OURS, *arguments.only)]
     folder = arguments.environments.resolve()
     pythons, known = prepare(chosen, folder)
-    loader = Loader(find_or_download_wrk(folder))
+    loader = LoadGenerator(find_or_download_wrk(folder))
     if arguments.install_only:
         return
     record: dict[str, Any] = {
@@ -127,11 +127,11 @@ def main() -> None:
         "rounds": [],
     }
     taking_part = [one for one in chosen if one.name in pythons]
-    rounds = Rounds(arguments.engine, arguments.clients, arguments.seconds, loader)
+    plan = TurnPlan(arguments.engine, arguments.clients, arguments.seconds, loader)
     for number in range(arguments.rounds):
         turns: dict[str, Any] = {}
-        for contender in turned(taking_part, number):
-            turns[contender.name] = rounds.turn(contender, pythons[contender.name], number)
+        for contender in rotated(taking_part, number):
+            turns[contender.name] = plan.turn(contender, pythons[contender.name], number)
             print(number, contender.name, turns[contender.name], flush=True)
         record["rounds"].append(turns)
         report.write(record)

@@ -97,7 +97,7 @@ CONTENDERS = (
 )
 
 
-def made_before(record: dict[str, Any]) -> str:
+def legacy_note(record: dict[str, Any]) -> str:
     """Say what the peers of an old record with eager PyTorch lacked, or nothing."""
     if record["engine"] != "eager" or "peers_max_batch" in record:
         return ""

@@ -16,7 +16,7 @@ MIN_REQUESTS = 2
 
 
 @dataclass(frozen=True)
-class Loader:
+class LoadGenerator:
     """Where load comes from, always in a process of its own; the pictures of examples/ are sent in turn.
 
     Closed loops: wrk if there is such a command, else benchmarks/load.py. Open loops: benchmarks/load.py.

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.peers.contenders import OURS, made_before
+from benchmarks.peers.contenders import OURS, legacy_note
 from benchmarks.records import FOLDER, RECORDS
 
 DOCS = FOLDER.parent / "docs"
@@ -153,7 +153,7 @@ def section(record: Record) -> str:
         f"## {TITLES[record['engine']]}",
         f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}. Medians of "
         f"{len(record['rounds'])} rounds of {record['seconds']} s. Closed loops by {record['closed_loop']}; the open "
-        f"loop sends {_open_loop(record)}.{made_before(record)}",
+        f"loop sends {_open_loop(record)}.{legacy_note(record)}",
         table(record),
         f"![bar chart](peers-{record['engine']}.png)",
         f"Raw rounds: [benchmarks/peers_{record['engine']}.json](../benchmarks/peers_{record['engine']}.json).",

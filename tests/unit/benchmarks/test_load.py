@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import load as load_module
-from benchmarks.load import Load, closed_loop, open_loop, post, summarise
+from benchmarks.load import LoadResult, closed_loop, open_loop, post, summarise
 from benchmarks.sender import Outcomes
 
 REQUESTS = [post("/predict", body, {"content-type": "image/png"}) for body in (b"picture", b"another")]
@@ -137,7 +137,7 @@ def test_answers_that_came_late_are_divided_by_the_time_that_they_took(monkeypat
 
 
 def test_summary_is_in_milliseconds():
-    assert summarise(Load([0.001 * n for n in range(1, 101)], errors=2, seconds=10.0)) == {
+    assert summarise(LoadResult([0.001 * n for n in range(1, 101)], errors=2, seconds=10.0)) == {
         "requests_per_s": 10.0,
         "p50_ms": pytest.approx(50.5),
         "p99_ms": pytest.approx(99.01),

@@ -86,7 +86,7 @@ def test_how_a_record_was_made_is_said(record, since, said, not_said):
 
 
 def test_every_round_begins_with_the_next_contender():
-    rounds = [peers_main.turned([*CONTENDERS[:3]], number) for number in range(4)]
+    rounds = [peers_main.rotated([*CONTENDERS[:3]], number) for number in range(4)]
     assert [one[0] for one in rounds] == [*CONTENDERS[:3], CONTENDERS[0]]
     assert all(sorted(one, key=CONTENDERS.index) == [*CONTENDERS[:3]] for one in rounds)
 
@@ -106,7 +106,7 @@ def test_the_open_loop_asks_half_of_what_the_contender_itself_can_do(monkeypatch
     """At half of our rate, whoever is slower than that shows an overload instead of latencies."""
     asked = []
 
-    class Loader:
+    class LoadGenerator:
         def closed(self, server, clients, seconds):
             asked.append((clients, seconds))
             return {"requests_per_s": 10.0 * clients}
@@ -117,7 +117,7 @@ def test_the_open_loop_asks_half_of_what_the_contender_itself_can_do(monkeypatch
     monkeypatch.setattr(peers_main, "running", lambda *_: nullcontext())
     monkeypatch.setattr(peers_main, "check", lambda *_: 10)
     learns = replace(CONTENDERS[2], warm_up_s=7)
-    turn = peers_main.Rounds("null", [1, 64], 5, Loader()).turn(learns, None, 3)
+    turn = peers_main.TurnPlan("null", [1, 64], 5, LoadGenerator()).turn(learns, None, 3)
     assert turn["open_loop"] == {"offered_per_s": 320.0, "requests_per_s": 320.0, "seed": 3}
     assert asked == [(1, 7), (1, 5), (64, 7), (64, 5)]
 
@@ -126,7 +126,7 @@ def test_a_slow_server_is_loaded_for_longer(monkeypatch):
     """In five seconds it would answer a batch or two, and what it is at in the end would be a third of them."""
     asked = []
 
-    class Loader:
+    class LoadGenerator:
         def closed(self, server, clients, seconds):
             asked.append(seconds)
             return {"requests_per_s": 64.0}
@@ -136,7 +136,7 @@ def test_a_slow_server_is_loaded_for_longer(monkeypatch):
 
     monkeypatch.setattr(peers_main, "running", lambda *_: nullcontext())
     monkeypatch.setattr(peers_main, "check", lambda *_: 10)
-    peers_main.Rounds("eager", [64], 5, Loader()).turn(CONTENDERS[2], None, 0)
+    peers_main.TurnPlan("eager", [64], 5, LoadGenerator()).turn(CONTENDERS[2], None, 0)
     assert asked == [CONTENDERS[2].warm_up_s, 20]
 
 
