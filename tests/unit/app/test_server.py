@@ -1,9 +1,12 @@
 """Closing the port, in this process: the one moment in a drain that no test of the real process can hold still."""
 
 import asyncio
+import errno
+import os
 import signal
 import socket
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import uvicorn
@@ -168,3 +171,44 @@ def test_http_processes_share_the_connections(processes, share):
     settings = Settings(max_connections=100, http_processes=processes)
     config = main_server_config(hello, EngineService(settings, lambda _settings: FakeEngine()))
     assert config.http.keywords["limits"].max_connections == share
+
+
+class ScarcePort(socket.socket):
+    """A port that has no file for the first connections."""
+
+    refusals = 2
+
+    def accept(self):
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+async def accept_with_few_files(rooms):
+    """Return the connections that a TLS port takes, where at first there is no file, then no room."""
+    server = Server(uvicorn.Config(hello, log_config=None), EngineService(Settings(), lambda _settings: FakeEngine()))
+    taken = []
+    server._handshakes = SimpleNamespace(make_room=lambda: rooms.pop(0) if rooms else True, begin=taken.append)
+    with socket.create_server(("127.0.0.1", 0)) as opened, ScarcePort(fileno=os.dup(opened.fileno())) as port:
+        port.setblocking(False)
+        server._tls_ports = [port]
+        with socket.create_connection(opened.getsockname()), socket.create_connection(opened.getsockname()):
+            server._accept_again(port)
+            while len(taken) < 2:
+                await asyncio.sleep(0)
+        server._tls_ports = []
+        asyncio.get_running_loop().remove_reader(port)
+        server._accept_again(port)  # the port has been closed meanwhile
+        assert not asyncio.get_running_loop().remove_reader(port)
+    for connection in taken:
+        connection.close()
+    return len(taken)
+
+
+@on_both_loops
+def test_clients_of_a_tls_port_wait_in_the_kernel_where_there_is_no_file_or_no_room(new_loop, monkeypatch, caplog):
+    monkeypatch.setattr("app.server.REST_S", 0.0)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(accept_with_few_files([True, True, False, False])) == 2
+    assert caplog.text.count("no connection can be accepted: Too many open files") == 2
