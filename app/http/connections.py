@@ -13,13 +13,14 @@ from typing import Unpack
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, QueueFull, ServiceError
+from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, ServiceError
 from app.http.connection_limits import ConnectionLimits
 from app.http.dates import date_line
 from app.http.direct_interface import WHEN_GONE, WHOLE
 from app.http.parsing import ParsingConnection, UvicornOptions
 from app.http.problems import Headers, problem_answers
 from app.http.request_ids import new_request_id
+from app.http.unread_response import UnreadResponse
 
 LATE_S = 0.05
 
@@ -58,10 +59,9 @@ class Connection(ParsingConnection):
         self._gone = False
         self._tell_gone: Callable[[], None] | None = None
         self._header_timer: asyncio.TimerHandle | None = None
-        self._unread_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._linger_bytes = LINGER_FOR_BODY_BYTES  # that are still thrown away
-        self._unread_bytes = 0  # of answers, in the limits' count
+        self._unread = UnreadResponse(limits)
 
     # -- what the client does
 
@@ -92,10 +92,10 @@ class Connection(ParsingConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
-        for timer in (self._header_timer, self._unread_timer, self._linger_timer):
+        for timer in (self._header_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
-        self._give_back_unread()
+        self._unread.resume()
         self._unset_keepalive_if_required()  # uvicorn leaves it running where the client has reset the connection
         super().connection_lost(exc)
         if self._active is not None and self._active is not self.cycle:  # uvicorn tells the newest only
@@ -193,31 +193,17 @@ class Connection(ParsingConnection):
     def pause_writing(self) -> None:
         """The client does not read its answer; it has a while to begin, unless too much lies unread already."""
         super().pause_writing()
-        unread = self.transport.get_write_buffer_size()
-        try:
-            self._limits.unread.take(unread)
-        except QueueFull:
-            self.transport.abort()
-            return
-        self._unread_bytes += unread
-        self._abort_later()
+        self._unread.pause(self.transport)
 
     def resume_writing(self) -> None:
         """The client has read."""
         super().resume_writing()
-        self._give_back_unread()
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
-            self._unread_timer = None
-
-    def _give_back_unread(self) -> None:
-        self._limits.unread.give_back(self._unread_bytes)
-        self._unread_bytes = 0
+        self._unread.resume()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, even if its client never takes the rest of its last answer."""
         super().timeout_keep_alive_handler()
-        self._abort_later()
+        self._unread.abort_later(self.transport)
 
     # -- headers that do not come, and what is no HTTP
 
@@ -290,7 +276,7 @@ class Connection(ParsingConnection):
         self._unset_keepalive_if_required()
         self.transport.write(problem_answers(error, close=True)(new_request_id()))
         self._close_slowly(LINGER_S)
-        self._abort_later()
+        self._unread.abort_later(self.transport)
 
     def _close_slowly(self, seconds: float) -> None:
         """Send no more, and throw away what comes until the client closes, for so long at most."""
@@ -300,7 +286,3 @@ class Connection(ParsingConnection):
             self._linger_timer = self.loop.call_later(seconds, self.transport.close)
         else:
             self.transport.close()
-
-    def _abort_later(self) -> None:
-        if self._unread_timer is None:
-            self._unread_timer = self.loop.call_later(self._limits.unread_timeout_s, self.transport.abort)

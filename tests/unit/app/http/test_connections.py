@@ -161,7 +161,7 @@ async def test_a_client_that_does_not_read_is_closed_and_one_that_reads_again_is
     protocol, transport = Port(unread_timeout_s=0.01).connect()
     protocol.pause_writing()
     protocol.resume_writing()
-    assert protocol._unread_timer is None
+    assert protocol._unread.timer is None
     protocol.pause_writing()
     await asyncio.wait_for(transport.closed.wait(), 10)
     assert transport.aborted
@@ -241,7 +241,7 @@ async def test_half_a_header_that_never_comes_to_its_end_is_closed_without_an_an
 async def test_the_end_of_a_connection_ends_its_timers():
     protocol, _ = Port().connect()
     protocol.pause_writing()
-    timers = [protocol._header_timer, protocol._unread_timer]
+    timers = [protocol._header_timer, protocol._unread.timer]
     protocol.connection_lost(ConnectionResetError())
     assert all(timer.cancelled() for timer in timers)
 

@@ -1,0 +1,41 @@
+"""What lies in a transport because its client does not read: for a while, and not too much of all clients together."""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.errors import QueueFull
+from app.http.connection_limits import ConnectionLimits
+
+
+class UnreadResponse:
+    """Aborts a connection whose client does not read its response in time, or at once where too much is unread."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self._limits = limits
+        self._bytes = 0  # in the limits' count
+        self.timer: asyncio.TimerHandle | None = None
+
+    def pause(self, transport: asyncio.Transport) -> None:
+        """The client has stopped to read: count what lies there, and give it a while."""
+        unread = transport.get_write_buffer_size()
+        try:
+            self._limits.unread.take(unread)
+        except QueueFull:
+            transport.abort()
+            return
+        self._bytes += unread
+        self.abort_later(transport)
+
+    def abort_later(self, transport: asyncio.Transport) -> None:
+        """Give the client a while for what is left, if it has none yet."""
+        if self.timer is None:
+            self.timer = asyncio.get_running_loop().call_later(self._limits.unread_timeout_s, transport.abort)
+
+    def resume(self) -> None:
+        """The client has read, or has gone."""
+        self._limits.unread.give_back(self._bytes)
+        self._bytes = 0
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
