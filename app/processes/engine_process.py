@@ -37,6 +37,7 @@ class EngineProcessService(EngineService):
         self.closing = False
         self._told = b""
         self._ticking: asyncio.Task[None] | None = None
+        self._collecting: asyncio.Task[bytes] | None = None
 
     async def start(self) -> None:
         """Begin to load the engine, and to tell the HTTP processes what becomes of it."""
@@ -143,7 +144,15 @@ class EngineProcessService(EngineService):
         return super().queued_images() + self.shared.in_flight_images()
 
     async def metrics(self) -> bytes:
-        """Return the metrics of all processes; of one that does not answer, or has ended, the last ones."""
+        """Return the metrics of all processes; of one that does not answer, or has ended, the last ones.
+
+        Who asks while they are being collected gets the same: each collection takes time of every process.
+        """
+        if self._collecting is None or self._collecting.done():
+            self._collecting = asyncio.get_running_loop().create_task(self._collect_metrics(), name="metrics")
+        return await asyncio.shield(self._collecting)
+
+    async def _collect_metrics(self) -> bytes:
         counts = [
             worker.request_snapshot()
             for worker in self.workers

@@ -291,3 +291,23 @@ async def test_what_was_answered_is_not_taken_off_what_is_being_decoded():
         ticket = pair.remote.admit(4, math.inf)
         assert pair.remote.queued_images == 4
         ticket.release()
+
+
+async def test_who_asks_for_metrics_while_they_are_collected_gets_the_same(monkeypatch):
+    async with joined(FakeEngine()) as pair:
+        asked = []
+        worker = pair.host.workers[0]
+        worker.serving.set()
+        monkeypatch.setattr(worker, "request_snapshot", lambda: asked.append(asyncio.Future()) or asked[-1])
+        crowd = [asyncio.ensure_future(pair.host.metrics()) for _ in range(20)]
+        await until(lambda: asked)
+        crowd[0].cancel()  # the others' answer does not go with the one who leaves
+        asked[0].set_result(None)
+        answers = await asyncio.gather(*crowd[1:])
+        assert len(asked) == 1
+        assert set(answers) == {answers[0]}
+        assert b"resnet_ready" in answers[0]
+        again = asyncio.ensure_future(pair.host.metrics())
+        await until(lambda: len(asked) == 2)
+        asked[1].set_result(None)
+        assert await again
