@@ -51,6 +51,7 @@ class EngineService(Service):
         self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
         if self.settings.stall_exit_s:
             self._watching = asyncio.get_running_loop().create_task(self._watch(), name="watch")
+            self.lifecycle.watch_over(self._watching)
 
     async def _watch(self) -> None:
         """End the service once something has hung for `stall_exit_s`: not every supervisor probes.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 # The metrics' reason for connections that are closed unanswered.
 TOO_MANY_CONNECTIONS = "too-many-connections"
+UNREAD_RESPONSE = "unread-response"
 
 
 class ServiceError(Exception):

@@ -98,18 +98,22 @@ class Decoder:
 
     async def run(self, function: Callable[[], Result], deadline: float) -> Result:
         """Run work on a body in the pool. Raises DeadlinePassed at `deadline`, a time.monotonic()."""
+        work = [function]
+        del function  # by which the stack of what is raised would keep the body, too
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                return await in_thread(self._pool, self._timed, function)
+                return await in_thread(self._pool, self._timed, work)
         except TimeoutError as error:
             raise DeadlinePassed from error
+        finally:
+            work.clear()  # what waits for a thread stays in the pool's queue, and would keep the body
 
-    def _timed(self, function: Callable[[], Result]) -> Result:
+    def _timed(self, work: list[Callable[[], Result]]) -> Result:
         """Run a piece of work, and let `stalled_s` know since when it runs."""
         thread = threading.get_ident()
         self._begun[thread] = time.monotonic()
         try:
-            return function()
+            return work.pop()()
         finally:
             del self._begun[thread]
 

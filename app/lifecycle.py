@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -64,6 +65,16 @@ class Lifecycle:
         """Everything accepted has been answered."""
         if self.state is not State.FAILED:
             self.state, self.reason = State.STOPPED, "the service has stopped"
+
+    def watch_over(self, task: asyncio.Task[None]) -> None:
+        """Fail if a task that runs in the background breaks: what it did would be missed by nobody for a while."""
+        task.add_done_callback(self._background_ended)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("the task %r has ended", task.get_name(), exc_info=error)
+            self.fail(f"the task {task.get_name()!r} died: {type(error).__name__}", "a part of the service has ended")
 
     def fail(self, reason: str, public_reason: str) -> None:
         """Something broke for good: log the reason in one line, turn unready, and ask for the exit."""

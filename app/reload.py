@@ -129,5 +129,12 @@ class Reloader:
             self._telemetry.describe_model(new.card)
             return True
         finally:
-            await in_thread(self._pool, needless.close)
+            await self._release(needless)
+
+    async def _release(self, engine: Engine) -> None:
+        """Close an engine, whose failure to do so is none of the reload's."""
+        try:
+            await in_thread(self._pool, engine.close)
             await in_thread(self._pool, give_back_memory)
+        except Exception:
+            log.exception("the engine that serves no longer could not be closed")

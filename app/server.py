@@ -100,7 +100,9 @@ class Server(uvicorn.Server):
         """Open the port. With TLS its connections are accepted here, so that unfinished handshakes are few."""
         if self.config.ssl is not None and self.service.certificate is not None:
             self.service.certificate.listen_with(self.config.ssl)
-        self._handshakes = Handshakes(self._connection, self.config.ssl, limit_s=self.service.settings.header_timeout_s)
+        settings = self.service.settings
+        limits_s = settings.header_timeout_s, settings.keep_alive_s
+        self._handshakes = Handshakes(self._connection, self.config.ssl, *limits_s)
         if self.config.ssl is None:
             await super().startup(sockets)
             if not self.should_exit:
@@ -117,7 +119,7 @@ class Server(uvicorn.Server):
         """Take connections that wait at a port with TLS, as far as there is room for their handshakes."""
         try:
             for _ in range(LISTENERS):
-                if not self._handshakes.make_room():
+                if not self._handshakes.has_room():
                     break
                 self._handshakes.begin(port.accept()[0])
             else:
@@ -262,7 +264,7 @@ def connection_options(service: Service, max_connections: int, direct: DirectPre
         unread_timeout_s=settings.keep_alive_s,
         max_connections=max_connections,
         on_refused=service.telemetry.record_refusal,
-        unread=BodyBudget(settings.max_buffered_bytes),
+        unread=BodyBudget(settings.max_buffered_bytes // settings.http_processes),
     )
     connection = partial(RecognisingConnection, direct=direct) if direct else Connection
     return {

@@ -20,13 +20,13 @@ from prometheus_client import (
     generate_latest,
 )
 
-from app.errors import TOO_MANY_CONNECTIONS, ClientGone, ServiceError
+from app.errors import TOO_MANY_CONNECTIONS, UNREAD_RESPONSE, ClientGone, ServiceError
 from app.release import release
 
 # What a request, or a connection, is refused for.
 KINDS: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
 REASONS = [kind.code for kind in KINDS if kind is not ClientGone]
-REASONS.append(TOO_MANY_CONNECTIONS)
+REASONS += [TOO_MANY_CONNECTIONS, UNREAD_RESPONSE]
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

@@ -13,7 +13,7 @@ from typing import Unpack
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, ServiceError
+from app.errors import TOO_MANY_CONNECTIONS, UNREAD_RESPONSE, HeaderTooSlow, MalformedRequest, QueueFull, ServiceError
 from app.http.connection_limits import ConnectionLimits
 from app.http.dates import date_line
 from app.http.direct_interface import WHEN_GONE, WHOLE
@@ -33,6 +33,9 @@ LAST_HEADER_S = 0.5
 # A client that sent `Expect: 100-continue` and is refused may send its body all the same, without having waited.
 LINGER_FOR_BODY_S = 5.0
 LINGER_FOR_BODY_BYTES = 64 << 20
+
+# A larger answer is sent in such pieces, as its client reads them.
+PIECE_BYTES = 64 << 10
 
 
 class Connection(ParsingConnection):
@@ -152,7 +155,10 @@ class Connection(ParsingConnection):
         assert cycle is not None
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
-        self.send_answer(status, headers, body)
+        if len(body) <= PIECE_BYTES:
+            self.send_answer(status, headers, body)
+        else:
+            await self._send_in_pieces(cycle, self._response_head(cycle, status, headers), body)
 
     def send_answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Send the active request's answer, whole, unless its client has left."""
@@ -160,15 +166,43 @@ class Connection(ParsingConnection):
         assert cycle is not None
         if cycle.disconnected or cycle.response_complete:
             return
+        self.transport.write(self._response_head(cycle, status, headers) + body)
+        self._end_answer(cycle)
+
+    async def _send_in_pieces(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> None:
+        """Send a large answer as its client reads it; it counts as unread until the last piece is on its way."""
+        try:
+            with self._limits.unread.hold() as take:
+                take(len(body))
+                cycle.response_started = True
+                self.transport.write(head)
+                for begin in range(0, len(body), PIECE_BYTES):
+                    if self.flow.write_paused:
+                        await self.flow.drain()
+                    if cycle.disconnected:
+                        return
+                    self.transport.write(body[begin : begin + PIECE_BYTES])
+        except QueueFull:
+            self._limits.on_refused(UNREAD_RESPONSE)
+            self.transport.abort()
+            return
+        self._end_answer(cycle)
+
+    def _response_head(self, cycle: RequestResponseCycle, status: int, headers: Headers) -> bytes:
+        """Return an answer's header. While requests that were accepted wait behind it, it does not close."""
         lines = [STATUS_LINE[status], date_line()]
+        others_wait = bool(self.pipeline or self._unparsed) and not cycle.more_body
         for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
             if name == b"connection" and value == b"close":
-                cycle.keep_alive = False
-        if not cycle.keep_alive and (b"connection", b"close") not in headers:
+                cycle.keep_alive = cycle.keep_alive and others_wait
+            else:
+                lines += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
-        lines += (b"\r\n", body)
-        self.transport.write(b"".join(lines))
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    def _end_answer(self, cycle: RequestResponseCycle) -> None:
         unasked = cycle.waiting_for_100_continue
         cycle.waiting_for_100_continue = False
         cycle.response_started = cycle.response_complete = True
@@ -182,6 +216,8 @@ class Connection(ParsingConnection):
     def on_response_complete(self) -> None:
         """Go on to the next request; a part of its header may be here already, or its refusal."""
         super().on_response_complete()
+        if self.transport.is_closing():  # once all is sent, which a client that does not read never lets it
+            self._unread.abort_later(self.transport)
         if self._linger_timer is not None:
             self._unset_keepalive_if_required()
         elif self._refusal is not None and not self._answering() and not self.transport.is_closing():
@@ -198,7 +234,7 @@ class Connection(ParsingConnection):
     def resume_writing(self) -> None:
         """The client has read."""
         super().resume_writing()
-        self._unread.resume()
+        self._unread.resume(ending=self._linger_timer is not None or self.transport.is_closing())
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, even if its client never takes the rest of its last answer."""
@@ -286,3 +322,4 @@ class Connection(ParsingConnection):
             self._linger_timer = self.loop.call_later(seconds, self.transport.close)
         else:
             self.transport.close()
+            self._linger_timer = self.loop.call_later(seconds, self.transport.abort)

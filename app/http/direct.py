@@ -119,6 +119,7 @@ class Exchange:
     """One request on its way to its answer, and what it holds until then."""
 
     __slots__ = (
+        "_began",
         "_channel",
         "_count",
         "_decode_s",
@@ -136,6 +137,7 @@ class Exchange:
     def __init__(self, service: Service, channel: ResponseChannel, head: Head) -> None:
         self._service = service
         self._channel = channel
+        self._began = channel.began  # which is of another request once this one is answered
         self._head = head
         self._request_id = request_id_of(head.given_id)
         self._release_key: Callable[[], None] | None = None
@@ -169,7 +171,7 @@ class Exchange:
         self._release_key = take_key(service, head.key)
         head.parameters.check()
         predictor = self._predictor = service.require_predictor()
-        self._options = head.parameters.resolve(len(predictor.classes), settings.timeout_ms, self._channel.began)
+        self._options = head.parameters.resolve(len(predictor.classes), settings.timeout_ms, self._began)
         service.body_budget.take(len(body))
         self._held_bytes = len(body)
         if b"content-encoding" in head.fields:
@@ -250,7 +252,7 @@ class Exchange:
         if self._service.lifecycle.state is not State.READY:
             headers.append((b"connection", b"close"))  # clients move to another instance before the port closes
         self._channel.send_answer(status, headers, body)
-        seconds = time.monotonic() - self._channel.began
+        seconds = time.monotonic() - self._began  # of this request: the channel may have begun the next one
         self._service.telemetry.record_answer(PATH, status, seconds)
         if log.isEnabledFor(logging.DEBUG):
             seen = self._seen(status) | {"seconds": seconds}

@@ -18,39 +18,44 @@ MAX_HANDSHAKES = 256
 # Where all places are taken and others wait, a handshake that has had so long makes room for them.
 PATIENCE_S = 0.5
 
-# For the client's part in ending a TLS connection; asyncio would wait for 30 s.
-SHUTDOWN_S = 1.0
-
 
 class Handshakes:
     """Brings accepted connections to the protocols that `connect` makes, at most MAX_HANDSHAKES at a time.
 
-    With a `context` each goes through a handshake, for which it has `limit_s`.
+    With a `context` each goes through a handshake, for which it has `limit_s`; its client then has `closing_s` to take
+    what is left when the connection is closed, and to close it, too.
     """
 
-    def __init__(self, connect: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None, limit_s: float) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], asyncio.Protocol],
+        context: ssl.SSLContext | None,
+        limit_s: float,
+        closing_s: float,
+    ) -> None:
         self._connect = connect
         self._context = context
-        self._limits = {} if context is None else {"ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": SHUTDOWN_S}
+        limits = {"ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": closing_s}
+        self._limits = {} if context is None else limits
         self._begun: dict[asyncio.Task[None], float] = {}  # when, the oldest first
 
     def __len__(self) -> int:
         """Return how many are under way."""
         return len(self._begun)
 
-    def make_room(self) -> bool:
-        """Return whether another one may begin; the oldest is ended for it if that has had PATIENCE_S."""
-        if len(self._begun) < MAX_HANDSHAKES:
-            return True
-        oldest, begun = next(iter(self._begun.items()))
-        if asyncio.get_running_loop().time() - begun < PATIENCE_S:
-            return False
-        del self._begun[oldest]
-        oldest.cancel()
-        return True
+    def has_room(self) -> bool:
+        """Return whether another one may begin; the oldest makes room for it if that has had PATIENCE_S."""
+        return len(self._begun) < MAX_HANDSHAKES or self._oldest_is_late()
+
+    def _oldest_is_late(self) -> bool:
+        return asyncio.get_running_loop().time() - next(iter(self._begun.values())) >= PATIENCE_S
 
     def begin(self, connection: socket.socket) -> None:
         """Take over an accepted connection."""
+        if len(self._begun) >= MAX_HANDSHAKES and self._oldest_is_late():
+            oldest = next(iter(self._begun))
+            del self._begun[oldest]
+            oldest.cancel()
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._bring(connection), name="handshake")
         self._begun[task] = loop.time()

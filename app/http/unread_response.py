@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from app.errors import QueueFull
+from app.errors import UNREAD_RESPONSE, QueueFull
 from app.http.connection_limits import ConnectionLimits
 
 
@@ -22,6 +22,7 @@ class UnreadResponse:
         try:
             self._limits.unread.take(unread)
         except QueueFull:
+            self._limits.on_refused(UNREAD_RESPONSE)
             transport.abort()
             return
         self._bytes += unread
@@ -32,10 +33,10 @@ class UnreadResponse:
         if self.timer is None:
             self.timer = asyncio.get_running_loop().call_later(self._limits.unread_timeout_s, transport.abort)
 
-    def resume(self) -> None:
-        """The client has read, or has gone."""
+    def resume(self, *, ending: bool = False) -> None:
+        """The client has read, or has gone. While the connection is `ending` its time goes on."""
         self._limits.unread.give_back(self._bytes)
         self._bytes = 0
-        if self.timer is not None:
+        if self.timer is not None and not ending:
             self.timer.cancel()
             self.timer = None

@@ -42,6 +42,7 @@ class EngineProcessService(EngineService):
     async def start(self) -> None:
         """Begin to load the engine, and to tell the HTTP processes what becomes of it."""
         self._ticking = asyncio.get_running_loop().create_task(self._tick(), name="tick")
+        self.lifecycle.watch_over(self._ticking)
         await super().start()
 
     async def _load(self) -> None:

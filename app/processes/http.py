@@ -64,7 +64,7 @@ class HttpServer(Server):
 
     def _on_connections(self) -> None:
         for _ in range(AT_ONCE):
-            if not self._handshakes.make_room():
+            if not self._handshakes.has_room():
                 self._rest()
                 break
             connection = next(self._arrivals(1), None)

@@ -71,6 +71,7 @@ class HttpService(Service):
         """Begin to listen to the engine process."""
         await self._link.open(self._end)
         self._beating = asyncio.get_running_loop().create_task(self._beat(), name="beat")
+        self.lifecycle.watch_over(self._beating)
 
     def say_serving(self) -> None:
         """Tell the engine process that the port is open here."""

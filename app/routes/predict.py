@@ -70,6 +70,7 @@ async def predict(
             max_bytes=settings.max_body_bytes,
             time=parameters.body_time(settings.timeout_ms, settings.body_timeout_s),
         )
+        predictor = service.require_predictor()  # which may have ended while the body came
         refuse_codings(headers.getlist("content-encoding"))
         split = partial(split_images, headers.get("content-type"), body, settings.max_images, predictor.input_size)
         entries = split() if len(body) <= SMALL_BODY_BYTES else await predictor.decoder.run(split, options.deadline)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import re
+import time
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
@@ -276,6 +277,44 @@ async def test_what_follows_a_known_request_that_waits_is_answered_behind_it(par
             engine.release()
             assert [(await client.answer())[0] for _ in range(3)] == [200, 422, 200]
             assert (await client.ask(PICTURE))[0] == 200
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_of_accepted_requests_in_a_row_all_are_answered_when_a_drain_begins(known):
+    """Only the last answer closes the connection, behind which nothing waits."""
+    engine = FakeEngine()
+    async with serving(engine) as service:
+        client = await Client.connect(service)
+        if known:
+            assert (await client.ask(PICTURE))[0] == 200
+        async with occupied(engine, service):
+            client.writer.write((HEAD % len(PICTURE) + b"\r\n" + PICTURE) * 3)
+            while not service.app.state.service.queued_images():
+                await asyncio.sleep(0)
+            await service.get("/livez")  # all that was sent has been read
+            service.app.state.service.lifecycle.drain()
+            engine.release()
+            assert [(await client.answer())[0] for _ in range(3)] == [200, 200, 200]
+            assert await client.reader.read() == b""
+
+
+async def test_the_time_of_a_request_is_its_own_where_another_one_waits_behind_it():
+    engine = FakeEngine()
+    async with serving(engine) as service:
+        client = await Client.connect(service)
+        async with occupied(engine, service):
+            client.writer.write((HEAD % len(PICTURE) + b"\r\n" + PICTURE) * 2)
+            while not service.app.state.service.queued_images():
+                await asyncio.sleep(0)
+            begun = time.monotonic()
+            await service.get("/livez")
+            waited = time.monotonic() - begun
+            engine.release()
+            for _ in range(2):
+                await client.answer()
+        metrics = (await service.get("/metrics")).text
+        total = float(re.search(r'resnet_request_seconds_sum{route="/predict"} (\S+)', metrics)[1])
+        assert total >= 2 * waited  # of the one that occupied the engine, and of the first behind it
 
 
 async def test_a_client_that_leaves_while_its_known_request_waits_is_counted_and_holds_nothing():

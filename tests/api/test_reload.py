@@ -243,3 +243,16 @@ async def test_a_busy_engine_is_exchanged_once_its_batch_is_done():
             assert (await client.get("/health")).json()["model"]["version"] == "0123456789ab"
         assert (await first).json()["model"]["version"] == "0123456789ab"
         assert (await done)["model"]["version"] == "1123456789ab"
+
+
+async def test_a_reload_that_came_to_serve_is_one_whatever_becomes_of_the_old_engine(caplog):
+    class Clinging(FakeEngine):
+        def close(self):
+            raise RuntimeError("a device that is lost")
+
+    old, new = Clinging(), FakeEngine(shift=1)
+    async with serving(factory=Engines(old, new)) as client:
+        assert (await reload(client))["reload"]["outcome"] == "succeeded"
+        assert (await ask(client))[0] == new.card["version"]
+        assert "refused" not in caplog.text
+        assert "could not be closed" in caplog.text

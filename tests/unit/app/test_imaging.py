@@ -1,13 +1,19 @@
+import asyncio
+import gc
 import io
 import struct
+import threading
+import time
 import warnings
+import weakref
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from app.errors import ServiceError, TooManyPixels, UndecodableImage
+from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from app.imaging import Decoder, decode
 from model import pictures
 from tests.bombs import chunk, picture_bombs, png
@@ -292,3 +298,27 @@ def test_what_pillow_warns_of_reaches_neither_log_nor_memory():
             assert read(encode(noise(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0" + tag)).shape == (3, 32, 32)
         assert seen == []
         assert not any("1005" in str(key) for key in getattr(TiffImagePlugin, "__warningregistry__", ()))
+
+
+@pytest.mark.anyio
+async def test_what_waited_for_a_thread_until_its_deadline_keeps_no_body():
+    """The pool's queue holds it until a thread comes to it."""
+    decoder, go_on = Decoder(32, 1 << 20, threads=1), threading.Event()
+    busy = asyncio.ensure_future(decoder.run(go_on.wait, time.monotonic() + 60))
+    await asyncio.sleep(0)  # it takes the thread
+
+    class Body:
+        pass
+
+    body = Body()
+    left = weakref.ref(body)
+    outcome = (
+        await asyncio.gather(decoder.run(partial(print, body), time.monotonic() + 0.01), return_exceptions=True)
+    )[0]
+    assert isinstance(outcome, DeadlinePassed)
+    del body, outcome
+    gc.collect()
+    assert left() is None
+    go_on.set()
+    assert await busy
+    decoder.close()

@@ -189,7 +189,7 @@ async def accept_with_few_files(rooms):
     """Return the connections that a TLS port takes, where at first there is no file, then no room."""
     server = Server(uvicorn.Config(hello, log_config=None), EngineService(Settings(), lambda _settings: FakeEngine()))
     taken = []
-    server._handshakes = SimpleNamespace(make_room=lambda: rooms.pop(0) if rooms else True, begin=taken.append)
+    server._handshakes = SimpleNamespace(has_room=lambda: rooms.pop(0) if rooms else True, begin=taken.append)
     with socket.create_server(("127.0.0.1", 0)) as opened, ScarcePort(fileno=os.dup(opened.fileno())) as port:
         port.setblocking(False)
         server._tls_ports = [port]

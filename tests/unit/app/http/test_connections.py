@@ -3,12 +3,14 @@
 import asyncio
 import gc
 import json
+import random
 import resource
 import weakref
 
 import pytest
 
 from app.http.connection_limits import OTHER_FILES, raise_file_limit
+from app.http.connections import PIECE_BYTES
 from app.http.direct_interface import WHEN_GONE, WHOLE
 from tests.connections import HALF, REQUEST, Port, ended
 
@@ -165,6 +167,76 @@ async def test_a_client_that_does_not_read_is_closed_and_one_that_reads_again_is
     protocol.pause_writing()
     await asyncio.wait_for(transport.closed.wait(), 10)
     assert transport.aborted
+
+
+async def test_a_connection_that_closes_has_its_time_for_what_is_not_sent_yet():
+    """A transport closes once all is sent, which a client that does not read never lets it."""
+    protocol, _ = Port().connect()
+    protocol.data_received(REQUEST.replace(b"host: x", b"host: x\r\nconnection: close"))
+    await ended(protocol)
+    timer = protocol._unread.timer
+    assert not timer.cancelled()
+    protocol.pause_writing()
+    protocol.resume_writing()  # a part of it has been read
+    assert protocol._unread.timer is timer
+    assert not timer.cancelled()
+    protocol.connection_lost(None)
+    assert timer.cancelled()
+
+
+async def test_a_large_answer_is_sent_as_it_is_read_and_counts_as_unread_until_then():
+    body = random.Random(0).randbytes(2 * PIECE_BYTES + 1)
+
+    async def large(scope, _receive, _send):
+        await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"%d" % len(body))], body)
+
+    port = Port(large)
+    port.unread.max_bytes = len(body)
+    protocol, transport = port.connect()
+    protocol.data_received(REQUEST)
+    protocol.pause_writing()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert transport.sent == b""
+    protocol.resume_writing()
+    while not transport.sent:
+        await asyncio.sleep(0)
+    assert transport.sent.endswith(body)  # this transport takes all at once
+    await ended(protocol)
+    assert port.unread.held_bytes == 0
+    assert not transport.is_closing()
+
+
+async def test_a_client_that_stops_to_read_a_large_answer_holds_what_is_left_of_it():
+    body = bytes(3 * PIECE_BYTES)
+    sent = []
+
+    async def large(scope, _receive, _send):
+        await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"%d" % len(body))], body)
+
+    port = Port(large)
+    port.unread.max_bytes = len(body)
+    protocol, transport = port.connect()
+
+    def write(data):
+        sent.append(len(data))
+        if len(sent) == 2:  # the header and the first piece
+            protocol.pause_writing()
+
+    transport.write = write
+    protocol.data_received(REQUEST)
+    while len(sent) < 2:
+        await asyncio.sleep(0)
+    assert port.unread.held_bytes == len(body)
+    other, other_transport = port.connect()
+    other.data_received(REQUEST)
+    await asyncio.wait_for(other_transport.closed.wait(), 10)
+    assert other_transport.aborted  # there is no room for another one
+    assert port.refused == ["unread-response"]
+    protocol.resume_writing()
+    await ended(protocol)
+    assert sent[1:] == [PIECE_BYTES] * 3
+    assert port.unread.held_bytes == 0
 
 
 async def test_what_all_clients_leave_unread_is_bounded():

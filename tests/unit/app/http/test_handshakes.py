@@ -56,7 +56,7 @@ async def ended(client):
 
 async def test_without_tls_a_connection_is_with_its_protocol_at_once(pair):
     made = []
-    several = Handshakes(lambda: Noting(made), None, 60.0)
+    several = Handshakes(lambda: Noting(made), None, 60.0, 60.0)
     accepted, _client = pair()
     several.begin(accepted)
     assert len(several) == 1
@@ -68,29 +68,32 @@ async def test_without_tls_a_connection_is_with_its_protocol_at_once(pair):
 async def test_there_is_no_room_while_all_are_young_and_the_oldest_goes_when_it_is_not(pair, context, monkeypatch):
     monkeypatch.setattr(handshakes, "MAX_HANDSHAKES", 2)
     monkeypatch.setattr(handshakes, "PATIENCE_S", 3600)
-    several = Handshakes(lambda: Noting([]), context, 60.0)
+    several = Handshakes(lambda: Noting([]), context, 60.0, 60.0)
     clients = []
     for _ in range(2):
-        assert several.make_room()
+        assert several.has_room()
         accepted, client = pair()
         several.begin(accepted)
         clients.append(client)
     await asyncio.sleep(0)
-    assert not several.make_room()
-    assert len(several) == 2
+    assert not several.has_room()
     monkeypatch.setattr(handshakes, "PATIENCE_S", 0)
-    assert several.make_room()
+    assert several.has_room()
+    assert len(several) == 2  # nobody goes before somebody comes
+    accepted, newcomer = pair()
+    several.begin(accepted)
     assert await asyncio.wait_for(ended(clients[0]), 10)
-    assert len(several) == 1
-    assert several.make_room()  # there is one without another's end
-    assert len(several) == 1
-    several._begun.popitem()[0].cancel()
-    assert await asyncio.wait_for(ended(clients[1]), 10)
+    assert len(several) == 2
+    for left in [*several._begun]:
+        left.cancel()
+    for client in (clients[1], newcomer):
+        assert await asyncio.wait_for(ended(client), 10)
+    assert len(several) == 0
 
 
 async def test_a_handshake_has_its_time(pair, context):
     made = []
-    several = Handshakes(lambda: Noting(made), context, 0.01)
+    several = Handshakes(lambda: Noting(made), context, 0.01, 60.0)
     accepted, client = pair()
     several.begin(accepted)
     await asyncio.wait_for(several.finish(60), 10)
