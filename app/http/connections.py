@@ -30,6 +30,9 @@ LINGER_S = 1.0
 # For a header of which a part has come when the connection is to be closed: the rest is on its way, or never comes.
 LAST_HEADER_S = 0.5
 
+# For the end of an idle TLS connection when the port is closed.
+LAST_TLS_S = 3.0
+
 # A client that sent `Expect: 100-continue` and is refused may send its body all the same, without having waited.
 LINGER_FOR_BODY_S = 5.0
 LINGER_FOR_BODY_BYTES = 64 << 20
@@ -122,6 +125,9 @@ class Connection(ParsingConnection):
             self._limit_header(LAST_HEADER_S)
         elif self._answering() or not self._has_unread():
             super().shutdown()
+            if self.transport.is_closing() and not self.transport.can_write_eof() and self._linger_timer is None:
+                # TLS waits for the client's part of the end, for which idle ones may never wake up.
+                self._linger_timer = self.loop.call_later(LAST_TLS_S, self.transport.abort)
 
     def _has_unread(self) -> bool:
         """Whether the client has sent something that the event loop has not read yet, or the parser has not."""
@@ -157,7 +163,7 @@ class Connection(ParsingConnection):
             await self.flow.drain()
         if len(body) <= PIECE_BYTES:
             self.send_answer(status, headers, body)
-        else:
+        elif not cycle.disconnected:
             await self._send_in_pieces(cycle, self._response_head(cycle, status, headers), body)
 
     def send_answer(self, status: int, headers: Headers, body: bytes) -> None:

@@ -184,6 +184,16 @@ async def test_a_connection_that_closes_has_its_time_for_what_is_not_sent_yet():
     assert timer.cancelled()
 
 
+async def test_an_idle_tls_client_that_does_not_say_goodbye_does_not_hold_up_a_drain(monkeypatch):
+    monkeypatch.setattr("app.http.connections.LAST_TLS_S", 0.01)
+    protocol, transport = Port().connect()
+    aborted = asyncio.Event()
+    transport.can_write_eof, transport.abort = (lambda: False), aborted.set
+    protocol.shutdown()
+    assert transport.is_closing()
+    await asyncio.wait_for(aborted.wait(), 10)
+
+
 async def test_a_large_answer_is_sent_as_it_is_read_and_counts_as_unread_until_then():
     body = random.Random(0).randbytes(2 * PIECE_BYTES + 1)
 
