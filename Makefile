@@ -91,7 +91,7 @@ evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoi
 bench: $(VENV)/.installed ## measure engine and service on this machine's CPU, under five minutes on two cores
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	mkdir -p $(RECORDS)
-	$(BIN)/resnet bench engine --device cpu --sizes 1,8,32 --json $(RECORDS)/engine_cpu.json
+	$(BIN)/resnet bench engine --device cpu --sizes 1,8,32 --rounds 9 --json $(RECORDS)/engine_cpu.json
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.readme_figures
 
