@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from model.data import DataError, Dataset, NoTestSet, channel_statistics
 from model.folder_layout import (
+    MAX_NAMED,
     BadFiles,
     OnBadImage,
     PictureFile,
@@ -45,6 +46,8 @@ SIZES = (8, 512)
 TEST_SHARE = 0.1
 MAX_IMAGES_BYTES = 8 << 30
 MAX_THREADS = 8
+FEW_PICTURES = 10  # of a class
+LARGE_TIMES = 4  # as many pixels on the shorter side as the network is to see
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -104,11 +107,31 @@ def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_
     _check_enough(root, split, labels, classes)
     suffix = "" if split == "all" else f" of the {split} split"
     log.info("%s: %d classes, %d pictures%s", root, len(classes), len(labels), suffix)
+    if train:
+        _tell_of_training_pictures(root, files, labels, classes, image_size)
     if not split_dirs and split == "test":
         note = "the test share of a folder without train and test; resnet evaluate --split all takes all"
         log.info("%s: %d of %d pictures: %s", root, len(labels), pictures_found, note)
     mean, std = channel_statistics(images)
     return Dataset(_name_of(root), split, images, labels, classes, mean, std, in_digest_order=True, paths=paths)
+
+
+def _tell_of_training_pictures(
+    root: Path, files: Sequence[PictureFile], labels: Tensor, classes: Sequence[str], image_size: int
+) -> None:
+    """Say how many pictures each class has, where there are few, and where much of a picture is lost."""
+    counts = dict(zip(classes, torch.bincount(labels, minlength=len(classes)).tolist(), strict=True))
+    smallest = sorted(counts, key=lambda name: counts[name])[:MAX_NAMED]
+    shown = classes if len(classes) <= MAX_NAMED else smallest
+    beginning = "" if len(shown) == len(classes) else "the smallest: "
+    log.info("%s: %s%s", root, beginning, ", ".join(f"{name} {counts[name]}" for name in shown))
+    few = [name for name in smallest if counts[name] < FEW_PICTURES]
+    if few:
+        log.warning("%s: fewer than %d pictures to train on: %s", root, FEW_PICTURES, ", ".join(few))
+    side = int(np.median([file.side for file in files])) if files else 0
+    if side > LARGE_TIMES * image_size:
+        note = "a larger --image-size keeps more of them, and takes longer"
+        log.info("%s: pictures of some %d pixels are brought to %d: %s", root, side, image_size, note)
 
 
 def _check_memory(count: int, size: int) -> None:
@@ -144,13 +167,13 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], what:
 def _read_and_deduplicate(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
     """Read every file once: return those that begin like pictures, each content once, in the order of digests."""
 
-    def digest(file: PictureFile) -> str | PictureError:
+    def digest(file: PictureFile) -> PictureFile | PictureError:
         try:
             data = read_picture(file.path)
-            open_picture(data, MAX_OWN_PIXELS)
+            side = min(open_picture(data, MAX_OWN_PIXELS).size)
         except PictureError as error:
             return error
-        return hashlib.sha256(data).hexdigest()
+        return replace(file, digest=hashlib.sha256(data).hexdigest(), side=side)
 
     first: dict[str, PictureFile] = {}
     contradictory: set[str] = set()
@@ -159,13 +182,13 @@ def _read_and_deduplicate(files: Sequence[PictureFile], bad: BadFiles) -> list[P
         for file, found in zip(files, digests, strict=True):
             if isinstance(found, PictureError):
                 bad.add(file.path, str(found))
-            elif found not in first:
-                first[found] = replace(file, digest=found)
-            elif first[found].label == file.label:
+            elif (same := first.setdefault(found.digest, found)) is found:
+                pass
+            elif same.label == file.label:
                 repeated += 1
             else:
-                contradictory.add(found)
-                where = str(first[found].path.relative_to(bad.root))
+                contradictory.add(found.digest)
+                where = str(same.path.relative_to(bad.root))
                 bad.add(file.path, f"the same file as {where!r}, which is of another class: neither is used")
     if repeated:
         log.info("%d file(s) repeat others byte by byte and count once", repeated)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,19 +28,21 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
 }
 
-# What archives made on a Mac hold beside the folders that were packed.
-NO_CLASSES = frozenset({"__MACOSX"})
+# What archives made on a Mac hold beside the folders that were packed, and what some network drives put into each:
+# thumbnails, which would be learnt and tested as pictures of their own.
+NO_CLASSES = frozenset({"__MACOSX", "@eaDir"})
 
 MAX_NAMED = 20
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A file of a class folder; `digest` is the SHA-256 (hex) of its bytes once it has been read."""
+    """A file of a class folder; once read, the SHA-256 (hex) of its bytes and its shorter side in pixels."""
 
     path: Path
     label: int
     digest: str = ""
+    side: int = 0
 
 
 class BadFiles:
@@ -49,6 +52,7 @@ class BadFiles:
         self.root = root
         self.on_bad_image = on_bad_image
         self.lines: list[str] = []
+        self.reasons: Counter[str] = Counter()
 
     def add(self, path: Path, reason: str) -> None:
         """Take note of a file below the root. Raises DataError if bad files are fatal."""
@@ -56,14 +60,17 @@ class BadFiles:
         if self.on_bad_image == "fail":
             raise DataError(f"{line} (--on-bad-image skip goes on without such files)")
         self.lines.append(line)
+        self.reasons[reason.partition(":")[0]] += 1
 
     def report(self) -> None:
-        """Log the first names, and how many there are."""
+        """Log the first names, how many there are, and of what kinds where not all are named."""
         for line in self.lines[:MAX_NAMED]:
             log.warning("skipped %s", line)
         if self.lines:
             more = f", the first {MAX_NAMED} are named above" if len(self.lines) > MAX_NAMED else ""
             log.warning("skipped %d file(s) that cannot be used%s", len(self.lines), more)
+        if len(self.lines) > MAX_NAMED:
+            log.warning("of these: %s", "; ".join(f"{count} {reason}" for reason, count in self.reasons.most_common()))
 
 
 def split_folders(root: Path) -> dict[str, Path]:
@@ -162,5 +169,5 @@ def _files_below(folder: Path, bad: BadFiles) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add((identity.st_dev, identity.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NO_CLASSES)
         yield from (Path(place, name) for name in names if not name.startswith("."))

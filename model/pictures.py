@@ -20,6 +20,9 @@ from model.transforms import evaluation_transform
 
 __all__ = ["PictureError", "PictureTooLarge", "encode_png", "open_picture", "picture_pixels"]
 
+# What phones save: their owner would look for damage in vain.
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis"})
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 # Pillow walks through a file's parts in Python, a few reads a part: millions of empty ones, or of fill bytes between
@@ -102,6 +105,8 @@ def open_picture(data: bytes, max_pixels: int, max_reads: int | None = None) -> 
     width, height = _webp_canvas(data)
     if width * height > max_pixels:
         raise PictureTooLarge(max_pixels)
+    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+        raise PictureError("HEIC or AVIF, which is not read here: save it as JPEG")
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data)
     if data.startswith(b"\x89PNG") and data.count(PNG_PROFILE) > MAX_PNG_PROFILES:

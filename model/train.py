@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from model.checkpoint import Checkpoint
 from model.data import Dataset, hold_out
 from model.evaluate import score
 from model.training.distributed import World
+from model.training.epoch_tally import EpochTally
 from model.training.finish import final_network, write_checkpoint
 from model.training.learner import Learner, TrainingError
 from model.training.recipe import Recipe, lineage
@@ -37,21 +38,6 @@ class Stopped(TrainingError):
     """Training was asked to stop, and has saved its state; all processes stop together."""
 
     raised_by_all = True  # at the same step, so that join_world may end what connects them
-
-
-@dataclass
-class EpochTally:
-    """What has been done of the present epoch by this process: sums over steps, and seconds."""
-
-    loss_sum: Tensor
-    correct: Tensor
-    steps: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def empty(cls, device: torch.device) -> EpochTally:
-        """Return the tally of an epoch that has not begun."""
-        return cls(torch.zeros((), device=device), torch.zeros((), device=device))
 
 
 class Trainer:
@@ -165,9 +151,7 @@ class Trainer:
         self._counted_until = time.monotonic()
         while tally.steps < learner.steps_per_epoch:
             loss, correct = learner.step(self.epoch, tally.steps, order, draws)
-            tally.loss_sum += loss
-            tally.correct += correct
-            tally.steps += 1
+            tally.add(loss, correct)
             self._after_step(loss)
         self._count_seconds()
         return self._end_epoch()
@@ -183,7 +167,7 @@ class Trainer:
     def _end_epoch(self) -> dict[str, Any]:
         recipe, tally, size = self.recipe, self.tally, self.recipe.size_of(self.epoch)
         seen = tally.steps * recipe.batch_size
-        mean_loss = float(self.world.all_reduce_sum_(tally.loss_sum)) / (tally.steps * self.world.size)
+        mean_loss = tally.mean_loss(self.world)
         self._check_finite(mean_loss)
         self.epoch += 1
         self.seconds += tally.seconds
@@ -193,7 +177,7 @@ class Trainer:
             "size": size,
             "learning_rate": self.learner.optimiser.param_groups[0]["lr"],
             "loss": mean_loss,
-            "accuracy": float(self.world.all_reduce_sum_(tally.correct)) / seen,
+            "accuracy": tally.correct_of_all(self.world) / seen,
             "images_per_s": seen / tally.seconds,
             "seconds": self.seconds,
         }
@@ -216,11 +200,12 @@ class Trainer:
             accuracy = float(tally.correct) * self.world.size / seen
             figures = {"loss": float(loss), "accuracy": accuracy, "images_per_s": seen / tally.seconds}
             self.progress(self.epoch * self.learner.steps_per_epoch + tally.steps, self.learner.steps, figures)
-        if self.world.size > 1 and tally.steps % AGREE_EVERY_STEPS and not last:
+        on_gpus = self.world.size > 1 and self.device.type == "cuda"
+        if on_gpus and tally.steps % AGREE_EVERY_STEPS and not last:
             return  # processes save and stop together; asking each other at every step would cost too much
         stop = self.world.any(self._stop_requested, self.device)
         if stop or self._is_time_to_save(now):
-            self._check_finite(float(self.world.all_reduce_sum_(tally.loss_sum.clone())))
+            self._check_finite(tally.mean_loss(self.world))
             self._count_seconds()
             self._save_state()
             self._counted_until = time.monotonic()
@@ -258,15 +243,9 @@ class Trainer:
         return json.dumps(identity, sort_keys=True)
 
     def _save_state(self) -> None:
-        """Save what to go on from; of the epoch's tally that of all processes: next time there may be more or fewer."""
+        """Save what to go on from."""
         self._saved_at = time.monotonic()
-        tally = {
-            "loss_sum": self.world.all_reduce_sum_(self.tally.loss_sum.clone())
-            / self.world.size,  # of whole batches' mean losses
-            "correct": self.world.all_reduce_sum_(self.tally.correct.clone()),
-            "steps": self.tally.steps,
-            "seconds": self.tally.seconds,
-        }
+        tally = self.tally.state_dict(self.world)
         if self.world.is_main:
             done = {"recipe": self._identity, "epoch": self.epoch, "seconds": self.seconds, "tally": tally}
             self.folder.save_state(done | self.learner.state_dict())
@@ -288,8 +267,7 @@ class Trainer:
             raise TrainingError(f"{self.folder.path} holds another run ({how}): give another --out")
         self.learner.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]
-        self.tally = EpochTally(**state["tally"])
-        self.tally.correct /= self.world.size  # each process has its part of them
+        self.tally = EpochTally.from_state(state["tally"], self.world)
         log.info("resumed after epoch %d of %d and %d steps", self.epoch, self.recipe.epochs, self.tally.steps)
 
     def _finish(self) -> None:

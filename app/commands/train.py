@@ -17,6 +17,7 @@ from app.commands.evaluate import as_result, score_checkpoint
 from app.commands.numbers import rate, seed, share, temperature, whole
 from app.commands.progress import ProgressBar
 from app.telemetry import set_up_logging
+from model.architecture import ARCHITECTURES
 from model.training.recipe import MAX_EPOCHS, MAX_SIDE, PRESETS, Phases, Recipe, parse_phases
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from model.training.distributed import World
 
 log = logging.getLogger(__name__)
+
+FEW_STEPS = 1000  # CIFAR-10's shortest recipe, for a CPU, has 3,510
 
 
 def _preset_values(name: str) -> str:
@@ -53,7 +56,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=named_path, default=Path("runs/resnet18"), help="folder of the run [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [%(default)s]")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="recipe to start from [best on CUDA, else cpu]")
-    parser.add_argument("--arch", help=f"network, resnet18 to resnet152, resnet20, resnet56 [{_preset_values('arch')}]")
+    parser.add_argument(
+        "--arch",
+        choices=list(ARCHITECTURES),
+        metavar="NAME",
+        help=f"network: {', '.join(ARCHITECTURES)} [{_preset_values('arch')}]",
+    )
     parser.add_argument(
         "--stem", choices=["auto", "cifar", "imagenet"], help="first layers; auto is cifar up to 64 pixels [auto]"
     )
@@ -78,6 +86,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cutmix", type=share, help=f"share of images with a patch of another [{_preset_values('cutmix')}]"
+    )
+    parser.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="mirror half of the images; not for classes that differ by it, such as letters or arrows [--flip]",
     )
     parser.add_argument("--jpeg", type=share, help=f"share of images saved as JPEG, 0 to 1 [{_preset_values('jpeg')}]")
     parser.add_argument("--greyscale", type=share, help=f"share of images made grey [{_preset_values('greyscale')}]")
@@ -115,10 +128,25 @@ def build_recipe(arguments: argparse.Namespace, default_preset: str, dataset: Da
     recipe = preset.for_data(arguments.image_size, len(dataset), len(dataset.classes), given)
     for name in Recipe.__dataclass_fields__:
         if name not in given and getattr(recipe, name) != getattr(preset, name):
-            log.info(
-                "%s %s instead of %s, to suit the training set", name, getattr(recipe, name), getattr(preset, name)
-            )
+            why = "the batch" if name == "learning_rate" else "the training set"
+            log.info("%s %s instead of %s, to suit %s", name, getattr(recipe, name), getattr(preset, name), why)
+    _tell_of_steps(recipe, len(dataset) - recipe.hold_out, fresh=arguments.init_from is None)
+    last_size, served_size = recipe.phases[-1][0], dataset.images.shape[-1]
+    if last_size != served_size:
+        log.warning(
+            "the last phase is of %d pixels, but %d are what the network is measured on and served",
+            last_size,
+            served_size,
+        )
     return recipe
+
+
+def _tell_of_steps(recipe: Recipe, images: int, *, fresh: bool) -> None:
+    """Say how long the run will be, and whether that is little for a network that has learnt nothing yet."""
+    steps = recipe.epochs * max(1, images // recipe.batch_size)
+    log.info("%d steps in %d epochs", steps, recipe.epochs)
+    if fresh and steps < FEW_STEPS:
+        log.warning("%d steps are few for fresh weights: give --init-from, or more --epochs", steps)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -174,6 +202,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
     with ExitStack() as stack:
         if arguments.tensorboard and world.is_main:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
+        init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None  # or fails before all is read
         dataset = _load(arguments, train=True)
         recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu", dataset)
         data_loading_s = time.monotonic() - began
@@ -188,7 +217,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
             arguments.out,
             device=device,
             temperature=arguments.temperature,
-            init_from=checkpoint.load(arguments.init_from) if arguments.init_from else None,
+            init_from=init_from,
             world=world,
             compiled=arguments.compile if arguments.compile is not None else device.type == "cuda" and world.size == 1,
             progress=bar.show_step if bar else None,

@@ -114,8 +114,9 @@ class Recipe:
         """Return the recipe for `images` training images of size x size pixels; the presets are made for CIFAR-10.
 
         Lengths in pixels grow with the images. A tenth is held out at most, but one image of each class if that is
-        no more than a quarter. A batch is an eighth of what is left at most, or SMALLEST_BATCH, and the learning rate
-        shrinks with it (Goyal et al. 2017, arXiv:1706.02677). `given` are fields that are taken as they are.
+        no more than a quarter. A batch is an eighth of what is left at most, or SMALLEST_BATCH. The learning rate
+        shrinks with a smaller batch, also with one that is given (Goyal et al. 2017, arXiv:1706.02677). `given` are
+        fields that are taken as they are.
         """
         scale = size / NATIVE_SIZE
         scaled: dict[str, Any] = {
@@ -126,10 +127,11 @@ class Recipe:
         }
         recipe = replace(self, **(scaled | dict(given)))
         training = max(1, images - recipe.hold_out)
-        batch_size = min(recipe.batch_size, training, max(SMALLEST_BATCH, _power_of_two(training // 8)))
-        if "batch_size" not in given and batch_size < recipe.batch_size:
-            rate = recipe.learning_rate * batch_size / recipe.batch_size
-            recipe = replace(recipe, batch_size=batch_size, learning_rate=given.get("learning_rate", rate))
+        if "batch_size" not in given:
+            batch_size = min(self.batch_size, training, max(SMALLEST_BATCH, _power_of_two(training // 8)))
+            recipe = replace(recipe, batch_size=batch_size)
+        if "learning_rate" not in given and recipe.batch_size < self.batch_size:
+            recipe = replace(recipe, learning_rate=self.learning_rate * recipe.batch_size / self.batch_size)
         return recipe
 
     def augmentation(self) -> Augmentation:

@@ -62,7 +62,7 @@ class RunFolder:
     def forget_metrics_after(self, epoch: int) -> None:
         """Keep the lines of the first `epoch` epochs: what a crash left beyond them will be written again."""
         lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
-        kept = lines[:epoch]  # one line an epoch, and whatever is broken off comes last
+        kept = [line for line in lines if _epoch_of(line) in range(1, epoch + 1)]
         write_atomically(self.metrics, "".join(f"{line}\n" for line in kept).encode())
 
     def save_state(self, state: dict[str, Any]) -> None:
@@ -100,6 +100,14 @@ class RunFolder:
             raise TrainingError(
                 f"{self.path} holds a checkpoint without the state of its run: give another --out, or move it away"
             )
+
+
+def _epoch_of(line: str) -> int:
+    """Return the epoch of a line of metrics, 0 for one that a crash has broken off."""
+    try:
+        return int(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 def differences(saved: str, wanted: str) -> str:

@@ -57,9 +57,34 @@ def test_epochs_are_of_the_full_size_and_flags_win_silently(caplog):
     flags = ["--image-size", "64", "--epochs", "3", "--batch-size", "50", "--hold-out", "9", "--cutout", "6"]
     recipe = build_recipe(parse("train", *flags), "standard", dataset(400, 64))
     assert (recipe.phases, recipe.batch_size, recipe.hold_out, recipe.cutout) == (((64, 3),), 50, 9, 6)
-    assert recipe.learning_rate == PRESETS["standard"].learning_rate
+    assert recipe.learning_rate == PRESETS["standard"].learning_rate * 50 / 512
     assert "crop_padding 8 instead of 4" in caplog.text
-    assert "batch_size" not in caplog.text
+    assert "batch_size 50" not in caplog.text
+
+
+def test_a_run_of_few_steps_from_fresh_weights_is_told_of(caplog):
+    caplog.set_level(logging.INFO)
+    build_recipe(parse("train", "--data", "folder:x"), "cpu", dataset(1000, 32))
+    assert "140 steps in 10 epochs" in caplog.text
+    assert "few for fresh weights" in caplog.text
+    caplog.clear()
+    build_recipe(parse("train", "--data", "folder:x", "--init-from", "x"), "cpu", dataset(1000, 32))
+    assert "140 steps" in caplog.text
+    assert "few for" not in caplog.text
+
+
+def test_a_last_phase_of_another_size_than_what_is_served_is_told_of(caplog):
+    build_recipe(parse("train", "--phases", "64:30"), "cpu", dataset(1000, 32))
+    assert "the last phase is of 64 pixels, but 32 are what the network is measured on and served" in caplog.text
+    caplog.clear()
+    build_recipe(parse("train", "--image-size", "64", "--phases", "32:1,64:30"), "cpu", dataset(1000, 64))
+    assert "the last phase" not in caplog.text
+
+
+@pytest.mark.parametrize(("flags", "flip"), [((), True), (("--no-flip",), False), (("--flip",), True)])
+def test_classes_that_differ_by_a_mirror_need_not_be_flipped(flags, flip):
+    recipe = build_recipe(parse("train", *flags), "standard", dataset(1000, 32))
+    assert recipe.flip is flip
 
 
 @pytest.mark.usefixtures("own_logging")

@@ -13,8 +13,9 @@ from torch import Tensor
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.data import Dataset
-from model.train import EpochTally, Stopped, Trainer
+from model.train import Stopped, Trainer
 from model.training.distributed import World
+from model.training.epoch_tally import EpochTally
 from model.training.learner import Learner, TrainingError
 from tests.unit.model.runs import RECIPE, trainer
 
@@ -239,18 +240,35 @@ def test_processes_that_find_different_states_are_refused(
         trainer(undisturbed).run()
 
 
-def test_processes_stop_together_also_in_epochs_of_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def one_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    """A run that shares its batches with another process, which says what this one does, and is to stop."""
     monkeypatch.setattr(World, "any", lambda _, flag, _device: flag)
     monkeypatch.setattr(World, "all_reduce_sum_", lambda _, value: value)
     running = trainer(tmp_path)
     running.world = World(rank=0, size=2)
     running.request_stop()
-    for steps in range(1, running.learner.steps_per_epoch):
-        running.tally.steps = steps
-        running._after_step(torch.tensor(1.0))  # too dear to ask all of them each time
-    running.tally.steps = running.learner.steps_per_epoch
+    return running
+
+
+def test_processes_on_gpus_stop_together_also_in_epochs_of_few_steps(
+    one_of_two: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_of_two, "device", torch.device("cuda"))
+    monkeypatch.setattr(one_of_two, "_count_seconds", lambda: None)  # it waits for the device
+    for steps in range(1, one_of_two.learner.steps_per_epoch):
+        one_of_two.tally.steps = steps
+        one_of_two._after_step(torch.tensor(1.0))  # too dear to ask all of them each time
+    one_of_two.tally.steps = one_of_two.learner.steps_per_epoch
     with pytest.raises(Stopped):
-        running._after_step(torch.tensor(1.0))
+        one_of_two._after_step(torch.tensor(1.0))
+
+
+def test_processes_on_cpus_stop_at_the_next_step(one_of_two: Trainer) -> None:
+    """Twenty steps would take a minute, and torchrun kills after half of one."""
+    one_of_two.tally.steps = 1
+    with pytest.raises(Stopped):
+        one_of_two._after_step(torch.tensor(1.0))
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (2, 1), (2, 2)])

@@ -102,7 +102,15 @@ def test_what_is_given_stays_as_it_is() -> None:
     assert {name: getattr(recipe, name) for name in given} == given
     assert recipe.batch_size == 32  # of the 320 images that are left
     recipe = PRESETS["standard"].for_data(64, 360, 3, {"batch_size": 300})
-    assert (recipe.batch_size, recipe.learning_rate) == (300, 0.4)
+    assert recipe.batch_size == 300
+
+
+@pytest.mark.parametrize("batch_size", [64, 128, 512, 1024])
+def test_a_smaller_batch_takes_smaller_steps_whoever_chose_it(batch_size: int) -> None:
+    recipe = PRESETS["standard"].for_data(32, 50_000, 10, {"batch_size": batch_size})
+    assert recipe.learning_rate == pytest.approx(min(0.4, 0.4 * batch_size / 512))
+    both = {"batch_size": batch_size, "learning_rate": 0.3}
+    assert PRESETS["standard"].for_data(32, 50_000, 10, both).learning_rate == 0.3
 
 
 def test_earlier_runs_are_a_flat_list_also_where_each_recipe_holds_the_one_before_it() -> None:

@@ -83,3 +83,11 @@ def test_a_file_is_exchanged_for_another_and_never_written_over(tmp_path: Path) 
     write_atomically(path, b"new")
     assert (path.read_bytes(), old.read_bytes()) == (b"new", b"old")
     assert sorted(tmp_path.iterdir()) == [path, old]
+
+
+def test_a_broken_line_in_the_midst_of_the_metrics_moves_no_other(tmp_path: Path) -> None:
+    """What a power cut leaves: lines are appended without waiting for the disk."""
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n{"epoch": 4}\n')
+    folder.forget_metrics_after(3)
+    assert folder.metrics.read_text() == '{"epoch": 1}\n{"epoch": 3}\n'
