@@ -127,7 +127,9 @@ class Trainer:
     def _run(self) -> None:
         """Do what is left of the run."""
         if self.world.is_main:
-            self.folder.begin({"recipe": self.recipe.to_dict(), "device": self._device_name()})
+            self.folder.begin(
+                {"recipe": self.recipe.to_dict(), "device": self._device_name(), "precision": self._precision()}
+            )
             self.folder.forget_metrics_after(self.epoch)
         if self.learner.compiled and self.epoch < self.recipe.epochs:
             self.compile_seconds = self.learner.compile()
@@ -287,9 +289,14 @@ class Trainer:
     def _recipe_done(self) -> dict[str, Any]:
         """Return the recipe with what the run took, and the runs that it started from, if any."""
         done = self.recipe.to_dict() | {"training_seconds": round(self.seconds), "device": self._device_name()}
+        done["precision"] = self._precision()
         if self.init_from is not None:
             done["init_from"] = lineage(self.init_from.version, self.init_from.metadata.recipe)
         return done
+
+    def _precision(self) -> str:
+        """Return the type that products are computed in, which a measurement chooses on some processors."""
+        return "float32" if self.learner.autocast is None else str(self.learner.autocast).removeprefix("torch.")
 
     def _device_name(self) -> str:
         """Return what did the work, as the checkpoint will say it."""

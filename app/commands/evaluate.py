@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from model.data import Dataset
     from model.evaluate import Scores
 
+# What the same weights may differ by on the same images, on another processor.
+SAME_TOP1 = 0.002
+
 SPLITS = {"test": False, "train": True, "all": None}  # as load_dataset calls them
 
 
@@ -194,11 +197,12 @@ def _score_and_record(
 def record(measured: tuple[dict[str, Any], ...], scores: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Return a checkpoint's measurements with new scores in the place of the old ones of the same split.
 
-    A robustness table that was recorded before stays unless a new one comes: it is of the same weights.
+    A robustness table that was recorded before stays unless a new one comes, if it was of the same images.
     """
     others = tuple(one for one in measured if one["split"] != scores["split"])
     before = next((one for one in measured if one["split"] == scores["split"]), {})
-    return (*others, {**before, **scores})
+    same = before.get("images") == scores["images"] and abs(before["top1"] - scores["top1"]) <= SAME_TOP1
+    return (*others, {**before, **scores} if same else scores)
 
 
 def _robustness(source: Checkpoint, dataset: Dataset, clean: Scores) -> dict[str, dict[str, float]]:

@@ -288,7 +288,11 @@ def _report(arguments: argparse.Namespace, path: Path, device: torch.device) -> 
         scores, probabilities = score_checkpoint(source, dataset, device)
         result = as_result(source.metadata.name, source.version, "checkpoint", scores.to_dict())
         RunFolder(arguments.out).write_json("evaluation.json", result)
-        print(f"test top-1 {scores.top1:.4f}, ece {scores.ece:.4f} (15 bins)")
+        per_class = {name: share for name, share in scores.to_dict()["per_class"].items() if share is not None}
+        worst = min(per_class, key=lambda name: per_class[name])
+        print(
+            f"test top-1 {scores.top1:.4f}, ece {scores.ece:.4f} (15 bins), worst class {worst} {per_class[worst]:.4f}"
+        )
     try:
         write_report(arguments.out, arguments.out / "metrics.jsonl", dataset, probabilities)
     except MissingExtra as error:

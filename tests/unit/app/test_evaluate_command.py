@@ -115,10 +115,18 @@ def test_another_checkpoint_than_the_expected_one_is_one_line(toy_weights, monke
 def test_a_recorded_table_survives_until_a_new_one_comes():
     held = {"split": "held-out", "top1": 0.6}
     table = {"clean": {"top1": 0.5}}
-    first = record((held,), {"split": "test", "top1": 0.5, "robustness": table})
-    again = record(first, {"split": "test", "top1": 0.7})
-    assert again == (held, {"split": "test", "top1": 0.7, "robustness": table})
-    assert record(again, {"split": "test", "top1": 0.7, "robustness": {}})[1]["robustness"] == {}
+    first = record((held,), {"split": "test", "images": 9, "top1": 0.5, "robustness": table})
+    again = record(first, {"split": "test", "images": 9, "top1": 0.501})
+    assert again == (held, {"split": "test", "images": 9, "top1": 0.501, "robustness": table})
+    assert record(again, {"split": "test", "images": 9, "top1": 0.5, "robustness": {}})[1]["robustness"] == {}
+
+
+@pytest.mark.parametrize("other", [{"images": 10}, {"top1": 0.51}])
+def test_a_recorded_table_of_other_images_does_not(other):
+    first = {"split": "test", "images": 9, "top1": 0.5, "robustness": {}}
+    assert record((first,), {"split": "test", "images": 9, "top1": 0.5} | other) == (
+        {"split": "test", "images": 9, "top1": 0.5} | other,
+    )
 
 
 def test_a_card_without_the_table_has_no_section_of_it():
