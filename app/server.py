@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.admin import AdminServer
+from app.http.accept_loop import AcceptLoop
 from app.http.bodies import BodyBudget
 from app.http.connection_limits import ConnectionLimits, raise_file_limit
 from app.http.connections import Connection
@@ -77,7 +78,7 @@ class Server(uvicorn.Server):
         self._reload = reload
         self.before_port_closes: Callable[[], None] = lambda: None
         self._handshakes: Handshakes  # once `config` has been loaded
-        self._tls_ports: list[socket.socket] = []
+        self._tls_ports: dict[socket.socket, AcceptLoop] = {}
         service.lifecycle.on_failure = self.exit_soon
 
     @contextmanager
@@ -110,31 +111,17 @@ class Server(uvicorn.Server):
             return
         await super().startup([])
         if not self.should_exit:
-            self._tls_ports = list(sockets or ())
-            for port in self._tls_ports:
-                port.setblocking(False)
-                asyncio.get_running_loop().add_reader(port, self._accept, port)
+            for port in sockets or ():
+                begin = partial(self._begin_handshake, port)
+                self._tls_ports[port] = loop = AcceptLoop(port, begin, at_once=LISTENERS, rest_s=lambda: REST_S)
+                loop.start()
 
-    def _accept(self, port: socket.socket) -> None:
-        """Take connections that wait at a port with TLS, as far as there is room for their handshakes."""
-        try:
-            for _ in range(LISTENERS):
-                if not self._handshakes.has_room():
-                    break
-                self._handshakes.begin(port.accept()[0])
-            else:
-                return
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # none is left, or one has left again
-            return
-        except OSError as error:
-            log.error("no connection can be accepted: %s", error.strerror)
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(port)
-        loop.call_later(REST_S, self._accept_again, port)
-
-    def _accept_again(self, port: socket.socket) -> None:
-        if port in self._tls_ports:
-            asyncio.get_running_loop().add_reader(port, self._accept, port)
+    def _begin_handshake(self, port: socket.socket) -> bool:
+        """Take a connection that waits at a port with TLS, if there is room for its handshake."""
+        if self._handshakes.has_room():
+            self._handshakes.begin(port.accept()[0])
+            return True
+        return False
 
     async def _listen_more(self) -> None:
         """Let the event loop accept LISTENERS connections of a port in each of its turns."""
@@ -181,10 +168,10 @@ class Server(uvicorn.Server):
         """
         waiting: list[socket.socket] = []
         ports = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
-        for port in self._tls_ports:
-            asyncio.get_running_loop().remove_reader(port)
-        ports += self._tls_ports
-        self._tls_ports = []
+        for port, loop in self._tls_ports.items():
+            loop.stop()
+            ports.append(port)
+        self._tls_ports.clear()
         for port in ports:
             drop_new_connections(port)
         for server in self.servers:

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.peers import report
 from benchmarks.peers.contenders import legacy_note
-from benchmarks.records import FOLDER, MACHINES, newest, of_version, read
+from benchmarks.records import FOLDER, by_machine, newest, of_version, path_of, read
 
 PAGE = FOLDER.parent / "README.md"
 ENGINES = {
@@ -131,18 +131,11 @@ def _queue_alone(opened: dict[str, Any]) -> str:
 
 
 def _gpu() -> str:
-    measured = [folder / CUDA for folder in MACHINES.values() if (folder / CUDA).is_file()]
-    if not measured:
+    try:
+        measured = by_machine(CUDA)
+    except FileNotFoundError:
         return "a GPU has not been measured yet"
-    return "the engine on a GPU: " + ", ".join(f"`{path.relative_to(FOLDER.parent).as_posix()}`" for path in measured)
-
-
-def by_machine(name: str) -> dict[str, dict[str, Any]]:
-    """Return the files of a name by the kind of machine that they were made on. Raises FileNotFoundError without any."""
-    found = {kind: read(name, folder) for kind, folder in MACHINES.items() if (folder / name).is_file()}
-    if not found:
-        raise FileNotFoundError(name)
-    return found
+    return "the engine on a GPU: " + ", ".join(f"`{path_of(CUDA, kind)}`" for kind in measured)
 
 
 def table(titles: dict[str, str], columns: dict[str, dict[str, str]]) -> str:

@@ -49,10 +49,9 @@ def newest(name: str) -> tuple[dict[str, Any], str]:
     For what has little to do with the processor, such as memory. Of the same day, the first machine's. Raises
     FileNotFoundError if there is none.
     """
-    found = _of_all(name)
-    if not found:
-        raise FileNotFoundError(name)
-    return max(found, key=lambda pair: str(pair[0]["machine"]["date"]))
+    records = by_machine(name)
+    kind = max(records, key=lambda one: str(records[one]["machine"]["date"]))
+    return records[kind], path_of(name, kind)
 
 
 def of_version(name: str, version: str) -> tuple[dict[str, Any], str]:
@@ -60,13 +59,20 @@ def of_version(name: str, version: str) -> tuple[dict[str, Any], str]:
 
     For what a checkpoint's answers are worth. Raises FileNotFoundError if there is none.
     """
-    for one, path in _of_all(name):
+    for kind, one in by_machine(name).items():
         if one["version"] == version:
-            return one, path
+            return one, path_of(name, kind)
     raise FileNotFoundError(f"{name} of version {version}")
 
 
-def _of_all(name: str) -> list[tuple[dict[str, Any], str]]:
-    """Return the files of a name, and their paths in the repository."""
-    paths = [folder / name for folder in MACHINES.values() if (folder / name).is_file()]
-    return [(read(path.name, path.parent), path.relative_to(FOLDER.parent).as_posix()) for path in paths]
+def by_machine(name: str) -> dict[str, dict[str, Any]]:
+    """Return the files of a name by the kind of machine that each is of. Raises FileNotFoundError if there is none."""
+    found = {kind: read(name, folder) for kind, folder in MACHINES.items() if (folder / name).is_file()}
+    if not found:
+        raise FileNotFoundError(name)
+    return found
+
+
+def path_of(name: str, kind: str) -> str:
+    """Return the path in the repository of a machine's file."""
+    return (MACHINES[kind] / name).relative_to(FOLDER.parent).as_posix()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.records import FOLDER, MACHINES, newest, read
+from benchmarks.records import FOLDER, by_machine, newest
 from benchmarks.soak_figure import LABELS
 
 PAGE = FOLDER.parent / "docs" / "reliability.md"
@@ -38,14 +38,9 @@ Offered on each machine, and of the answers refusals: {_offered()}."""
 
 def _offered() -> str:
     """Say how many requests a second each machine was sent, and what share of their answers were refusals."""
-    measured = {
-        name: read("reliability/overload.json", folder)
-        for name, folder in MACHINES.items()
-        if (folder / "reliability" / "overload.json").is_file()
-    }
     return "; ".join(
         f"{name} {one['offered_per_s']:,.0f} requests/s, {one['statuses']['429'] / sum(one['statuses'].values()):.0%}"
-        for name, one in measured.items()
+        for name, one in by_machine("reliability/overload.json").items()
     )
 
 

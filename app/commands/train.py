@@ -143,7 +143,7 @@ def build_recipe(arguments: argparse.Namespace, default_preset: str, dataset: Da
 
 def _tell_of_steps(recipe: Recipe, images: int, *, fresh: bool) -> None:
     """Say how long the run will be, and whether that is little for a network that has learnt nothing yet."""
-    steps = recipe.epochs * max(1, images // recipe.batch_size)
+    steps = recipe.epochs * recipe.steps_per_epoch(images)
     log.info("%d steps in %d epochs", steps, recipe.epochs)
     if fresh and steps < FEW_STEPS:
         log.warning("%d steps are few for fresh weights: give --init-from, or more --epochs", steps)
@@ -288,7 +288,7 @@ def _report(arguments: argparse.Namespace, path: Path, device: torch.device) -> 
         scores, probabilities = score_checkpoint(source, dataset, device)
         result = as_result(source.metadata.name, source.version, "checkpoint", scores.to_dict())
         RunFolder(arguments.out).write_json("evaluation.json", result)
-        per_class = {name: share for name, share in scores.to_dict()["per_class"].items() if share is not None}
+        per_class = {name: share for name, share in scores.per_class.items() if share is not None}
         worst = min(per_class, key=lambda name: per_class[name])
         print(
             f"test top-1 {scores.top1:.4f}, ece {scores.ece:.4f} (15 bins), worst class {worst} {per_class[worst]:.4f}"

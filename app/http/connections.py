@@ -13,7 +13,7 @@ from typing import Unpack
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.errors import TOO_MANY_CONNECTIONS, UNREAD_RESPONSE, HeaderTooSlow, MalformedRequest, QueueFull, ServiceError
+from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, QueueFull, ServiceError
 from app.http.connection_limits import ConnectionLimits
 from app.http.dates import date_line
 from app.http.direct_interface import WHEN_GONE, WHOLE
@@ -38,7 +38,7 @@ LINGER_FOR_BODY_S = 5.0
 LINGER_FOR_BODY_BYTES = 64 << 20
 
 # A larger answer is sent in such pieces, as its client reads them.
-PIECE_BYTES = 64 << 10
+RESPONSE_PIECE_BYTES = 64 << 10
 
 
 class Connection(ParsingConnection):
@@ -161,7 +161,7 @@ class Connection(ParsingConnection):
         assert cycle is not None
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
-        if len(body) <= PIECE_BYTES:
+        if len(body) <= RESPONSE_PIECE_BYTES:
             self.send_answer(status, headers, body)
         elif not cycle.disconnected:
             await self._send_in_pieces(cycle, self._response_head(cycle, status, headers), body)
@@ -182,15 +182,14 @@ class Connection(ParsingConnection):
                 take(len(body))
                 cycle.response_started = True
                 self.transport.write(head)
-                for begin in range(0, len(body), PIECE_BYTES):
+                for begin in range(0, len(body), RESPONSE_PIECE_BYTES):
                     if self.flow.write_paused:
                         await self.flow.drain()
                     if cycle.disconnected:
                         return
-                    self.transport.write(body[begin : begin + PIECE_BYTES])
+                    self.transport.write(body[begin : begin + RESPONSE_PIECE_BYTES])
         except QueueFull:
-            self._limits.on_refused(UNREAD_RESPONSE)
-            self.transport.abort()
+            self._unread.refuse(self.transport)
             return
         self._end_answer(cycle)
 

@@ -22,11 +22,15 @@ class UnreadResponse:
         try:
             self._limits.unread.take(unread)
         except QueueFull:
-            self._limits.on_refused(UNREAD_RESPONSE)
-            transport.abort()
+            self.refuse(transport)
             return
         self._bytes += unread
         self.abort_later(transport)
+
+    def refuse(self, transport: asyncio.Transport) -> None:
+        """End the connection: too much is unread already."""
+        self._limits.on_refused(UNREAD_RESPONSE)
+        transport.abort()
 
     def abort_later(self, transport: asyncio.Transport) -> None:
         """Give the client a while for what is left, if it has none yet."""

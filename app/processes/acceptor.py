@@ -10,14 +10,12 @@ connection, none a request.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Iterator
 
+from app.http.accept_loop import AcceptLoop
 from app.http.ports import drop_new_connections
 from app.processes.shared_state import LATE_S, SharedState
-
-log = logging.getLogger(__name__)
 
 # In one turn of the event loop, which has other things to do.
 AT_ONCE = 64
@@ -39,22 +37,20 @@ class Acceptor:
         self._handed = [0] * len(channels)
         self._next = 0
         self._held: socket.socket | None = None
-        self._pause: asyncio.TimerHandle | None = None
-        for one in (port, *channels):
+        self._loop = AcceptLoop(port, self._hand_one, at_once=AT_ONCE, rest_s=lambda: PAUSE_S)
+        for one in channels:
             one.setblocking(False)
 
     def open(self) -> None:
         """Begin to accept."""
-        asyncio.get_running_loop().add_reader(self._port, self._accept)
+        self._loop.start()
 
     async def close(self) -> None:
         """Close the port. What the kernel has accepted by then is handed on; each HTTP process then sees the end.
 
         Where no process takes any, or no file is left, it waits, but not for long.
         """
-        asyncio.get_running_loop().remove_reader(self._port)
-        if self._pause is not None:
-            self._pause.cancel()
+        self._loop.stop()
         drop_new_connections(self._port)
         with self._port:
             for _ in range(PAUSES_AT_THE_END):
@@ -76,24 +72,6 @@ class Acceptor:
                 return True
             except OSError:  # no file is left, or a client has left again
                 return False
-
-    def _accept(self) -> None:
-        try:
-            for _ in range(AT_ONCE):
-                if not self._hand_one():
-                    self._rest()
-                    return
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # none is left, or one has left again
-            return
-        except OSError as error:
-            log.error("no connection can be accepted: %s", error.strerror)
-            self._rest()
-
-    def _rest(self) -> None:
-        """Accept none for a moment."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._port)
-        self._pause = loop.call_later(PAUSE_S, self.open)
 
     def _hand_one(self) -> bool:
         """Accept a connection, or take the one that nobody could take, and hand it on; return whether somebody has it.

@@ -7,7 +7,6 @@ at once.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from app.http.accept_loop import AcceptLoop
 from app.main import app_of
 from app.processes.acceptor import AT_ONCE, MARK
 from app.processes.http_service import HttpService
@@ -45,8 +45,7 @@ class HttpServer(Server):
         super().__init__(config, service)
         self._channel = channel
         self._arrived = 0
-        self._resting: asyncio.TimerHandle | None = None
-        channel.setblocking(False)
+        self._loop = AcceptLoop(channel, self._take_one, at_once=AT_ONCE, rest_s=lambda: REST_S)
         service.on_close = self.exit_soon
         service.lifecycle.on_failure = self._exit_at_once
         service.on_beat = self._count
@@ -54,7 +53,7 @@ class HttpServer(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to take connections, and say so."""
         await super().startup(sockets)
-        self._listen()
+        self._loop.start()
         self.service.say_serving()
 
     def _exit_at_once(self) -> None:
@@ -62,29 +61,16 @@ class HttpServer(Server):
         self.config.timeout_graceful_shutdown = ORPHAN_S
         self.exit_soon()
 
-    def _on_connections(self) -> None:
-        for _ in range(AT_ONCE):
-            if not self._handshakes.has_room():
-                self._rest()
-                break
-            connection = next(self._arrivals(1), None)
-            if connection is None:
-                break
-            self._handshakes.begin(connection)
+    def _take_one(self) -> bool:
+        """Take a connection from the engine process, if there is room. Raises BlockingIOError when none is left."""
+        if not self._handshakes.has_room():
+            return False
+        connection = next(self._arrivals(1), None)
+        if connection is None:
+            raise BlockingIOError
+        self._handshakes.begin(connection)
         self._count()
-
-    def _rest(self) -> None:
-        """Leave connections to the engine process and the kernel for a moment."""
-        self._ignore()
-        self._resting = asyncio.get_running_loop().call_later(REST_S, self._listen)
-
-    def _listen(self) -> None:
-        asyncio.get_running_loop().add_reader(self._channel, self._on_connections)
-
-    def _ignore(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._channel)
-        if self._resting is not None:
-            self._resting.cancel()
+        return True
 
     def _count(self) -> None:
         self.service.count_connections(len(self.server_state.connections) + len(self._handshakes), self._arrived)
@@ -97,7 +83,7 @@ class HttpServer(Server):
             except BlockingIOError:
                 return
             if not mark:
-                self._ignore()
+                self._loop.stop()
                 return
             self._arrived += 1
             most -= 1
@@ -105,7 +91,7 @@ class HttpServer(Server):
 
     def _close_port(self) -> list[socket.socket]:
         """Return the connections that were handed over before the port was closed, and not taken yet."""
-        self._ignore()
+        self._loop.stop()
         return list(self._arrivals(math.inf))
 
 

@@ -17,8 +17,9 @@ from starlette.datastructures import Headers
 from starlette.staticfiles import NotModifiedResponse, PathLike
 from starlette.types import Receive, Scope, Send
 
+from app.http.connections import RESPONSE_PIECE_BYTES
+
 STATIC = Path(__file__).resolve().parent.parent / "static"
-PIECE_BYTES = 64 << 10
 
 router = APIRouter(include_in_schema=False)
 
@@ -60,8 +61,8 @@ class FileFromMemory(FileResponse):
         """Send it in pieces, so that such clients hold no more than one, either."""
         body = b"" if scope["method"] == "HEAD" else _contents(str(self.path))
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for begin in range(0, len(body), PIECE_BYTES):
-            piece = body[begin : begin + PIECE_BYTES]
+        for begin in range(0, len(body), RESPONSE_PIECE_BYTES):
+            piece = body[begin : begin + RESPONSE_PIECE_BYTES]
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 

@@ -87,7 +87,7 @@ class Learner:
         self.mean = torch.tensor(training.mean, device=device)
         self.std = torch.tensor(training.std, device=device)
         self.fill = (self.mean * 255).round().to(torch.uint8)
-        self.steps_per_epoch = len(training) // recipe.batch_size
+        self.steps_per_epoch = recipe.steps_per_epoch(len(training))
 
     @property
     def steps(self) -> int:

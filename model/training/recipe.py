@@ -96,6 +96,10 @@ class Recipe:
         """The number of epochs of all phases together."""
         return sum(epochs for _, epochs in self.phases)
 
+    def steps_per_epoch(self, images: int) -> int:
+        """Return how many whole batches so many training images make; the rest of an epoch's order is left out."""
+        return images // self.batch_size
+
     def size_of(self, epoch: int) -> int:
         """Return the image size in pixels at an epoch, counted from 0."""
         for size, epochs in self.phases:

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from app.http.connections import RESPONSE_PIECE_BYTES
 from app.lifecycle import State
-from app.routes.docs import PIECE_BYTES, STATIC, WholeFiles
+from app.routes.docs import STATIC, WholeFiles
 from app.telemetry import REASONS
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
@@ -229,7 +230,7 @@ async def test_who_does_not_read_a_file_of_the_docs_holds_a_piece_and_no_file():
     reads_on.set()
     await reader
     pieces = [message["body"] for message in sent[1:]]
-    assert max(map(len, pieces)) == PIECE_BYTES
+    assert max(map(len, pieces)) == RESPONSE_PIECE_BYTES
     assert b"".join(pieces) == (STATIC / "swagger-ui-bundle.js").read_bytes()
 
 

@@ -13,6 +13,7 @@ import uvicorn
 import uvloop
 
 from app.engine_service import EngineService
+from app.http.accept_loop import AcceptLoop
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
 from app.server import LISTENERS, Server, main_server_config
@@ -191,15 +192,12 @@ async def accept_with_few_files(rooms):
     taken = []
     server._handshakes = SimpleNamespace(has_room=lambda: rooms.pop(0) if rooms else True, begin=taken.append)
     with socket.create_server(("127.0.0.1", 0)) as opened, ScarcePort(fileno=os.dup(opened.fileno())) as port:
-        port.setblocking(False)
-        server._tls_ports = [port]
+        loop = AcceptLoop(port, partial(server._begin_handshake, port), at_once=LISTENERS, rest_s=lambda: 0.0)
         with socket.create_connection(opened.getsockname()), socket.create_connection(opened.getsockname()):
-            server._accept_again(port)
+            loop.start()
             while len(taken) < 2:
                 await asyncio.sleep(0)
-        server._tls_ports = []
-        asyncio.get_running_loop().remove_reader(port)
-        server._accept_again(port)  # the port has been closed meanwhile
+        loop.stop()
         assert not asyncio.get_running_loop().remove_reader(port)
     for connection in taken:
         connection.close()
@@ -207,8 +205,27 @@ async def accept_with_few_files(rooms):
 
 
 @on_both_loops
-def test_clients_of_a_tls_port_wait_in_the_kernel_where_there_is_no_file_or_no_room(new_loop, monkeypatch, caplog):
-    monkeypatch.setattr("app.server.REST_S", 0.0)
+def test_clients_of_a_tls_port_wait_in_the_kernel_where_there_is_no_file_or_no_room(new_loop, caplog):
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert runner.run(accept_with_few_files([True, True, False, False])) == 2
     assert caplog.text.count("no connection can be accepted: Too many open files") == 2
+
+
+async def stopped_while_it_rests():
+    """Return whether a loop that was stopped in a rest listens again."""
+    with socket.create_server(("127.0.0.1", 0)) as port, socket.create_connection(port.getsockname()):
+        asked = []
+        loop = AcceptLoop(port, lambda: bool(asked.append(1)), at_once=1, rest_s=lambda: 0.0)
+        loop.start()
+        while not asked:
+            await asyncio.sleep(0)
+        loop.stop()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return asyncio.get_running_loop().remove_reader(port) or len(asked) > 1
+
+
+@on_both_loops
+def test_a_port_that_is_closed_while_it_rests_stays_closed(new_loop):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert not runner.run(stopped_while_it_rests())

@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from app.http.connection_limits import OTHER_FILES, raise_file_limit
-from app.http.connections import PIECE_BYTES
+from app.http.connections import RESPONSE_PIECE_BYTES
 from app.http.direct_interface import WHEN_GONE, WHOLE
 from tests.connections import HALF, REQUEST, Port, ended
 
@@ -195,7 +195,7 @@ async def test_an_idle_tls_client_that_does_not_say_goodbye_does_not_hold_up_a_d
 
 
 async def test_a_large_answer_is_sent_as_it_is_read_and_counts_as_unread_until_then():
-    body = random.Random(0).randbytes(2 * PIECE_BYTES + 1)
+    body = random.Random(0).randbytes(2 * RESPONSE_PIECE_BYTES + 1)
 
     async def large(scope, _receive, _send):
         await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"%d" % len(body))], body)
@@ -218,7 +218,7 @@ async def test_a_large_answer_is_sent_as_it_is_read_and_counts_as_unread_until_t
 
 
 async def test_a_client_that_stops_to_read_a_large_answer_holds_what_is_left_of_it():
-    body = bytes(3 * PIECE_BYTES)
+    body = bytes(3 * RESPONSE_PIECE_BYTES)
     sent = []
 
     async def large(scope, _receive, _send):
@@ -245,7 +245,7 @@ async def test_a_client_that_stops_to_read_a_large_answer_holds_what_is_left_of_
     assert port.refused == ["unread-response"]
     protocol.resume_writing()
     await ended(protocol)
-    assert sent[1:] == [PIECE_BYTES] * 3
+    assert sent[1:] == [RESPONSE_PIECE_BYTES] * 3
     assert port.unread.held_bytes == 0
 
 
