@@ -12,6 +12,9 @@ from typing import Any, ClassVar
 TOO_MANY_CONNECTIONS = "too-many-connections"
 UNREAD_RESPONSE = "unread-response"
 
+# After so long a client that was told 503 may find the service ready, or another instance of it.
+RETRY_AFTER_S = 5
+
 
 class ServiceError(Exception):
     """A problem that a client is told of. `code` is stable and also the metrics' reason."""
@@ -184,7 +187,7 @@ class NotReady(ServiceError):
     text = "The service is not ready to predict. Try again after the seconds in Retry-After."
 
     def __init__(self) -> None:
-        super().__init__(retry_after_s=5)
+        super().__init__(retry_after_s=RETRY_AFTER_S)
 
 
 class EngineFailed(ServiceError):
@@ -194,7 +197,7 @@ class EngineFailed(ServiceError):
     text = "The engine could not compute an answer. Try again after the seconds in Retry-After."
 
     def __init__(self) -> None:
-        super().__init__(retry_after_s=5)
+        super().__init__(retry_after_s=RETRY_AFTER_S)
 
 
 class DeadlinePassed(ServiceError):

@@ -116,7 +116,9 @@ class Settings(BaseSettings):
     max_buffered_bytes: Annotated[
         int, Field(ge=1024, description="bytes of all bodies held at once; a request beyond that is refused with 429")
     ] = 256 << 20
-    max_images: Annotated[int, Field(ge=1, description="most images in one request")] = 256
+    max_images: Annotated[
+        int, Field(ge=1, description="most images in one request; max_queue_images if that is less")
+    ] = 256
     max_pixels: Annotated[int, Field(ge=1024, description="most pixels in one image (width x height)")] = 4096 * 4096
     max_connections: Annotated[int, Field(ge=1, description="connections open at once; more are closed unanswered")] = (
         4096
@@ -188,6 +190,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
+        if "max_images" not in self.model_fields_set and self.max_queue_images < self.max_images:
+            object.__setattr__(self, "max_images", self.max_queue_images)  # who wants a short queue means that, too
         sizes = self.batch_sizes or (1,)
         if list(sizes) != sorted(set(sizes)):
             raise ValueError("batch_sizes must be increasing")

@@ -51,7 +51,8 @@ MODEL_RESPONSES: Responses = {**ON_ANY_PATH, **{status: PROBLEMS[status] for sta
 
 PLAIN_TEXT = {"content": {"text/plain": {"schema": TEXT}}, "headers": ON_EVERY_ANSWER}
 METRICS_RESPONSES: Responses = {**ON_ANY_PATH, 200: PLAIN_TEXT, 503: PROBLEMS[503]}
-PROBE_RESPONSES: Responses = {**METRICS_RESPONSES, 503: {"description": "No; the body says why", **PLAIN_TEXT}}
+NO = {"description": "No; the body says why", **PLAIN_TEXT, "headers": ON_EVERY_ANSWER | RETRY_AFTER}
+PROBE_RESPONSES: Responses = {**METRICS_RESPONSES, 503: NO}
 
 IMAGE = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
 PREDICT_BODY = {

@@ -8,13 +8,24 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from app.errors import RETRY_AFTER_S
+from app.lifecycle import State
 from app.routes.common import KeyDep, ServiceDep
-from app.routes.document import METRICS_RESPONSES, MODEL_RESPONSES, ON_ANY_PATH, ON_EVERY_ANSWER, PROBE_RESPONSES
+from app.routes.document import (
+    METRICS_RESPONSES,
+    MODEL_RESPONSES,
+    ON_ANY_PATH,
+    ON_EVERY_ANSWER,
+    PROBE_RESPONSES,
+    RETRY_AFTER,
+)
 from app.schemas import Health, ModelCard
 from app.service import Service
 
 router = APIRouter(tags=["operations"])
 probes = APIRouter(tags=["operations"])  # no key
+
+UNREADY_HEADERS = {"retry-after": str(RETRY_AFTER_S)}
 
 
 @probes.get(
@@ -22,8 +33,7 @@ probes = APIRouter(tags=["operations"])  # no key
 )
 async def livez(service: ServiceDep) -> Response:
     """200 unless work has waited for too long without any progress: then a restart helps."""
-    stalled = service.stalled()
-    return _probe(503 if stalled else 200, stalled or "alive")
+    return _probe(service.stalled(), "alive")
 
 
 @probes.get(
@@ -31,20 +41,21 @@ async def livez(service: ServiceDep) -> Response:
 )
 async def readyz(service: ServiceDep) -> Response:
     """200 only when the engine is warm, has passed its self-test, and its batcher runs."""
-    reason = service.unready_reason()
-    return _probe(503 if reason else 200, reason or "ready")
+    return _probe(service.unready_reason(), "ready")
 
 
 @probes.get(
     "/health",
     response_model=Health,
-    responses=ON_ANY_PATH | {503: {"model": Health, "headers": ON_EVERY_ANSWER}},
+    responses=ON_ANY_PATH | {503: {"model": Health, "headers": ON_EVERY_ANSWER | RETRY_AFTER}},
     summary="The state as JSON",
 )
 async def health(service: ServiceDep) -> Response:
     """The same status code as /readyz."""
     body = describe(service)
-    return JSONResponse(body.model_dump(mode="json"), 200 if body.ready else 503)
+    return JSONResponse(
+        body.model_dump(mode="json"), 200 if body.ready else 503, None if body.ready else UNREADY_HEADERS
+    )
 
 
 @probes.get("/metrics", response_class=Response, responses=METRICS_RESPONSES, summary="Prometheus metrics")
@@ -69,9 +80,10 @@ def describe(service: Service) -> Health:
     """Gather the service's state."""
     predictor = service.loaded
     reason = service.unready_reason()
+    state = service.lifecycle.state
     return Health.model_validate(
         {
-            "status": service.lifecycle.state,
+            "status": "stalled" if reason and state is State.READY else state,
             "ready": reason is None,
             "reason": reason,
             "model": predictor.batcher.model if predictor else None,
@@ -84,5 +96,7 @@ def describe(service: Service) -> Health:
     )
 
 
-def _probe(status: int, text: str) -> Response:
-    return Response(text + "\n", status_code=status, media_type="text/plain", headers={"cache-control": "no-store"})
+def _probe(reason: str | None, text: str) -> Response:
+    """Answer 503 with a reason, or 200 with the text."""
+    headers = {"cache-control": "no-store"} | (UNREADY_HEADERS if reason else {})
+    return Response(f"{reason or text}\n", 503 if reason else 200, headers, "text/plain")

@@ -130,7 +130,11 @@ async def test_an_engine_that_makes_no_progress_fails_both_probes():
     async with serving(engine, stall_timeout_s=0.001) as client, occupied(engine, client):
         while (await client.get("/livez")).status_code == 200:
             pass
-        assert (await client.get("/readyz")).status_code == 503
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        answer = await client.get("/health")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert (answer.json()["status"], answer.json()["ready"]) == ("stalled", False)
 
 
 async def test_what_makes_no_progress_until_the_deadline_is_not_ready_but_alive(monkeypatch):

@@ -57,7 +57,8 @@ def test_every_setting_is_a_flag_with_its_default_in_the_help():
         ("--precision", "int4"),
         ("--batch-sizes", "8,4"),
         ("--batch-sizes", "x"),
-        ("--max-queue-images", "8"),
+        ("--max-queue-images", "8", "--max-images", "9"),
+        ("--max-queue-images", "8", "--batch-sizes", "1,16"),
         ("--max-queue-images", "8", "--max-images", "8", "--batch-sizes", "1,16"),
         ("--timeout-ms", "0"),
         ("--tls-cert", "cert.pem"),
@@ -74,6 +75,11 @@ def test_a_bad_value_is_one_line(arguments):
         parse(*arguments)
     assert "\n" not in str(stopped.value)
     assert str(stopped.value).startswith("resnet: error: ")
+
+
+def test_a_short_queue_alone_bounds_requests_to_what_may_wait():
+    assert parse("--max-queue-images", "8").max_images == 8
+    assert parse("--max-queue-images", "300").max_images == 256
 
 
 @pytest.mark.parametrize(
