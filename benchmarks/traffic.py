@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.load import post
-from tests.e2e.test_hostile import BAD
+from tests.bad_requests import BAD
 from tests.slow_clients import KINDS, until_closed
 
 GOOD, INVALID, SLOW, LEAVING = 6, 1, 8, 2

@@ -24,6 +24,11 @@ def png(width, height, *before, bits=8, colours=2, rows=None, pixels=None):
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(before) + chunk(b"IDAT", zlib.compress(data, 1)) + PNG_END
 
 
+def png_without_pixels(width, height):
+    """A PNG whose header says that it is so large, and which ends at once."""
+    return png(width, height, pixels=bytes(100))
+
+
 def jpeg(width=32, height=32, **options):
     """A small JPEG that says it has another size."""
     data = bytearray(encode(Image.new("RGB", (32, 32), "red"), "JPEG", **options))

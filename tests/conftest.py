@@ -57,6 +57,11 @@ def noise(width: int = 32, height: int = 32, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def warnings_of(caplog):
+    """What was logged as a warning."""
+    return [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+
 def resident_kb(array):
     """Return how much of an array's mapping is resident."""
     address, mapping = array.ctypes.data, False

@@ -15,6 +15,8 @@ from app.backends import cuda_lane
 
 aten = torch.ops.aten
 
+NO_ENGINE = "FIND was unable to find an engine to execute this computation"
+
 
 class Stream:
     def __init__(self, _device=None):

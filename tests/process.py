@@ -92,6 +92,12 @@ class ServiceProcess:
         return int(found[1]) * 1024
 
     @property
+    def children(self) -> list[int]:
+        """The ids of the HTTP processes, where there are several."""
+        pid = self.process.pid
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    @property
     def open_files(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 

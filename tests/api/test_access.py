@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from app.main import create_admin_app
+from tests.api.asking import PICTURE, PNG, assert_problem, post
 from tests.api.conftest import serving
-from tests.api.test_errors import PICTURE, PNG, assert_problem, post
 from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.anyio

@@ -10,33 +10,15 @@ import pytest
 
 from app.batching.batches import EngineBroken
 from app.http.parameters import Options
+from tests.api.asking import PICTURE, PNG, assert_problem, post
 from tests.api.conftest import occupied, serving
+from tests.bombs import png_without_pixels
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
-from tests.unit.app.test_imaging import png_header
 
 pytestmark = pytest.mark.anyio
 
-PNG = {"content-type": "image/png"}
-PICTURE = encode(noise())
 FORM = {"content-type": "multipart/form-data; boundary=b"}
-
-
-def assert_problem(answer, status, code):
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
-    assert problem["type"] == f"urn:resnet:problem:{code}"
-    assert problem["status"] == status
-    assert problem["title"]
-    assert problem["detail"]
-    assert problem["request_id"] == answer.headers["x-request-id"]
-    for secret in ("Traceback", "0x", "/app", "Error:", "site-packages"):
-        assert secret not in answer.text
-
-
-def post(client, content=PICTURE, headers=PNG, path="/predict"):
-    return client.post(path, content=content, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +149,7 @@ async def test_415(client, headers):
     [
         (b"just text", "undecodable-image"),
         (encode(noise(64, 64), "JPEG")[:600], "undecodable-image"),
-        (png_header(20_000, 20_000), "too-many-pixels"),
+        (png_without_pixels(20_000, 20_000), "too-many-pixels"),
     ],
 )
 async def test_422_image(client, content, code):

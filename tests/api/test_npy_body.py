@@ -5,12 +5,12 @@ import asyncio
 import numpy as np
 import pytest
 
+from tests.api.asking import assert_problem
 from tests.api.conftest import occupied, serving
-from tests.api.test_errors import assert_problem
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
 from tests.mutations import damaged_start
-from tests.unit.app.http.test_npy import npy
+from tests.npy_files import npy
 
 pytestmark = pytest.mark.anyio
 

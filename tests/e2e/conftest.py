@@ -1,8 +1,17 @@
-import pytest
+import io
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from app.engine import load_engine
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.backends.choice import open_backend
+from app.engine import CheckpointEngine, load_engine
 from app.settings import Settings
-from tests.process import service_process
+from model import checkpoint
+from tests.checkpoints import write_turned
+from tests.process import WEIGHTS, service_process
 
 # A service of whose engine a test says something, by these or by what is measured, finds the rest out by itself.
 ABOUT_THE_ENGINE = {"command", "device", "threads", "weights"}
@@ -42,3 +51,43 @@ def service(tmp_path_factory):
         yield service.wait_ready()
         assert service.stop() == 0
         assert "Traceback" not in service.log
+
+
+@pytest.fixture
+def start_faulty(start, tmp_path, monkeypatch):
+    """Start services over an engine with faults."""
+    monkeypatch.setenv("FAULTY_FOLDER", str(tmp_path))
+    return partial(start, command=("tests.faulty_server",), timeout_ms=120_000)
+
+
+@pytest.fixture
+def start_two_faulty(start_faulty):
+    """The same, of two HTTP processes each."""
+    return partial(start_faulty, http_processes=2)
+
+
+@pytest.fixture
+def pool():
+    """Threads for clients that wait."""
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """The shipped checkpoint, and one that takes every class for the next one."""
+    return [WEIGHTS, write_turned(tmp_path_factory.mktemp("checkpoints") / "turned.safetensors")]
+
+
+@pytest.fixture(scope="session")
+def expected(checkpoints, examples):
+    """What each version answers offline, float32 (10, classes) by version."""
+    images = np.stack([np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1) for data in examples.values()])
+    answers = {}
+    for path in checkpoints:
+        source = checkpoint.load(path)
+        engine = CheckpointEngine(
+            source.facts, open_backend(source, Settings(device="cpu", precision="float32", threads=1)), (10,)
+        )
+        answers[source.version] = engine.run(np.ascontiguousarray(images))
+    return answers

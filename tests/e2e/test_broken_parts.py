@@ -6,35 +6,10 @@ import time
 
 import httpx
 import pytest
-from PIL import Image
 
-from tests.conftest import encode, noise
-from tests.faulty_server import DECODE_FAULTS, colour_of
+from tests.faulty_service import GOOD, PNG, ask, bad, undecodable
 
 pytestmark = pytest.mark.e2e
-
-PNG = {"content-type": "image/png"}
-GOOD = encode(noise())
-
-
-@pytest.fixture
-def start_faulty(start, tmp_path, monkeypatch):
-    monkeypatch.setenv("FAULTY_FOLDER", str(tmp_path))
-    return lambda **options: start(command=("tests.faulty_server",), **{"timeout_ms": 120_000, **options})
-
-
-def bad(fault):
-    return encode(Image.new("RGB", (32, 32), colour_of(fault)))
-
-
-def undecodable(fault):
-    return encode(Image.new("RGB", DECODE_FAULTS[fault]))
-
-
-def ask(service, *pictures, **headers):
-    files = [("file", one) for one in pictures]
-    answer = httpx.post(f"{service.url}/predict", files=files, headers=headers, timeout=60)
-    return answer.status_code, answer.json().get("type", "").rpartition(":")[2]
 
 
 def ask_together(service, *pictures, **headers):

@@ -1,33 +1,15 @@
 """Bad input against the real process: its status, a fixed text, flat memory, and the next good request works."""
 
 import asyncio
-import json
 import socket
 import time
 
 import httpx
 import pytest
 
-from tests.conftest import encode, noise
-from tests.unit.app.test_imaging import png_header
+from tests.bad_requests import BAD, PNG
 
 pytestmark = pytest.mark.e2e
-
-PNG = {"content-type": "image/png"}
-JSON = {"content-type": "application/json"}
-JPEG = encode(noise(200, 200), "JPEG")
-
-BAD = {
-    "wrong file": (b"%PDF-1.7 not an image", PNG, 422, "undecodable-image"),
-    "empty body": (b"", PNG, 400, "malformed-request"),
-    "truncated jpeg": (JPEG[: len(JPEG) // 2], {"content-type": "image/jpeg"}, 422, "undecodable-image"),
-    "text named png": (b"hello, I am a cat\n", PNG, 422, "undecodable-image"),
-    "20000 x 20000 png": (png_header(20_000, 20_000), PNG, 422, "too-many-pixels"),
-    "broken json": (b'{"images": [', JSON, 400, "malformed-request"),
-    "bad base64": (json.dumps({"images": ["%%%"]}).encode(), JSON, 422, "bad-base64"),
-    "deep json": (b'{"images":' + b"[" * 1_000_000, JSON, 400, "malformed-request"),
-    "too many bytes": (bytes(17 << 20), PNG, 413, "body-too-large"),
-}
 
 
 def test_bad_input_gets_its_status_and_costs_nothing(service, examples):

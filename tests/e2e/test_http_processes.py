@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -14,16 +13,10 @@ import pytest
 
 from benchmarks.ports import free_port
 from tests.conftest import encode, noise
-from tests.e2e.test_broken_parts import GOOD, PNG, ask, bad
+from tests.faulty_service import GOOD, PNG, ask, bad, hang
 from tests.process import service_process
 
 pytestmark = pytest.mark.e2e
-
-
-def children(service):
-    """The ids of the HTTP processes."""
-    pid = service.process.pid
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def connections(service):
@@ -36,7 +29,7 @@ def connections(service):
     def count(pid):
         return sum(str(file.readlink()) in here for file in Path(f"/proc/{pid}/fd").iterdir())
 
-    return [count(pid) for pid in children(service)]
+    return [count(pid) for pid in service.children]
 
 
 @contextmanager
@@ -62,28 +55,6 @@ def two(tmp_path_factory):
         yield service.wait_ready()
         assert service.stop() == 0
         assert "Traceback" not in service.log
-
-
-@pytest.fixture
-def start_faulty(start, tmp_path, monkeypatch):
-    monkeypatch.setenv("FAULTY_FOLDER", str(tmp_path))
-    return lambda **options: start(
-        command=("tests.faulty_server",), **{"timeout_ms": 120_000, "http_processes": 2, **options}
-    )
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(16) as pool:
-        yield pool
-
-
-def hang(service, pool, tmp_path):
-    """Occupy the engine with one request until `release`; return what will be its answer."""
-    first = pool.submit(ask, service, bad("hang"))
-    while not (tmp_path / "hanging").exists():
-        time.sleep(0.01)
-    return first
 
 
 def wait_for_queue(service, images):
@@ -169,13 +140,13 @@ def test_the_metrics_are_those_of_all_whoever_is_asked(two, examples):
     lines = httpx.get(f"{two.url}/metrics").text.splitlines()
     assert len([line for line in lines if line.startswith("resnet_model_info{")]) == 1
     assert len(lines) == len(set(lines))
-    pids = [two.process.pid, *children(two)]
+    pids = [two.process.pid, *two.children]
     resident = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") for pid in pids)
     assert two.metric("process_resident_memory_bytes") == pytest.approx(resident, rel=0.1)
 
 
-def test_requests_of_both_share_a_batch(start_faulty, pool, tmp_path):
-    service = start_faulty()
+def test_requests_of_both_share_a_batch(start_two_faulty, pool, tmp_path):
+    service = start_two_faulty()
     first = hang(service, pool, tmp_path)
     waiting = [pool.submit(ask, service, GOOD) for _ in range(7)]
     wait_for_queue(service, 7)
@@ -188,8 +159,8 @@ def test_requests_of_both_share_a_batch(start_faulty, pool, tmp_path):
     assert service.stop() == 0
 
 
-def test_the_queue_has_one_bound_for_both_and_deadlines_are_kept(start_faulty, pool, tmp_path):
-    service = start_faulty(batch_sizes="1", max_images=1, max_queue_images=2)
+def test_the_queue_has_one_bound_for_both_and_deadlines_are_kept(start_two_faulty, pool, tmp_path):
+    service = start_two_faulty(batch_sizes="1", max_images=1, max_queue_images=2)
     first = hang(service, pool, tmp_path)
     waiting = [pool.submit(ask, service, GOOD) for _ in range(2)]
     wait_for_queue(service, 2)
@@ -216,8 +187,8 @@ def test_the_queue_has_one_bound_for_both_and_deadlines_are_kept(start_faulty, p
     assert "Traceback" not in service.log
 
 
-def test_a_client_that_leaves_costs_no_device_time(start_faulty, pool, tmp_path):
-    service = start_faulty()
+def test_a_client_that_leaves_costs_no_device_time(start_two_faulty, pool, tmp_path):
+    service = start_two_faulty()
     first = hang(service, pool, tmp_path)
     head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: {len(GOOD)}\r\n\r\n"
     for _ in range(4):
@@ -235,8 +206,8 @@ def test_a_client_that_leaves_costs_no_device_time(start_faulty, pool, tmp_path)
     assert "Traceback" not in service.log
 
 
-def test_what_fails_one_batch_fails_its_own_requests_and_nothing_else(start_faulty):
-    service = start_faulty()
+def test_what_fails_one_batch_fails_its_own_requests_and_nothing_else(start_two_faulty):
+    service = start_two_faulty()
     for pictures, outcome in [
         ([bad("exception")], (500, "internal-error")),
         ([bad("thread dies")], (500, "internal-error")),
@@ -249,8 +220,8 @@ def test_what_fails_one_batch_fails_its_own_requests_and_nothing_else(start_faul
     assert service.stop() == 0
 
 
-def test_a_hung_engine_turns_all_of_them_unready_until_it_goes_on(start_faulty, pool, tmp_path):
-    service = start_faulty(stall_timeout_s=0.5)
+def test_a_hung_engine_turns_all_of_them_unready_until_it_goes_on(start_two_faulty, pool, tmp_path):
+    service = start_two_faulty(stall_timeout_s=0.5)
     first = hang(service, pool, tmp_path)
     with one_each(service) as clients:
         for path in ("/readyz", "/livez"):
@@ -279,7 +250,7 @@ def answer_of(client, path):
 @pytest.mark.parametrize("which", ["an HTTP process", "the engine"])
 def test_what_stands_still_turns_the_others_unready_until_it_goes_on(start, which):
     service = start(http_processes=2, stall_timeout_s=1.5)
-    pid = service.process.pid if which == "the engine" else children(service)[0]
+    pid = service.process.pid if which == "the engine" else service.children[0]
     with one_each(service) as clients:
         os.kill(pid, signal.SIGSTOP)
         for path in ("/readyz", "/livez"):
@@ -298,7 +269,7 @@ def test_what_stands_still_turns_the_others_unready_until_it_goes_on(start, whic
 
 def test_a_process_that_stands_still_gets_no_further_connections(start):
     service = start(http_processes=2)
-    stopped = children(service)[0]
+    stopped = service.children[0]
     os.kill(stopped, signal.SIGSTOP)
     while service.process.poll() is None:
         try:
@@ -332,10 +303,10 @@ def test_a_renewed_file_of_keys_reaches_both(start, tmp_path, examples):
     assert service.stop() == 0
 
 
-def test_a_keys_limit_is_one_for_both(start_faulty, pool, tmp_path):
+def test_a_keys_limit_is_one_for_both(start_two_faulty, pool, tmp_path):
     keys = tmp_path / "keys.txt"
     keys.write_text(f"few:{sha256(b'few').hexdigest()}:3\nmany:{sha256(b'many').hexdigest()}\n")
-    service = start_faulty(api_keys_file=keys)
+    service = start_two_faulty(api_keys_file=keys)
     few, many = ({"authorization": f"Bearer {key}"} for key in ("few", "many"))
     first = pool.submit(ask, service, bad("hang"), **few)
     while not (tmp_path / "hanging").exists():
@@ -363,5 +334,5 @@ def test_probes_have_a_port_of_their_own_in_the_engine_process(start, examples):
             assert client.get("/readyz").status_code == 404
     assert service.metric('resnet_requests_total{route="/predict",status="200"}') == 2
     assert httpx.get(f"{service.probes_url}/health").json()["status"] == "ready"
-    os.kill(children(service)[0], signal.SIGKILL)
+    os.kill(service.children[0], signal.SIGKILL)
     assert service.process.wait(timeout=60) == 1

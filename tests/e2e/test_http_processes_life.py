@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import put
-from tests.e2e.test_broken_parts import GOOD, ask, bad
-from tests.e2e.test_http_processes import children, hang, pool, start_faulty  # noqa: F401 - fixtures
-from tests.e2e.test_lifecycle import drain_under_load
-from tests.e2e.test_reload_process import BATCH_SIZES, Clients, checkpoints, expected, reload  # noqa: F401 - fixtures
+from tests.drains import drain_under_load
+from tests.faulty_service import GOOD, ask, bad, hang
+from tests.reloads import BATCH_SIZES, Clients, reload
 
 pytestmark = pytest.mark.e2e
 
@@ -46,7 +45,7 @@ def assert_port_is_free(service):
 def test_sigterm_under_load_loses_no_accepted_request_and_exits_0(start, examples, rounds):
     for _ in range(rounds):
         service = start(http_processes=2, drain_delay_s=0.5)
-        pids = children(service)
+        pids = service.children
         assert len(pids) == 2
         drain_under_load(service, examples["cat"])
         wait_for_the_end_of(pids)
@@ -55,7 +54,7 @@ def test_sigterm_under_load_loses_no_accepted_request_and_exits_0(start, example
 
 def test_a_terminals_signal_to_every_process_is_one_signal(start, examples):
     service = start(http_processes=2)
-    for pid in [*children(service), service.process.pid]:
+    for pid in [*service.children, service.process.pid]:
         os.kill(pid, signal.SIGINT)
     assert service.process.wait(timeout=60) == 0
     assert "second signal" not in service.log
@@ -70,7 +69,7 @@ def test_sigterm_while_starting_exits_0(start):
 
 def test_a_second_signal_ends_all_of_them_at_once(start):
     service = start(http_processes=2, drain_delay_s=3600)
-    pids = children(service)
+    pids = service.children
     service.process.send_signal(signal.SIGTERM)
     service.wait_logged("draining")
     while httpx.get(f"{service.url}/readyz").status_code != 503:
@@ -81,9 +80,9 @@ def test_a_second_signal_ends_all_of_them_at_once(start):
 
 
 @pytest.mark.parametrize("victim", ["HTTP process", "engine process"])
-def test_the_death_of_any_is_the_end_of_all_and_what_waits_gets_503(start_faulty, pool, tmp_path, victim):  # noqa: F811
-    service = start_faulty()
-    pids = children(service)
+def test_the_death_of_any_is_the_end_of_all_and_what_waits_gets_503(start_two_faulty, pool, tmp_path, victim):
+    service = start_two_faulty()
+    pids = service.children
     first = hang(service, pool, tmp_path)
     waiting = [pool.submit(ask_or_lost, service) for _ in range(12)]
     while httpx.get(f"{service.url}/health").json()["queue_images"] != 12:
@@ -113,9 +112,9 @@ def ask_or_lost(service):
 
 
 @pytest.mark.parametrize("fault", ["broken", "batcher dies"])
-def test_an_engine_that_breaks_ends_all_of_them(start_faulty, fault):  # noqa: F811
-    service = start_faulty(batch_sizes="1")
-    pids = children(service)
+def test_an_engine_that_breaks_ends_all_of_them(start_two_faulty, fault):
+    service = start_two_faulty(batch_sizes="1")
+    pids = service.children
     assert ask(service, bad(fault)) == (503, "engine-failed")
     assert service.process.wait(timeout=60) == 1
     assert service.log.count("the engine or its batcher died") == 1
@@ -123,9 +122,9 @@ def test_an_engine_that_breaks_ends_all_of_them(start_faulty, fault):  # noqa: F
     assert_port_is_free(service)
 
 
-def test_a_hung_engine_does_not_keep_sigterm_from_ending_all_of_them(start_faulty, pool, tmp_path):  # noqa: F811
-    service = start_faulty(drain_timeout_s=1)
-    pids = children(service)
+def test_a_hung_engine_does_not_keep_sigterm_from_ending_all_of_them(start_two_faulty, pool, tmp_path):
+    service = start_two_faulty(drain_timeout_s=1)
+    pids = service.children
     first = hang(service, pool, tmp_path)
     assert service.stop() == 0
     assert first.result()[0] == 503
@@ -134,7 +133,7 @@ def test_a_hung_engine_does_not_keep_sigterm_from_ending_all_of_them(start_fault
 
 def test_a_process_that_does_not_end_is_killed_and_that_is_no_success(start):
     service = start(http_processes=2, drain_timeout_s=0.5, header_timeout_s=0.5)
-    pids = children(service)
+    pids = service.children
     os.kill(pids[0], signal.SIGSTOP)
     assert service.stop() == 1
     assert service.log.count("an HTTP process does not end") == 1
@@ -159,7 +158,7 @@ def test_a_port_that_is_taken_is_said_in_one_line_and_starts_nothing(start):
     assert httpx.get(f"{first.url}/readyz").status_code == 200
 
 
-def test_weights_change_under_load_without_a_gap(start, tmp_path, examples, checkpoints, expected):  # noqa: F811
+def test_weights_change_under_load_without_a_gap(start, tmp_path, examples, checkpoints, expected):
     path = tmp_path / "current.safetensors"
     files = [one.read_bytes() for one in checkpoints]
     versions = list(expected)

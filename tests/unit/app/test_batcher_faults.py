@@ -12,8 +12,8 @@ from app.batcher import TOP_UP_MIN_BATCH_S
 from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.batching.engine_failures import MAX_CONSECUTIVE_FAILURES
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, ServiceError
+from tests.batchers import occupied, pictures, running, submit
 from tests.fakes import FakeEngine, probabilities_of, rounded_probabilities
-from tests.unit.app.test_batcher import occupied, pictures, running, submit
 
 pytestmark = pytest.mark.anyio
 

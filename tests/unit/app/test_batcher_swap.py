@@ -7,8 +7,8 @@ import pytest
 
 from app.batching.batches import EngineBroken
 from app.errors import DeadlinePassed, EngineFailed, ServiceError
+from tests.batchers import MODEL, occupied, pictures, running, submit
 from tests.fakes import FakeEngine, rounded_probabilities
-from tests.unit.app.test_batcher import MODEL, occupied, pictures, running, submit
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ import pytest
 
 from app.batcher import TOP_UP_MIN_BATCH_S
 from app.errors import ClientGone
+from tests.batchers import occupied, pictures, running, submit
 from tests.fakes import FakeEngine
-from tests.unit.app.test_batcher import occupied, pictures, running, submit
 
 pytestmark = pytest.mark.anyio
 

@@ -16,9 +16,9 @@ from model.data import DataError, Dataset, channel_statistics
 from model.folder import load_folder
 from model.train import Trainer
 from model.training.recipe import PRESETS
+from tests.bombs import png_without_pixels
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
-from tests.unit.app.test_imaging import png_header
 
 
 def rotated() -> bytes:
@@ -181,8 +181,8 @@ def write_bad_files(root: Path) -> dict[str, str]:
     good = encode(noise(64, 64), "JPEG")
     (root / "text.jpg").write_text("not a picture at all")
     (root / "empty.png").touch()
-    (root / "bomb.png").write_bytes(png_header(20_000, 20_000))
-    (root / "large.png").write_bytes(png_header(8193, 8192))
+    (root / "bomb.png").write_bytes(png_without_pixels(20_000, 20_000))
+    (root / "large.png").write_bytes(png_without_pixels(8193, 8192))
     (root / "drawing.tiff").write_bytes(encode(noise(), "TIFF"))
     (root / "dangling.png").symlink_to(root / "nowhere")
     os.mkfifo(root / "pipe.png")

@@ -8,6 +8,7 @@ from app.backends.choice import open_backend
 from app.batching.batches import EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
+from tests.conftest import warnings_of
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 3, 2, 2), dtype=np.uint8)
 
@@ -102,10 +103,6 @@ def cuda(monkeypatch):
     monkeypatch.setattr("app.backends.choice._require_gpu", lambda _device: None)
     monkeypatch.setattr("app.backends.choice.has_fast_bfloat16", lambda _device: True)
     return pretended
-
-
-def warnings_of(caplog):
-    return [record.message for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_auto_leaves_a_precision_whose_answers_move_with_the_batch(source, cuda, caplog):

@@ -9,6 +9,8 @@ from app.backends.cuda_backend import CudaBackend, ExecutionMode, distinct, open
 from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS
 from model import checkpoint
+from tests.conftest import warnings_of
+from tests.fake_cuda import NO_ENGINE
 
 SIZES = (1, 2, 4)
 EXAMPLES = np.random.default_rng(0).integers(0, 256, (3, 3, 2, 2), dtype=np.uint8)
@@ -85,10 +87,6 @@ def make(*ways):
 
     named = [ExecutionMode(f"way {number}", opener(lanes)) for number, lanes in enumerate(ways)]
     return CudaBackend(PretendedEager(), named, EXAMPLES, SIZES)
-
-
-def warnings_of(caplog):
-    return [record.message for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_each_size_is_proven_once_in_each_lane_before_anything_is_computed_there():
@@ -218,9 +216,6 @@ def test_too_little_memory_for_a_size_says_nothing_against_the_way(error, caplog
     np.testing.assert_array_equal(backend.logits(images(4)), logits_of(images(4)))
     assert backend.mode == "way 0"
     assert not warnings_of(caplog)
-
-
-NO_ENGINE = "FIND was unable to find an engine to execute this computation"
 
 
 def test_cudnn_that_finds_nothing_for_another_size_of_what_it_has_computed_lacks_memory(caplog):

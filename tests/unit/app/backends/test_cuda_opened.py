@@ -12,8 +12,8 @@ from app.batching.batches import EngineOutOfMemory
 from app.engine import CheckpointEngine, EngineUnavailable
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
-from tests.fake_cuda import FakeCuda
-from tests.unit.app.backends.test_cuda_backend import NO_ENGINE, warnings_of
+from tests.conftest import warnings_of
+from tests.fake_cuda import NO_ENGINE, FakeCuda
 
 
 @pytest.fixture(scope="module")

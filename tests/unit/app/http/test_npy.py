@@ -1,4 +1,3 @@
-import io
 import pickle
 
 import numpy as np
@@ -8,14 +7,9 @@ from app.errors import MalformedRequest, ServiceError, TooManyImages, UnusableAr
 from app.http.bodies import split_images
 from app.http.npy import MAX_HEADER_BYTES, read_npy
 from tests.mutations import damaged_start
+from tests.npy_files import npy
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8)
-
-
-def npy(array, version=None, allow_pickle=False):
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.asanyarray(array), version, allow_pickle)
-    return buffer.getvalue()
 
 
 def with_header(text, data=b"", version=1):
