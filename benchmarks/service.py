@@ -60,7 +60,7 @@ def seconds_to_ready(folder: Path, precision: str) -> float:
 
 def bad_input_times(service: ServiceProcess, picture: bytes) -> dict[str, Any]:
     """Seconds that each kind of bad input takes to be refused, and what it did to resident memory."""
-    from tests.e2e.test_hostile import BAD
+    from tests.bad_requests import BAD
 
     with httpx.Client(base_url=service.url, timeout=60) as http:
         http.post("/predict", content=picture, headers=PNG)

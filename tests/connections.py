@@ -29,6 +29,8 @@ class Transport:
         return self.closed.is_set()
 
     def write(self, data):
+        if self.half_closed:
+            raise RuntimeError("Cannot call write() after write_eof()")
         self.sent += data
 
     def get_write_buffer_size(self):

@@ -17,25 +17,21 @@ from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, Qu
 from app.http.connection_limits import ConnectionLimits
 from app.http.dates import date_line
 from app.http.direct_interface import WHEN_GONE, WHOLE
+from app.http.ending import Ending
 from app.http.parsing import ParsingConnection, UvicornOptions
 from app.http.problems import Headers, problem_answers
 from app.http.request_ids import new_request_id
-from app.http.unread_response import UnreadResponse
 
 LATE_S = 0.05
 
-# A refused client may still be sending. Closing at once would reset the connection, and take the answer with it.
+# What a refused client still sends is thrown away for so long.
 LINGER_S = 1.0
 
 # For a header of which a part has come when the connection is to be closed: the rest is on its way, or never comes.
 LAST_HEADER_S = 0.5
 
-# For the end of an idle TLS connection when the port is closed.
-LAST_TLS_S = 3.0
-
-# A client that sent `Expect: 100-continue` and is refused may send its body all the same, without having waited.
+# The same for one that sent `Expect: 100-continue`: it may send its body all the same, without having waited.
 LINGER_FOR_BODY_S = 5.0
-LINGER_FOR_BODY_BYTES = 64 << 20
 
 # A larger answer is sent in such pieces, as its client reads them.
 RESPONSE_PIECE_BYTES = 64 << 10
@@ -59,21 +55,21 @@ class Connection(ParsingConnection):
                 "awaits_100_continue": self.awaits_100_continue,
             },
         }
-        self._active: RequestResponseCycle | None = None
+        self._ending: Ending
+        self._last = False  # whether the connection is to be closed after what is under way
+        self._active: RequestResponseCycle | None = None  # is answered; uvicorn's `cycle` is the one that is read
         self._refusal: ServiceError | None = None  # of what follows a request that is not answered yet
         self.heard = False  # whether the client has sent anything yet
         self._gone = False
         self._tell_gone: Callable[[], None] | None = None
         self._header_timer: asyncio.TimerHandle | None = None
-        self._linger_timer: asyncio.TimerHandle | None = None
-        self._linger_bytes = LINGER_FOR_BODY_BYTES  # that are still thrown away
-        self._unread = UnreadResponse(limits)
 
     # -- what the client does
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first header, unless there are too many connections already."""
         super().connection_made(transport)
+        self._ending = Ending(self._limits, transport)
         if len(self.connections) > self._limits.max_connections:
             self._limits.on_refused(TOO_MANY_CONNECTIONS)
             transport.abort()
@@ -83,10 +79,8 @@ class Connection(ParsingConnection):
     def data_received(self, data: bytes) -> None:
         """Take bytes of a header or a body; those that follow a refusal are thrown away."""
         self.heard = True
-        if self._linger_timer is not None:
-            self._linger_bytes -= len(data)
-            if self._linger_bytes < 0:
-                self.transport.abort()
+        if self._ending.lingers:
+            self._ending.throw_away(len(data))
         if self._stopped_reading():
             return
         if self._unparsed:  # was on its way already when reading was switched off
@@ -98,17 +92,14 @@ class Connection(ParsingConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
-        for timer in (self._header_timer, self._linger_timer):
-            if timer is not None:
-                timer.cancel()
-        self._unread.resume()
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+        self._ending.over()
         self._unset_keepalive_if_required()  # uvicorn leaves it running where the client has reset the connection
         super().connection_lost(exc)
-        if self._active is not None and self._active is not self.cycle:  # uvicorn tells the newest only
-            self._forget(self._active)
         self._gone = True
-        if self._tell_gone is not None:
-            self._tell_gone()
+        if self._active is not None:  # uvicorn tells the newest only
+            self._forget(self._active)
 
     def when_gone(self, tell: Callable[[], None] | None) -> None:
         """Call `tell` as soon as the client has left, at once if it has; None forgets who was to be told."""
@@ -121,13 +112,12 @@ class Connection(ParsingConnection):
     def shutdown(self) -> None:
         """Close once what the client has sent is answered, a request among it that lies unread in the socket."""
         self._last = True
-        if self._header_begun and not self._answering():
-            self._limit_header(LAST_HEADER_S)
-        elif self._answering() or not self._has_unread():
-            super().shutdown()
-            if self.transport.is_closing() and not self.transport.can_write_eof() and self._linger_timer is None:
-                # TLS waits for the client's part of the end, for which idle ones may never wake up.
-                self._linger_timer = self.loop.call_later(LAST_TLS_S, self.transport.abort)
+        if self._answering() or self._ending.lingers:
+            return  # behind the last answer it comes here again
+        if self._header_begun or self._has_unread():
+            self._watch()
+        else:
+            self._ending.close_idle()
 
     def _has_unread(self) -> bool:
         """Whether the client has sent something that the event loop has not read yet, or the parser has not."""
@@ -178,8 +168,7 @@ class Connection(ParsingConnection):
     async def _send_in_pieces(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> None:
         """Send a large answer as its client reads it; it counts as unread until the last piece is on its way."""
         try:
-            with self._limits.unread.hold() as take:
-                take(len(body))
+            with self._ending.holding(len(body)):
                 cycle.response_started = True
                 self.transport.write(head)
                 for begin in range(0, len(body), RESPONSE_PIECE_BYTES):
@@ -189,19 +178,22 @@ class Connection(ParsingConnection):
                         return
                     self.transport.write(body[begin : begin + RESPONSE_PIECE_BYTES])
         except QueueFull:
-            self._unread.refuse(self.transport)
+            self._ending.refuse()
+            self._forget(cycle)
             return
         self._end_answer(cycle)
 
     def _response_head(self, cycle: RequestResponseCycle, status: int, headers: Headers) -> bytes:
-        """Return an answer's header. While requests that were accepted wait behind it, it does not close."""
+        """Return an answer's header. The last one closes, but not while requests that were accepted wait behind it."""
         lines = [STATUS_LINE[status], date_line()]
-        others_wait = bool(self.pipeline or self._unparsed) and not cycle.more_body
+        last = self._last
         for name, value in headers:
             if name == b"connection" and value == b"close":
-                cycle.keep_alive = cycle.keep_alive and others_wait
+                last = True
             else:
                 lines += (name, b": ", value, b"\r\n")
+        if last and (cycle.more_body or not (self.pipeline or self._unparsed)):
+            cycle.keep_alive = False
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
@@ -213,7 +205,7 @@ class Connection(ParsingConnection):
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if cycle.more_body and (unasked or not cycle.keep_alive):
-            self._close_slowly(LINGER_FOR_BODY_S if unasked else LINGER_S)
+            self._linger(LINGER_FOR_BODY_S if unasked else LINGER_S)
         elif not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
@@ -221,30 +213,29 @@ class Connection(ParsingConnection):
     def on_response_complete(self) -> None:
         """Go on to the next request; a part of its header may be here already, or its refusal."""
         super().on_response_complete()
-        if self.transport.is_closing():  # once all is sent, which a client that does not read never lets it
-            self._unread.abort_later(self.transport)
-        if self._linger_timer is not None:
+        if self.transport.is_closing():
+            self._ending.close()
+        elif self._ending.lingers or self._header_begun:
             self._unset_keepalive_if_required()
-        elif self._refusal is not None and not self._answering() and not self.transport.is_closing():
+        elif self._refusal is not None and not self._answering():
             self._refuse(self._refusal)
-        elif self._header_begun:
-            self._unset_keepalive_if_required()
         self._watch()
+        if self._last:
+            self.shutdown()
 
     def pause_writing(self) -> None:
         """The client does not read its answer; it has a while to begin, unless too much lies unread already."""
         super().pause_writing()
-        self._unread.pause(self.transport)
+        self._ending.pause()
 
     def resume_writing(self) -> None:
         """The client has read."""
         super().resume_writing()
-        self._unread.resume(ending=self._linger_timer is not None or self.transport.is_closing())
+        self._ending.resume()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, even if its client never takes the rest of its last answer."""
-        super().timeout_keep_alive_handler()
-        self._unread.abort_later(self.transport)
+        self._ending.close_idle()
 
     # -- headers that do not come, and what is no HTTP
 
@@ -254,7 +245,7 @@ class Connection(ParsingConnection):
 
     def _stopped_reading(self) -> bool:
         """Whether nothing more is read: what came was refused, or will be after the answers to requests before it."""
-        return self._linger_timer is not None or self._refusal is not None or self.transport.is_closing()
+        return self._ending.lingers or self._refusal is not None or self.transport.is_closing()
 
     def _watch(self) -> None:
         """Let the header's time run exactly while a header is awaited and the keep-alive timer does not run."""
@@ -262,14 +253,13 @@ class Connection(ParsingConnection):
             if self._header_timer is not None:
                 self._header_timer.cancel()
                 self._header_timer = None
-        elif self._header_timer is None:
-            self._header_timer = self.loop.call_later(self._limits.header_timeout_s, self._header_late)
-
-    def _limit_header(self, seconds: float) -> None:
-        """Give the header that has begun to come so long from now on, at most."""
-        if self._header_timer is not None and self._header_timer.when() > self.loop.time() + seconds:
+            return
+        seconds = LAST_HEADER_S if self._last else self._limits.header_timeout_s
+        if self._header_timer is not None:
+            if not self._last or self._header_timer.when() <= self.loop.time() + seconds:
+                return
             self._header_timer.cancel()
-            self._header_timer = self.loop.call_later(seconds, self._header_late)
+        self._header_timer = self.loop.call_later(seconds, self._header_late)
 
     def _header_late(self) -> None:
         # If this very process was slow, the header may lie unread in the socket: one more turn of the loop reads it.
@@ -282,7 +272,7 @@ class Connection(ParsingConnection):
         if self._header_begun and not self._last:  # else nobody has the time to hand over a refusal
             self._refuse(HeaderTooSlow())
         else:
-            self.transport.close()
+            self._ending.close_idle()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP; overrides uvicorn's plain text. Requests before it, accepted ones, come first."""
@@ -295,7 +285,7 @@ class Connection(ParsingConnection):
         elif broken is not None:
             self._forget(broken)
             if broken.response_started:
-                self.transport.close()
+                self._ending.close()
             else:
                 self._refuse(error)
             return
@@ -307,6 +297,7 @@ class Connection(ParsingConnection):
     def _forget(self, cycle: RequestResponseCycle) -> None:
         """Let a request know that nobody waits for its answer."""
         cycle.disconnected = True
+        cycle.waiting_for_100_continue = False  # nothing is written behind a refusal
         cycle.message_event.set()
         if self._tell_gone is not None:
             self._tell_gone()
@@ -316,15 +307,10 @@ class Connection(ParsingConnection):
         self._limits.on_refused(error.code)
         self._unset_keepalive_if_required()
         self.transport.write(problem_answers(error, close=True)(new_request_id()))
-        self._close_slowly(LINGER_S)
-        self._unread.abort_later(self.transport)
+        self._linger(LINGER_S)
 
-    def _close_slowly(self, seconds: float) -> None:
-        """Send no more, and throw away what comes until the client closes, for so long at most."""
-        if self.transport.can_write_eof():  # TLS cannot
-            self.transport.write_eof()
+    def _linger(self, seconds: float) -> None:
+        """Send no more, and close once the client has had its time to send what it is sending."""
+        self._ending.linger(seconds)
+        if not self.transport.is_closing():
             self.flow.resume_reading()  # a large body's last piece has paused it
-            self._linger_timer = self.loop.call_later(seconds, self.transport.close)
-        else:
-            self.transport.close()
-            self._linger_timer = self.loop.call_later(seconds, self.transport.abort)

@@ -66,7 +66,6 @@ class ParsingConnection(HttpToolsProtocol):
         self._unparsed = b""  # what stands behind more requests than may wait
         self._overhead_bytes = 0  # of headers, empty lines, chunks' lines and trailers, since anything came of them
         self._came_of_it = False  # whether anything came of the last piece of data
-        self._last = False  # whether the connection is to be closed after what is under way
 
     def _stopped_reading(self) -> bool:
         """Whether nothing more is read."""
@@ -175,8 +174,6 @@ class ParsingConnection(HttpToolsProtocol):
         self.url, self.headers, self.expect_100_continue = header
         self.scope |= {"headers": self.headers, "extensions": self._extensions}
         super().on_headers_complete()
-        if self._last:
-            self.cycle.keep_alive = False
         self.headers = []  # what else may come are trailers: nobody here asks for them
 
     def on_body(self, body: bytes) -> None:

@@ -3,14 +3,12 @@
 import asyncio
 import gc
 import json
-import random
 import resource
 import weakref
 
 import pytest
 
 from app.http.connection_limits import OTHER_FILES, raise_file_limit
-from app.http.connections import RESPONSE_PIECE_BYTES
 from app.http.direct_interface import WHEN_GONE, WHOLE
 from tests.connections import HALF, REQUEST, Port, ended
 
@@ -159,171 +157,10 @@ async def test_a_connection_too_many_is_closed_and_one_that_ends_makes_room():
     assert not fourth.is_closing()
 
 
-async def test_a_client_that_does_not_read_is_closed_and_one_that_reads_again_is_not():
-    protocol, transport = Port(unread_timeout_s=0.01).connect()
-    protocol.pause_writing()
-    protocol.resume_writing()
-    assert protocol._unread.timer is None
-    protocol.pause_writing()
-    await asyncio.wait_for(transport.closed.wait(), 10)
-    assert transport.aborted
-
-
-async def test_a_connection_that_closes_has_its_time_for_what_is_not_sent_yet():
-    """A transport closes once all is sent, which a client that does not read never lets it."""
-    protocol, _ = Port().connect()
-    protocol.data_received(REQUEST.replace(b"host: x", b"host: x\r\nconnection: close"))
-    await ended(protocol)
-    timer = protocol._unread.timer
-    assert not timer.cancelled()
-    protocol.pause_writing()
-    protocol.resume_writing()  # a part of it has been read
-    assert protocol._unread.timer is timer
-    assert not timer.cancelled()
-    protocol.connection_lost(None)
-    assert timer.cancelled()
-
-
-async def test_an_idle_tls_client_that_does_not_say_goodbye_does_not_hold_up_a_drain(monkeypatch):
-    monkeypatch.setattr("app.http.connections.LAST_TLS_S", 0.01)
-    protocol, transport = Port().connect()
-    aborted = asyncio.Event()
-    transport.can_write_eof, transport.abort = (lambda: False), aborted.set
-    protocol.shutdown()
-    assert transport.is_closing()
-    await asyncio.wait_for(aborted.wait(), 10)
-
-
-async def test_a_large_answer_is_sent_as_it_is_read_and_counts_as_unread_until_then():
-    body = random.Random(0).randbytes(2 * RESPONSE_PIECE_BYTES + 1)
-
-    async def large(scope, _receive, _send):
-        await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"%d" % len(body))], body)
-
-    port = Port(large)
-    port.unread.max_bytes = len(body)
-    protocol, transport = port.connect()
-    protocol.data_received(REQUEST)
-    protocol.pause_writing()
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert transport.sent == b""
-    protocol.resume_writing()
-    while not transport.sent:
-        await asyncio.sleep(0)
-    assert transport.sent.endswith(body)  # this transport takes all at once
-    await ended(protocol)
-    assert port.unread.held_bytes == 0
-    assert not transport.is_closing()
-
-
-async def test_a_client_that_stops_to_read_a_large_answer_holds_what_is_left_of_it():
-    body = bytes(3 * RESPONSE_PIECE_BYTES)
-    sent = []
-
-    async def large(scope, _receive, _send):
-        await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"%d" % len(body))], body)
-
-    port = Port(large)
-    port.unread.max_bytes = len(body)
-    protocol, transport = port.connect()
-
-    def write(data):
-        sent.append(len(data))
-        if len(sent) == 2:  # the header and the first piece
-            protocol.pause_writing()
-
-    transport.write = write
-    protocol.data_received(REQUEST)
-    while len(sent) < 2:
-        await asyncio.sleep(0)
-    assert port.unread.held_bytes == len(body)
-    other, other_transport = port.connect()
-    other.data_received(REQUEST)
-    await asyncio.wait_for(other_transport.closed.wait(), 10)
-    assert other_transport.aborted  # there is no room for another one
-    assert port.refused == ["unread-response"]
-    protocol.resume_writing()
-    await ended(protocol)
-    assert sent[1:] == [RESPONSE_PIECE_BYTES] * 3
-    assert port.unread.held_bytes == 0
-
-
-async def test_what_all_clients_leave_unread_is_bounded():
-    port = Port()
-    (first, first_transport), (second, second_transport) = port.connect(), port.connect()
-    first_transport.unread, second_transport.unread = 60, 50
-    first.pause_writing()
-    assert port.unread.held_bytes == 60
-    second.pause_writing()
-    assert (second_transport.aborted, port.unread.held_bytes) == (True, 60)
-    first.resume_writing()
-    assert port.unread.held_bytes == 0
-    first.pause_writing()
-    first.connection_lost(None)
-    second.connection_lost(None)
-    assert port.unread.held_bytes == 0
-    assert not first_transport.aborted
-
-
-@pytest.mark.parametrize("end", ["refused", "idle"])
-async def test_a_client_that_never_takes_the_last_bytes_does_not_keep_the_connection(end):
-    """A transport closes once all is sent, which a client that does not read never lets it."""
-    protocol, transport = Port(unread_timeout_s=0.01).connect()
-    if end == "refused":
-        protocol.data_received(HALF)
-        protocol._close_late()
-    else:
-        protocol.timeout_keep_alive_handler()
-    async with asyncio.timeout(10):
-        while not transport.aborted:
-            await asyncio.sleep(0.001)
-
-
-async def test_a_header_of_which_a_part_has_come_is_answered_when_the_connection_is_to_be_closed():
-    protocol, transport = Port().connect()
-    protocol.data_received(REQUEST[:20])
-    protocol.shutdown()
-    assert not transport.is_closing()
-    assert protocol._header_timer.when() < protocol.loop.time() + 2
-    protocol.data_received(REQUEST[20:])
-    await ended(protocol)
-    assert transport.sent.startswith(b"HTTP/1.1 200")
-    assert b"connection: close" in transport.sent
-    assert transport.is_closing()
-
-
-async def test_a_refused_client_that_still_sends_its_body_is_not_reset(monkeypatch):
-    monkeypatch.setattr("app.http.connections.LINGER_S", 3600)
-
-    async def refuse(scope, _receive, _send):
-        await scope["extensions"][WHOLE]["respond"](408, [(b"content-length", b"0"), (b"connection", b"close")], b"")
-
-    protocol, transport = Port(refuse).connect()
-    protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
-    await ended(protocol)
-    assert transport.sent.startswith(b"HTTP/1.1 408")
-    assert transport.half_closed
-    protocol.data_received(b"more")
-    assert not transport.is_closing()
-    protocol._linger_timer._run()  # its time is over
-    assert transport.is_closing()
-    assert not transport.aborted
-
-
-async def test_half_a_header_that_never_comes_to_its_end_is_closed_without_an_answer_in_a_drain():
-    protocol, transport = Port().connect()
-    protocol.data_received(HALF)
-    protocol.shutdown()
-    protocol._close_late()
-    assert transport.is_closing()
-    assert transport.sent == b""
-
-
 async def test_the_end_of_a_connection_ends_its_timers():
     protocol, _ = Port().connect()
     protocol.pause_writing()
-    timers = [protocol._header_timer, protocol._unread.timer]
+    timers = [protocol._header_timer, protocol._ending._abort_timer]
     protocol.connection_lost(ConnectionResetError())
     assert all(timer.cancelled() for timer in timers)
 

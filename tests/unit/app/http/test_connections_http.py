@@ -66,6 +66,15 @@ async def test_only_who_knows_interim_answers_is_told_to_go_on(version, interim)
     assert transport.sent.endswith(b"hello")
 
 
+async def test_a_body_that_is_refused_before_its_request_has_begun_is_given_no_leave_to_come(caplog):
+    protocol, transport = Port(echo).connect()
+    head = b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n"
+    protocol.data_received(head + b"no length\r\n")
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 400 ")
+    assert not caplog.records
+
+
 async def refuse(scope, _receive, _send):
     await scope["extensions"][WHOLE]["respond"](413, [(b"connection", b"close")], b"no")
 
@@ -84,7 +93,7 @@ async def test_what_a_refused_client_sends_without_leave_is_thrown_away_for_a_wh
 
 
 async def test_so_much_of_it_that_it_is_an_attack_is_not(monkeypatch):
-    monkeypatch.setattr("app.http.connections.LINGER_FOR_BODY_BYTES", 1000)
+    monkeypatch.setattr("app.http.ending.LINGER_BYTES", 1000)
     protocol, transport = Port(refuse).connect()
     protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9999\r\n\r\n")
     await ended(protocol)

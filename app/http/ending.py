@@ -1,0 +1,122 @@
+"""How a connection ends: once all is sent, or slowly where its client may still be sending, and always in time.
+
+A transport closes once all is sent, which a client that does not read never lets it, and TLS waits for the client's
+part of the end, for which an idle one may never wake up. So whatever begins an end here says when it is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.errors import UNREAD_RESPONSE, QueueFull
+from app.http.connection_limits import ConnectionLimits
+
+# A client that is refused may send its body all the same, having waited for no leave. More than this is an attack.
+LINGER_BYTES = 64 << 20
+
+# For the client's part of the end, once it has taken all that was sent.
+LAST_S = 3.0
+
+
+class Ending:
+    """The end of one connection, and until then the time that its client has for what it has not read."""
+
+    def __init__(self, limits: ConnectionLimits, transport: asyncio.Transport) -> None:
+        self._limits = limits
+        self._transport = transport
+        self.lingers = False  # nothing is sent any more, and what comes is thrown away
+        self._linger_bytes = LINGER_BYTES  # that are still thrown away
+        self._unread_bytes = 0  # in the limits' count, since the client stopped to read
+        self._held_bytes = 0  # the same, of a response that is sent in pieces
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
+
+    # -- what the client does not read
+
+    @contextmanager
+    def holding(self, count: int) -> Iterator[None]:
+        """Count a response of so many bytes as unread while it is sent in pieces. Raises QueueFull."""
+        self._limits.unread.take(count)
+        self._held_bytes = count
+        try:
+            yield
+        finally:
+            self._held_bytes = 0
+            self._limits.unread.give_back(count)
+
+    def pause(self) -> None:
+        """The client has stopped to read: count what lies there, and give it a while."""
+        unread = max(0, self._transport.get_write_buffer_size() - self._held_bytes)
+        try:
+            self._limits.unread.take(unread)
+        except QueueFull:
+            self.refuse()
+            return
+        self._unread_bytes += unread
+        self._abort_in(self._limits.unread_timeout_s)
+
+    def resume(self) -> None:
+        """The client has read. Its time goes on where the connection ends."""
+        self._give_back()
+        if self._abort_timer is not None and not (self.lingers or self._transport.is_closing()):
+            self._abort_timer.cancel()
+            self._abort_timer = None
+
+    # -- how it ends
+
+    def close(self) -> None:
+        """Close when all is sent; the client has the limits' time to take it."""
+        self._close_in(self._limits.unread_timeout_s)
+
+    def close_idle(self) -> None:
+        """Close a connection on which nothing is under way; the client may not have taken all of its last response."""
+        self._close_in(self._limits.unread_timeout_s if self._transport.get_write_buffer_size() else LAST_S)
+
+    def linger(self, seconds: float) -> None:
+        """Send no more, and throw away what comes until the client closes, for so long at most.
+
+        A refused client may still be sending. Closing at once would reset the connection, and take the refusal with it.
+        """
+        self.lingers = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._linger_timer = asyncio.get_running_loop().call_later(seconds, self.close)
+        else:  # TLS has no such end
+            self._close_in(seconds)
+
+    def throw_away(self, count: int) -> None:
+        """Take note of bytes that came while it lingers."""
+        self._linger_bytes -= count
+        if self._linger_bytes < 0:
+            self._transport.abort()
+
+    def refuse(self) -> None:
+        """End at once: too much is unread already."""
+        self._limits.on_refused(UNREAD_RESPONSE)
+        self._transport.abort()
+
+    def over(self) -> None:
+        """The connection is lost."""
+        self._give_back()
+        for timer in (self._linger_timer, self._abort_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def _give_back(self) -> None:
+        self._limits.unread.give_back(self._unread_bytes)
+        self._unread_bytes = 0
+
+    def _close_in(self, seconds: float) -> None:
+        self._transport.close()
+        self._abort_in(seconds)
+
+    def _abort_in(self, seconds: float) -> None:
+        """Abort then, or earlier if that is so already."""
+        loop = asyncio.get_running_loop()
+        if self._abort_timer is not None:
+            if self._abort_timer.when() <= loop.time() + seconds:
+                return
+            self._abort_timer.cancel()
+        self._abort_timer = loop.call_later(seconds, self._transport.abort)
