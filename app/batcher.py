@@ -103,6 +103,7 @@ class Batcher:
         self._failures = EngineFailures()
         self._returning = ReturningClients()
         self._changed = asyncio.Event()
+        self._enough = 1  # images in the queue, of which the loop is told while it waits
         self._worker = Worker("engine")
         self._task: asyncio.Task[None] | None = None
         self._dead = False
@@ -139,7 +140,7 @@ class Batcher:
         self._returning.came(len(images), job.enqueued)
         if self._batches:
             self._top_up()
-        else:
+        elif self._jobs.images >= self._enough:
             self._changed.set()
         return job
 
@@ -222,8 +223,7 @@ class Batcher:
             if self._swap is not None and not self._jobs.head_is_begun:
                 self._apply(self._swap)
                 continue
-            if self.max_wait_s:
-                await self._let_it_fill()
+            await self._wait_for_more()
             self._enqueue_batch(self._form_batch(self.max_batch))
             while self._batches:
                 self._top_up()
@@ -231,7 +231,6 @@ class Batcher:
                 self._batches.popleft()
                 self._mark_first_running()
                 self._progress = time.monotonic()
-            await self._await_returns()
 
     def _apply(self, swap: Swap) -> None:
         self._swap = None
@@ -241,38 +240,32 @@ class Batcher:
         self._failures.clear()
         swap.done.set_result(None)
 
-    async def _await_returns(self) -> None:
-        """Wait for those who have just been answered, if they come back at once, or until a batch is full."""
-        images, until = self._returning.awaited()
-        wanted = min(self.max_batch, self._jobs.images + images)
-        if images and wanted > 1 and not self.max_wait_s:
-            await self._wait_until(lambda: self._jobs.images >= wanted or self._swap is not None, until)
-
-    async def _let_it_fill(self) -> None:
-        """Wait until a batch is full, its oldest image has waited long enough, or one has just the time for a batch."""
-        while True:
-            waiting = [job for job in self._jobs if not job.future.done()]
-            full = sum(job.untaken for job in waiting) >= self.max_batch
-            latest = min((self._latest_start(job) for job in waiting), default=0.0)
-            if full or latest <= time.monotonic():
-                return
+    async def _wait_for_more(self) -> None:
+        """Wait as long as a batch that is not full had better wait, unless an engine is to take over."""
+        while self._swap is None and (left_s := self._worth_waiting_until() - time.monotonic()) > 0:
             self._changed.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(latest - time.monotonic()):
+                async with asyncio.timeout(left_s):
                     await self._changed.wait()
+        self._enough = 1
+
+    def _worth_waiting_until(self) -> float:
+        """Return until when a batch waits for more, as a time.monotonic(), or 0.0; `_enough` images end it before.
+
+        With `max_wait_s`, as long as every request keeps the time to be computed; else for those who come back at once.
+        """
+        if self.max_wait_s:
+            waiting = [job for job in self._jobs if not job.future.done()]
+            full = sum(job.untaken for job in waiting) >= self.max_batch
+            return 0.0 if full else min((self._latest_start(job) for job in waiting), default=0.0)
+        missing, until = self._returning.awaited()
+        self._enough = min(self.max_batch, self._jobs.images + missing)
+        return until if self._jobs.images < self._enough else 0.0
 
     def _latest_start(self, job: Job) -> float:
         """Return until when a request may wait for others and still be answered, as a time.monotonic()."""
         needed = max(2 * self._pace.batch_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
         return min(job.enqueued + self.max_wait_s, job.deadline - needed)
-
-    async def _wait_until(self, enough: Callable[[], bool], latest: float) -> None:
-        """Wait for more in the queue, until there is enough of it or time.monotonic() is `latest`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(latest - time.monotonic()):
-                while not enough():
-                    self._changed.clear()
-                    await self._changed.wait()
 
     def _form_batch(self, room: int) -> list[Slice]:
         """Take up to `room` images off the queue, of a request begun before while an engine waits to take over."""

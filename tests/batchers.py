@@ -36,7 +36,7 @@ def submit(batcher, images, seconds=30.0):
 async def outcome_of(job):
     """Fail rather than wait for ever where a batch is never begun."""
     async with asyncio.timeout(40):
-        return await job.wait()
+        return await job.future
 
 
 async def occupied(engine, batcher):

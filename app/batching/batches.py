@@ -54,15 +54,8 @@ class Batch:
         self._lock = threading.Lock()
 
     def room(self, most: int) -> int:
-        """Return how many images it takes until it has `most`, or 0 if the thread has begun.
-
-        Once it is full, what nobody waits for any more makes room.
-        """
-        with self._lock:
-            if self._open and self.count >= most:
-                self.slices = [(job, images) for job, images in self.slices if not job.future.done()]
-                self.count = count_of(self.slices)
-            return max(0, most - self.count) if self._open else 0
+        """Return how many images it takes until it has `most`, or 0 if the thread has begun; `add` asks again."""
+        return max(0, most - self.count) if self._open else 0
 
     def add(self, slices: list[Slice]) -> bool:
         """Take more, and return True, unless the thread has begun."""

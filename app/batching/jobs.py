@@ -52,11 +52,15 @@ class Ticket:
 
 
 class Job:
-    """One request's images on their way through the queue; await `wait()` for the outcome, or ask `when_done`."""
+    """One request's images on their way through the queue.
+
+    `future` has the outcome, or raises DeadlinePassed at the deadline, ClientGone when abandoned, or what failed.
+    """
 
     __slots__ = (
         "_answers",
         "_finished",
+        "_timer",
         "count",
         "deadline",
         "enqueued",
@@ -77,7 +81,10 @@ class Job:
         self.started: float | None = None
         self.taken = 0
         self.inference_s = 0.0
-        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Outcome] = loop.create_future()
+        self.future.add_done_callback(self._ended)
+        self._timer = loop.call_later(max(0.0, deadline - self.enqueued), self._expire)
         self._answers: list[Probabilities] = []
         self._finished = 0
 
@@ -86,25 +93,9 @@ class Job:
         """How many images no batch has taken yet."""
         return self.count - self.taken
 
-    async def wait(self) -> Outcome:
-        """Return the outcome. Raises DeadlinePassed at the deadline, ClientGone when abandoned, or what failed."""
-        self.when_done(lambda _job: None)
-        return await self.future
-
-    def when_done(self, tell: Callable[[Job], None]) -> None:
-        """Call `tell` on the event loop once the future is done, at the deadline at the latest."""
-        left_s = max(0.0, self.deadline - time.monotonic())
-        timer = self.future.get_loop().call_later(left_s, self._expire)
-
-        def done(_future: asyncio.Future[Outcome]) -> None:
-            timer.cancel()
-            self.release_resources()
-            tell(self)
-
-        self.future.add_done_callback(done)
-
-    def release_resources(self) -> None:
-        """Give back places and images of a job that has ended; it may still be in the queue, if an engine hangs."""
+    def _ended(self, _future: asyncio.Future[Outcome]) -> None:
+        """Give back places and images; the job may still be in the queue, if an engine hangs."""
+        self._timer.cancel()
         self.ticket.release()
         self.images = self.images[:0].copy()
 

@@ -58,7 +58,7 @@ class ReturningClients:
             self._last = now
 
     def awaited(self) -> tuple[int, float]:
-        """Return how many images may be expected after the batch that has just ended, and until when at most."""
+        """Return how many images of those that were answered last have yet to come back, and until when at most."""
         if not self.expected:
             return 0, self._ended
-        return self._answered, min(self._soon, self._ended + PATIENCE * self._takes_s + SLACK_S)
+        return max(0, self._answered - self._came), min(self._soon, self._ended + PATIENCE * self._takes_s + SLACK_S)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from app.batching.jobs import Job, Outcome, Ticket
+from app.batching.jobs import Outcome, Ticket
 from app.errors import ClientGone, NotReady, QueueFull, ServiceError
 from app.http.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
@@ -210,12 +210,12 @@ class Exchange:
         batch = images[0][None] if len(images) == 1 else np.stack(images)
         job = self._predictor.batcher.submit(self._ticket, batch, self._options.deadline)
         self._channel.when_gone(job.abandon)
-        job.when_done(self._done)
+        job.future.add_done_callback(self._done)
 
-    def _done(self, job: Job) -> None:
+    def _done(self, future: asyncio.Future[Outcome]) -> None:
         """Go on once the batcher has an answer, or none."""
         self._channel.when_gone(None)
-        self.attempt(lambda: self._answer(job.future.result()))
+        self.attempt(lambda: self._answer(future.result()))
 
     def _answer(self, outcome: Outcome) -> None:
         body = answer_json(self._predictor, self._service.telemetry, self._decoded, outcome, self._options.top_k)

@@ -76,7 +76,6 @@ class HttpProcessHandle:
         job = self._jobs.pop(unpack_with_id(payload)[0], None)
         if job is not None:
             job.abandon()
-            job.release_resources()
 
     def _done(self, submission_id: int, future: asyncio.Future[Outcome]) -> None:
         """Send what became of a job, unless nobody waits for it."""
@@ -84,7 +83,6 @@ class HttpProcessHandle:
         job = self._jobs.pop(submission_id, None)
         if job is None:
             return
-        job.release_resources()
         if error is None:
             self.link.send_frame(self._answers.pack(submission_id, future.result()))
         else:
@@ -96,7 +94,6 @@ class HttpProcessHandle:
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             job.abandon()
-            job.release_resources()
         while self._pending_snapshots:
             self._pending_snapshots.popleft().cancel()
         self._on_lost(self)

@@ -93,14 +93,8 @@ async def _classify(
             outcome = await _outcome(request, predictor.batcher.submit(ticket, np.stack(images), options.deadline))
         else:
             outcome = nothing_to_compute(predictor)
-    except ServiceError as error:
-        telemetry.images.labels(error.code).inc(len(entries))
-        raise
-    except asyncio.CancelledError:  # the drain's time is over
-        telemetry.images.labels(NotReady.code).inc(len(entries))
-        raise
-    except Exception:
-        telemetry.images.labels(ServiceError.code).inc(len(entries))
+    except BaseException as error:
+        telemetry.images.labels(_outcome_of(error)).inc(len(entries))
         raise
     finally:
         ticket.release()
@@ -111,11 +105,18 @@ async def _classify(
     )
 
 
+def _outcome_of(error: BaseException) -> str:
+    """Return what the metrics call the outcome of a request that ended so."""
+    if isinstance(error, asyncio.CancelledError):  # the drain's time is over
+        return NotReady.code
+    return error.code if isinstance(error, ServiceError) else ServiceError.code
+
+
 async def _outcome(request: Request, job: Job) -> Outcome:
     """Wait for a job, and abandon it when the client leaves."""
     tell = request.scope.get("extensions", {}).get(WHEN_GONE, NOBODY_TELLS)["tell"]
     tell(job.abandon)
     try:
-        return await job.wait()
+        return await job.future
     finally:
         tell(None)

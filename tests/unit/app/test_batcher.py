@@ -153,7 +153,7 @@ async def test_an_abandoned_request_never_costs_the_engine():
     async with running(engine) as batcher:
         first = await occupied(engine, batcher)
         job = batcher.submit(batcher.admit(3, time.monotonic() + 30), pictures(3), time.monotonic() + 30)
-        waiting = asyncio.ensure_future(job.wait())
+        waiting = job.future
         job.abandon()
         with pytest.raises(ClientGone):
             await waiting
@@ -195,22 +195,6 @@ async def test_a_quick_engine_waits_for_the_event_loop_to_collect_a_batch(batch_
     assert engine.batches == [1, 3]
 
 
-async def test_what_is_abandoned_makes_room_in_the_next_batch():
-    engine = FakeEngine()
-    async with running(engine) as batcher:
-        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
-        first = await occupied(engine, batcher)
-        jobs = [batcher.submit(batcher.admit(2, math.inf), pictures(2), time.monotonic() + 30) for _ in range(2)]
-        jobs[0].abandon()
-        last = submit(batcher, pictures(2))
-        await asyncio.sleep(0)
-        engine.release()
-        await asyncio.gather(first, jobs[1].wait(), last)
-        with pytest.raises(ClientGone):
-            await jobs[0].wait()
-    assert engine.batches == [1, 4]
-
-
 async def test_thousands_of_requests_while_batches_begin_are_all_answered_rightly_once():
     engine = FakeEngine()
     every = pictures(2000)
@@ -235,9 +219,9 @@ async def test_what_is_abandoned_behind_a_running_batch_is_not_computed():
         jobs = [batcher.submit(batcher.admit(2, math.inf), pictures(2), time.monotonic() + 30) for _ in range(2)]
         jobs[0].abandon()
         engine.release()
-        await asyncio.gather(first, jobs[1].wait())
+        await asyncio.gather(first, jobs[1].future)
         with pytest.raises(ClientGone):
-            await jobs[0].wait()
+            await jobs[0].future
         assert batcher.queued_images == 0
     assert engine.batches == [1, 2]
 

@@ -192,7 +192,7 @@ async def test_an_expired_request_leaves_no_pixels_behind_a_hanging_engine():
         first = await occupied(engine, batcher)
         job = batcher.submit(batcher.admit(9, time.monotonic() + 30), pictures(9), time.monotonic() + 0.01)
         with pytest.raises(DeadlinePassed):
-            await job.wait()
+            await job.future
         assert job.images.nbytes == 0
         assert job.images.base is None
         engine.release()
@@ -277,7 +277,7 @@ async def test_what_has_expired_when_its_batch_begins_is_not_computed():
         engine.release()
         assert engine.entered.wait(10)
         with pytest.raises(DeadlinePassed):
-            await late.wait()
+            await late.future
         await asyncio.gather(first, alive)
     assert engine.batches == [1, 1]
 

@@ -65,7 +65,7 @@ async def test_who_was_abandoned_does_not_fill_a_batch():
         gone = batcher.submit(batcher.admit(2, math.inf), pictures(2), time.monotonic() + 36000)
         gone.abandon()
         with pytest.raises(ClientGone):
-            await gone.wait()
+            await gone.future
         waiting = [submit(batcher, pictures(1, seed), seconds=36000) for seed in range(2)]
         for _ in range(5):
             await asyncio.sleep(0)
@@ -88,15 +88,16 @@ class Expecting:
 
     def __init__(self, images, seconds=30.0):
         self.images, self.seconds = images, seconds
+        self.left, self.until = 0, 0.0
 
-    def batch_ended(self, _answered, _seconds, _now):
-        pass
+    def batch_ended(self, _answered, _seconds, now):
+        self.left, self.until = self.images, now + self.seconds
 
-    def came(self, _images, _now):
-        pass
+    def came(self, images, _now):
+        self.left -= images
 
     def awaited(self):
-        return self.images, time.monotonic() + self.seconds
+        return max(0, self.left), self.until
 
 
 async def answered_one(batcher):
