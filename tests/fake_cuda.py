@@ -2,10 +2,11 @@
 
 What is copied or launched on a stream happens when somebody waits for the stream, and not before; memory that is used
 too early or too late therefore shows. What is recorded into a graph has not been computed by the end of the recording,
-works on the very tensors that it was recorded with, and fails where the host waits for the device.
+works on the very tensors that it was recorded with, and fails where the host waits for the device. A recording that
+fails so does not end well either, and leaves the allocator believing in it, as torch does.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 
 import torch
@@ -56,6 +57,8 @@ class Graph:
         self.cuda = cuda
         self.steps = None
         self.was_reset = False
+        self.pool = None
+        self.has_ended = False
 
     def replay(self):
         assert self.steps is not None
@@ -71,6 +74,10 @@ class Graph:
 
     def reset(self):
         self.was_reset = True
+        if self.pool is not None and (self.has_ended or self.cuda.reset_frees):
+            self.cuda.under_way.discard(self.pool)
+            self.cuda.release_pool(0, self.pool)
+            self.pool = None
 
 
 class Later(TorchDispatchMode):
@@ -101,9 +108,20 @@ class Recording(TorchDispatchMode):
 
 
 class FakeCuda:
-    """Takes the place of torch.cuda's parts by `install`; keeps what was made."""
+    """Takes the place of torch.cuda's parts by `install`; keeps what was made.
+
+    `reset_frees` says whether a graph whose recording has not ended well lets go of its pool when it is reset: that of
+    torch 2.14 does, that of 2.11 does not. `under_way` are the pools that the allocator believes to be recorded into,
+    `uses` says how many graphs have each.
+    """
 
     def __init__(self):
+        self.reset_frees = True
+        self.capturing = False
+        self.end_error = None
+        self.under_way = set()
+        self.uses = Counter()
+        self.handles = 0
         self.current = Stream()
         self.graphs = []
         self.pools = []
@@ -123,13 +141,31 @@ class FakeCuda:
             "Event": Event,
             "CUDAGraph": self.make_graph,
             "graph": self.graph,
-            "graph_pool_handle": lambda: (0, len(self.pools)),
+            "graph_pool_handle": self.make_pool,
             "current_stream": lambda _device=None: self.current,
+            "current_device": lambda: 0,
+            "is_current_stream_capturing": lambda: self.capturing,
             "stream": self.stream,
         }
         for name, value in replaced.items():
             monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(cuda_lane, "_unfit", [])
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end_allocating, raising=False)
+        monkeypatch.setattr(torch._C, "_cuda_releasePool", self.release_pool, raising=False)
         return self
+
+    def make_pool(self):
+        self.handles += 1
+        return 0, self.handles - 1
+
+    def end_allocating(self, _device, pool):
+        if pool not in self.under_way:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.under_way.remove(pool)
+
+    def release_pool(self, _device, pool):
+        self.uses[pool] -= 1
+        assert self.uses[pool] >= 0
 
     def make_stream(self, device):
         self.streams.append(Stream(device))
@@ -152,13 +188,31 @@ class FakeCuda:
     def graph(self, graph, pool, stream, capture_error_mode):
         assert stream is self.current
         assert not stream.work
+        if pool in self.under_way:
+            raise RuntimeError("beginAllocateToPool: already recording to mempool_id")
+        if pool in self.uses and not self.uses[pool]:
+            raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED")
         self.pools.append(pool)
         self.modes.append(capture_error_mode)
+        self.uses[pool] += 1
+        self.under_way.add(pool)
+        graph.pool = pool
         steps = []
-        with Recording(steps):
-            yield
+        try:
+            with Recording(steps):
+                yield
+        except torch.OutOfMemoryError:
+            if self.end_error is not None:
+                raise self.end_error  # noqa: B904 -- torch's has no cause either
+            self._end(graph)
+            raise
+        self._end(graph)
         for *_, result in steps:  # computed by nobody yet
             if isinstance(result, torch.Tensor) and result.is_floating_point():
                 result.fill_(torch.nan)
         stream.work.clear()
         graph.steps = steps
+
+    def _end(self, graph):
+        self.under_way.remove(graph.pool)
+        graph.has_ended = True

@@ -9,10 +9,11 @@ they are two more calls, and take the images that there are rather than the padd
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import numpy as np
 import torch
@@ -33,8 +34,8 @@ SEARCH_S = 60.0
 # lane would record on the stream that the serving engine launches its work on.
 _idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
 
-# A recording that failed may leave torch's allocator asking its graph, and its stream recording: both stay for good.
-_unfit: list[tuple[torch.cuda.CUDAGraph, torch.cuda.Stream]] = []
+# Graphs whose recording has failed, emptied: torch's allocator of pinned memory may ask one for ever what it records.
+_unfit: list[torch.cuda.CUDAGraph] = []
 
 
 def take_stream(device: torch.device) -> torch.cuda.Stream:
@@ -52,7 +53,8 @@ class CudnnSearch:
     recording: it waits for the device, and would begin anew if what it found did not get its memory there. It is a
     switch of the whole process, but what serves meanwhile only launches graphs.
 
-    cuDNN may compile each of what it tries, a second or more for one: after `budget_s` seconds it guesses.
+    cuDNN may compile each of what it tries, a second or more for one: after `budget_s` seconds it guesses, from the
+    next shape on.
     """
 
     def __init__(self, budget_s: float = SEARCH_S) -> None:
@@ -63,7 +65,7 @@ class CudnnSearch:
         """Search while there are seconds left."""
         began, before_s = time.perf_counter(), self._left_s
         try:
-            with cudnn_switched("benchmark", before_s > 0):
+            with cudnn_switched("benchmark", before_s > 0), _search_ended_after(before_s):
                 yield
         finally:
             self._left_s -= time.perf_counter() - began
@@ -74,6 +76,19 @@ class CudnnSearch:
     def off() -> AbstractContextManager[None]:
         """Search for nothing."""
         return cudnn_switched("benchmark", False)
+
+
+@contextmanager
+def _search_ended_after(seconds: float) -> Iterator[None]:
+    """Switch cuDNN's search off once so many seconds are over: a single size has a shape for each convolution."""
+    timer = threading.Timer(seconds, setattr, (torch.backends.cudnn, "benchmark", False))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # else it might undo what is set next
 
 
 class CudaLane:
@@ -140,12 +155,32 @@ class CudaLane:
                 # The recording itself has ended well, else its end had raised another error in place of this one. The
                 # graph would keep what all of the lane's graphs have in their pool.
                 graph.reset()
+                if not self._graphs:  # torch may refuse a pool that the last of its graphs has left
+                    self._pool = torch.cuda.graph_pool_handle()
                 raise
             except RuntimeError:
-                self._failed = True
-                _unfit.append((graph, self._stream))
+                self._abandon(graph)
                 raise
         self._graphs[size] = graph
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Free what a recording on the current stream has taken whose end has failed, too.
+
+        From torch 2.14 on reset() does. In torch 2.11 the allocator would believe in the recording for ever: it gives
+        nothing back to the device meanwhile, and takes the pool for no other one. What reset() leaves out is done here;
+        a torch that ends the recording by itself, but keeps the pool, still loses what is in it.
+        """
+        _unfit.append(graph)
+        with suppress(RuntimeError):
+            graph.reset()
+        with suppress(RuntimeError, AttributeError):  # the two are private: they may go
+            device = torch.cuda.current_device()
+            torch._C._cuda_endAllocateToPool(device, self._pool)  # raises where that is done: so may be the next step
+            torch._C._cuda_releasePool(device, self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
+        self._failed = True
+        with suppress(RuntimeError):  # another lane may take the stream, unless it records still
+            self._failed = torch.cuda.is_current_stream_capturing()
 
     def start(self, images: NDArray[np.uint8], size: int) -> None:
         """Copy uint8 (n, 3, S, S) into pinned memory and put the rest on the stream; see Lane."""

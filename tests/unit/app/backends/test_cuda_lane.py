@@ -1,5 +1,8 @@
 """A lane over a torch.cuda that only pretends: what is copied when, what a graph works on, and what is let go."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -117,20 +120,31 @@ def test_cudnn_searches_before_the_recording_and_never_within_it(cuda, monkeypat
 
 
 @pytest.mark.usefixtures("cuda")
-def test_cudnn_guesses_once_its_search_has_taken_its_time(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+@pytest.mark.parametrize("set_before", [False, True])
+def test_cudnn_guesses_once_its_search_has_taken_its_time_also_within_a_size(monkeypatch, set_before):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", set_before)
     seen = []
 
     def compute(batch):
-        seen.append((len(batch), torch.backends.cudnn.benchmark))
+        seen.append(torch.backends.cudnn.benchmark)
+        deadline = time.monotonic() + 10
+        while torch.backends.cudnn.benchmark and time.monotonic() < deadline:
+            time.sleep(0.001)  # as a search does that takes all of the time
         return forward(batch)
 
-    search = CudnnSearch(budget_s=1e-9)
+    search = CudnnSearch(budget_s=0.2)
     lanes = [CudaLane(compute, CPU, 4, 2, 5, search=search) for _ in range(2)]
     for lane, size in ((lanes[0], 1), (lanes[0], 2), (lanes[1], 1)):
         lane.prepare(size)
-    assert [searched for _, searched in seen[:WARM_UP_RUNS]] == [True] * WARM_UP_RUNS
-    assert not any(searched for _, searched in seen[WARM_UP_RUNS:])
+    assert seen == [True] + [False] * (3 * (WARM_UP_RUNS + 1) - 1)
+    assert torch.backends.cudnn.benchmark is set_before
+
+
+@pytest.mark.usefixtures("cuda")
+def test_the_end_of_the_search_is_for_nothing_else(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    make_lane(forward).prepare(1)
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 
 
 def test_the_search_ends_with_what_fails(cuda):
@@ -158,14 +172,74 @@ def test_logits_of_pictures_seen_before_cannot_pass_for_new_ones():
     assert np.abs(lane.finish() - expected(images(4)[:2])).max() > 1
 
 
+def waiting(batch):
+    """As no recording allows: the host waits for the device."""
+    return forward(batch) * batch.float().sum().item()
+
+
+def in_use(cuda):
+    """The pools that graphs have."""
+    return +cuda.uses
+
+
 def test_what_cannot_be_recorded_raises_and_leaves_the_stream_as_it_was(cuda):
     before = cuda.current
-    lane = make_lane(lambda batch: forward(batch) * batch.float().sum().item())
+    lane = make_lane(waiting)
     with pytest.raises(RuntimeError, match="capturing"):
         lane.prepare(2)
     assert cuda.current is before
     lane.close()
-    assert take_stream(CPU) is not cuda.streams[0]  # it may be recording for ever
+    assert take_stream(CPU) is cuda.streams[0]
+
+
+def test_a_stream_that_records_for_ever_is_taken_by_no_other_lane(cuda):
+    lane = make_lane(waiting)
+    cuda.capturing = True
+    with pytest.raises(RuntimeError, match="capturing"):
+        lane.prepare(2)
+    lane.close()
+    assert take_stream(CPU) is not cuda.streams[0]
+
+
+@pytest.mark.parametrize("reset_frees", [True, False])
+def test_a_recording_that_failed_keeps_no_memory_and_leaves_other_graphs_theirs(cuda, reset_frees):
+    cuda.reset_frees = reset_frees
+    lane = make_lane(lambda batch: (forward if len(batch) == 1 else waiting)(batch))
+    lane.prepare(1)
+    with pytest.raises(RuntimeError, match="capturing"):
+        lane.prepare(2)
+    assert not cuda.under_way
+    assert in_use(cuda) == {(0, 0): 1}
+    lane.start(images(1), 1)
+    np.testing.assert_allclose(lane.finish(), expected(images(1)), rtol=1e-5)
+    lane.close()
+    assert not in_use(cuda)
+
+
+def test_a_torch_without_what_frees_memory_loses_it_and_tells_the_error_all_the_same(cuda, monkeypatch):
+    cuda.reset_frees = False
+    monkeypatch.delattr(torch._C, "_cuda_endAllocateToPool")
+    with pytest.raises(RuntimeError, match="capturing"):
+        make_lane(waiting).prepare(2)
+
+
+@pytest.mark.parametrize("end_error", [None, RuntimeError("operation failed due to a previous error during capture")])
+@pytest.mark.parametrize("reset_frees", [True, False])
+def test_a_lane_whose_first_recording_found_too_little_memory_records_later(cuda, reset_frees, end_error):
+    def greedy(batch):
+        if len(cuda.modes) == 1:  # it is recorded for the first time
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(batch)
+
+    cuda.reset_frees, cuda.end_error = reset_frees, end_error
+    lane = make_lane(greedy)
+    with pytest.raises(RuntimeError):
+        lane.prepare(2)
+    assert not in_use(cuda)
+    cuda.modes.append("later")
+    lane.prepare(2)
+    lane.start(images(2), 2)
+    np.testing.assert_allclose(lane.finish(), expected(images(2)), rtol=1e-5)
 
 
 def test_a_recording_that_finds_too_little_memory_keeps_neither_memory_nor_stream(cuda):
