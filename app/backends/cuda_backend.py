@@ -9,7 +9,8 @@ for the next one, and the last one for the eager network.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +79,7 @@ class CudaBackend:
         self._sizes = sizes
         self._lanes: Lanes | None = None
         self._proven: set[tuple[int, int]] = set()
+        self._last_tried = 0
 
     @property
     def mode(self) -> str:
@@ -91,6 +93,7 @@ class CudaBackend:
         what must be quick: the engine runs all its sizes before it is ready.
         """
         with torch_errors_classified(torch.device(self.device)):
+            self.eager.enter()
             lanes = self._prepared(len(images))
             return lanes.run(images) if lanes is not None else self.eager.logits(images)
 
@@ -111,12 +114,22 @@ class CudaBackend:
                 if is_out_of_memory(error):
                     raise
                 if is_out_of_memory(error, has_worked=bool(self._proven)):
-                    raise torch.OutOfMemoryError("no memory for what cuDNN works in") from error
+                    self._require_memory(error)
                 self._give_up(error)
         return None
 
+    def _require_memory(self, error: Exception) -> None:
+        """Raise EngineOutOfMemory if the eager network cannot compute as many images as were tried last.
+
+        cuDNN has found nothing for them in a way that has computed other sizes. It may have lacked memory, or have
+        nothing for that size; what it says is the same.
+        """
+        clear_error_frames(error)
+        self.eager.logits(distinct(self._examples, self._last_tried))
+
     def _prove(self, lane: Lane, piece: Piece) -> None:
         """Compare a lane with the eager network at one size. Raises Differs, or whatever the lane raises."""
+        self._last_tried = piece.size
         images = distinct(self._examples, piece.size)
         lane.prepare(piece.size)  # before eager's convolutions of that size: cuDNN does not search for what it has seen
         expected = self.eager.logits(images)
@@ -140,10 +153,8 @@ class CudaBackend:
         lanes, self._lanes = self._lanes, None
         self._proven.clear()
         if lanes is not None:
-            try:
+            with _failure_told("the lanes"):  # the eager network will meet it, too
                 lanes.close()
-            except RuntimeError as error:  # as a lost context makes of anything; the eager network will meet it, too
-                log.warning("what the lanes took may be lost: %s", str(error).partition("\n")[0])
 
     def settle(self) -> None:
         """Give back the memory that cuDNN's search has worked in, which torch keeps otherwise."""
@@ -152,19 +163,35 @@ class CudaBackend:
     def close(self) -> None:
         """Give graphs, buffers and weights back to the device."""
         self._modes.clear()
-        self._release_lanes()
-        self.eager.close()
+        with _failure_told("the network"):
+            self.eager.enter()
+            self._release_lanes()
+            self.eager.close()
+
+
+@contextmanager
+def _failure_told(of: str) -> Iterator[None]:
+    """Warn of a RuntimeError, as a lost context makes of anything: it may hide no other error."""
+    try:
+        yield
+    except RuntimeError as error:
+        log.warning("what %s took may be lost: %s", of, str(error).partition("\n")[0])
 
 
 def distinct(examples: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """Return so many pictures that no two of them are alike: the examples, and again, shifted to the side."""
-    times = -(-count // len(examples))
-    return np.concatenate([np.roll(examples, shift, axis=-1) for shift in range(times)])[:count]
+    """Return so many pictures that no two of them are alike: the examples, and again, shifted to the side and down."""
+    times, width = -(-count // len(examples)), examples.shape[-1]
+    shifted = [np.roll(examples, divmod(shift, width), axis=(-2, -1)) for shift in range(times)]
+    return np.concatenate(shifted)[:count]
 
 
 def open_cuda_backend(source: Checkpoint, device: str, precision: str, threads: int) -> CudaBackend:
-    """Put a checkpoint's network on a CUDA device. Raises what torch raises where there is none."""
-    eager = TorchBackend(source, device, precision, threads)
+    """Put a checkpoint's network on a CUDA device.
+
+    Raises what torch raises where there is none, EngineOutOfMemory and EngineBroken.
+    """
+    with torch_errors_classified(torch.device(device)):
+        eager = TorchBackend(source, device, precision, threads)
     metadata = source.metadata
 
     def lanes_with(kernels: type[Kernels]) -> Callable[[], Sequence[Lane]]:

@@ -45,6 +45,7 @@ class TorchBackend:
     def __init__(self, source: Checkpoint, device: str, precision: str, threads: int) -> None:
         self._device = torch.device(device)
         self.device = str(self._device)
+        self.enter()
         self.dtype = precision
         dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
         self._dtype = dtypes[precision]
@@ -58,6 +59,15 @@ class TorchBackend:
         self.mean = torch.tensor(source.metadata.mean, device=self._device)
         self.std = torch.tensor(source.metadata.std, device=self._device)
         self._has_worked = False
+
+    def enter(self) -> None:
+        """Make a CUDA device that has a number the calling thread's own; to be called before it works there.
+
+        In a thread whose device is 0, whatever takes another one for a while, such as a stream, goes back to device 0
+        and sets up a context there, of hundreds of megabytes.
+        """
+        if self._device.index is not None and self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""

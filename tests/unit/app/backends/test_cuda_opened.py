@@ -64,6 +64,23 @@ def test_cuda_gets_this_backend(source, device, monkeypatch):
     assert opened == [(source, device, "float32", 1)]
 
 
+@pytest.mark.parametrize(("device", "entered"), [("cuda:1", [torch.device("cuda:1")]), ("cuda", []), ("cpu", [])])
+def test_a_numbered_device_is_the_threads_own_before_anything_is_done_there(source, monkeypatch, device, entered):
+    seen = []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(_threads):
+        raise Stopped
+
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    monkeypatch.setattr(torch, "set_num_threads", stop)
+    with pytest.raises(Stopped):
+        TorchBackend(source, device, "float32", 1)
+    assert seen == entered
+
+
 @pytest.mark.parametrize(("seen", "device", "warned"), [(True, "auto", 1), (False, "auto", 0), (True, "cpu", 0)])
 def test_a_gpu_that_torch_cannot_use_is_told_of_with_the_driver_it_needs(monkeypatch, caplog, seen, device, warned):
     def too_old():
