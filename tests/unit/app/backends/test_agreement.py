@@ -84,10 +84,12 @@ class PretendedBackend:
         self.dtype = precision
         self.off = off
         self.sizes = set()
+        self.pictures = set()
         self.closed = False
 
     def logits(self, images):
         self.sizes.add(len(images))
+        self.pictures |= {image.tobytes() for image in images}
         logits = np.tile(np.arange(10, dtype=np.float32), (len(images), 1))
         logits[:, 9] += self.off if len(images) == 1 else 0
         return logits
@@ -143,6 +145,11 @@ def test_a_precision_that_was_asked_for_stays_and_is_told_of(source, cuda, caplo
 def test_only_sizes_that_batches_may_have_are_compared(source, cuda, changes, sizes):
     open_backend(source, Settings(device="cuda", precision="float32", **changes))
     assert cuda.opened[0].sizes == sizes
+
+
+def test_many_pictures_are_compared_of_which_no_two_are_alike(source, cuda):
+    open_backend(source, Settings(device="cuda", precision="float32", batch_sizes=(1, 100)))
+    assert len(cuda.opened[0].pictures) == 256
 
 
 def test_a_backend_that_cannot_compute_is_closed(source, cuda, monkeypatch):
