@@ -41,7 +41,7 @@ class EngineService(Service):
         self._engine_factory = engine_factory
         # Not the event loop's own threads: an exit waits for those, and a device can hang while an engine is loaded.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=lower_priority)
-        self.reloader = Reloader(self._load_engine, self._loader, self.telemetry)
+        self.reloader = Reloader(self._load_engine, self._loader, self.telemetry, on_broken=self._engine_failed)
         self._predictor: EnginePredictor | None = None
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -101,12 +101,15 @@ class EngineService(Service):
             max_queue_s=self.settings.max_queue_s,
             max_wait_s=self.settings.max_wait_ms / 1000,
             on_batch=self.telemetry.record_batch,
-            on_fatal=lambda reason: self.lifecycle.fail(reason, "the engine failed"),
+            on_fatal=self._engine_failed,
         )
         decoder = Decoder(engine.card["input_size"], self.settings.max_pixels, self.settings.decode_threads)
         predictor = EnginePredictor(engine, batcher, decoder)
         self.telemetry.describe_model(engine.card)
         return predictor
+
+    def _engine_failed(self, reason: str) -> None:
+        self.lifecycle.fail(reason, "the engine failed")
 
     def _load_engine(self) -> Engine:
         """Load the checkpoint file. What was measured once stays: beside a serving engine it comes out wrong."""

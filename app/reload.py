@@ -1,7 +1,8 @@
 """The checkpoint file loaded again while the old engine serves, and the exchange of the two without a gap.
 
 SIGHUP -> load and verify the file, self-test, warm-up, in a thread beside the serving one -> compare with what is
-served -> swap between two batches -> release the old engine. Whatever goes wrong before the swap leaves all as it was.
+served -> swap between two batches -> release the old engine. Whatever goes wrong before the swap leaves all as it was,
+but for what is lost to the whole process, such as a CUDA context.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from app.batching.batches import EngineOutOfMemory
+from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.engine import Engine, EngineUnavailable, SelfTestFailed
 from app.memory import give_back_memory
 from app.predictor import EnginePredictor
@@ -47,13 +48,22 @@ class Refused(Exception):
 class Reloader:
     """Runs one reload at a time and remembers how the last one ended.
 
-    `load` returns a warm, tested engine; it runs in a thread of `pool`, and so does what frees memory.
+    `load` returns a warm, tested engine; it runs in a thread of `pool`, and so does what frees memory. If it raises
+    EngineBroken, no engine of this process works any more, and `on_broken(reason)` is told.
     """
 
-    def __init__(self, load: Callable[[], Engine], pool: Executor, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        pool: Executor,
+        telemetry: Telemetry,
+        *,
+        on_broken: Callable[[str], None] = lambda _reason: None,
+    ) -> None:
         self._load = load
         self._pool = pool
         self._telemetry = telemetry
+        self._on_broken = on_broken
         self._task: asyncio.Task[None] | None = None
         self._again = False
         self.finished = 0
@@ -100,6 +110,10 @@ class Reloader:
             changed = await self._swap_engine(predictor)
         except (CheckpointError, EngineUnavailable, SelfTestFailed, Refused) as error:
             log.error("reload refused: %s; version %s serves on", " ".join(str(error).split()), old)
+            return ReloadOutcome.REFUSED
+        except EngineBroken as error:
+            log.exception("reload failed, and version %s cannot serve on", old)
+            self._on_broken(f"the engine broke in a reload: {error}")
             return ReloadOutcome.REFUSED
         except EngineOutOfMemory:
             log.error("reload refused: no memory for a second engine beside the first; version %s serves on", old)

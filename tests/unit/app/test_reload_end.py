@@ -1,4 +1,4 @@
-"""The end of a service while a reload is under way."""
+"""The end of a service while a reload is under way, and by one."""
 
 import asyncio
 import threading
@@ -6,7 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.reload import Reloader
+from app.batching.batches import EngineBroken
+from app.engine_service import EngineService
+from app.lifecycle import State
+from app.reload import Reloader, ReloadOutcome
+from app.settings import Settings
 from app.telemetry import Telemetry
 from tests.fakes import FakeEngine
 
@@ -48,3 +52,18 @@ async def test_an_engine_that_does_not_let_go_keeps_nobody_from_the_end(monkeypa
     released.set()
     await asyncio.wait_for(asyncio.wait({reloader._task}), 10)
     pool.shutdown()
+
+
+@pytest.mark.anyio
+async def test_an_engine_that_breaks_what_the_process_has_ends_the_service():
+    def breaks(_settings):
+        raise EngineBroken("the CUDA context is lost")
+
+    service = EngineService(Settings(), breaks)
+    service.lifecycle.mark_ready()
+    service.reloader.begin(Predictor())
+    await asyncio.wait_for(asyncio.wait({service.reloader._task}), 10)
+    assert service.lifecycle.state is State.FAILED
+    assert service.lifecycle.reason == "the engine failed"
+    assert service.reloader.outcome is ReloadOutcome.REFUSED
+    service._loader.shutdown()
