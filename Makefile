@@ -97,7 +97,8 @@ bench: $(VENV)/.installed ## measure engine and service on this machine's CPU, u
 
 bench-cuda: $(VENV)/.installed ## measure the engine on this machine's GPU: benchmarks/engine_cuda.json
 	mkdir -p $(RECORDS)
-	$(BIN)/resnet bench engine --device cuda --rounds 11 --json $(RECORDS)/engine_cuda.json
+	$(BIN)/resnet bench engine --device cuda --sizes 1,2,4,8,16,32,64,128,256,512,1024 --rounds 11 \
+		--json $(RECORDS)/engine_cuda.json
 
 bench-load: $(VENV)/.installed ## measure int8, precisions, random arrivals, large requests: twenty minutes
 	$(BIN)/python -m benchmarks.service --precision int8

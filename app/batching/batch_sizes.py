@@ -48,8 +48,8 @@ def choose_batch_sizes(
     are never chosen then, and a slow processor needs all of the time for the larger ones. After an out-of-memory error,
     the largest size that did fit is doubled. The measurement ends when the next size would not fit into `budget_s` or
     the memory, or when, from MIN_LARGEST_BATCH on, a size gains less than MIN_SPEEDUP over half of it. That is measured
-    twice, because a machine's pace changes. First runs are charged to the budget: on CUDA they record the graphs that
-    are needed anyway.
+    twice, because a machine's pace changes. A size's first run is not timed, and charged to the budget as if it took as
+    long as the second: on CUDA it takes far longer, but records a graph that is needed anyway.
 
     The first of `clocks` is wall time, which the budget runs by; others, such as processor time, are for machines that
     other programs share: wall time says little there, and processor time not how long threads had nothing to do. A size
