@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from benchmarks.pages import with_part
 from benchmarks.peers import report
 from benchmarks.peers.contenders import legacy_note
 from benchmarks.records import FOLDER, by_machine, newest, of_version, path_of, read
@@ -211,9 +212,7 @@ def write() -> None:
             made = make()
         except FileNotFoundError:
             continue
-        before, mark, rest = text.partition(f"<!-- figures: {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        text = f"{before}{mark}{made}\n{end}{after}"
+        text = with_part(text, f"figures: {name}", made)
     PAGE.write_text(text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.pages import with_part
 from benchmarks.records import FOLDER, by_machine, newest
 from benchmarks.soak_figure import LABELS
 
@@ -117,13 +118,11 @@ TABLES = {"overload": overload, "slow clients": slow_clients, "fuzz": fuzz, "soa
 def filled(page: str) -> str:
     """Return the page with each table in its place, between `<!-- name -->` and `<!-- end -->`."""
     for name, table in TABLES.items():
-        head, mark, rest = page.partition(f"<!-- {name} -->\n")
-        _, end, tail = rest.partition("<!-- end -->")
         try:
             measured = table()
         except FileNotFoundError:
             measured = "Not measured yet."
-        page = f"{head}{mark}{measured}\n{end}{tail}"
+        page = with_part(page, name, measured)
     return page
 
 
