@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic_core import to_json
 
 from app.batcher import Batcher
+from app.batching.admission import Load
 from app.batching.jobs import Images, Job, ModelIdentity, Ticket
 from app.imaging import Decoder
 
@@ -18,6 +19,10 @@ class Queue(Protocol):
     """What requests see of a batcher: this process' own (Batcher), or that of the engine process (RemoteBatcher)."""
 
     model: ModelIdentity
+
+    @property
+    def load(self) -> Load:
+        """What the engine has to do, and how quick it is."""
 
     @property
     def queued_images(self) -> int:

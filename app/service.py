@@ -37,7 +37,7 @@ class Service(ABC):
         self.lifecycle = Lifecycle()
         self._predictor: Predictor | None = None
         self.files_refused: list[str] = []  # the last time that they were read again
-        self.telemetry.watch(self.queued_images, lambda: self.unready_reason() is None)
+        self.telemetry.watch(self.queued_images, self.images_per_second, lambda: self.unready_reason() is None)
 
     @abstractmethod
     async def start(self) -> None:
@@ -95,6 +95,10 @@ class Service(ABC):
             return "the batcher is not running"
         # What waits longer than its deadline gets 504: no prediction succeeds, long before a restart has to help.
         return self._predictor.stalled(max(self.settings.timeout_ms / 1000, MIN_STALL_S)) or self.stalled()
+
+    def images_per_second(self) -> float:
+        """Return what the engine is known to compute in full batches, 0 while nothing is known."""
+        return self._predictor.batcher.load.images_per_s if self._predictor else 0.0
 
     def queued_images(self) -> float:
         """Return how many images wait or are being decoded."""

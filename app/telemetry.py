@@ -65,6 +65,11 @@ class Telemetry:
         )
         self.batch_images = Histogram("resnet_batch_images", "Images in a batch", buckets=BATCHES, registry=registry)
         self.queue_images = Gauge("resnet_queue_images", "Images that wait or are being decoded", registry=registry)
+        self.engine_images_per_second = Gauge(
+            "resnet_engine_images_per_second",
+            "What the engine computes in full batches, by which it is judged what may wait; 0 until it had one",
+            registry=registry,
+        )
         self.tasks = Gauge("resnet_tasks", "asyncio tasks; at rest always as many", registry=registry)
         self.rejected = Counter("resnet_rejected", "Requests refused, by reason", ["reason"], registry=registry)
         self.key_requests = Counter(
@@ -102,9 +107,12 @@ class Telemetry:
         # From zero on: who watches for an increase would not see the first of a kind.
         self._refused: dict[str, Counter] = {reason: self.rejected.labels(reason) for reason in REASONS}
 
-    def watch(self, queued_images: Callable[[], float], ready: Callable[[], bool]) -> None:
-        """Read the queue's depth, readiness and the running event loop's tasks when metrics are asked for."""
+    def watch(
+        self, queued_images: Callable[[], float], images_per_second: Callable[[], float], ready: Callable[[], bool]
+    ) -> None:
+        """Read the queue's depth, the engine's pace, readiness and the loop's tasks when metrics are asked for."""
         self.queue_images.set_function(queued_images)
+        self.engine_images_per_second.set_function(images_per_second)
         self.tasks.set_function(lambda: float(len(asyncio.all_tasks())))
         self.ready.set_function(lambda: float(ready()))
 

@@ -12,6 +12,7 @@ from benchmarks.peers.contenders import legacy_note
 from benchmarks.records import FOLDER, by_machine, newest, of_version, path_of, read
 
 PAGE = FOLDER.parent / "README.md"
+OPERATIONS = FOLDER.parent / "docs" / "operations.md"
 ENGINES = {
     "engine": "**the service's engine** (`auto`)",
     "eager float32": "PyTorch, eager float32",
@@ -194,7 +195,55 @@ def peers_in_full() -> str:
     return f"{report.table(one)}\n\n({machine_of(one)}; `benchmarks/peers_eager.json`)"
 
 
+def beside_peers() -> str:
+    """Return in words how this service and the best of its peers compare, each with an engine of its own."""
+    one, same = read("peers_eager.json"), read("peers_checkpoint.json")
+    others = [name for name in one["medians"] if not name.startswith("ours")]
+
+    def rates(names: list[str]) -> list[float]:
+        found = (
+            [one["medians"][name][f"clients_{count}"]["requests_per_s"] for name in names] for count in one["clients"]
+        )
+        return [max(each) for each in found]
+
+    def memory(name: str) -> float:
+        return float(one["medians"][name]["clients_64"]["peak_memory_mb"])
+
+    mosec = same["medians"]["mosec"]["clients_64"]["requests_per_s"]
+    return f"""On {machine_of(one)}, it answers {_listed(rates(["ours"]))} requests/s to {_listed(one["clients"])} clients;
+the best of {len(others)} other servers reaches {_listed(rates(others))} with the same checkpoint in PyTorch, and needs {min(map(memory, others)):.0f} MB of memory or
+more where this takes {memory("ours"):.0f} MB (`benchmarks/peers_eager.json`, `make bench-peers`). With this service's engine in each,
+the quickest of them, Mosec, is level at 64 clients ({same["medians"]["ours"]["clients_64"]["requests_per_s"]:.0f} and {mosec:.0f})."""
+
+
+def _listed(figures: list[float]) -> str:
+    *first, last = (f"{figure:.0f}" for figure in figures)
+    return f"{', '.join(first)} and {last}"
+
+
+def open_loop() -> str:
+    """Return the table of how long requests that arrive at random wait."""
+    one = read("open_loop.json")
+    rows = [
+        f"| {load} of capacity | {found['offered_per_s']:.0f} | {found['p50_ms']:.0f} | {found['p99_ms']:.0f} | {found['refused_share']:.0%} |"
+        for load, found in one["median"].items()
+        if load.endswith("%")
+    ]
+    alone = one["median"]["single"]
+    return "\n".join(
+        [
+            "| requests at random | a second | p50 ms | p99 ms | refused |",
+            "| --- | ---: | ---: | ---: | ---: |",
+            f"| one client, one after the other | {alone['requests_per_s']:.0f} | {alone['p50_ms']:.1f} | {alone['p99_ms']:.1f} | 0% |",
+            *rows,
+            "",
+            f"({machine_of(one)}; `benchmarks/open_loop.json`, `make bench-load`)",
+        ]
+    )
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "beside peers": beside_peers,
     "service": service,
     "engine": engine,
     "peers null": partial(peers, "null"),
@@ -214,6 +263,7 @@ def write() -> None:
             continue
         text = with_part(text, f"figures: {name}", made)
     PAGE.write_text(text)
+    OPERATIONS.write_text(with_part(OPERATIONS.read_text(), "open loop", open_loop()))
 
 
 if __name__ == "__main__":

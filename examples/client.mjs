@@ -1,16 +1,33 @@
-// Classify image files with a running service, all in one request: node examples/client.mjs FILE ... (Node 20 or newer).
+// Classify image files with a running service: node examples/client.mjs FILE ... (Node 20 or newer).
+// RESNET_URL is the service's address, http://127.0.0.1:8000 by default, RESNET_KEY a key if it asks for one.
 // In a browser this works from a page of the service's own origin, such as behind the same proxy: there is no CORS.
 import { readFile } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 
 const url = process.env.RESNET_URL ?? "http://127.0.0.1:8000";
-const files = process.argv.slice(2);
-const form = new FormData();
-for (const file of files) form.append("file", new Blob([await readFile(file)]), file);
+const key = process.env.RESNET_KEY;
+const headers = { "content-type": "application/octet-stream", ...(key && { authorization: `Bearer ${key}` }) };
+const tries = 3;
 
-const response = await fetch(`${url}/predict?top_k=1`, { method: "POST", body: form });
-const answer = await response.json();
-if (!response.ok) throw new Error(answer.detail);
-answer.predictions.forEach((one, index) => {
-  // One bad image among several has an error in its place.
-  console.log(`${files[index]}: ${one.error ? one.error.detail : `${one.label} ${(100 * one.probability).toFixed(1)}%`}`);
-});
+async function classify(image) {
+  let response;
+  for (let number = 1; number <= tries; number++) {
+    response = await fetch(`${url}/predict?top_k=1`, { method: "POST", headers, body: image });
+    if (![429, 503].includes(response.status) || number === tries) break; // neither has cost the service anything
+    const given = response.headers.get("retry-after") ?? ""; // a proxy may have answered, with a date or without a word
+    const seconds = /^\d+$/.test(given) ? Number(given) : 1;
+    await sleep(1000 * seconds * (1 + Math.random() / 2)); // else all who were refused come back at once
+  }
+  const text = await response.text();
+  if (response.ok) return JSON.parse(text).predictions[0];
+  let detail = `${response.status} ${response.statusText}`; // a proxy's page is no JSON
+  try {
+    detail = JSON.parse(text).detail ?? detail;
+  } catch {}
+  throw new Error(detail);
+}
+
+for (const file of process.argv.slice(2)) {
+  const found = await classify(await readFile(file));
+  console.log(`${file}: ${found.label} ${(100 * found.probability).toFixed(1)}%`);
+}

@@ -6,6 +6,7 @@ RESNET_URL is the service's address, http://127.0.0.1:8000 by default, RESNET_KE
 from __future__ import annotations
 
 import os
+import random
 import sys
 import time
 from pathlib import Path
@@ -23,10 +24,24 @@ def classify(client: httpx.Client, image: bytes) -> dict[str, object]:
         response = client.post("/predict", params={"top_k": 1}, content=image, headers=headers)
         if response.status_code not in RETRIED or number == TRIES - 1:
             break
-        time.sleep(int(response.headers["retry-after"]))
+        time.sleep(wait_s(response) * random.uniform(1, 1.5))  # noqa: S311 - else all come back at once
     response.raise_for_status()
     prediction: dict[str, object] = response.json()["predictions"][0]
     return prediction
+
+
+def wait_s(response: httpx.Response) -> float:
+    """Return for how many seconds to stay away; a proxy may have answered, with a date or without a word."""
+    given = response.headers.get("retry-after", "")
+    return float(given) if given.isdecimal() else 1.0
+
+
+def reason(response: httpx.Response) -> str:
+    """Return what an error response says; a proxy's is no JSON."""
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, LookupError, TypeError):
+        return f"{response.status_code} {response.reason_phrase}"
 
 
 def main() -> None:
@@ -39,7 +54,9 @@ def main() -> None:
             try:
                 found = classify(client, Path(name).read_bytes())
             except httpx.HTTPStatusError as error:
-                sys.exit(f"{name}: {error.response.json()['detail']}")
+                sys.exit(f"{name}: {reason(error.response)}")
+            except httpx.RequestError as error:
+                sys.exit(f"{name}: no answer from {url}: {error}")
             print(f"{name}: {found['label']} {found['probability']:.1%}")
 
 

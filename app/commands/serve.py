@@ -22,7 +22,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal or a failure ends it."""
-    settings = read_settings(arguments)
+    try:
+        settings = read_settings(arguments)
+    except SystemExit as refusal:
+        return _refused(refusal, str(getattr(arguments, "log_format", os.environ.get("RESNET_LOG_FORMAT"))))
     set_up_logging(settings.log_level, settings.log_format)
     effective = " ".join(f"{name}={value}" for name, value in settings.model_dump(mode="json").items())
     log.info("settings: %s", effective)
@@ -42,9 +45,18 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         code = serve(create_app(settings), settings)
     except SettingsError as error:
-        raise SystemExit(f"resnet: error: {error}") from None
+        return _refused(SystemExit(f"resnet: error: {error}"), settings.log_format)
     logging.shutdown()
     os._exit(code)  # an engine's thread may be stuck in its device, and an ordinary exit would wait for it
+
+
+def _refused(refusal: SystemExit, log_format: str) -> int:
+    """Say why there is no service, in the form that the log has."""
+    if log_format.strip().lower() != "json":
+        raise refusal from None
+    set_up_logging("error", "json")
+    log.error("%s", refusal)
+    return 1
 
 
 def _too_early(_number: int, _frame: FrameType | None) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from app.batching.admission import require_room
+from app.batching.admission import Load, require_room
 from app.batching.jobs import Images, Job, ModelIdentity, Outcome, Ticket
 from app.errors import EngineFailed
 from app.processes.frames import AnswerCodec, Kind, Payload, pack_submission, pack_with_id, unpack_refusal
@@ -34,9 +34,14 @@ class RemoteBatcher:
         self._lost = False
 
     @property
+    def load(self) -> Load:
+        """What the engine has to do, for all processes."""
+        return self._shared.load()
+
+    @property
     def queued_images(self) -> int:
         """Images of all processes that are admitted and not yet in a batch."""
-        return self._shared.load().queued_images
+        return self.load.queued_images
 
     @property
     def alive(self) -> bool:
@@ -47,13 +52,7 @@ class RemoteBatcher:
         """Raise QueueFull or EngineFailed as far as can be known here; the engine process has the last word."""
         if self._lost:
             raise EngineFailed
-        require_room(
-            self._shared.load(),
-            count,
-            deadline,
-            max_queue_images=self._max_queue_images,
-            max_queue_s=self._max_queue_s,
-        )
+        require_room(self.load, count, deadline, max_queue_images=self._max_queue_images, max_queue_s=self._max_queue_s)
 
     def admit(self, count: int, deadline: float) -> Ticket:
         """Reserve places for `count` images that are wanted by `deadline`. Raises what `require_room` raises."""

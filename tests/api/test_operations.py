@@ -24,6 +24,7 @@ NAMES = [
     "resnet_inference_seconds_count",
     "resnet_batch_images_bucket",
     "resnet_queue_images",
+    "resnet_engine_images_per_second 0.0",
     'resnet_rejected_total{reason="not-found"}',
     'resnet_predictions_total{label="class0"}',
     "resnet_confidence_bucket",
@@ -43,6 +44,16 @@ async def test_metrics_have_the_names_of_the_contract(client):
         assert name in text
     assert 'resnet_requests_total{route="unmatched",status="404"} 2.0' in text
     assert "/nothing" not in text
+
+
+async def test_the_engines_pace_is_known_from_a_full_batch_on():
+    engine = FakeEngine()
+    async with serving(engine, batch_sizes=(1, 2)) as client:
+        files = [("file", encode(noise()))] * 2
+        assert (await client.post("/predict", files=files)).status_code == 200
+        lines = (await client.get("/metrics")).text.splitlines()
+        (line,) = [one for one in lines if one.startswith("resnet_engine_images_per_second ")]
+        assert float(line.partition(" ")[2]) > 0
 
 
 async def test_metrics_have_the_values_of_what_happened():

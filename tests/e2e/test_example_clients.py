@@ -3,8 +3,10 @@
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 
 import httpx
 import pytest
@@ -50,7 +52,7 @@ def test_the_python_client_comes_back_when_it_was_told_to(monkeypatch):
     spec = importlib.util.spec_from_file_location("client", ROOT / "examples" / "client.py")
     client = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(client)
-    waited, answers = [], [(429, "2"), (503, "1"), (200, None)]
+    waited, answers = [], [(429, "2"), (503, "Wed, 21 Oct 2015 07:28:00 GMT"), (200, None)]
 
     def answer(_request):
         status, after = answers.pop(0)
@@ -58,10 +60,37 @@ def test_the_python_client_comes_back_when_it_was_told_to(monkeypatch):
         return httpx.Response(status, headers=headers, json={"predictions": [{"label": "cat"}]})
 
     monkeypatch.setattr(client.time, "sleep", waited.append)
+    monkeypatch.setattr(client.random, "uniform", lambda _low, high: high)
     with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://x") as http:
         assert client.classify(http, b"image") == {"label": "cat"}
-        assert waited == [2, 1]
+        assert waited == [3.0, 1.5]
         answers[:] = [(429, "1")] * 3
         with pytest.raises(httpx.HTTPStatusError, match="429"):
             client.classify(http, b"image")
         assert answers == []
+
+
+PROXYS_PAGE = b"<html>Bad Gateway</html>"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_proxys_page_or_no_answer_at_all_is_an_error_of_one_line(command):
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        url = f"http://127.0.0.1:{port.getsockname()[1]}"
+
+        def answer():
+            connection, _ = port.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 24\r\n\r\n" + PROXYS_PAGE)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = run(command, url, FILES)
+        thread.join()
+        assert done.returncode != 0
+        assert "502 Bad Gateway" in done.stderr
+    done = run(command, url, FILES)  # nobody listens any more
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr

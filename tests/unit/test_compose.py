@@ -45,6 +45,10 @@ def test_a_start_that_takes_minutes_is_no_failure():
     assert int(re.search(r"^HEALTHCHECK .*--start-period=(\d+)s", DOCKERFILE, re.M)[1]) >= 2 * searches_s
     manifest = (ROOT / "examples" / "kubernetes.yaml").read_text()
     assert int(re.search(r"^# .*startupProbe: failureThreshold: (\d+)", manifest, re.M)[1]) * 2 >= 2 * searches_s
+    start_s = 2 * int(re.search(r"^# .*startupProbe: failureThreshold: (\d+)", manifest, re.M)[1])
+    assert int(re.search(r"^# .*progressDeadlineSeconds: (\d+)", manifest, re.M)[1]) > start_s
+    alerts = (ROOT / "examples" / "alerts.yml").read_text()
+    assert 60 * int(re.search(r"for: \d+m # on GPUs (\d+)m", alerts)[1]) > start_s
 
 
 def test_the_health_check_is_the_images():

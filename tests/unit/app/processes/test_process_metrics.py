@@ -14,7 +14,7 @@ def values_of(text):
 def telemetry(requests=0, shift=0):
     one = Telemetry()
     one.describe_model(FakeEngine(shift=shift).card)
-    one.watch(lambda: 11.0 + shift, lambda: not shift)
+    one.watch(lambda: 11.0 + shift, lambda: 300.0 + shift, lambda: not shift)
     one.tasks.set_function(lambda: 5.0)
     for _ in range(requests):
         one.requests.labels("/predict", "200").inc()
@@ -43,6 +43,7 @@ def test_counters_and_histograms_are_sums_and_gauges_the_engines():
     assert values["resnet_batch_images_sum",] == 7
     assert values["resnet_rejected_total", ("reason", "of-its-own")] == 1
     assert values["resnet_queue_images",] == 11
+    assert values["resnet_engine_images_per_second",] == 300
     assert values["resnet_ready",] == 1
     assert values["resnet_tasks",] == 15
     (version,) = [dict(key[1:])["version"] for key in values if key[0] == "resnet_model_info"]
