@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.data import Dataset
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -61,3 +65,17 @@ def check_writable(path: Path | None) -> None:
         target = path.resolve()  # of a link
         target.open("xb").close()
         target.unlink()
+
+
+def load_split(arguments: argparse.Namespace, *, train: bool) -> Dataset:
+    """Load the training or the test split that `resnet train` was told of. Raises DataError."""
+    from model.datasets import load_dataset
+
+    return load_dataset(
+        arguments.data,
+        arguments.root,
+        train=train,
+        download=arguments.download,
+        image_size=arguments.image_size,
+        on_bad_image=arguments.on_bad_image,
+    )

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from app.commands.data_flags import add_data, image_size, named_path
-from app.commands.evaluate import as_result, score_checkpoint
+from app.commands.data_flags import add_data, image_size, load_split, named_path
+from app.commands.fitted_recipe import build_recipe
 from app.commands.numbers import rate, seed, share, temperature, whole
 from app.commands.progress import ProgressBar
+from app.commands.train_report import report
 from app.telemetry import set_up_logging
 from model.architecture import ARCHITECTURES
-from model.training.recipe import MAX_EPOCHS, MAX_SIDE, PRESETS, Phases, Recipe, parse_phases
+from model.training.recipe import MAX_EPOCHS, MAX_SIDE, PRESETS, Phases, parse_phases
 
 if TYPE_CHECKING:
     import torch
 
-    from model.data import Dataset
     from model.train import OnEpoch, Trainer
     from model.training.distributed import World
-
-log = logging.getLogger(__name__)
-
-FEW_STEPS = 1000  # CIFAR-10's shortest recipe, for a CPU, has 3,510
 
 
 def _preset_values(name: str) -> str:
@@ -115,40 +110,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=seed, help=f"[{_preset_values('seed')}]")
 
 
-def build_recipe(arguments: argparse.Namespace, default_preset: str, dataset: Dataset) -> Recipe:
-    """Fit the preset to the training set; what was given on the command line stays as it was given."""
-    given: dict[str, Any] = {
-        name: value
-        for name, value in vars(arguments).items()
-        if value is not None and name in Recipe.__dataclass_fields__
-    }
-    if arguments.epochs is not None:
-        given["phases"] = ((arguments.image_size, arguments.epochs),)
-    preset = PRESETS[arguments.preset or default_preset]
-    recipe = preset.for_data(arguments.image_size, len(dataset), len(dataset.classes), given)
-    for name in Recipe.__dataclass_fields__:
-        if name not in given and getattr(recipe, name) != getattr(preset, name):
-            why = "the batch" if name == "learning_rate" else "the training set"
-            log.info("%s %s instead of %s, to suit %s", name, getattr(recipe, name), getattr(preset, name), why)
-    _tell_of_steps(recipe, len(dataset) - recipe.hold_out, fresh=arguments.init_from is None)
-    last_size, served_size = recipe.phases[-1][0], dataset.images.shape[-1]
-    if last_size != served_size:
-        log.warning(
-            "the last phase is of %d pixels, but %d are what the network is measured on and served",
-            last_size,
-            served_size,
-        )
-    return recipe
-
-
-def _tell_of_steps(recipe: Recipe, images: int, *, fresh: bool) -> None:
-    """Say how long the run will be, and whether that is little for a network that has learnt nothing yet."""
-    steps = recipe.epochs * recipe.steps_per_epoch(images)
-    log.info("%d steps in %d epochs", steps, recipe.epochs)
-    if fresh and steps < FEW_STEPS:
-        log.warning("%d steps are few for fresh weights: give --init-from, or more --epochs", steps)
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Train, or go on with the run in --out, print where the checkpoint is, and report on it.
 
@@ -171,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(path, flush=True)
                 if not arguments.no_report:
                     try:
-                        _report(arguments, path, device)
+                        report(arguments, path, device)
                     except KeyboardInterrupt:
                         print("resnet: interrupted: the checkpoint is finished, its report is not", file=sys.stderr)
                         return 128 + signal.SIGINT
@@ -203,7 +164,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
         if arguments.tensorboard and world.is_main:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
         init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None  # or fails before all is read
-        dataset = _load(arguments, train=True)
+        dataset = load_split(arguments, train=True)
         recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu", dataset)
         data_loading_s = time.monotonic() - began
         bar = None
@@ -236,20 +197,6 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
     return path
 
 
-def _load(arguments: argparse.Namespace, *, train: bool) -> Dataset:
-    """Load the training or the test split. Raises DataError."""
-    from model.datasets import load_dataset
-
-    return load_dataset(
-        arguments.data,
-        arguments.root,
-        train=train,
-        download=arguments.download,
-        image_size=arguments.image_size,
-        on_bad_image=arguments.on_bad_image,
-    )
-
-
 @contextmanager
 def _stopping_gently(trainer: Trainer, signals: list[int]) -> Iterator[None]:
     """Let the first SIGINT or SIGTERM end the run with its state saved; a second one ends it at once."""
@@ -267,33 +214,3 @@ def _stopping_gently(trainer: Trainer, signals: list[int]) -> Iterator[None]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-
-
-def _report(arguments: argparse.Namespace, path: Path, device: torch.device) -> None:
-    """Measure the finished checkpoint on the test set, once, and leave figures and pictures in the run's folder."""
-    from model import checkpoint
-    from model.data import NoTestSet
-    from model.extras import MissingExtra
-    from model.report import write_report
-    from model.training.run_folder import RunFolder
-
-    dataset, probabilities = None, None
-    try:
-        dataset = _load(arguments, train=False)
-    except NoTestSet as error:
-        print(f"resnet: no test set, so only the learning curves are drawn: {error}", file=sys.stderr)
-    if dataset is not None:
-        log.info("measuring on %d test images", len(dataset))
-        source = checkpoint.load(path)
-        scores, probabilities = score_checkpoint(source, dataset, device)
-        result = as_result(source.metadata.name, source.version, "checkpoint", scores.to_dict())
-        RunFolder(arguments.out).write_json("evaluation.json", result)
-        per_class = {name: share for name, share in scores.per_class.items() if share is not None}
-        worst = min(per_class, key=lambda name: per_class[name])
-        print(
-            f"test top-1 {scores.top1:.4f}, ece {scores.ece:.4f} (15 bins), worst class {worst} {per_class[worst]:.4f}"
-        )
-    try:
-        write_report(arguments.out, arguments.out / "metrics.jsonl", dataset, probabilities)
-    except MissingExtra as error:
-        print(f"resnet: no pictures: {error}", file=sys.stderr)

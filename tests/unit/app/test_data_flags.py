@@ -6,7 +6,7 @@ import torch
 
 from app.cli import build_parser
 from app.client import Card, fetch_card
-from app.commands.train import build_recipe
+from app.commands.fitted_recipe import build_recipe
 from model.data import Dataset
 from model.training.recipe import PRESETS
 from tests.pictures import write_folder

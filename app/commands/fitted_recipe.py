@@ -1,0 +1,50 @@
+"""A preset fitted to what is trained on and to what was given on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import TYPE_CHECKING, Any
+
+from model.training.recipe import PRESETS, Recipe
+
+if TYPE_CHECKING:
+    from model.data import Dataset
+
+log = logging.getLogger(__name__)
+
+FEW_STEPS = 1000  # CIFAR-10's shortest recipe, for a CPU, has 3,510
+
+
+def build_recipe(arguments: argparse.Namespace, default_preset: str, dataset: Dataset) -> Recipe:
+    """Fit the preset to the training set; what was given on the command line stays as it was given."""
+    given: dict[str, Any] = {
+        name: value
+        for name, value in vars(arguments).items()
+        if value is not None and name in Recipe.__dataclass_fields__
+    }
+    if arguments.epochs is not None:
+        given["phases"] = ((arguments.image_size, arguments.epochs),)
+    preset = PRESETS[arguments.preset or default_preset]
+    recipe = preset.for_data(arguments.image_size, len(dataset), len(dataset.classes), given)
+    for name in Recipe.__dataclass_fields__:
+        if name not in given and getattr(recipe, name) != getattr(preset, name):
+            why = "the batch" if name == "learning_rate" else "the training set"
+            log.info("%s %s instead of %s, to suit %s", name, getattr(recipe, name), getattr(preset, name), why)
+    _tell_of_steps(recipe, len(dataset) - recipe.hold_out, fresh=arguments.init_from is None)
+    last_size, served_size = recipe.phases[-1][0], dataset.images.shape[-1]
+    if last_size != served_size:
+        log.warning(
+            "the last phase is of %d pixels, but %d are what the network is measured on and served",
+            last_size,
+            served_size,
+        )
+    return recipe
+
+
+def _tell_of_steps(recipe: Recipe, images: int, *, fresh: bool) -> None:
+    """Say how long the run will be, and whether that is little for a network that has learnt nothing yet."""
+    steps = recipe.epochs * recipe.steps_per_epoch(images)
+    log.info("%d steps in %d epochs", steps, recipe.epochs)
+    if fresh and steps < FEW_STEPS:
+        log.warning("%d steps are few for fresh weights: give --init-from, or more --epochs", steps)

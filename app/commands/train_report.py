@@ -1,0 +1,47 @@
+"""What a finished run is told of: how its checkpoint does on the test set, in figures and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.commands.data_flags import load_split
+from app.commands.evaluate import as_result, score_checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+
+def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> None:
+    """Measure the finished checkpoint on the test set, once, and leave figures and pictures in the run's folder."""
+    from model import checkpoint
+    from model.data import NoTestSet
+    from model.extras import MissingExtra
+    from model.report import write_report
+    from model.training.run_folder import RunFolder
+
+    dataset, probabilities = None, None
+    try:
+        dataset = load_split(arguments, train=False)
+    except NoTestSet as error:
+        print(f"resnet: no test set, so only the learning curves are drawn: {error}", file=sys.stderr)
+    if dataset is not None:
+        log.info("measuring on %d test images", len(dataset))
+        source = checkpoint.load(path)
+        scores, probabilities = score_checkpoint(source, dataset, device)
+        result = as_result(source.metadata.name, source.version, "checkpoint", scores.to_dict())
+        RunFolder(arguments.out).write_json("evaluation.json", result)
+        per_class = {name: share for name, share in scores.per_class.items() if share is not None}
+        worst = min(per_class, key=lambda name: per_class[name])
+        print(
+            f"test top-1 {scores.top1:.4f}, ece {scores.ece:.4f} (15 bins), worst class {worst} {per_class[worst]:.4f}"
+        )
+    try:
+        write_report(arguments.out, arguments.out / "metrics.jsonl", dataset, probabilities)
+    except MissingExtra as error:
+        print(f"resnet: no pictures: {error}", file=sys.stderr)
