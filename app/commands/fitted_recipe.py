@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from model.architecture import Architecture
 from model.training.recipe import PRESETS, Recipe
 
 if TYPE_CHECKING:
+    from model.checkpoint import Checkpoint
     from model.data import Dataset
 
 log = logging.getLogger(__name__)
@@ -16,8 +19,13 @@ log = logging.getLogger(__name__)
 FEW_STEPS = 1000  # CIFAR-10's shortest recipe, for a CPU, has 3,510
 
 
-def build_recipe(arguments: argparse.Namespace, default_preset: str, dataset: Dataset) -> Recipe:
-    """Fit the preset to the training set; what was given on the command line stays as it was given."""
+def build_recipe(
+    arguments: argparse.Namespace, default_preset: str, dataset: Dataset, init_from: Checkpoint | None = None
+) -> Recipe:
+    """Fit the preset to the training set; what was given on the command line stays as it was given.
+
+    The network is the one of `init_from`, as far as the command line does not say otherwise.
+    """
     given: dict[str, Any] = {
         name: value
         for name, value in vars(arguments).items()
@@ -31,6 +39,8 @@ def build_recipe(arguments: argparse.Namespace, default_preset: str, dataset: Da
         if name not in given and getattr(recipe, name) != getattr(preset, name):
             why = "the batch" if name == "learning_rate" else "the training set"
             log.info("%s %s instead of %s, to suit %s", name, getattr(recipe, name), getattr(preset, name), why)
+    if init_from is not None:
+        recipe = replace(recipe, **_network_of(init_from, recipe, dataset, given))
     _tell_of_steps(recipe, len(dataset) - recipe.hold_out, fresh=arguments.init_from is None)
     last_size, served_size = recipe.phases[-1][0], dataset.images.shape[-1]
     if last_size != served_size:
@@ -40,6 +50,23 @@ def build_recipe(arguments: argparse.Namespace, default_preset: str, dataset: Da
             served_size,
         )
     return recipe
+
+
+def _network_of(init_from: Checkpoint, recipe: Recipe, dataset: Dataset, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of the weights' network that nobody gave and the recipe has otherwise, and tell of them.
+
+    What fits already stays as the recipe has it: a run's state names the recipe that it goes on with.
+    """
+    own = asdict(recipe.architecture(len(dataset.classes), dataset.images.shape[-1]))
+    theirs = asdict(Architecture.from_dict(init_from.metadata.architecture))
+    taken = {
+        name: value
+        for name, value in theirs.items()
+        if name != "num_classes" and name not in given and value != own[name]
+    }
+    for name, value in taken.items():
+        log.info("%s %s, as the weights of --init-from have it", name, value)
+    return taken
 
 
 def _tell_of_steps(recipe: Recipe, images: int, *, fresh: bool) -> None:

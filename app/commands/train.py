@@ -165,7 +165,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
         init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None  # or fails before all is read
         dataset = load_split(arguments, train=True)
-        recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu", dataset)
+        recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu", dataset, init_from)
         data_loading_s = time.monotonic() - began
         bar = None
         if world.is_main and sys.stderr.isatty():

@@ -1,4 +1,5 @@
 import logging
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -7,6 +8,7 @@ import torch
 from app.cli import build_parser
 from app.client import Card, fetch_card
 from app.commands.fitted_recipe import build_recipe
+from model.architecture import Architecture
 from model.data import Dataset
 from model.training.recipe import PRESETS
 from tests.pictures import write_folder
@@ -71,6 +73,33 @@ def test_a_run_of_few_steps_from_fresh_weights_is_told_of(caplog):
     build_recipe(parse("train", "--data", "folder:x", "--init-from", "x"), "cpu", dataset(1000, 32))
     assert "140 steps" in caplog.text
     assert "few for" not in caplog.text
+
+
+def weights(**options):
+    """Stand in for a checkpoint of ten classes, of which only the network's options are looked at."""
+    network = Architecture("resnet18", 10, **options).to_dict()
+    return SimpleNamespace(metadata=SimpleNamespace(architecture=network))
+
+
+@pytest.mark.parametrize(
+    ("flags", "stem", "told"),
+    [
+        (["--image-size", "96"], "cifar", True),
+        (["--image-size", "32"], "auto", False),  # as old runs have it, which go on only with their own recipe
+        (["--image-size", "96", "--stem", "imagenet"], "imagenet", False),
+    ],
+)
+def test_the_network_is_the_one_of_the_weights_to_start_from(caplog, flags, stem, told):
+    caplog.set_level(logging.INFO)
+    flags = ["--data", "folder:x", "--init-from", "x", *flags]
+    recipe = build_recipe(parse("train", *flags), "cpu", dataset(1000, int(flags[5])), weights())
+    assert (recipe.arch, recipe.stem) == ("resnet18", stem)
+    assert ("stem cifar, as the weights of --init-from have it" in caplog.text) == told
+
+
+def test_a_plain_network_goes_on_as_one(caplog):
+    flags = ["train", "--data", "folder:x", "--init-from", "x"]
+    assert build_recipe(parse(*flags), "cpu", dataset(1000, 32), weights(shortcut="none")).shortcut == "none"
 
 
 def test_a_last_phase_of_another_size_than_what_is_served_is_told_of(caplog):
