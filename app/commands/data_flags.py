@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +67,27 @@ def check_writable(path: Path | None) -> None:
         target = path.resolve()  # of a link
         target.open("xb").close()
         target.unlink()
+
+
+def check_out(out: Path, data: str) -> None:
+    """Raise OSError if a run's folder can neither be written to nor made, ValueError if it lies among the pictures.
+
+    Nothing is made yet: a run that comes to nothing is to leave nothing.
+    """
+    place = Path(os.path.realpath(out))  # Path.resolve raises where links lead in a circle
+    kind, _, path = data.partition(":")
+    if kind == "folder":
+        pictures = Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111 (of nobody's home it raises nothing)
+        if place.is_relative_to(pictures):
+            raise ValueError(
+                f"--out {out} lies within {pictures}, where the run's own files would be taken for pictures: "
+                "give an --out elsewhere"
+            )
+    there = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 def load_split(arguments: argparse.Namespace, *, train: bool) -> Dataset:

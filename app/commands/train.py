@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.commands.data_flags import add_data, image_size, load_split, named_path
+from app.commands.data_flags import add_data, check_out, image_size, load_split, named_path
 from app.commands.fitted_recipe import build_recipe
 from app.commands.numbers import rate, seed, share, temperature, whole
 from app.commands.progress import ProgressBar
@@ -125,6 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     signals: list[int] = []
     try:
+        check_out(arguments.out, arguments.data)  # before hours of reading and training
         with join_world(pick_device(arguments.device)) as (world, device):
             set_up_logging("info" if world.is_main else "warning", "text")
             path = _train(arguments, device, world, signals)

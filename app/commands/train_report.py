@@ -18,9 +18,13 @@ log = logging.getLogger(__name__)
 
 
 def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> None:
-    """Measure the finished checkpoint on the test set, once, and leave figures and pictures in the run's folder."""
+    """Measure the finished checkpoint on the test set, once, and leave figures and pictures in the run's folder.
+
+    Raises DataError if the test set cannot be read, or has other classes than were trained on.
+    """
     from model import checkpoint
     from model.data import NoTestSet
+    from model.datasets import check_classes
     from model.extras import MissingExtra
     from model.report import write_report
     from model.training.run_folder import RunFolder
@@ -31,8 +35,9 @@ def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> N
     except NoTestSet as error:
         print(f"resnet: no test set, so only the learning curves are drawn: {error}", file=sys.stderr)
     if dataset is not None:
-        log.info("measuring on %d test images", len(dataset))
         source = checkpoint.load(path)
+        check_classes(dataset, source.metadata.classes, str(path))  # a folder may have changed meanwhile
+        log.info("measuring on %d test images", len(dataset))
         scores, probabilities = score_checkpoint(source, dataset, device)
         result = as_result(source.metadata.name, source.version, "checkpoint", scores.to_dict())
         RunFolder(arguments.out).write_json("evaluation.json", result)

@@ -9,6 +9,7 @@ from model import checkpoint
 from model.architecture import Architecture
 from model.checkpoint import Metadata
 from model.data import Dataset
+from tests.unit.app.toy_runs import toy_dataset
 
 TOY_CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -54,3 +55,14 @@ def own_logging() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture
+def tiny_runs(monkeypatch: pytest.MonkeyPatch, own_logging: None) -> Iterator[None]:
+    """Small data, a narrow network, one thread."""
+    monkeypatch.setattr("model.datasets.load_dataset", toy_dataset)
+    monkeypatch.setattr("model.architecture.STAGE_WIDTHS", (16, 16, 32, 32))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

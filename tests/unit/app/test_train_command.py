@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import logging
 import os
 import pty
 import re
@@ -11,7 +10,6 @@ import struct
 import sys
 import termios
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +17,13 @@ import pytest
 import torch
 
 from app.cli import build_parser
-from model import checkpoint
-from model.data import DataError, Dataset, NoTestSet
-from model.evaluate import expected_calibration_error
 from model.train import Trainer
 from model.training.learner import Learner, TrainingError
+from tests.unit.app.toy_runs import train
 
 STEPS = 24  # an epoch: 112 images, 16 held out, 4 a step
-PNGS = {"learning_curves.png", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png"}
 
-
-def toy_dataset(*_where: object, train: bool, **_options: object) -> Dataset:
-    count = 112 if train else 40
-    generator = torch.Generator().manual_seed(count)
-    images = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    split = "train" if train else "test"
-    return Dataset("toy", split, images, torch.arange(count) % 4, ("ant", "bee", "cat", "dog"))
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch):
-    """Small data, a narrow network, one thread; the command's logging ends with the test."""
-    monkeypatch.setattr("model.datasets.load_dataset", toy_dataset)
-    monkeypatch.setattr("model.architecture.STAGE_WIDTHS", (16, 16, 32, 32))
-    threads, root = torch.get_num_threads(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-def train(out: Path, *more: str) -> int:
-    recipe = ["--phases", "8:2", "--batch-size", "4", "--hold-out", "16", "--device", "cpu"]
-    arguments = build_parser().parse_args(["train", "--out", str(out), *recipe, *more])
-    return arguments.run(arguments)
+pytestmark = pytest.mark.usefixtures("tiny_runs")
 
 
 @pytest.mark.parametrize("raised", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("a shape is wrong")])
@@ -181,121 +150,6 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, capfd: pytest.
     lines = [line for line in printed.err.splitlines() if " epoch=" in line]
     for epoch, line in zip((1, 2), lines, strict=True):
         assert re.search(rf"epoch={epoch} epochs=2 .*loss=[\d.]+ accuracy=[\d.]+ images_per_s=", line)
-
-
-def test_a_run_ends_with_a_report_on_the_test_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(tmp_path) == 0
-    found = json.loads((tmp_path / "evaluation.json").read_text())
-    loaded = checkpoint.load(tmp_path / "checkpoint.safetensors")
-    assert {name: found[name] for name in ("model", "version", "source", "split", "images")} == {
-        "model": "resnet18-toy",
-        "version": loaded.version,
-        "source": "checkpoint",
-        "split": "toy test",
-        "images": 40,
-    }
-    path, scores = capsys.readouterr().out.splitlines()
-    assert path == str(tmp_path / "checkpoint.safetensors")
-    worst = min(found["per_class"], key=lambda name: found["per_class"][name])
-    shown = f"test top-1 {found['top1']:.4f}, ece {found['ece']:.4f} (15 bins)"
-    assert scores == f"{shown}, worst class {worst} {found['per_class'][worst]:.4f}"
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert (report["top1"], report["ece"]) == (pytest.approx(found["top1"]), found["ece"])
-    assert sum(map(sum, report["confusion_matrix"])) == 40
-    files = {path.name for path in tmp_path.iterdir()}
-    assert files == PNGS | {
-        "settings.json",
-        "metrics.jsonl",
-        "state.pt",
-        "checkpoint.safetensors",
-        "evaluation.json",
-        "report.json",
-        "timing.json",
-    }
-
-
-def test_the_report_measures_what_is_served(tmp_path: Path) -> None:
-    assert train(tmp_path, "--temperature", "0.5") == 0
-    loaded, dataset = checkpoint.load(tmp_path / "checkpoint.safetensors"), toy_dataset(train=False)
-    mean, std = (torch.tensor(one)[:, None, None] for one in (loaded.metadata.mean, loaded.metadata.std))
-    with torch.inference_mode():
-        logits = loaded.network()((dataset.images / 255 - mean) / std)
-    expected = expected_calibration_error(torch.softmax(logits / 0.5, dim=1), dataset.labels)
-    assert json.loads((tmp_path / "evaluation.json").read_text())["ece"] == pytest.approx(expected, abs=1e-4)
-
-
-def test_no_report_leaves_the_test_set_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    splits: list[bool] = []
-
-    def watched(*_where: object, train: bool, **_options: object) -> Dataset:
-        splits.append(train)
-        return toy_dataset(train=train)
-
-    monkeypatch.setattr("model.datasets.load_dataset", watched)
-    assert train(tmp_path, "--no-report") == 0
-    assert splits == [True]
-    assert not {path.name for path in tmp_path.iterdir()} & (PNGS | {"report.json", "evaluation.json"})
-
-
-def only_training_data(error: DataError) -> Callable[..., Dataset]:
-    """What loads the training split, and raises `error` for the test split."""
-
-    def load(*_where: object, train: bool, **_options: object) -> Dataset:
-        if not train:
-            raise error
-        return toy_dataset(train=train)
-
-    return load
-
-
-def test_without_a_test_set_only_the_learning_curves_are_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("model.datasets.load_dataset", only_training_data(NoTestSet("there is none")))
-    assert train(tmp_path) == 0
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "resnet: no test set, so only the learning curves are drawn: there is none"
-    )
-    assert {path.name for path in tmp_path.iterdir()} & (PNGS | {"report.json", "evaluation.json"}) == {
-        "learning_curves.png"
-    }
-
-
-def test_a_test_set_that_cannot_be_read_any_more_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("model.datasets.load_dataset", only_training_data(DataError("it has gone")))
-    assert train(tmp_path) == 1
-    shown = capsys.readouterr()
-    assert shown.err.splitlines()[-1] == "resnet: error: it has gone"
-    assert shown.out.strip() == str(tmp_path / "checkpoint.safetensors")
-
-
-def test_ctrl_c_while_the_report_is_made_says_what_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*_arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("model.report.write_report", interrupted)
-    assert train(tmp_path) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "resnet: interrupted: the checkpoint is finished, its report is not"
-    )
-    checkpoint.load(tmp_path / "checkpoint.safetensors")
-
-
-def test_without_matplotlib_a_run_ends_well_and_with_a_hint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("matplotlib", "matplotlib.figure"):
-        monkeypatch.setitem(sys.modules, name, None)
-    assert train(tmp_path) == 0
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("resnet: no pictures: drawing the report needs the optional extra 'plots'")
-    files = {path.name for path in tmp_path.iterdir()}
-    assert {"evaluation.json", "report.json"} <= files
-    assert not files & PNGS
 
 
 def scalars(out: Path) -> dict[str, list[int]]:

@@ -1,0 +1,44 @@
+"""Where `resnet train` may leave its run, which is found out before anything is read."""
+
+import pytest
+
+from app.cli import build_parser
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_read(monkeypatch):
+    monkeypatch.setattr("model.datasets.load_dataset", lambda *_, **__: pytest.fail("the pictures are read"))
+
+
+def train(*flags):
+    arguments = build_parser().parse_args(["train", "--device", "cpu", *map(str, flags)])
+    return arguments.run(arguments)
+
+
+@pytest.mark.parametrize("out", ["runs/resnet18", "cat", "."])
+@pytest.mark.parametrize("link", [False, True])
+def test_a_run_among_the_pictures_would_be_learnt_as_a_class(tmp_path, monkeypatch, capsys, out, link):
+    pictures = tmp_path / "pictures"
+    (pictures / "cat").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(pictures)
+    monkeypatch.chdir(pictures)
+    assert train("--data", f"folder:{tmp_path / 'link' if link else '.'}", "--out", out) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"resnet: error: --out {out} lies within {pictures}, where the run's own files would be")
+    assert [path.name for path in pictures.iterdir()] == ["cat"]
+
+
+def test_the_home_of_nobody_has_no_run_in_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()
+    assert train("--data", "folder:~nobody-at-all/pictures", "--out", tmp_path) == 1
+    assert "whose home that is cannot be told" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    assert train("--out", tmp_path / "file" / "deep" / "run") == 1
+    assert capsys.readouterr().err == f"resnet: error: [Errno 20] Not a directory: '{tmp_path}/file'\n"
+    monkeypatch.setattr("os.access", lambda *_: False)  # for root, nothing is read-only
+    assert train("--out", tmp_path / "deep" / "run", "--tensorboard") == 1
+    assert capsys.readouterr().err == f"resnet: error: [Errno 13] Permission denied: '{tmp_path}'\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
