@@ -36,6 +36,7 @@ from model.folder_layout import (
     class_names,
     list_files,
     split_folders,
+    tell_of_doubts,
 )
 from model.picture_files import MAX_OWN_PIXELS, PictureError, read_picture
 from model.pictures import open_picture, picture_pixels
@@ -77,6 +78,9 @@ def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_
     test_split = None if not split_dirs else "test" if "test" in split_dirs else "val"
     wanted_split = "train" if split_dirs and train else test_split
     classes = class_names(split_dirs.get("train", root))
+
+    if train:
+        tell_of_doubts(root, split_dirs)
 
     def listed(split: str | None) -> list[PictureFile]:
         place = split_dirs[split] if split else root

@@ -9,7 +9,7 @@ import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,7 +32,11 @@ SPLITS = {
 # thumbnails, which would be learnt and tested as pictures of their own.
 NO_CLASSES = frozenset({"__MACOSX", "@eaDir"})
 
+# How the names of pictures end, also of some that are not read here: what else lies about is no loss.
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif", ".tif", ".tiff"}
+
 MAX_NAMED = 20
+MAX_SOME = 5  # within a line
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,38 @@ def class_names(root: Path) -> tuple[str, ...]:
     if len(names) < 2:
         one_split = bool(names) and names[0].lower() in SPLITS
         only = f": to train on {names[0]!r} alone give folder:{root / names[0]}" if one_split else ""
+        inner = len(sub_folders(root / names[0])) if names and not only else 0
+        if inner > 1:
+            only = f": if the classes are the {inner} folders in it, give folder:{root / names[0]}"
         raise DataError(f"{root} must hold a sub-folder for each class, two at least: there are {len(names)}{only}")
     return names
+
+
+def tell_of_doubts(root: Path, split_dirs: Mapping[str, Path]) -> None:
+    """Warn of what is hardly meant so: folders taken for classes that each hold the same ones, pictures of no class."""
+    folders = class_folders(split_dirs.get("train", root))
+    common = set.intersection(*({inner.name for inner in sub_folders(folder)} for folder in folders.values()))
+    if len(common) > 1:
+        advice = (
+            "if those are the classes, give a folder that holds them alone, or call the outer ones 'train' and 'test'"
+        )
+        log.warning("the classes are %s, each of which holds folders %s: %s", _some(folders), _some(common), advice)
+    beside = [
+        entry.relative_to(root)
+        for place in (root, *split_dirs.values())
+        for entry in sorted(place.iterdir())
+        if entry.suffix.lower() in PICTURE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+    ]
+    if beside:
+        log.warning("%s: %d picture(s) in no class folder are not used: %s", root, len(beside), _some(beside))
+
+
+def _some(names: Iterable[object]) -> str:
+    """Return a few of the names, sorted, for a log line."""
+    shown = sorted(map(str, names))
+    return ", ".join(map(repr, shown[:MAX_SOME])) + (
+        f" and {len(shown) - MAX_SOME} more" if len(shown) > MAX_SOME else ""
+    )
 
 
 def list_files(

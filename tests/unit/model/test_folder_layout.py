@@ -1,0 +1,59 @@
+"""Folders that are not laid out as they should be: what is taken for a class, and what for none."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from model.data import DataError
+from model.folder import load_folder
+from tests.conftest import encode, noise
+from tests.pictures import write_folder
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_folder_around_the_folder_of_classes_is_pointed_at(tmp_path: Path) -> None:
+    write_folder(tmp_path / "pictures", 1)
+    with pytest.raises(DataError) as caught:
+        load_folder(tmp_path, train=True)
+    hint = f"if the classes are the 3 folders in it, give folder:{tmp_path}/pictures"
+    assert str(caught.value).endswith(f"two at least: there are 1: {hint}")
+
+
+@pytest.mark.parametrize("outer", [("batch1", "batch2"), ("training_set", "test_set")])
+def test_classes_that_each_hold_the_same_folders_are_doubted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, outer: tuple[str, str]
+) -> None:
+    for number, name in enumerate(outer):
+        write_folder(tmp_path / name, 10, kinds=("disc", "grass"), first=10 * number)
+    load_folder(tmp_path, train=True)
+    first, second = sorted(outer)
+    said = f"the classes are '{first}', '{second}', each of which holds folders 'disc', 'grass': if those are the "
+    assert any(line.startswith(said) for line in warnings(caplog))
+
+
+def test_folders_within_classes_are_not_doubted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, name in enumerate(("a", "b")):
+        write_folder(tmp_path / name, 10, kinds=("disc", ("grass", "stripes")[number]), first=10 * number)
+    load_folder(tmp_path, train=True)
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+def test_pictures_beside_the_class_folders_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, split: str | None
+) -> None:
+    root = write_folder(tmp_path / split if split else tmp_path, 20)
+    if split:
+        write_folder(tmp_path / "test", 2, first=20)
+    for number in range(7):
+        (root / f"{number}.JPG").write_bytes(encode(noise(seed=number), "JPEG"))
+    (root / "README.txt").touch()
+    (root / ".hidden.png").touch()
+    load_folder(tmp_path, train=True)
+    at = "train/" if split else ""
+    names = ", ".join(f"'{at}{number}.JPG'" for number in range(5))
+    assert warnings(caplog) == [f"{tmp_path}: 7 picture(s) in no class folder are not used: {names} and 2 more"]
