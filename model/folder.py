@@ -193,7 +193,7 @@ def _read_and_deduplicate(files: Sequence[PictureFile], bad: BadFiles) -> list[P
             else:
                 contradictory.add(found.digest)
                 where = str(same.path.relative_to(bad.root))
-                bad.add(file.path, f"the same file as {where!r}, which is of another class: neither is used")
+                bad.add(file.path, f"of two classes, of which neither is used: the same file as {where!r}")
     if repeated:
         log.info("%d file(s) repeat others byte by byte and count once", repeated)
     kept = (file for digest, file in first.items() if digest not in contradictory)

@@ -32,6 +32,9 @@ SPLITS = {
 # thumbnails, which would be learnt and tested as pictures of their own.
 NO_CLASSES = frozenset({"__MACOSX", "@eaDir"})
 
+# What Windows leaves in folders that somebody has looked at, in any case.
+NO_PICTURES = frozenset({"thumbs.db", "desktop.ini"})
+
 # How the names of pictures end, also of some that are not read here: what else lies about is no loss.
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif", ".tif", ".tiff"}
 
@@ -204,4 +207,4 @@ def _files_below(folder: Path, bad: BadFiles) -> Iterator[Path]:
             continue
         seen.add((identity.st_dev, identity.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NO_CLASSES)
-        yield from (Path(place, name) for name in names if not name.startswith("."))
+        yield from (Path(place, name) for name in names if name[0] != "." and name.lower() not in NO_PICTURES)

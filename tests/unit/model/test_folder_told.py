@@ -1,9 +1,11 @@
 """What is said of a folder's pictures before they are trained on: how many there are, how large, what was left out."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from model.data import DataError
 from model.folder import load_folder
 from model.pictures import PictureError, open_picture
 from tests.conftest import encode, noise
@@ -53,6 +55,14 @@ def test_a_phones_heic_is_called_so_and_reasons_are_counted(tmp_path: Path, capl
     load_folder(tmp_path, train=True)
     assert "of these: 30 HEIC or AVIF" in caplog.text
     assert "; 1 " in caplog.text
+
+
+def test_a_class_copied_whole_is_one_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path, 30, kinds=("disc", "grass"))
+    shutil.copytree(tmp_path / "disc", tmp_path / "discs")
+    with pytest.raises(DataError, match=r"class 'disc' of .* has no picture to train on"):
+        load_folder(tmp_path, train=True)
+    assert caplog.messages[-1] == "of these: 30 of two classes, of which neither is used"
 
 
 def test_thumbnails_of_network_drives_are_no_pictures_and_no_class(tmp_path: Path) -> None:
