@@ -107,7 +107,8 @@ class Trainer:
 
         A finished run's checkpoint stays as it is, with what was recorded in it since.
 
-        Raises TrainingError if the folder holds another run or the loss is no number, and Stopped when asked to stop.
+        Raises TrainingError if the folder holds another run, or loss or weights are no numbers, and Stopped when asked
+        to stop.
         """
         with self.folder.taken() if self.world.is_main else nullcontext():
             self._resume()
@@ -127,9 +128,7 @@ class Trainer:
     def _run(self) -> None:
         """Do what is left of the run."""
         if self.world.is_main:
-            self.folder.begin(
-                {"recipe": self.recipe.to_dict(), "device": self._device_name(), "precision": self._precision()}
-            )
+            self.folder.begin({"recipe": self.recipe.to_dict(), **self.learner.means()})
             self.folder.forget_metrics_after(self.epoch)
         if self.learner.compiled and self.epoch < self.recipe.epochs:
             self.compile_seconds = self.learner.compile()
@@ -140,7 +139,7 @@ class Trainer:
             log.info("%s", " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()))
             if self.on_epoch is not None:
                 self.on_epoch(line)
-            self._after_epoch()
+            self._save_and_stop(time.monotonic())
         if self.world.is_main:
             self._finish()
         self.world.barrier()
@@ -170,7 +169,7 @@ class Trainer:
         recipe, tally, size = self.recipe, self.tally, self.recipe.size_of(self.epoch)
         seen = tally.steps * recipe.batch_size
         mean_loss = tally.mean_loss(self.world)
-        self._check_finite(mean_loss)
+        self._check_loss(mean_loss)
         self.epoch += 1
         self.seconds += tally.seconds
         line: dict[str, Any] = {
@@ -205,34 +204,48 @@ class Trainer:
         on_gpus = self.world.size > 1 and self.device.type == "cuda"
         if on_gpus and tally.steps % AGREE_EVERY_STEPS and not last:
             return  # processes save and stop together; asking each other at every step would cost too much
-        stop = self.world.any(self._stop_requested, self.device)
-        if stop or self._is_time_to_save(now):
-            self._check_finite(tally.mean_loss(self.world))
-            self._count_seconds()
+        self._save_and_stop(now)
+
+    def _save_and_stop(self, now: float) -> None:
+        """Save the state and stop, each where it is time for it; what the last epoch leaves is always saved.
+
+        All processes come here together and agree on both. Raises Stopped, and TrainingError for a state that is not
+        worth saving.
+        """
+        finished = self.epoch == self.recipe.epochs
+        stop = not finished and self.world.any(self._stop_requested, self.device)
+        within = self.tally.steps > 0
+        if finished or stop or self._is_time_to_save(now):
+            if within:
+                self._check_loss(self.tally.mean_loss(self.world))
+                self._count_seconds()
+            self._check_weights()
             self._save_state()
             self._counted_until = time.monotonic()
         if stop:
-            raise Stopped(f"stopped in epoch {self.epoch + 1}; the same command goes on from {self.folder.path}")
-
-    def _after_epoch(self) -> None:
-        """Save the state and stop, each where it is time for it; what the last epoch leaves is always saved."""
-        last = self.epoch == self.recipe.epochs
-        stop = not last and self.world.any(self._stop_requested, self.device)
-        if last or stop or self._is_time_to_save(time.monotonic()):
-            self._save_state()
-        if stop:
-            raise Stopped(f"stopped after epoch {self.epoch}; the same command goes on from {self.folder.path}")
+            where = f"in epoch {self.epoch + 1}" if within else f"after epoch {self.epoch}"
+            raise Stopped(f"stopped {where}; the same command goes on from {self.folder.path}")
 
     def _is_time_to_save(self, now: float) -> bool:
         """Return what all processes agree on: whether one of them has not saved for long enough."""
         return self.world.any(now - self._saved_at >= self.save_every_s, self.device)
 
-    def _check_finite(self, loss: float) -> None:
-        """Raise TrainingError if the loss is no number, before such a state is saved."""
+    def _check_loss(self, loss: float) -> None:
+        """Raise TrainingError if the loss, the same in all processes, is no number."""
         if not math.isfinite(loss):
-            saved = self.folder.state.exists()
-            kept = f"the last good state is kept in {self.folder.path}" if saved else "no state was saved yet"
-            raise TrainingError(f"the loss is {loss} in epoch {self.epoch + 1}: {kept}; try a lower --learning-rate")
+            raise TrainingError(f"the loss is {loss} in epoch {self.epoch + 1}: {self._way_out()}")
+
+    def _check_weights(self) -> None:
+        """Raise TrainingError in all processes if the weights of one are no numbers, or none that can be stored."""
+        if self.world.any(not self.learner.is_finite(), self.device):
+            done = self.epoch + (self.tally.steps > 0)
+            raise TrainingError(f"the weights have grown beyond all numbers in epoch {done}: {self._way_out()}")
+
+    def _way_out(self) -> str:
+        """Say what is kept of a run that came to nothing, and what to do: its folder takes no other recipe."""
+        if self.folder.state.exists():
+            return f"the last good state is kept in {self.folder.path}; try a lower --learning-rate, and another --out"
+        return "no state was saved yet; try a lower --learning-rate"
 
     @cached_property
     def _identity(self) -> str:
@@ -288,19 +301,7 @@ class Trainer:
 
     def _recipe_done(self) -> dict[str, Any]:
         """Return the recipe with what the run took, and the runs that it started from, if any."""
-        done = self.recipe.to_dict() | {"training_seconds": round(self.seconds), "device": self._device_name()}
-        done["precision"] = self._precision()
+        done = self.recipe.to_dict() | {"training_seconds": round(self.seconds), **self.learner.means()}
         if self.init_from is not None:
             done["init_from"] = lineage(self.init_from.version, self.init_from.metadata.recipe)
         return done
-
-    def _precision(self) -> str:
-        """Return the type that products are computed in, which a measurement chooses on some processors."""
-        return "float32" if self.learner.autocast is None else str(self.learner.autocast).removeprefix("torch.")
-
-    def _device_name(self) -> str:
-        """Return what did the work, as the checkpoint will say it."""
-        name = f"{torch.get_num_threads()} CPU threads"
-        if self.device.type == "cuda":
-            name = torch.cuda.get_device_name(self.device)
-        return name if self.world.size == 1 else f"{self.world.size} processes, each {name}"

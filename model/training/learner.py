@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.architecture import Architecture
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, tensors_to_store
 from model.data import Dataset
 from model.evaluate import compute_logits
 from model.precision import has_fast_bfloat16
@@ -94,6 +94,20 @@ class Learner:
         """The number of steps of the whole run."""
         return self.recipe.epochs * self.steps_per_epoch
 
+    def means(self) -> dict[str, str]:
+        """Return what does the work, and in which precision, as settings and checkpoint say it.
+
+        The latter is the type that products are computed in, which a measurement chooses on some processors.
+        """
+        name = f"{torch.get_num_threads()} CPU threads"
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        precision = "float32" if self.autocast is None else str(self.autocast).removeprefix("torch.")
+        return {
+            "device": name if self.world.size == 1 else f"{self.world.size} processes, each {name}",
+            "precision": precision,
+        }
+
     def draw_epoch(self, epoch: int) -> tuple[Tensor, AugmentationDraws]:
         """Return an epoch's order, int64 (N,), and its augmentation, from (seed, epoch) alone."""
         count, size, seed = len(self.training), self.images.shape[-1], self.recipe.seed
@@ -174,6 +188,14 @@ class Learner:
         return compute_logits(
             self.average.network, images, self.training.mean, self.training.std, size=size, autocast=self.autocast
         )
+
+    def is_finite(self) -> bool:
+        """Return whether all weights are numbers, and those of the average also as a checkpoint stores them.
+
+        A step's loss says nothing of what the step itself leaves.
+        """
+        tensors = [*self.network.state_dict().values(), *tensors_to_store(self.average.network).values()]
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a step changes, and the precision that it was done in."""

@@ -296,13 +296,27 @@ def test_a_loss_that_is_no_number_is_never_saved_within_an_epoch(tmp_path: Path,
             running.request_stop()
 
     running = trainer(tmp_path, progress=poison, progress_every_s=0.0, save_every_s=math.inf if asked else 0.0)
-    with pytest.raises(TrainingError, match="the loss is nan in epoch 2"):
+    poisoned = (
+        "the loss is nan in epoch 2" if asked else "the weights have grown beyond all numbers in epoch 2: the last"
+    )
+    with pytest.raises(TrainingError, match=poisoned):
         running.run()
     assert (tmp_path / "state.pt").exists() != asked  # there was no other reason to save one
     if asked:
         return
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert all(value.isfinite().all() for value in state["average"].values())
+    assert (state["epoch"], state["tally"]["steps"]) == (1, 0)
+    assert all(value.isfinite().all() for name in ("network", "average") for value in state[name].values())
+
+
+@pytest.mark.parametrize("value", [math.nan, 1e5])
+def test_what_the_last_step_makes_of_the_weights_is_never_saved(tmp_path: Path, value: float) -> None:
+    """Neither is what half precision has no number for, though the loss may be fine with it."""
+    running = trainer(tmp_path, replace(RECIPE, phases=((8, 1),)))
+    running.on_epoch = lambda _line: running.learner.average.network.head.weight.data.fill_(value)
+    with pytest.raises(TrainingError, match=r"in epoch 1: no state was saved yet; try a lower --learning-rate$"):
+        running.run()
+    assert {path.name for path in tmp_path.iterdir()} == {"settings.json", "metrics.jsonl"}
 
 
 def test_seconds_are_counted_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
