@@ -50,8 +50,10 @@ def check_classes(dataset: Dataset, classes: tuple[str, ...], whose: str) -> Non
     differences = [
         f"{owner} alone has {_some(names)}" for owner, names in (("the data", ours), (whose, theirs)) if names
     ]
+    hint = ": an empty folder of that name will do" if theirs and not ours and dataset.paths is not None else ""
     raise DataError(
-        f"the classes of {dataset.name} are not those of {whose}: {'; '.join(differences) or 'their order differs'}"
+        f"the classes of {dataset.name} are not those of {whose}: "
+        f"{'; '.join(differences) or 'their order differs'}{hint}"
     )
 
 

@@ -7,28 +7,18 @@ What cannot be used is named and left out, or ends it all, as the caller wishes.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from model.data import DataError, Dataset, NoTestSet, channel_statistics
+from model.folder_files import bombs_are_errors, decode, read_and_deduplicate
 from model.folder_layout import (
-    MAX_NAMED,
+    NO_TEST,
     BadFiles,
     OnBadImage,
     PictureFile,
@@ -38,20 +28,53 @@ from model.folder_layout import (
     split_folders,
     tell_of_doubts,
 )
-from model.picture_files import MAX_OWN_PIXELS, PictureError, read_picture
-from model.pictures import open_picture, picture_pixels
+from model.folder_told import tell_of_test_pictures, tell_of_training_pictures
+from model.look_alikes import thumbnails
 
 log = logging.getLogger(__name__)
 
 SIZES = (8, 512)
 TEST_SHARE = 0.1
 MAX_IMAGES_BYTES = 8 << 30
-MAX_THREADS = 8
-FEW_PICTURES = 10  # of a class
-LARGE_TIMES = 4  # as many pixels on the shorter side as the network is to see
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """Where the classes lie: below `root` or, where there are folders for splits, below each of `split_dirs`."""
+
+    root: Path
+    split_dirs: Mapping[str, Path]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def at(cls, path: Path) -> PictureFolder:
+        """Look what is there. Raises DataError if it is no folder of at least two classes."""
+        try:
+            root = path.expanduser()
+        except RuntimeError:  # ~name of nobody here
+            raise DataError(f"no folder of pictures at {path}: whose home that is cannot be told") from None
+        split_dirs = split_folders(root)
+        return cls(root, split_dirs, class_names(split_dirs.get("train", root)))
+
+    @property
+    def test_split(self) -> str | None:
+        """The folder to test on, None where a share of all pictures is."""
+        return None if not self.split_dirs else "test" if "test" in self.split_dirs else "val"
+
+    def splits(self, train: bool | None) -> tuple[str | None, ...]:
+        """Return the folders to load, by their splits: None is the one of all pictures."""
+        if not self.split_dirs:
+            return (None,)
+        return tuple(self.split_dirs) if train is None else ("train" if train else self.test_split,)
+
+    def files(self, splits: Sequence[str | None], bad: BadFiles, *, train: bool | None) -> list[PictureFile]:
+        """List the files of some splits. To train on, each class needs some. Raises DataError."""
+        files: list[PictureFile] = []
+        for split in splits:
+            place = self.split_dirs[split] if split else self.root
+            may_lack = not train or split in {"test", "val"}
+            files += list_files(class_folders(place), place, self.classes, bad, may_lack=may_lack)
+        return files
 
 
 def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_image: OnBadImage = "skip") -> Dataset:
@@ -65,77 +88,60 @@ def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_
 
     Raises DataError if the folder is not as described, leaves a class nothing to train on, or needs more than
     MAX_IMAGES_BYTES, and NoTestSet if there is nothing to test on; with `on_bad_image` "fail" also for the first file
-    that is no picture. What is wrong with the test split is found when the training split is loaded.
+    that is no picture. What is wrong with the test split is found, and told, when the training split is loaded.
     """
-    try:
-        root = path.expanduser()
-    except RuntimeError:  # ~name of nobody here
-        raise DataError(f"no folder of pictures at {path}: whose home that is cannot be told") from None
+    folder = PictureFolder.at(path)
     if not SIZES[0] <= image_size <= SIZES[1]:
         raise DataError(f"image size {image_size}: expected {SIZES[0]} to {SIZES[1]} pixels")
-    bad = BadFiles(root, on_bad_image)
-    split_dirs = split_folders(root)
-    test_split = None if not split_dirs else "test" if "test" in split_dirs else "val"
-    wanted_split = "train" if split_dirs and train else test_split
-    classes = class_names(split_dirs.get("train", root))
-
+    if len(folder.split_dirs) == 3 and train is not None:
+        unused, trained_on = folder.split_dirs["val"].name, folder.split_dirs["train"].name
+        log.info("%s: %r is not used, since what is held out is taken from %r", folder.root, unused, trained_on)
     if train:
-        tell_of_doubts(root, split_dirs)
-
-    def listed(split: str | None) -> list[PictureFile]:
-        place = split_dirs[split] if split else root
-        files = list_files(class_folders(place), place, classes, bad, test=split in {"test", "val"})
-        _check_memory(len(files), image_size)
-        return files
-
-    if len(split_dirs) == 3 and train is not None:
-        unused, trained_on = split_dirs["val"].name, split_dirs["train"].name
-        log.info("%s: %r is not used, since what is held out is taken from %r", root, unused, trained_on)
-    loaded_splits = split_dirs if train is None and split_dirs else (wanted_split,)
-    files = [file for split in loaded_splits for file in listed(split)]
-    _check_memory(len(files), image_size)
-    with _bombs_are_errors():
-        files = _read_and_deduplicate(files, bad)
-        pictures_found, test_files = len(files), _choose_test_files(files)
-        # Three layouts: split folders, of classes alone a share chosen by digests, or (train is None) all there is.
-        if test_split and train:
-            test_files = set(_read_and_deduplicate(listed(test_split), bad))
-            files = _drop_test_duplicates(files, {file.digest for file in test_files})
-        elif not split_dirs and train is not None:
-            files = [file for file in files if (file in test_files) != train]
-        if train and on_bad_image == "fail":
-            _decode(list(test_files), image_size, bad)  # only to see that it can be done, before the time for training
-        images, labels, paths = _decode(files, image_size, bad)
+        tell_of_doubts(folder.root, folder.split_dirs)
+    bad = BadFiles(folder.root, on_bad_image)
+    with bombs_are_errors():
+        files, test_files, found = _choose_files(folder, train, bad, image_size)
+        test_images, _, test_paths = decode(test_files, image_size, bad)
+        tested = thumbnails(test_images)
+        del test_images
+        images, labels, paths = decode(files, image_size, bad)
     bad.report()
-    split = "all" if train is None else wanted_split or ("train" if train else "test")
-    _check_enough(root, split, labels, classes)
+    split = "all" if train is None else "train" if train else folder.test_split or "test"
+    _check_enough(folder.root, split, labels, folder.classes)
     suffix = "" if split == "all" else f" of the {split} split"
-    log.info("%s: %d classes, %d pictures%s", root, len(classes), len(labels), suffix)
-    if train:
-        _tell_of_training_pictures(root, files, labels, classes, image_size)
-    if not split_dirs and split == "test":
+    log.info("%s: %d classes, %d pictures%s", folder.root, len(folder.classes), len(labels), suffix)
+    if not folder.split_dirs and split == "test":
         note = "the test share of a folder without train and test; resnet evaluate --split all takes all"
-        log.info("%s: %d of %d pictures: %s", root, len(labels), pictures_found, note)
+        log.info("%s: %d of %d pictures: %s", folder.root, len(labels), found, note)
     mean, std = channel_statistics(images)
-    return Dataset(_name_of(root), split, images, labels, classes, mean, std, in_digest_order=True, paths=paths)
+    name = _name_of(folder.root)
+    dataset = Dataset(name, split, images, labels, folder.classes, mean, std, in_digest_order=True, paths=paths)
+    if train:
+        tell_of_training_pictures(folder.root, files, dataset)
+        tell_of_test_pictures(folder.root, dataset, tested, test_paths)
+    return dataset
 
 
-def _tell_of_training_pictures(
-    root: Path, files: Sequence[PictureFile], labels: Tensor, classes: Sequence[str], image_size: int
-) -> None:
-    """Say how many pictures each class has, where there are few, and where much of a picture is lost."""
-    counts = dict(zip(classes, torch.bincount(labels, minlength=len(classes)).tolist(), strict=True))
-    smallest = sorted(counts, key=lambda name: counts[name])[:MAX_NAMED]
-    shown = classes if len(classes) <= MAX_NAMED else smallest
-    beginning = "" if len(shown) == len(classes) else "the smallest: "
-    log.info("%s: %s%s", root, beginning, ", ".join(f"{name} {counts[name]}" for name in shown))
-    few = [name for name in smallest if counts[name] < FEW_PICTURES]
-    if few:
-        log.warning("%s: fewer than %d pictures to train on: %s", root, FEW_PICTURES, ", ".join(few))
-    side = int(np.median([file.side for file in files])) if files else 0
-    if side > LARGE_TIMES * image_size:
-        note = "a larger --image-size keeps more of them, and takes longer"
-        log.info("%s: pictures of some %d pixels are brought to %d: %s", root, side, image_size, note)
+def _choose_files(
+    folder: PictureFolder, train: bool | None, bad: BadFiles, image_size: int
+) -> tuple[list[PictureFile], list[PictureFile], int]:
+    """Return the files to load, if it is to train on them also those to test on, and how many pictures were found.
+
+    Three layouts: folders that are splits, of classes alone a share chosen by digests, or (`train` None) all there is.
+    """
+    listed = folder.files(folder.splits(train), bad, train=train)
+    separate = folder.files((folder.test_split,), bad, train=train) if train and folder.test_split else []
+    for count in (len(listed), len(separate)):
+        _check_memory(count, image_size)
+    files, tested = read_and_deduplicate(listed, bad), read_and_deduplicate(separate, bad)
+    if folder.test_split and train:
+        return _drop_test_duplicates(files, {file.digest for file in tested}), tested, len(files)
+    if folder.test_split or train is None:
+        return files, [], len(files)
+    share = _choose_test_files(files)
+    kept = [file for file in files if file not in share]
+    tested = [file for file in files if file in share]
+    return (kept, tested, len(files)) if train else (tested, [], len(files))
 
 
 def _check_memory(count: int, size: int) -> None:
@@ -146,58 +152,6 @@ def _check_memory(count: int, size: int) -> None:
             f"{count} pictures of {size}x{size} take {needed / 2**30:.1f} GiB, more than the {MAX_IMAGES_BYTES >> 30} "
             f"GiB that are allowed: take --image-size {int((MAX_IMAGES_BYTES / (3 * count)) ** 0.5)} or fewer pictures"
         )
-
-
-@contextmanager
-def _bombs_are_errors() -> Iterator[None]:
-    """Have Pillow's warning of too many pixels raised, as the service does, and its others kept quiet."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-@contextmanager
-def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> Iterator[Iterator[Result]]:
-    """Yield the results in order, with a bar on a terminal; what is not begun at the end of the block never is."""
-    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="pictures")
-    try:
-        results = pool.map(function, items)
-        yield iter(tqdm(results, total=len(items), desc=what, unit="file", disable=None, leave=False))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _read_and_deduplicate(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
-    """Read every file once: return those that begin like pictures, each content once, in the order of digests."""
-
-    def digest(file: PictureFile) -> PictureFile | PictureError:
-        try:
-            data = read_picture(file.path)
-            side = min(open_picture(data, MAX_OWN_PIXELS).size)
-        except PictureError as error:
-            return error
-        return replace(file, digest=hashlib.sha256(data).hexdigest(), side=side)
-
-    first: dict[str, PictureFile] = {}
-    contradictory: set[str] = set()
-    repeated = 0
-    with _in_threads(digest, files, "reading") as digests:
-        for file, found in zip(files, digests, strict=True):
-            if isinstance(found, PictureError):
-                bad.add(file.path, str(found))
-            elif (same := first.setdefault(found.digest, found)) is found:
-                pass
-            elif same.label == file.label:
-                repeated += 1
-            else:
-                contradictory.add(found.digest)
-                where = str(same.path.relative_to(bad.root))
-                bad.add(file.path, f"of two classes, of which neither is used: the same file as {where!r}")
-    if repeated:
-        log.info("%d file(s) repeat others byte by byte and count once", repeated)
-    kept = (file for digest, file in first.items() if digest not in contradictory)
-    return sorted(kept, key=lambda file: file.digest)
 
 
 def _drop_test_duplicates(files: Sequence[PictureFile], tested: Set[str]) -> list[PictureFile]:
@@ -217,32 +171,10 @@ def _choose_test_files(files: Sequence[PictureFile]) -> set[PictureFile]:
     return chosen - set(last.values())
 
 
-def _decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Return images uint8 (N, 3, size, size), labels int64 (N,) and paths of the N files that can be decoded."""
-
-    def pixels(file: PictureFile) -> NDArray[np.uint8] | PictureError:
-        try:
-            return picture_pixels(open_picture(read_picture(file.path), MAX_OWN_PIXELS), size)
-        except PictureError as error:
-            return error
-
-    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    used: list[PictureFile] = []
-    with _in_threads(pixels, files, "decoding") as decoded:
-        for file, found in zip(files, decoded, strict=True):
-            if isinstance(found, PictureError):
-                bad.add(file.path, str(found))
-            else:
-                images[len(used)] = torch.from_numpy(found)
-                used.append(file)
-    labels = torch.tensor([file.label for file in used], dtype=torch.int64)
-    return images[: len(used)], labels, tuple(str(file.path) for file in used)
-
-
 def _check_enough(root: Path, split: str, labels: Tensor, classes: Sequence[str]) -> None:
     """Raise DataError if there is nothing to test on, or a class without a picture to train on."""
     if split != "train" and not len(labels):
-        raise NoTestSet(f"{root} has no picture to test on: add pictures, or make sub-folders 'train' and 'test'")
+        raise NoTestSet(f"{root} has no picture to test on: {NO_TEST}")
     if split == "train":
         for name, count in zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True):
             if not count:

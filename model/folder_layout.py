@@ -38,6 +38,8 @@ NO_PICTURES = frozenset({"thumbs.db", "desktop.ini"})
 # How the names of pictures end, also of some that are not read here: what else lies about is no loss.
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif", ".tif", ".tiff"}
 
+NO_TEST = "add pictures, or make sub-folders 'train' and 'test'"
+
 MAX_NAMED = 20
 MAX_SOME = 5  # within a line
 
@@ -174,11 +176,12 @@ def _some(names: Iterable[object]) -> str:
 
 
 def list_files(
-    folders: Mapping[str, Path], root: Path, classes: Sequence[str], bad: BadFiles, *, test: bool
+    folders: Mapping[str, Path], root: Path, classes: Sequence[str], bad: BadFiles, *, may_lack: bool
 ) -> list[PictureFile]:
-    """List the files of each class in the order of their paths. Only a separate test folder may lack some classes.
+    """List the files of each class in the order of their paths.
 
-    `folders` are those of the split that lies in `root`.
+    `folders` are those of the split that lies in `root`. Raises DataError for one of a class that there is not, and for
+    a class without files, unless some `may_lack` theirs.
     """
     unknown = [name for name in folders if name not in classes]
     if unknown:
@@ -186,7 +189,7 @@ def list_files(
     files: list[PictureFile] = []
     for label, name in enumerate(classes):
         found = sorted(_files_below(folders[name], bad)) if name in folders else []
-        if not found and not test:
+        if not found and not may_lack:
             bad.report()  # it may say why
             raise DataError(f"class folder {folders[name]} holds no file that can be read")
         files += [PictureFile(file, label) for file in found]

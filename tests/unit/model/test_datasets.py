@@ -64,3 +64,10 @@ def test_other_classes_are_named(classes: tuple[str, ...], message: str) -> None
     check_classes(dataset, ("ant", "bee", "cat"), "the model")
     with pytest.raises(DataError, match=message):
         check_classes(dataset, classes, "the model")
+
+
+def test_a_class_without_a_folder_can_have_an_empty_one() -> None:
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    dataset = Dataset("toy", "all", images, torch.arange(2), ("ant", "bee"), paths=("a", "b"))
+    with pytest.raises(DataError, match=r"the model alone has 'cat': an empty folder of that name will do$"):
+        check_classes(dataset, ("ant", "bee", "cat"), "the model")

@@ -1,4 +1,5 @@
 import asyncio
+import hashlib
 import logging
 import os
 import time
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.imaging import Decoder, decode
-from model import checkpoint, folder
+from model import checkpoint, folder, folder_files
 from model.data import DataError, Dataset, channel_statistics
 from model.folder import load_folder
 from model.train import Trainer
@@ -192,7 +193,7 @@ def write_bad_files(root: Path) -> dict[str, str]:
     # The digest of what is cut short decides whether it is in the training split, and so whether it is decoded.
     for length in range(len(good) // 2, len(good)):
         (root / "cut.jpg").write_bytes(good[:length])
-        if int(folder.hashlib.sha256(good[:length]).hexdigest()[0], 16) > 4:
+        if int(hashlib.sha256(good[:length]).hexdigest()[0], 16) > 4:
             break
     return {
         "'text.jpg'": "not an intact JPEG, PNG, WebP, GIF or BMP picture",
@@ -344,7 +345,7 @@ def test_sizes_out_of_range_are_refused(pictures: Path, size: int) -> None:
 
 def test_more_than_fits_is_refused_before_a_file_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "MAX_IMAGES_BYTES", 36 * 3 * 20 * 20)
-    monkeypatch.setattr(folder, "read_picture", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr(folder_files, "read_picture", lambda path: pytest.fail(f"read {path}"))
     with pytest.raises(
         DataError, match=r"36 pictures of 32x32 take .* GiB, more than .* take --image-size 20 or fewer"
     ):

@@ -12,7 +12,8 @@ from tests.pictures import write_folder
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    records = (record for record in caplog.records if record.name == "model.folder_layout")
+    return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
 
 
 def test_a_folder_around_the_folder_of_classes_is_pointed_at(tmp_path: Path) -> None:
@@ -57,3 +58,16 @@ def test_pictures_beside_the_class_folders_are_counted(
     at = "train/" if split else ""
     names = ", ".join(f"'{at}{number}.JPG'" for number in range(5))
     assert warnings(caplog) == [f"{tmp_path}: 7 picture(s) in no class folder are not used: {names} and 2 more"]
+
+
+@pytest.mark.parametrize("train", [None, False])
+def test_a_class_without_new_pictures_is_an_empty_folder_to_evaluate_and_none_to_train(
+    tmp_path: Path, train: bool | None
+) -> None:
+    write_folder(tmp_path, 20, kinds=("disc", "grass"))
+    (tmp_path / "stripes").mkdir()
+    dataset = load_folder(tmp_path, train=train)
+    assert dataset.classes == ("disc", "grass", "stripes")
+    assert dataset.labels.bincount(minlength=3)[2] == 0
+    with pytest.raises(DataError, match=r"class folder .*stripes holds no file"):
+        load_folder(tmp_path, train=True)

@@ -3,7 +3,9 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from model.data import DataError
 from model.folder import load_folder
@@ -63,6 +65,66 @@ def test_a_class_copied_whole_is_one_reason(tmp_path: Path, caplog: pytest.LogCa
     with pytest.raises(DataError, match=r"class 'disc' of .* has no picture to train on"):
         load_folder(tmp_path, train=True)
     assert caplog.messages[-1] == "of these: 30 of two classes, of which neither is used"
+
+
+def photo(seed: int) -> Image.Image:
+    return noise(6, 6, seed=seed).resize((60, 60), Image.Resampling.BICUBIC)
+
+
+def test_test_pictures_that_look_like_training_pictures_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split, first in (("train", 0), ("test", 100)):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(first, first + 3):
+                (tmp_path / split / name / f"{number}.png").write_bytes(encode(photo(number + 10 * (name == "b"))))
+    load_folder(tmp_path, train=True)
+    assert "look like" not in caplog.text
+    (tmp_path / "test" / "a" / "anew.jpg").write_bytes(encode(photo(1), "JPEG"))
+    load_folder(tmp_path, train=True)
+    note = "look like training pictures, so the test says more than it should: 'test/a/anew.jpg' like 'train/a/1.png'"
+    assert caplog.messages[-1] == f"{tmp_path}: 1 test picture(s) {note}"
+
+
+def test_that_nothing_is_kept_for_the_test_is_said_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_folder(tmp_path, 1)
+    load_folder(tmp_path, train=True)
+    assert "no picture is kept for the test: add pictures, or make sub-folders 'train' and 'test'" in caplog.text
+
+
+def test_a_bad_test_picture_is_named_before_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path / "train", 3)
+    write_folder(tmp_path / "test", 2, first=3)
+    (tmp_path / "test" / "disc" / "cut.png").write_bytes(encode(noise(64, 64))[:5000])
+    load_folder(tmp_path, train=True)
+    assert "skipped 'test/disc/cut.png': damaged or cut short" in caplog.text
+
+
+def test_uneven_classes_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, count in (("a", 9), ("b", 1)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / "train" / name / f"{number}.png").write_bytes(encode(noise(seed=number + 100 * ord(name))))
+    (tmp_path / "test").mkdir()
+    load_folder(tmp_path, train=True)
+    assert "times as many" not in caplog.text
+    (tmp_path / "train" / "a" / "more.png").write_bytes(encode(noise(seed=50)))
+    load_folder(tmp_path, train=True)
+    assert "10 times as many pictures of a as of b" in caplog.text
+
+
+def test_pictures_that_show_nothing_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path / "train", 3)
+    (tmp_path / "test").mkdir()
+    load_folder(tmp_path, train=True)
+    assert "next to nothing" not in caplog.text
+    dim = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)  # of 65,536 levels
+    (tmp_path / "train" / "disc" / "dim.png").write_bytes(encode(Image.fromarray(dim)))
+    load_folder(tmp_path, train=True)
+    assert "1 picture(s) show next to nothing, such as 'train/disc/dim.png'" in caplog.text
 
 
 def test_thumbnails_of_network_drives_are_no_pictures_and_no_class(tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""The files of a folder of pictures, read and decoded in threads.
+
+What cannot be used is noted in BadFiles and left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from model.folder_layout import BadFiles, PictureFile
+from model.picture_files import MAX_OWN_PIXELS, PictureError, read_picture
+from model.pictures import open_picture, picture_pixels
+
+log = logging.getLogger(__name__)
+
+MAX_THREADS = 8
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def bombs_are_errors() -> Iterator[None]:
+    """Have Pillow's warning of too many pixels raised, as the service does, and its others kept quiet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@contextmanager
+def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> Iterator[Iterator[Result]]:
+    """Yield the results in order, with a bar on a terminal; what is not begun at the end of the block never is."""
+    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="pictures")
+    try:
+        results = pool.map(function, items)
+        yield iter(tqdm(results, total=len(items), desc=what, unit="file", disable=None, leave=False))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_and_deduplicate(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
+    """Read every file once: return those that begin like pictures, each content once, in the order of digests."""
+
+    def digest(file: PictureFile) -> PictureFile | PictureError:
+        try:
+            data = read_picture(file.path)
+            side = min(open_picture(data, MAX_OWN_PIXELS).size)
+        except PictureError as error:
+            return error
+        return replace(file, digest=hashlib.sha256(data).hexdigest(), side=side)
+
+    first: dict[str, PictureFile] = {}
+    contradictory: set[str] = set()
+    repeated = 0
+    with _in_threads(digest, files, "reading") as digests:
+        for file, found in zip(files, digests, strict=True):
+            if isinstance(found, PictureError):
+                bad.add(file.path, str(found))
+            elif (same := first.setdefault(found.digest, found)) is found:
+                pass
+            elif same.label == file.label:
+                repeated += 1
+            else:
+                contradictory.add(found.digest)
+                where = str(same.path.relative_to(bad.root))
+                bad.add(file.path, f"of two classes, of which neither is used: the same file as {where!r}")
+    if repeated:
+        log.info("%d file(s) repeat others byte by byte and count once", repeated)
+    kept = (file for digest, file in first.items() if digest not in contradictory)
+    return sorted(kept, key=lambda file: file.digest)
+
+
+def decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Return images uint8 (N, 3, size, size), labels int64 (N,) and paths of the N files that can be decoded."""
+
+    def pixels(file: PictureFile) -> NDArray[np.uint8] | PictureError:
+        try:
+            return picture_pixels(open_picture(read_picture(file.path), MAX_OWN_PIXELS), size)
+        except PictureError as error:
+            return error
+
+    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    used: list[PictureFile] = []
+    with _in_threads(pixels, files, "decoding") as decoded:
+        for file, found in zip(files, decoded, strict=True):
+            if isinstance(found, PictureError):
+                bad.add(file.path, str(found))
+            else:
+                images[len(used)] = torch.from_numpy(found)
+                used.append(file)
+    labels = torch.tensor([file.label for file in used], dtype=torch.int64)
+    return images[: len(used)], labels, tuple(str(file.path) for file in used)

@@ -1,0 +1,83 @@
+"""What is said of a folder's training pictures before the time for training is spent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.data import Dataset
+from model.folder_layout import MAX_NAMED, NO_TEST, PictureFile
+from model.look_alikes import look_alikes, thumbnails
+
+log = logging.getLogger(__name__)
+
+FEW_PICTURES = 10  # of a class
+UNEVEN_TIMES = 10  # as many pictures of one class as of another
+LARGE_TIMES = 4  # as many pixels on the shorter side as the network is to see
+NOTHING_STD = 3.0  # grey levels
+MAX_SHOWN = 5
+PART = 1024
+
+
+def tell_of_training_pictures(root: Path, files: Sequence[PictureFile], dataset: Dataset) -> None:
+    """Say how many pictures each class has, where there are few or far fewer, and where much of a picture is lost.
+
+    `files` are those that were to be used, `dataset` holds those that can be.
+    """
+    classes, side = dataset.classes, dataset.images.shape[-1]
+    counts = dict(zip(classes, dataset.labels.bincount(minlength=len(classes)).tolist(), strict=True))
+    ranked = sorted(counts, key=lambda name: counts[name])
+    shown = classes if len(classes) <= MAX_NAMED else ranked[:MAX_NAMED]
+    beginning = "" if len(shown) == len(classes) else "the smallest: "
+    log.info("%s: %s%s", root, beginning, ", ".join(f"{name} {counts[name]}" for name in shown))
+    few = [name for name in ranked[:MAX_NAMED] if counts[name] < FEW_PICTURES]
+    if few:
+        log.warning("%s: fewer than %d pictures to train on: %s", root, FEW_PICTURES, ", ".join(few))
+    least, most = ranked[0], ranked[-1]
+    times = counts[most] // counts[least]
+    if times >= UNEVEN_TIMES:
+        note = f"what answers {most} too often is hardly found out by top-1: look at each class"
+        log.warning("%s: %d times as many pictures of %s as of %s: %s", root, times, most, least, note)
+    found = int(np.median([file.side for file in files]))
+    if found > LARGE_TIMES * side:
+        note = "a larger --image-size keeps more of them, and takes longer"
+        log.info("%s: pictures of some %d pixels are brought to %d: %s", root, found, side, note)
+    _tell_of_nothing(root, dataset)
+
+
+def _tell_of_nothing(root: Path, dataset: Dataset) -> None:
+    """Warn of pictures of which the network sees hardly more than one colour, all over and in all channels."""
+    paths = dataset.paths or ()
+    deviations = [part.float().std(dim=(1, 2, 3)) for part in torch.split(dataset.images, PART)]
+    blank = (torch.cat(deviations) < NOTHING_STD).nonzero()[:, 0].tolist()
+    if blank:
+        name = _below(root, paths[blank[0]])
+        note = "transparency lies on white, and of 16 bits the upper eight count"
+        log.warning("%s: %d picture(s) show next to nothing, such as %s: %s", root, len(blank), name, note)
+
+
+def tell_of_test_pictures(root: Path, dataset: Dataset, tested: Tensor, paths: Sequence[str]) -> None:
+    """Warn if nothing is kept for the test, or something that looks like a picture of the training set `dataset`.
+
+    `tested` are the thumbnails of the test pictures, float32 (M, 192), `paths` their M files.
+    """
+    if not paths:
+        log.warning("%s: no picture is kept for the test: %s", root, NO_TEST)
+        return
+    trained = dataset.paths or ()
+    pairs = look_alikes(thumbnails(dataset.images), tested)
+    if pairs:
+        some = "; ".join(f"{_below(root, paths[i])} like {_below(root, trained[j])}" for i, j in pairs[:MAX_SHOWN])
+        more = f"; and {len(pairs) - MAX_SHOWN} more" if len(pairs) > MAX_SHOWN else ""
+        note = "look like training pictures, so the test says more than it should"
+        log.warning("%s: %d test picture(s) %s: %s%s", root, len(pairs), note, some, more)
+
+
+def _below(root: Path, path: str) -> str:
+    """Return a file's path below the root, quoted: names may hold line breaks."""
+    return repr(str(Path(path).relative_to(root)))

@@ -1,0 +1,52 @@
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from model import look_alikes as module
+from model.look_alikes import look_alikes, thumbnails
+from model.pictures import open_picture, picture_pixels
+from tests.conftest import encode, noise
+
+
+def scenes(count: int, seed: int = 0) -> list[Image.Image]:
+    """Pictures of a few large shapes, as photos have them."""
+    return [
+        noise(6, 6, seed=1000 * seed + number).resize((240, 240), Image.Resampling.BICUBIC) for number in range(count)
+    ]
+
+
+def seen(pictures: list[Image.Image], image_format: str = "PNG", **options: object) -> Tensor:
+    files = [encode(picture, image_format, **options) for picture in pictures]
+    return thumbnails(torch.stack([torch.from_numpy(picture_pixels(open_picture(one, 1 << 20), 32)) for one in files]))
+
+
+def test_pictures_saved_anew_are_known_again_and_others_are_not() -> None:
+    pictures = scenes(20)
+    smaller = [picture.resize((100, 100)) for picture in pictures[3:5]]
+    tested = torch.cat([seen(smaller, "JPEG", quality=40), seen(scenes(20, seed=1))])
+    assert look_alikes(seen(pictures), tested) == [(0, 3), (1, 4)]
+
+
+def with_a_thing(number: int, background: Image.Image) -> Image.Image:
+    picture = background.copy()
+    picture.paste(noise(30, 30, seed=number).resize((60, 60)), (10 + 20 * (number % 9), 5 * number))
+    return picture
+
+
+@pytest.mark.parametrize("background", [Image.new("RGB", (240, 240), "skyblue"), scenes(1)[0]], ids=["sky", "camera"])
+def test_small_things_before_one_background_are_not_alike(background: Image.Image) -> None:
+    pictures = [with_a_thing(number, background) for number in range(30)]
+    assert look_alikes(seen(pictures[:20]), seen(pictures[20:])) == []
+
+
+def test_of_what_has_no_contrast_nothing_is_said() -> None:
+    flat = torch.full((4, 3, 32, 32), 200, dtype=torch.uint8)
+    assert look_alikes(thumbnails(flat), thumbnails(flat)) == []
+
+
+def test_very_many_are_not_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    thumbs = seen(scenes(20))
+    assert look_alikes(thumbs, thumbs) == [(number, number) for number in range(20)]
+    monkeypatch.setattr(module, "MAX_PAIRS", 20 * 7)
+    assert look_alikes(thumbs, thumbs) == [(number, number) for number in range(7)]
