@@ -14,6 +14,9 @@ from app.commands.evaluate import as_result, score_checkpoint
 if TYPE_CHECKING:
     import torch
 
+    from model.data import Dataset
+    from model.evaluate import Scores
+
 log = logging.getLogger(__name__)
 
 
@@ -41,12 +44,21 @@ def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> N
         scores, probabilities = score_checkpoint(source, dataset, device)
         result = as_result(source.metadata.name, source.version, "checkpoint", scores.to_dict())
         RunFolder(arguments.out).write_json("evaluation.json", result)
-        per_class = {name: share for name, share in scores.per_class.items() if share is not None}
-        worst = min(per_class, key=lambda name: per_class[name])
-        print(
-            f"test top-1 {scores.top1:.4f}, ece {scores.ece:.4f} (15 bins), worst class {worst} {per_class[worst]:.4f}"
-        )
+        print(_in_short(scores, dataset))
     try:
         write_report(arguments.out, arguments.out / "metrics.jsonl", dataset, probabilities)
     except MissingExtra as error:
         print(f"resnet: no pictures: {error}", file=sys.stderr)
+
+
+def _in_short(scores: Scores, dataset: Dataset) -> str:
+    """Return the line of scores: a share says little without its images, and what could be had for nothing."""
+    counts = dict(zip(dataset.classes, dataset.labels.bincount(minlength=len(dataset.classes)).tolist(), strict=True))
+    commonest = max(counts, key=lambda name: counts[name])
+    per_class = {name: share for name, share in scores.per_class.items() if share is not None}
+    worst = min(per_class, key=lambda name: per_class[name])
+    return (
+        f"test top-1 {scores.top1:.4f} of {scores.images} images "
+        f"({counts[commonest] / scores.images:.4f} by always answering {commonest}), ece {scores.ece:.4f} (15 bins), "
+        f"worst class {worst} {per_class[worst]:.4f} of {counts[worst]}"
+    )
