@@ -94,6 +94,7 @@ class Trainer:
         self.seconds = 0.0
         self.compile_seconds = 0.0
         self.tally = EpochTally.empty(device)
+        self.was_finished = False
         self._stop_requested = False
         self._counted_until = self._saved_at = time.monotonic()
         self._told_at = -math.inf
@@ -105,14 +106,15 @@ class Trainer:
     def run(self) -> Path:
         """Train from the last saved state to the end and return the checkpoint's path.
 
-        A finished run's checkpoint stays as it is, with what was recorded in it since.
+        A finished run's checkpoint stays as it is, with what was recorded in it since; `was_finished` says so.
 
         Raises TrainingError if the folder holds another run, or loss or weights are no numbers, and Stopped when asked
         to stop.
         """
         with self.folder.taken() if self.world.is_main else nullcontext():
             self._resume()
-            if self._is_finished():
+            self.was_finished = self._is_finished()
+            if self.was_finished:
                 log.info("this run is finished: nothing is left to do")
             else:
                 self.folder.check_writable()

@@ -187,7 +187,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
         )
         stack.enter_context(_stopping_gently(trainer, signals))
         path = trainer.run()
-    if world.is_main:
+    if world.is_main and not trainer.was_finished:
         seconds = {
             "data_loading": data_loading_s,
             "compile": trainer.compile_seconds,

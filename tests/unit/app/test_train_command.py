@@ -141,6 +141,13 @@ def test_a_signal_saves_within_the_epoch_and_the_same_command_goes_on(
     assert train(tmp_path, "--no-report") == 0
 
 
+def test_a_finished_run_keeps_its_times(tmp_path: Path) -> None:
+    assert train(tmp_path, "--no-report") == 0
+    (tmp_path / "timing.json").write_text("of the run")
+    assert train(tmp_path, "--no-report") == 0
+    assert (tmp_path / "timing.json").read_text() == "of the run"
+
+
 def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path, "--no-report") == 0
     printed = capfd.readouterr()
