@@ -171,13 +171,8 @@ def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Data
     keeps one image to train on; if `count` allows, each class that can gives one. Raises DataError if `count` is
     negative or more than that leaves.
     """
+    check_hold_out(dataset, count)
     of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
-    spare = sum(max(0, images - 1) for images in of_each)
-    if not 0 <= count <= spare:
-        raise DataError(
-            f"cannot hold out {count} of {len(dataset)} images: each of the {len(dataset.classes)} classes keeps at "
-            f"least one to train on, which leaves {spare}"
-        )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator)
     if dataset.in_digest_order:
@@ -187,6 +182,17 @@ def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Data
         held[order[dataset.labels[order] == label][:share]] = True
     indices = torch.arange(len(dataset))
     return dataset.select(indices[~held], "train"), dataset.select(indices[held], "held-out")
+
+
+def check_hold_out(dataset: Dataset, count: int) -> None:
+    """Raise DataError if `count` images are more than can be held out."""
+    of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
+    spare = sum(max(0, images - 1) for images in of_each)
+    if not 0 <= count <= spare:
+        raise DataError(
+            f"cannot hold out {count} of {len(dataset)} images: each of the {len(dataset.classes)} classes keeps at "
+            f"least one to train on, which leaves {spare}"
+        )
 
 
 def proportional_shares(count: int, of_each: Sequence[int]) -> list[int]:

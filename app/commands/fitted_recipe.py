@@ -24,8 +24,11 @@ def build_recipe(
 ) -> Recipe:
     """Fit the preset to the training set; what was given on the command line stays as it was given.
 
-    The network is the one of `init_from`, as far as the command line does not say otherwise.
+    The network is the one of `init_from`, as far as the command line does not say otherwise. Raises DataError if more
+    is to be held out than there is.
     """
+    from model.data import check_hold_out
+
     given: dict[str, Any] = {
         name: value
         for name, value in vars(arguments).items()
@@ -33,6 +36,8 @@ def build_recipe(
     }
     if arguments.epochs is not None:
         given["phases"] = ((arguments.image_size, arguments.epochs),)
+    if "hold_out" in given:
+        check_hold_out(dataset, given["hold_out"])  # before a recipe is told of that nothing can be trained by
     preset = PRESETS[arguments.preset or default_preset]
     recipe = preset.for_data(arguments.image_size, len(dataset), len(dataset.classes), given)
     for name in Recipe.__dataclass_fields__:

@@ -9,7 +9,7 @@ from app.cli import build_parser
 from app.client import Card, fetch_card
 from app.commands.fitted_recipe import build_recipe
 from model.architecture import Architecture
-from model.data import Dataset
+from model.data import DataError, Dataset
 from model.training.recipe import PRESETS
 from tests.pictures import write_folder
 
@@ -62,6 +62,13 @@ def test_epochs_are_of_the_full_size_and_flags_win_silently(caplog):
     assert recipe.learning_rate == PRESETS["standard"].learning_rate * 50 / 512
     assert "crop_padding 8 instead of 4" in caplog.text
     assert "batch_size 50" not in caplog.text
+
+
+def test_no_recipe_is_told_of_where_more_is_held_out_than_there_is(caplog):
+    caplog.set_level(logging.INFO)
+    with pytest.raises(DataError, match="cannot hold out 1000 of 600 images"):
+        build_recipe(parse("train", "--data", "folder:x", "--hold-out", "1000"), "cpu", dataset(600, 32))
+    assert caplog.text == ""
 
 
 def test_a_run_of_few_steps_from_fresh_weights_is_told_of(caplog):
