@@ -7,13 +7,17 @@ import re
 import torch
 
 
+class DeviceError(ValueError):
+    """There is no such device."""
+
+
 def pick_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is CUDA if there is one, else the CPU. Raises ValueError."""
+    """Return the device of that name; "auto" is CUDA if there is one, else the CPU. Raises DeviceError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ValueError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N")
+        raise DeviceError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no device {name}: this machine has {torch.cuda.device_count()} usable GPUs")
+        raise DeviceError(f"there is no device {name}: this machine has {torch.cuda.device_count()} usable GPUs")
     return device

@@ -48,42 +48,31 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--report", type=named_path, metavar="DIR", help="also draw confusion matrix and the like into DIR"
     )
     parser.add_argument("--record", action="store_true", help="write the scores into the checkpoint's metadata")
-    add_settings(parser, only={"weights", "weights_sha256", "api_key"})
+    add_settings(parser, only={"weights", "weights_sha256", "device", "api_key"})
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the scores; exit 1 below --min-accuracy."""
-    from model import checkpoint
+    from app.backends.torch_backend import is_out_of_memory
     from model.checkpoint import CheckpointError
     from model.data import DataError
+    from model.device import DeviceError
     from model.extras import MissingExtra
-    from model.report import require_matplotlib
 
     set_up_logging("info", "text")
     for flag in ("record", "robustness"):
         if arguments.url and getattr(arguments, flag):
             raise SystemExit(f"resnet: error: --{flag} needs a checkpoint, not --url")
+    settings = read_settings(arguments)
     try:
-        if arguments.report:  # what is wrong with it had better be known before the evaluation's minutes
-            require_matplotlib()
-            check_writable(arguments.report / "report.json")
-        check_writable(arguments.json)
-        settings = read_settings(arguments)
-        if arguments.record:
-            _check_recordable(settings.weights)
-        source = None if arguments.url else checkpoint.load(settings.weights, settings.weights_sha256)
-        dataset = _load_labelled(arguments, settings, source)
-        if arguments.limit and arguments.limit < len(dataset):
-            import torch
-
-            part = f"{dataset.split}[:{arguments.limit}]"
-            dataset = dataset.select(torch.arange(arguments.limit), part)
-        if source is None:
-            result, probabilities = _ask_service(arguments, settings, dataset)
-        else:
-            result, probabilities = _score_and_record(arguments, source, dataset)
-    except (DataError, CheckpointError, MissingExtra, OSError) as error:
+        dataset, result, probabilities = _measure(arguments, settings)
+    except (DataError, CheckpointError, MissingExtra, DeviceError, OSError) as error:
         print(f"resnet: error: {error}", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not is_out_of_memory(error):
+            raise
+        print("resnet: error: out of memory: give another --device, or fewer images with --limit", file=sys.stderr)
         return 1
     unwritten = _write_files(arguments, result, dataset, probabilities)  # first: nobody may read what is printed
     _print(result)
@@ -96,6 +85,30 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"top-1 {result['top1']:.4f} is below {arguments.min_accuracy}", file=sys.stderr)
         return 1
     return 0
+
+
+def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset, dict[str, Any], torch.Tensor]:
+    """Return what was evaluated, the result as --json writes it, and the float32 probabilities (N, classes)."""
+    import torch
+
+    from model import checkpoint
+    from model.device import pick_device
+    from model.report import require_matplotlib
+
+    if arguments.report:  # what is wrong with it had better be known before the evaluation's minutes
+        require_matplotlib()
+        check_writable(arguments.report / "report.json")
+    check_writable(arguments.json)
+    if arguments.record:
+        _check_recordable(settings.weights)
+    device = torch.device("cpu") if arguments.url else pick_device(settings.device)
+    source = None if arguments.url else checkpoint.load(settings.weights, settings.weights_sha256)
+    dataset = _load_labelled(arguments, settings, source)
+    if arguments.limit and arguments.limit < len(dataset):
+        dataset = dataset.select(torch.arange(arguments.limit), f"{dataset.split}[:{arguments.limit}]")
+    if source is None:
+        return dataset, *_ask_service(arguments, settings, dataset)
+    return dataset, *_score_and_record(arguments, source, dataset, device)
 
 
 def _check_recordable(weights: Path) -> None:
@@ -173,18 +186,16 @@ def score_checkpoint(source: Checkpoint, dataset: Dataset, device: torch.device)
 
 
 def _score_and_record(
-    arguments: argparse.Namespace, source: Checkpoint, dataset: Dataset
+    arguments: argparse.Namespace, source: Checkpoint, dataset: Dataset, device: torch.device
 ) -> tuple[dict[str, Any], torch.Tensor]:
-    """Score a checkpoint on the CPU, and record the scores in its file if asked to."""
-    import torch
-
+    """Score a checkpoint on a device, and record the scores in its file if asked to."""
     from model import checkpoint
 
     metadata = source.metadata
-    clean, probabilities = score_checkpoint(source, dataset, torch.device("cpu"))
+    clean, probabilities = score_checkpoint(source, dataset, device)
     scores = clean.to_dict()
     if arguments.robustness:
-        scores["robustness"] = _robustness(source, dataset, clean)
+        scores["robustness"] = _robustness(source, dataset, clean, device)
     if arguments.record:
         measured = record(metadata.measured, scores)
         metadata = metadata.model_copy(update={"measured": measured})
@@ -205,7 +216,9 @@ def record(measured: tuple[dict[str, Any], ...], scores: dict[str, Any]) -> tupl
     return (*others, {**before, **scores} if same else scores)
 
 
-def _robustness(source: Checkpoint, dataset: Dataset, clean: Scores) -> dict[str, dict[str, float]]:
+def _robustness(
+    source: Checkpoint, dataset: Dataset, clean: Scores, device: torch.device
+) -> dict[str, dict[str, float]]:
     """Score the dataset as people would send it; seven times the time of the clean one."""
     from tqdm import tqdm
 
@@ -215,7 +228,7 @@ def _robustness(source: Checkpoint, dataset: Dataset, clean: Scores) -> dict[str
     names = [name for name in CORRUPTIONS if name != CLEAN]
     with tqdm(total=len(names) * len(dataset), unit="image", disable=not sys.stderr.isatty()) as bar:
         by_name = score_corrupted(
-            source.network(),
+            source.network().to(device),
             dataset,
             metadata.mean,
             metadata.std,

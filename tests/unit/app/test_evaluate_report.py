@@ -168,3 +168,36 @@ def test_a_pipe_gets_the_scores_whole(toy_weights: Path, tmp_path: Path) -> None
         read = pool.submit((tmp_path / "pipe").read_text)
         assert evaluate("--weights", str(toy_weights), "--json", str(tmp_path / "pipe")) == 0
         assert json.loads(read.result(timeout=60))["split"] == "toy test"
+
+
+def test_a_device_that_is_not_there_is_one_line_before_anything_is_read(
+    toy_weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("model.datasets.load_dataset", never)
+    assert evaluate("--weights", str(toy_weights), "--device", "cuda:99") == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("resnet: error: there is no device cuda:99: this machine has ")
+    assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("raised", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_too_little_memory_to_evaluate_is_said_in_one_line(
+    toy_weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: Exception
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("model.evaluate.compute_logits", full)
+    assert evaluate("--weights", str(toy_weights), "--device", "cpu") == 1
+    said = "out of memory: give another --device, or fewer images with --limit"
+    assert capsys.readouterr().err == f"resnet: error: {said}\n"
+
+
+def test_everything_is_measured_on_the_device_that_is_asked_for(
+    toy_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[torch.device] = []
+    monkeypatch.setattr("model.device.pick_device", lambda name: devices.append(name) or torch.device("meta"))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: devices.append(device) or module)
+    assert evaluate("--weights", str(toy_weights), "--device", "cuda:1", "--robustness") == 0
+    assert devices == ["cuda:1", torch.device("meta"), torch.device("meta")]
