@@ -156,6 +156,21 @@ def _load_labelled(arguments: argparse.Namespace, settings: Settings, source: Ch
 
     Raises DataError if the classes differ.
     """
+    from model.data import DataError
+
+    try:
+        return _load_as_wanted(arguments, settings, source)
+    except DataError as error:
+        trained_on = source.metadata.dataset.get("name", arguments.data) if source else arguments.data
+        if arguments.data.startswith("folder:") or trained_on == arguments.data:
+            raise
+        raise DataError(
+            f"{error}; these weights are of {trained_on!r}: give its pictures by --data folder:..."
+        ) from error
+
+
+def _load_as_wanted(arguments: argparse.Namespace, settings: Settings, source: Checkpoint | None) -> Dataset:
+    """Load the dataset, and raise DataError if its classes are others."""
     from app.client import fetch_card
     from model.datasets import check_classes, load_dataset
 

@@ -11,6 +11,7 @@ import torch
 
 from app.cli import build_parser
 from app.client import Card
+from model import checkpoint
 from model.data import Dataset
 from tests.unit.app.conftest import TOY_CLASSES
 
@@ -191,6 +192,19 @@ def test_too_little_memory_to_evaluate_is_said_in_one_line(
     assert evaluate("--weights", str(toy_weights), "--device", "cpu") == 1
     said = "out of memory: give another --device, or fewer images with --limit"
     assert capsys.readouterr().err == f"resnet: error: {said}\n"
+
+
+def test_weights_of_pictures_of_ones_own_are_measured_on_such(
+    toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.undo()  # the toy test set is in no one's place
+    monkeypatch.setattr("model.architecture.STAGE_WIDTHS", (16, 16, 32, 32))
+    loaded = checkpoint.load(toy_weights)
+    metadata = loaded.metadata.model_copy(update={"dataset": {"name": "pets"}})
+    checkpoint.save(toy_weights, metadata, loaded.tensors, loaded.self_test_images, loaded.self_test_probabilities)
+    assert evaluate("--weights", str(toy_weights), "--root", str(tmp_path)) == 1
+    hint = "; these weights are of 'pets': give its pictures by --data folder:..."
+    assert capsys.readouterr().err.endswith(f"{hint}\n")
 
 
 def test_everything_is_measured_on_the_device_that_is_asked_for(
