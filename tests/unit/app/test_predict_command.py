@@ -72,6 +72,16 @@ def test_the_limit_can_be_raised_beyond_pillows_own(tmp_path, capsys):
     assert predict(tmp_path / "panorama.png", "--max-pixels", 200_000_000) == 0
 
 
+def test_a_phones_heic_is_called_so(tmp_path, capsys):
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (tmp_path / "text.png").write_text("no picture")
+    assert predict(tmp_path / "photo.heic", tmp_path / "text.png") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}/photo.heic: HEIC or AVIF, which is not read here: save it as JPEG",
+        f"{tmp_path}/text.png: not an intact JPEG, PNG, WebP, GIF or BMP picture",
+    ]
+
+
 def test_what_is_no_file_that_ends_is_named_and_the_others_are_answered(tmp_path, capsys):
     """Nobody writes into the pipe: reading it would never end."""
     os.mkfifo(tmp_path / "pipe")
