@@ -195,6 +195,9 @@ def load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
         if size > MAX_FILE_BYTES:
             raise CheckpointError(f"checkpoint {path}: larger than {MAX_FILE_BYTES} bytes")
         data = path.read_bytes()
+    except IsADirectoryError as error:
+        example = next((file for file in sorted(path.glob("*.safetensors"))), path / "checkpoint.safetensors")
+        raise CheckpointError(f"checkpoint {path}: a folder: give the file in it, such as {example}") from error
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: cannot be read: {error.strerror}") from error
     sha256 = hashlib.sha256(data).hexdigest()

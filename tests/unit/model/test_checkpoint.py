@@ -296,7 +296,9 @@ def test_missing_file_is_refused(path: Path) -> None:
 
 
 def test_directory_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == "cannot be read: Is a directory"
+    assert refusal(tmp_path) == f"a folder: give the file in it, such as {tmp_path}/checkpoint.safetensors"
+    (tmp_path / "best.safetensors").touch()
+    assert refusal(tmp_path) == f"a folder: give the file in it, such as {tmp_path}/best.safetensors"
 
 
 def test_oversized_file_is_refused_unread(intact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
