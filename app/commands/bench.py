@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from app.commands.data_flags import check_writable, named_path
+from app.commands.numbers import whole
 from app.commands.settings_flags import add_settings, read_settings
 
 if TYPE_CHECKING:
@@ -54,19 +55,12 @@ def _sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def _positive(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, not {text!r}")
-    return value
-
-
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("what", choices=["engine"], help="what to measure")
     parser.add_argument("--sizes", type=_sizes, default=SIZES, help="batch sizes [1,2,4,...,512]")
     parser.add_argument(
-        "--rounds", type=_positive, default=5, help="rounds, interleaved; medians are shown [%(default)s]"
+        "--rounds", type=whole(1), default=5, help="rounds, interleaved; medians are shown [%(default)s]"
     )
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these contenders, besides the engine")
     parser.add_argument("--json", type=named_path, metavar="FILE", help="also write every round there")

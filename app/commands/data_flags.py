@@ -35,20 +35,6 @@ def dataset_name(text: str) -> str:
     raise argparse.ArgumentTypeError(f"expected cifar10, cifar100 or folder:PATH, not {text!r}")
 
 
-def image_size(text: str) -> int:
-    """Parse an image size in pixels. Raises argparse.ArgumentTypeError."""
-    if text.isascii() and text.isdigit() and 8 <= int(text) <= 512:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"expected 8 to 512 pixels, not {text!r}")
-
-
-def positive(text: str) -> int:
-    """Parse how many of something. Raises argparse.ArgumentTypeError."""
-    if text.isascii() and text.isdigit() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
-
-
 def named_path(text: str) -> Path:
     """Parse the path of a file or folder. Raises argparse.ArgumentTypeError for none: it would be this very folder."""
     if not text:

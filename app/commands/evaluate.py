@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.commands.data_flags import add_data, check_writable, named_path, positive
-from app.commands.numbers import share
+from app.commands.data_flags import add_data, check_writable, named_path
+from app.commands.numbers import share, whole
 from app.commands.settings_flags import add_settings, read_settings
 from app.telemetry import set_up_logging
 
@@ -39,8 +39,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="which images; those that it was trained on say little [%(default)s]",
     )
     parser.add_argument("--url", help="ask this running service, one PNG a request, instead of loading --weights")
-    parser.add_argument("--concurrency", type=positive, default=32, help="requests at once, with --url [%(default)s]")
-    parser.add_argument("--limit", type=positive, help="only so many images")
+    parser.add_argument("--concurrency", type=whole(1), default=32, help="requests at once, with --url [%(default)s]")
+    parser.add_argument("--limit", type=whole(1), help="only so many images")
     parser.add_argument("--min-accuracy", type=share, default=0.0, help="exit 1 below this share, 0 to 1 [%(default)s]")
     parser.add_argument("--robustness", action="store_true", help="also as JPEG, WebP, greyscale, and upscaled")
     parser.add_argument("--json", type=named_path, help="also write the result to this file")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.commands.data_flags import positive
+from app.commands.numbers import whole
 from app.commands.settings_flags import add_settings, read_settings
 from model.picture_files import MAX_OWN_PIXELS, PictureError, read_picture
 
@@ -15,7 +15,7 @@ from model.picture_files import MAX_OWN_PIXELS, PictureError, read_picture
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image files")
-    parser.add_argument("--top-k", type=positive, default=3, help="classes to print for each image [%(default)s]")
+    parser.add_argument("--top-k", type=whole(1), default=3, help="classes to print for each image [%(default)s]")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
         "--max-pixels",

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.commands.data_flags import add_data, check_out, image_size, load_split, named_path
+from app.commands.data_flags import add_data, check_out, load_split, named_path
 from app.commands.fitted_recipe import build_recipe
 from app.commands.numbers import rate, seed, share, temperature, whole
 from app.commands.progress import ProgressBar
@@ -44,7 +44,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="fetch CIFAR if it is not there")
     parser.add_argument(
         "--image-size",
-        type=image_size,
+        type=whole(8, MAX_SIDE),
         default=32,
         help="side a folder's pictures are brought to, pixels [%(default)s]",
     )

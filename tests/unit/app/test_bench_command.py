@@ -116,3 +116,11 @@ def test_a_checkpoint_that_is_not_the_expected_one_is_not_measured(toy_weights, 
         monkeypatch.setenv("RESNET_WEIGHTS_SHA256", "0" * 64)
     with pytest.raises(SystemExit, match="is not the one expected"):
         bench("--weights", toy_weights, *flags)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "\u00b3", "many"])
+def test_rounds_that_are_no_number_of_rounds_are_refused_in_a_line(number, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        build_parser().parse_args(["bench", "engine", f"--rounds={number}"])
+    assert stopped.value.code == 2
+    assert f"argument --rounds: expected a whole number from 1 to 1000000000, not {number!r}" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def test_no_class_at_all_is_no_answer_to_ask_for(number, capsys):
     with pytest.raises(SystemExit) as stopped:
         build_parser().parse_args(["predict", "picture.png", f"--top-k={number}"])
     assert stopped.value.code == 2
-    assert f"argument --top-k: expected a whole number of at least 1, not '{number}'" in capsys.readouterr().err
+    assert f"argument --top-k: expected a whole number from 1 to 1000000000, not '{number}'" in capsys.readouterr().err
 
 
 def test_a_picture_of_a_camera_is_taken_as_training_takes_it(tmp_path, capsys):
