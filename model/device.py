@@ -6,6 +6,8 @@ import re
 
 import torch
 
+from model.cores import available_cores
+
 
 class DeviceError(ValueError):
     """There is no such device."""
@@ -21,3 +23,8 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"there is no device {name}: this machine has {torch.cuda.device_count()} usable GPUs")
     return device
+
+
+def limit_threads() -> None:
+    """Let torch compute in no more threads than there are cores for: it does not know of a container's limits."""
+    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from model.cores import available_cores
 from model.folder_layout import BadFiles, PictureFile
 from model.picture_files import MAX_OWN_PIXELS, PictureError, read_picture
 from model.pictures import open_picture, picture_pixels
@@ -46,7 +46,7 @@ def bombs_are_errors() -> Iterator[None]:
 @contextmanager
 def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> Iterator[Iterator[Result]]:
     """Yield the results in order, with a bar on a terminal; what is not begun at the end of the block never is."""
-    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="pictures")
+    pool = ThreadPoolExecutor(min(MAX_THREADS, available_cores()), thread_name_prefix="pictures")
     try:
         results = pool.map(function, items)
         yield iter(tqdm(results, total=len(items), desc=what, unit="file", disable=None, leave=False))
@@ -62,7 +62,7 @@ def read_and_deduplicate(files: Sequence[PictureFile], bad: BadFiles) -> list[Pi
             data = read_picture(file.path)
             side = min(open_picture(data, MAX_OWN_PIXELS).size)
         except PictureError as error:
-            return error
+            return _unless_memory(error)
         return replace(file, digest=hashlib.sha256(data).hexdigest(), side=side)
 
     first: dict[str, PictureFile] = {}
@@ -86,6 +86,13 @@ def read_and_deduplicate(files: Sequence[PictureFile], bad: BadFiles) -> list[Pi
     return sorted(kept, key=lambda file: file.digest)
 
 
+def _unless_memory(error: PictureError) -> PictureError:
+    """Return what is wrong with a file. Raises MemoryError where memory was missing: the file may be fine."""
+    if isinstance(error.__cause__, MemoryError):
+        raise error.__cause__
+    return error
+
+
 def decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Return images uint8 (N, 3, size, size), labels int64 (N,) and paths of the N files that can be decoded."""
 
@@ -93,7 +100,7 @@ def decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Tens
         try:
             return picture_pixels(open_picture(read_picture(file.path), MAX_OWN_PIXELS), size)
         except PictureError as error:
-            return error
+            return _unless_memory(error)
 
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     used: list[PictureFile] = []

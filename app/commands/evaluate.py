@@ -92,9 +92,10 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset
     import torch
 
     from model import checkpoint
-    from model.device import pick_device
+    from model.device import limit_threads, pick_device
     from model.report import require_matplotlib
 
+    limit_threads()
     if arguments.report:  # what is wrong with it had better be known before the evaluation's minutes
         require_matplotlib()
         check_writable(arguments.report / "report.json")

@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from app.backends.torch_backend import is_out_of_memory
     from model.data import DataError
-    from model.device import pick_device
+    from model.device import limit_threads, pick_device
     from model.extras import MissingExtra
     from model.train import Stopped
     from model.training.distributed import join_world
@@ -126,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     signals: list[int] = []
     try:
         check_out(arguments.out, arguments.data)  # before hours of reading and training
+        limit_threads()
         with join_world(pick_device(arguments.device)) as (world, device):
             set_up_logging("info" if world.is_main else "warning", "text")
             path = _train(arguments, device, world, signals)
@@ -143,8 +144,8 @@ def run(arguments: argparse.Namespace) -> int:
     except (DataError, MissingExtra, TrainingError, ValueError, OSError) as error:
         print(f"resnet: error: {error}", file=sys.stderr)
         return 1
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not is_out_of_memory(error):
             raise
         print("resnet: error: out of memory: take a smaller --batch-size or --image-size", file=sys.stderr)
         return 1

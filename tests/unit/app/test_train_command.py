@@ -26,9 +26,11 @@ STEPS = 24  # an epoch: 112 images, 16 held out, 4 a step
 pytestmark = pytest.mark.usefixtures("tiny_runs")
 
 
-@pytest.mark.parametrize("raised", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("a shape is wrong")])
+@pytest.mark.parametrize(
+    "raised", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError("memory"), RuntimeError("a shape is wrong")]
+)
 def test_too_little_memory_is_said_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: RuntimeError
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: Exception
 ) -> None:
     def step(*_: object) -> None:
         raise raised
@@ -40,6 +42,13 @@ def test_too_little_memory_is_said_in_one_line(
         return
     assert train(tmp_path) == 1
     assert capsys.readouterr().err.endswith("error: out of memory: take a smaller --batch-size or --image-size\n")
+
+
+def test_no_more_threads_than_a_container_has_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(2)
+    monkeypatch.setattr("model.device.available_cores", lambda: 1)
+    assert train(tmp_path, "--no-report") == 0
+    assert json.loads((tmp_path / "settings.json").read_text())["device"] == "1 CPU threads"
 
 
 def crash_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:

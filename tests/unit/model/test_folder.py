@@ -15,6 +15,7 @@ from app.imaging import Decoder, decode
 from model import checkpoint, folder, folder_files
 from model.data import DataError, Dataset, channel_statistics
 from model.folder import load_folder
+from model.picture_files import PictureError
 from model.train import Trainer
 from model.training.recipe import PRESETS
 from tests.bombs import png_without_pixels
@@ -237,6 +238,15 @@ def test_a_bad_file_is_fatal_if_asked_for(tmp_path: Path, name: str) -> None:
         load_folder(root, train=True, on_bad_image="fail")
     assert str(caught.value).startswith(f"'disc/{name}': {reasons[repr(name)]}")
     assert load_folder(root, train=True, on_bad_image="skip").classes == KINDS
+
+
+def test_a_file_is_not_bad_because_memory_is_missing(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_image: Image.Image, _size: int) -> None:
+        raise PictureError("damaged or cut short") from MemoryError()
+
+    monkeypatch.setattr(folder_files, "picture_pixels", full)
+    with pytest.raises(MemoryError):
+        load_folder(pictures, train=True)
 
 
 def test_an_unreadable_sub_folder_is_a_bad_file(

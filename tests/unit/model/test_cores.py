@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from app.cores import available_cores
+from model.cores import available_cores
 
 
 @pytest.fixture(autouse=True)
