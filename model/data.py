@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
 
+ROWS_AT_ONCE = 1024
+
+
 class DataError(ValueError):
     """The dataset is absent or not what it should be; the message says what to do."""
 
@@ -162,14 +165,15 @@ def _triple(values: Tensor) -> Triple:
     return red, green, blue
 
 
-def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Dataset]:
+def hold_out(dataset: Dataset, count: int, seed: int = 0, *, consume: bool = False) -> tuple[Dataset, Dataset]:
     """Split a training set into (the rest, `count` held-out images), every class in proportion to its images.
 
     The split depends on `seed` alone, not on a run's seed, so that sibling runs hold out the same images. Where images
     are in the order of their digests, the first of each class are held out: what is added later moves few others, so
     that a network that goes on learning has hardly seen what it is calibrated on. Every class
-    keeps one image to train on; if `count` allows, each class that can gives one. Raises DataError if `count` is
-    negative or more than that leaves.
+    keeps one image to train on; if `count` allows, each class that can gives one. With `consume` the rest is moved
+    within the memory of `dataset`, which is then of no use any more: there may be gigabytes. Raises DataError if
+    `count` is negative or more than that leaves.
     """
     check_hold_out(dataset, count)
     of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
@@ -181,7 +185,16 @@ def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Data
     for label, share in enumerate(proportional_shares(count, of_each)):
         held[order[dataset.labels[order] == label][:share]] = True
     indices = torch.arange(len(dataset))
-    return dataset.select(indices[~held], "train"), dataset.select(indices[held], "held-out")
+    held_out = dataset.select(indices[held], "held-out")
+    kept = indices[~held]
+    if not consume:
+        return dataset.select(kept, "train"), held_out
+    for start in range(0, len(kept), ROWS_AT_ONCE):
+        part = kept[start : start + ROWS_AT_ONCE]  # none of which lies before `start`
+        dataset.images[start : start + len(part)] = dataset.images[part]
+    paths = None if dataset.paths is None else tuple(dataset.paths[i] for i in kept.tolist())
+    images, labels = dataset.images[: len(kept)], dataset.labels[kept]
+    return replace(dataset, split="train", images=images, labels=labels, paths=paths), held_out
 
 
 def check_hold_out(dataset: Dataset, count: int) -> None:

@@ -43,8 +43,9 @@ class Stopped(TrainingError):
 class Trainer:
     """One run, and the folder `out` where it leaves its traces.
 
-    With `temperature` given, nothing is fitted and the recipe may hold out no images. `init_from` is a checkpoint to
-    go on from, with a recipe of its own, instead of fresh weights; images are normalised as its weights expect them,
+    With `temperature` given, nothing is fitted and the recipe may hold out no images. With `consume` the dataset's
+    memory is taken for the part to train on: who gave it has no use for it any more. `init_from` is a checkpoint to go
+    on from, with a recipe of its own, instead of fresh weights; images are normalised as its weights expect them,
     by its mean and std instead of the dataset's. `world` are the processes that share each batch;
     `compiled` runs the network through torch.compile. `progress` is told (step, steps, figures) every
     `progress_every_s` seconds and at an epoch's end, `on_epoch` each epoch's line of metrics. The state is saved every
@@ -60,6 +61,7 @@ class Trainer:
         *,
         device: torch.device,
         temperature: float | None = None,
+        consume: bool = False,
         init_from: Checkpoint | None = None,
         world: World | None = None,
         compiled: bool = False,
@@ -80,13 +82,13 @@ class Trainer:
         self.dataset_mean_std = dataset.mean, dataset.std
         if init_from is not None:
             dataset = replace(dataset, mean=init_from.metadata.mean, std=init_from.metadata.std)
-        self.dataset = dataset
         self.folder = RunFolder(out)
         self.temperature = temperature
         self.init_from = init_from
         self.progress, self.on_epoch = progress, on_epoch
         self.progress_every_s, self.save_every_s = progress_every_s, save_every_s
-        training, self.held = hold_out(dataset, recipe.hold_out)
+        self.fingerprint = dataset.fingerprint()  # of all images, before any is moved
+        training, self.held = hold_out(dataset, recipe.hold_out, consume=consume)
         self.learner = Learner(recipe, training, device=device, init_from=init_from, world=world, compiled=compiled)
         self.world = self.learner.world
         self.device = device
@@ -251,10 +253,10 @@ class Trainer:
 
     @cached_property
     def _identity(self) -> str:
-        """What must be the same for a saved state to be gone on from; all images are hashed for it."""
+        """What must be the same for a saved state to be gone on from."""
         start = self.init_from.version if self.init_from else None
-        identity = {**self.recipe.to_dict(), "init_from": start, "images": self.dataset.fingerprint()}
-        mean_std = self.dataset.mean, self.dataset.std
+        identity = {**self.recipe.to_dict(), "init_from": start, "images": self.fingerprint}
+        mean_std = self.held.mean, self.held.std
         if mean_std != self.dataset_mean_std:  # else the images say it
             identity["normalisation"] = mean_std
         return json.dumps(identity, sort_keys=True)
@@ -294,7 +296,7 @@ class Trainer:
             self.folder.checkpoint,
             final_network(learner, self.init_from, self.recipe.keep_initial),
             architecture=learner.architecture,
-            dataset=self.dataset,
+            fingerprint=self.fingerprint,
             training=learner.training,
             held=self.held,
             temperature=self.temperature,

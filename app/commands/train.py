@@ -180,6 +180,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
             arguments.out,
             device=device,
             temperature=arguments.temperature,
+            consume=True,
             init_from=init_from,
             world=world,
             compiled=arguments.compile if arguments.compile is not None else device.type == "cuda" and world.size == 1,

@@ -45,7 +45,7 @@ def write_checkpoint(
     network: nn.Module,
     *,
     architecture: Architecture,
-    dataset: Dataset,
+    fingerprint: str,
     training: Dataset,
     held: Dataset,
     temperature: float | None,
@@ -53,34 +53,35 @@ def write_checkpoint(
 ) -> None:
     """Fit the calibration on the held-out images, measure on them, and write the checkpoint.
 
-    `dataset` is the whole training set, `training` and `held` its two parts. With `temperature` given, nothing is
-    fitted, and `held` may be empty. `network` is rounded to half precision in place: what is measured is what ships.
+    `fingerprint` is the whole training set's, `training` and `held` are its two parts. With `temperature` given,
+    nothing is fitted, and `held` may be empty. `network` is rounded to half precision in place: what is measured is
+    what ships.
     """
     tensors = checkpoint.tensors_to_store(network)
     network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     calibration, fitted_on = Calibration(temperature or 1.0), "given"
     measured: tuple[dict[str, Any], ...] = ()
     if len(held):
-        logits = compute_logits(network, held.images, dataset.mean, dataset.std)
+        logits = compute_logits(network, held.images, training.mean, training.std)
         if temperature is None:
             calibration = fit_calibration(logits, held.labels)
             fitted_on = f"{len(held)} held-out training images"
         measured = (score(calibration.probabilities(logits), held).to_dict(),)
     images, probabilities = _self_test(network, held if len(held) else training, calibration)
     metadata = Metadata(
-        name=f"{architecture.arch}-{dataset.name}",
+        name=f"{architecture.arch}-{training.name}",
         architecture=architecture.to_dict(),
-        classes=dataset.classes,
-        input_size=dataset.images.shape[-1],
-        mean=dataset.mean,
-        std=dataset.std,
+        classes=training.classes,
+        input_size=training.images.shape[-1],
+        mean=training.mean,
+        std=training.std,
         temperature=calibration.temperature,
         calibration_exponent=calibration.exponent,
         temperature_fitted_on=fitted_on,
         measured=measured,
         dataset={
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint(),
+            "name": training.name,
+            "fingerprint": fingerprint,
             "training_images": len(training),
             "held_out_images": len(held),
         },

@@ -258,3 +258,16 @@ def test_cifar10_test_split_is_complete(cifar10_root: Path) -> None:
     assert dataset.labels.bincount().tolist() == [1000] * 10
     assert dataset.classes[3] == "cat"
     assert (dataset.name, dataset.split) == ("cifar10", "test")
+
+
+@pytest.mark.parametrize("count", [0, 7, 100])
+def test_the_rest_can_be_moved_within_the_datasets_memory(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr("model.data.ROWS_AT_ONCE", 16)
+    images = torch.arange(150, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 8, 8)
+    dataset = Dataset("toy", "train", images, torch.arange(150) % 3, ("a", "b", "c"), paths=tuple(map(str, range(150))))
+    rest, held = hold_out(dataset, count)
+    moved, also_held = hold_out(dataset, count, consume=True)
+    assert moved.images.data_ptr() == dataset.images.data_ptr()
+    for one, other in ((rest, moved), (held, also_held)):
+        assert one.fingerprint() == other.fingerprint()
+        assert (one.paths, one.split) == (other.paths, other.split)

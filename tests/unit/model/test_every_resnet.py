@@ -56,7 +56,9 @@ def test_it_learns_is_saved_loaded_and_served(tmp_path: Path, options: dict[str,
 def test_command_line_trains_a_resnext_and_goes_on_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("model.datasets.load_dataset", lambda *_args, **_options: DATASET)
+    monkeypatch.setattr(
+        "model.datasets.load_dataset", lambda *_args, **_options: replace(DATASET, images=DATASET.images.clone())
+    )
     common = "train --device cpu --phases 8:1 --batch-size 16 --hold-out 16 --arch resnet50"
 
     def resnet(command: str) -> int:
@@ -68,9 +70,9 @@ def test_command_line_trains_a_resnext_and_goes_on_from_it(
     assert resnet(f"--out {first} {groups}") == 0
     architecture = checkpoint.load(first / "checkpoint.safetensors").metadata.architecture
     assert RESNEXT.items() <= architecture.items()
-    assert resnet(f"--out {second} {groups} --init-from {first}/checkpoint.safetensors") == 0
+    assert resnet(f"--out {second} --init-from {first}/checkpoint.safetensors") == 0
     capsys.readouterr()
-    assert resnet(f"--out {tmp_path}/third --init-from {first}/checkpoint.safetensors") == 1
+    assert resnet(f"--out {tmp_path}/third --groups 1 --init-from {first}/checkpoint.safetensors") == 1
     assert "another architecture" in capsys.readouterr().err
     assert resnet(f"--out {tmp_path}/fourth --groups 0") == 1
     assert "resnet: error: groups and width_per_group must be integers" in capsys.readouterr().err
