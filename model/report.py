@@ -87,6 +87,11 @@ def _name(text: str) -> str:
     return short.replace("$", r"\$")
 
 
+def _file_name(path: str) -> str:
+    """Return the name of a file as it fits; what cannot be printed in it is a question mark."""
+    return _name("".join(letter if letter.isprintable() else "?" for letter in Path(path).name))
+
+
 def draw_learning_curves(lines: list[dict[str, Any]]) -> bytes:
     """Draw the lines of `metrics.jsonl` over the epochs and return a PNG; quantities that no line has are left out."""
     augmented = "training, augmented images"
@@ -190,7 +195,8 @@ def draw_reliability_diagram(labels: Tensor, probabilities: Tensor) -> bytes:
 def draw_most_wrong(dataset: Dataset, probabilities: Tensor) -> bytes:
     """Draw the twenty images (or fewer) with the highest confidence in a wrong class and return a PNG.
 
-    `probabilities` float (N, classes) belong to the dataset's N images; "image 7" is the one at index 7.
+    `probabilities` float (N, classes) belong to the dataset's N images. Each is called by its file's name where it has
+    one; "image 7" is the one at index 7.
     """
     chosen = most_confidently_wrong(probabilities, dataset.labels, MAX_WRONG).tolist()
     if not chosen:
@@ -206,7 +212,8 @@ def draw_most_wrong(dataset: Dataset, probabilities: Tensor) -> bytes:
         confidence, predicted = probabilities[index].max(dim=0)
         names = [_name(dataset.classes[int(label)]) for label in (dataset.labels[index], predicted)]
         axes.imshow(dataset.images[index].permute(1, 2, 0).numpy(), interpolation="nearest")
-        axes.set_title(f"true: {names[0]}\npredicted: {names[1]}\n{float(confidence):.1%}, image {index}", fontsize=9)
+        image = _file_name(dataset.paths[index]) if dataset.paths else f"image {index}"
+        axes.set_title(f"true: {names[0]}\npredicted: {names[1]}\n{float(confidence):.1%}, {image}", fontsize=9)
     return _png(figure)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 import time
@@ -142,7 +143,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"resnet: {stopped}", file=sys.stderr)
         return 128 + (signals[0] if signals else signal.SIGTERM)  # that another process was sent
     except (DataError, MissingExtra, TrainingError, ValueError, OSError) as error:
-        print(f"resnet: error: {error}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+        note = ": what was saved before is kept, and with more room the same command goes on" if full else ""
+        print(f"resnet: error: {error}{note}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not is_out_of_memory(error):

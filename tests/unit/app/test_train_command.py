@@ -44,6 +44,20 @@ def test_too_little_memory_is_said_in_one_line(
     assert capsys.readouterr().err.endswith("error: out of memory: take a smaller --batch-size or --image-size\n")
 
 
+def test_a_full_disk_loses_nothing_that_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "state.pt"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("model.training.run_folder.RunFolder.save_state", full)
+        assert train(tmp_path, "--no-report") == 1
+    note = "what was saved before is kept, and with more room the same command goes on"
+    assert capsys.readouterr().err.endswith(f"No space left on device: '{tmp_path}/state.pt': {note}\n")
+    assert train(tmp_path, "--no-report") == 0
+
+
 def test_no_more_threads_than_a_container_has_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)
     monkeypatch.setattr("model.device.available_cores", lambda: 1)

@@ -237,6 +237,13 @@ def test_most_wrong_shows_the_images_by_confidence(drawn: list[Figure]) -> None:
     ]
 
 
+def test_most_wrong_are_called_by_their_files(drawn: list[Figure]) -> None:
+    paths = ("0.png", "pets/ant/a $1 photo.png", "2.png", "pets/bee/two\nlines\udcff.png", f"{'long' * 9}.png")
+    picture_of(draw_most_wrong(replace(TOY, paths=paths), PROBABILITIES))
+    names = [axes.get_title().partition("%, ")[2] for axes in drawn[0].axes]
+    assert names == ["two?lines?.png", r"a \$1 photo.png", f"{'long' * 4}l…"]
+
+
 def test_most_wrong_are_twenty_at_most(drawn: list[Figure]) -> None:
     wrong = torch.tensor([0.2, 0.8]) + torch.linspace(0, 0.1, 23)[:, None] * torch.tensor([-1, 1])
     picture_of(draw_most_wrong(toy([0] * 23, ("ant", "bee")), wrong))
