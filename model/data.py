@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from model.transforms import CIFAR10_MEAN, CIFAR10_STD, Triple
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
+
+Split = Literal["train", "test", "all"]
 
 ROWS_AT_ONCE = 1024
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from model.data import DataError, Dataset, load_cifar10, load_cifar100
+from model.data import DataError, Dataset, Split, load_cifar10, load_cifar100
 from model.folder import load_folder
 from model.folder_layout import OnBadImage
 
@@ -19,24 +19,24 @@ def load_dataset(
     name: str,
     root: Path,
     *,
-    train: bool | None,
+    split: Split,
     download: bool = False,
     image_size: int = CIFAR_SIZE,
     on_bad_image: OnBadImage = "skip",
 ) -> Dataset:
-    """Load the training or the test split, or both (None), of "cifar10", "cifar100" (below `root`) or "folder:PATH".
+    """Load the training or the test split, or all of both, of "cifar10", "cifar100" (below `root`) or "folder:PATH".
 
     `image_size` in pixels and `on_bad_image` are a folder's, see model.folder. Raises DataError.
     """
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
-        return load_folder(Path(path), train=train, image_size=image_size, on_bad_image=on_bad_image)
+        return load_folder(Path(path), split=split, image_size=image_size, on_bad_image=on_bad_image)
     if name not in CIFAR:
         raise DataError(f"no dataset {name!r}: there are {', '.join(CIFAR)} and folder:PATH")
     if image_size != CIFAR_SIZE:
         raise DataError(f"the images of {name} are {CIFAR_SIZE} x {CIFAR_SIZE} pixels, not {image_size}")
-    if train is not None:
-        return CIFAR[name](root, train=train, download=download)
+    if split != "all":
+        return CIFAR[name](root, train=split == "train", download=download)
     one, other = (CIFAR[name](root, train=part, download=download) for part in (True, False))
     images, labels = torch.cat((one.images, other.images)), torch.cat((one.labels, other.labels))
     return replace(one, split="all", images=images, labels=labels)

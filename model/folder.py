@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.data import DataError, Dataset, NoTestSet, channel_statistics
+from model.data import DataError, Dataset, NoTestSet, Split, channel_statistics
 from model.folder_files import bombs_are_errors, decode, read_and_deduplicate
 from model.folder_layout import (
     NO_TEST,
@@ -61,24 +61,23 @@ class PictureFolder:
         """The folder to test on, None where a share of all pictures is."""
         return None if not self.split_dirs else "test" if "test" in self.split_dirs else "val"
 
-    def splits(self, train: bool | None) -> tuple[str | None, ...]:
-        """Return the folders to load, by their splits: None is the one of all pictures."""
+    def places(self, split: Split) -> tuple[str | None, ...]:
+        """Return which folders to load of a split, by their names in `split_dirs`: None is the one of all pictures."""
         if not self.split_dirs:
             return (None,)
-        return tuple(self.split_dirs) if train is None else ("train" if train else self.test_split,)
+        return {"train": ("train",), "test": (self.test_split,), "all": tuple(self.split_dirs)}[split]
 
-    def files(self, splits: Sequence[str | None], bad: BadFiles, *, train: bool | None) -> list[PictureFile]:
-        """List the files of some splits. To train on, each class needs some. Raises DataError."""
+    def files(self, places: Sequence[str | None], bad: BadFiles, *, may_lack: bool) -> list[PictureFile]:
+        """List the files of some places, where classes `may_lack` theirs or not. Raises DataError."""
         files: list[PictureFile] = []
-        for split in splits:
-            place = self.split_dirs[split] if split else self.root
-            may_lack = not train or split in {"test", "val"}
+        for name in places:
+            place = self.split_dirs[name] if name else self.root
             files += list_files(class_folders(place), place, self.classes, bad, may_lack=may_lack)
         return files
 
 
-def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_image: OnBadImage = "skip") -> Dataset:
-    """Load the training or the test pictures of a folder, or all (None), as uint8 (N, 3, image_size, image_size).
+def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image: OnBadImage = "skip") -> Dataset:
+    """Load the training or the test pictures of a folder, or all, as uint8 (N, 3, image_size, image_size).
 
     The classes are the sub-folders that are not hidden, sorted; a class has all files below its folder. Links are
     followed, each folder once. About a tenth of the pictures, chosen by their bytes, is the test split, so that what
@@ -93,55 +92,56 @@ def load_folder(path: Path, *, train: bool | None, image_size: int = 32, on_bad_
     folder = PictureFolder.at(path)
     if not SIZES[0] <= image_size <= SIZES[1]:
         raise DataError(f"image size {image_size}: expected {SIZES[0]} to {SIZES[1]} pixels")
-    if len(folder.split_dirs) == 3 and train is not None:
+    if len(folder.split_dirs) == 3 and split != "all":
         unused, trained_on = folder.split_dirs["val"].name, folder.split_dirs["train"].name
         log.info("%s: %r is not used, since what is held out is taken from %r", folder.root, unused, trained_on)
-    if train:
+    if split == "train":
         tell_of_doubts(folder.root, folder.split_dirs)
     bad = BadFiles(folder.root, on_bad_image)
     with bombs_are_errors():
-        files, test_files, found = _choose_files(folder, train, bad, image_size)
+        files, test_files, found = _choose_files(folder, split, bad, image_size)
         test_images, _, test_paths = decode(test_files, image_size, bad)
         tested = thumbnails(test_images)
         del test_images
         images, labels, paths = decode(files, image_size, bad)
     bad.report()
-    split = "all" if train is None else "train" if train else folder.test_split or "test"
     _check_enough(folder.root, split, labels, folder.classes)
-    suffix = "" if split == "all" else f" of the {split} split"
+    called = folder.test_split or split if split == "test" else split
+    suffix = "" if split == "all" else f" of the {called} split"
     log.info("%s: %d classes, %d pictures%s", folder.root, len(folder.classes), len(labels), suffix)
     if not folder.split_dirs and split == "test":
         note = "the test share of a folder without train and test; resnet evaluate --split all takes all"
         log.info("%s: %d of %d pictures: %s", folder.root, len(labels), found, note)
     mean, std = channel_statistics(images)
     name = _name_of(folder.root)
-    dataset = Dataset(name, split, images, labels, folder.classes, mean, std, in_digest_order=True, paths=paths)
-    if train:
+    dataset = Dataset(name, called, images, labels, folder.classes, mean, std, in_digest_order=True, paths=paths)
+    if split == "train":
         tell_of_training_pictures(folder.root, files, dataset)
         tell_of_test_pictures(folder.root, dataset, tested, test_paths)
     return dataset
 
 
 def _choose_files(
-    folder: PictureFolder, train: bool | None, bad: BadFiles, image_size: int
+    folder: PictureFolder, split: Split, bad: BadFiles, image_size: int
 ) -> tuple[list[PictureFile], list[PictureFile], int]:
     """Return the files to load, if it is to train on them also those to test on, and how many pictures were found.
 
-    Three layouts: folders that are splits, of classes alone a share chosen by digests, or (`train` None) all there is.
+    Three layouts: folders that are splits, of classes alone a share chosen by digests, or all there is.
     """
-    listed = folder.files(folder.splits(train), bad, train=train)
-    separate = folder.files((folder.test_split,), bad, train=train) if train and folder.test_split else []
+    to_train = split == "train"
+    listed = folder.files(folder.places(split), bad, may_lack=not to_train)
+    separate = folder.files((folder.test_split,), bad, may_lack=True) if to_train and folder.test_split else []
     for count in (len(listed), len(separate)):
         _check_memory(count, image_size)
     files, tested = read_and_deduplicate(listed, bad), read_and_deduplicate(separate, bad)
-    if folder.test_split and train:
+    if folder.test_split and to_train:
         return _drop_test_duplicates(files, {file.digest for file in tested}), tested, len(files)
-    if folder.test_split or train is None:
+    if folder.test_split or split == "all":
         return files, [], len(files)
     share = _choose_test_files(files)
     kept = [file for file in files if file not in share]
     tested = [file for file in files if file in share]
-    return (kept, tested, len(files)) if train else (tested, [], len(files))
+    return (kept, tested, len(files)) if to_train else (tested, [], len(files))
 
 
 def _check_memory(count: int, size: int) -> None:

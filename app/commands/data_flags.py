@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model.data import Dataset
+    from model.data import Dataset, Split
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -76,14 +76,14 @@ def check_out(out: Path, data: str) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
-def load_split(arguments: argparse.Namespace, *, train: bool) -> Dataset:
+def load_split(arguments: argparse.Namespace, *, split: Split) -> Dataset:
     """Load the training or the test split that `resnet train` was told of. Raises DataError."""
     from model.datasets import load_dataset
 
     return load_dataset(
         arguments.data,
         arguments.root,
-        train=train,
+        split=split,
         download=arguments.download,
         image_size=arguments.image_size,
         on_bad_image=arguments.on_bad_image,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What the same weights may differ by on the same images, on another processor.
 SAME_TOP1 = 0.002
 
-SPLITS = {"test": False, "train": True, "all": None}  # as load_dataset calls them
+SPLITS = ("test", "train", "all")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +183,7 @@ def _load_as_wanted(arguments: argparse.Namespace, settings: Settings, source: C
     dataset = load_dataset(
         arguments.data,
         arguments.root,
-        train=SPLITS[arguments.split],
+        split=arguments.split,
         image_size=size,
         on_bad_image=arguments.on_bad_image,
     )

@@ -169,7 +169,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
         if arguments.tensorboard and world.is_main:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
         init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None  # or fails before all is read
-        dataset = load_split(arguments, train=True)
+        dataset = load_split(arguments, split="train")
         recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu", dataset, init_from)
         data_loading_s = time.monotonic() - began
         bar = None

@@ -34,7 +34,7 @@ def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> N
 
     dataset, probabilities = None, None
     try:
-        dataset = load_split(arguments, train=False)
+        dataset = load_split(arguments, split="test")
     except NoTestSet as error:
         print(f"resnet: no test set, so only the learning curves are drawn: {error}", file=sys.stderr)
     if dataset is not None:

@@ -198,7 +198,7 @@ def test_of_a_folder_that_share_is_scored_that_is_asked_for_and_the_log_says_whi
         folder = root / TOY_CLASSES[number % 4]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.png").write_bytes(encode(noise(seed=number)))
-    test = len(load_folder(root, train=False))
+    test = len(load_folder(root, split="test"))
     wanted = {"train": 40 - test, "all": 40}.get(split, test)
     assert test < 10
     flags = ["--split", split] if split else []

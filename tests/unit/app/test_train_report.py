@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model import checkpoint
-from model.data import DataError, Dataset, NoTestSet
+from model.data import DataError, Dataset, NoTestSet, Split
 from model.evaluate import expected_calibration_error
 from tests.unit.app.toy_runs import toy_dataset, train
 
@@ -55,7 +55,7 @@ def test_a_run_ends_with_a_report_on_the_test_set(tmp_path: Path, capsys: pytest
 
 def test_the_report_measures_what_is_served(tmp_path: Path) -> None:
     assert train(tmp_path, "--temperature", "0.5") == 0
-    loaded, dataset = checkpoint.load(tmp_path / "checkpoint.safetensors"), toy_dataset(train=False)
+    loaded, dataset = checkpoint.load(tmp_path / "checkpoint.safetensors"), toy_dataset(split="test")
     mean, std = (torch.tensor(one)[:, None, None] for one in (loaded.metadata.mean, loaded.metadata.std))
     with torch.inference_mode():
         logits = loaded.network()((dataset.images / 255 - mean) / std)
@@ -64,25 +64,25 @@ def test_the_report_measures_what_is_served(tmp_path: Path) -> None:
 
 
 def test_no_report_leaves_the_test_set_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    splits: list[bool] = []
+    splits: list[Split] = []
 
-    def watched(*_where: object, train: bool, **_options: object) -> Dataset:
-        splits.append(train)
-        return toy_dataset(train=train)
+    def watched(*_where: object, split: Split, **_options: object) -> Dataset:
+        splits.append(split)
+        return toy_dataset(split=split)
 
     monkeypatch.setattr("model.datasets.load_dataset", watched)
     assert train(tmp_path, "--no-report") == 0
-    assert splits == [True]
+    assert splits == ["train"]
     assert not {path.name for path in tmp_path.iterdir()} & (PNGS | {"report.json", "evaluation.json"})
 
 
 def only_training_data(error: DataError) -> Callable[..., Dataset]:
     """What loads the training split, and raises `error` for the test split."""
 
-    def load(*_where: object, train: bool, **_options: object) -> Dataset:
-        if not train:
+    def load(*_where: object, split: Split, **_options: object) -> Dataset:
+        if split == "test":
             raise error
-        return toy_dataset(train=train)
+        return toy_dataset(split=split)
 
     return load
 
@@ -113,9 +113,9 @@ def test_a_test_set_that_cannot_be_read_any_more_is_an_error(
 def test_a_class_that_came_while_it_was_trained_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def grown(*_where: object, train: bool, **_options: object) -> Dataset:
-        dataset = toy_dataset(train=train)
-        return dataset if train else replace(dataset, classes=("ant", "bee", "cat", "cow", "dog"))
+    def grown(*_where: object, split: Split, **_options: object) -> Dataset:
+        dataset = toy_dataset(split=split)
+        return dataset if split == "train" else replace(dataset, classes=("ant", "bee", "cat", "cow", "dog"))
 
     monkeypatch.setattr("model.datasets.load_dataset", grown)
     assert train(tmp_path) == 1

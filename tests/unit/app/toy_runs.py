@@ -5,14 +5,13 @@ from pathlib import Path
 import torch
 
 from app.cli import build_parser
-from model.data import Dataset
+from model.data import Dataset, Split
 
 
-def toy_dataset(*_where: object, train: bool, **_options: object) -> Dataset:
-    count = 112 if train else 40
+def toy_dataset(*_where: object, split: Split, **_options: object) -> Dataset:
+    count = 112 if split == "train" else 40
     generator = torch.Generator().manual_seed(count)
     images = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    split = "train" if train else "test"
     return Dataset("toy", split, images, torch.arange(count) % 4, ("ant", "bee", "cat", "dog"))
 
 

@@ -10,7 +10,7 @@ from tests.pictures import KINDS, write_folder
 
 def test_folder_is_loaded_by_its_path(tmp_path: Path) -> None:
     write_folder(tmp_path / "with:colon", 3)
-    dataset = load_dataset(f"folder:{tmp_path}/with:colon", Path("unused"), train=True, image_size=16)
+    dataset = load_dataset(f"folder:{tmp_path}/with:colon", Path("unused"), split="train", image_size=16)
     assert (dataset.classes, dataset.images.shape[1:]) == (KINDS, (3, 16, 16))
 
 
@@ -18,13 +18,13 @@ def test_bad_images_are_treated_as_asked(tmp_path: Path) -> None:
     write_folder(tmp_path, 3)
     (tmp_path / "disc" / "a.txt").write_text("no picture")
     with pytest.raises(DataError, match=r"'disc/a.txt'"):
-        load_dataset(f"folder:{tmp_path}", Path("unused"), train=True, on_bad_image="fail")
+        load_dataset(f"folder:{tmp_path}", Path("unused"), split="train", on_bad_image="fail")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_is_looked_for_below_the_root(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=f"no intact CIFAR-{name[5:]} under {tmp_path}"):
-        load_dataset(name, tmp_path, train=True)
+        load_dataset(name, tmp_path, split="train")
 
 
 def test_all_of_cifar_are_its_training_and_its_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +33,7 @@ def test_all_of_cifar_are_its_training_and_its_test_images(monkeypatch: pytest.M
         return Dataset("cifar10", "train" if train else "test", images, torch.arange(len(images)), ("a", "b", "c"))
 
     monkeypatch.setitem(CIFAR, "cifar10", load)
-    everything = load_dataset("cifar10", Path("unused"), train=None)
+    everything = load_dataset("cifar10", Path("unused"), split="all")
     assert (everything.name, everything.split, everything.labels.tolist()) == ("cifar10", "all", [0, 1, 2, 0, 1])
     assert everything.images[:, 0, 0, 0].tolist() == [1, 1, 1, 0, 0]
 
@@ -41,12 +41,12 @@ def test_all_of_cifar_are_its_training_and_its_test_images(monkeypatch: pytest.M
 @pytest.mark.parametrize("name", ["mnist", "folder", "folder:", "cifar10:x"])
 def test_other_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=f"no dataset '{name}': there are cifar10, cifar100 and folder:PATH"):
-        load_dataset(name, tmp_path, train=True)
+        load_dataset(name, tmp_path, split="train")
 
 
 def test_cifar_has_one_size(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cifar10 are 32 x 32 pixels, not 64"):
-        load_dataset("cifar10", tmp_path, train=True, image_size=64)
+        load_dataset("cifar10", tmp_path, split="train", image_size=64)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def images_of(dataset: Dataset) -> set[bytes]:
 
 
 def both_splits(root: Path) -> tuple[Dataset, Dataset]:
-    return load_folder(root, train=True), load_folder(root, train=False)
+    return load_folder(root, split="train"), load_folder(root, split="test")
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_training_sees_the_very_pixels_that_the_service_sees(tmp_path: Path) -> 
     (tmp_path / "test").mkdir()
     for name, data in ODD_PICTURES.items():
         (tmp_path / "train" / "odd" / name).write_bytes(data)
-    dataset = load_folder(tmp_path, train=True, image_size=24)
+    dataset = load_folder(tmp_path, split="train", image_size=24)
     decoder = Decoder(24, 4096 * 4096, threads=1)
     try:
         served = asyncio.run(decoder.decode_all(list(ODD_PICTURES.values()), time.monotonic() + 60))
@@ -96,7 +96,7 @@ def test_classes_are_the_sorted_folders_and_label_their_pictures(pictures: Path)
 
 
 def test_image_size_is_kept(pictures: Path) -> None:
-    assert load_folder(pictures, train=True, image_size=48).images.shape[2:] == (48, 48)
+    assert load_folder(pictures, split="train", image_size=48).images.shape[2:] == (48, 48)
 
 
 def test_splits_are_disjoint_and_hold_every_picture(pictures: Path) -> None:
@@ -135,13 +135,13 @@ def test_order_mixes_the_classes_and_does_not_depend_on_names(tmp_path: Path) ->
     first, second = write_folder(tmp_path / "a", 8), write_folder(tmp_path / "b", 8)
     for number, file in enumerate(sorted((second / "grass").iterdir())):
         file.rename(file.with_name(f"{100 - number}{file.suffix}"))
-    one, other = (load_folder(root, train=True) for root in (first, second))
+    one, other = (load_folder(root, split="train") for root in (first, second))
     assert one.fingerprint() == other.fingerprint()
     assert one.labels.tolist() != sorted(one.labels.tolist())
 
 
 def test_mean_and_std_are_those_of_the_training_pictures(pictures: Path) -> None:
-    train = load_folder(pictures, train=True)
+    train = load_folder(pictures, split="train")
     values = train.images.double().permute(1, 0, 2, 3).reshape(3, -1) / 255
     assert train.mean == pytest.approx(values.mean(dim=1).tolist(), abs=1e-6)
     assert train.std == pytest.approx(values.std(dim=1, correction=0).tolist(), abs=1e-6)
@@ -156,7 +156,7 @@ def test_a_channel_that_never_changes_can_be_divided_by() -> None:
 def test_hidden_files_are_ignored_and_nested_and_linked_ones_are_not(
     pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = len(load_folder(pictures, train=True))
+    plain = len(load_folder(pictures, split="train"))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     added = 0
@@ -210,10 +210,10 @@ def write_bad_files(root: Path) -> dict[str, str]:
 
 
 def test_bad_files_are_named_and_left_out(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before = load_folder(pictures, train=True)
+    before = load_folder(pictures, split="train")
     expected = write_bad_files(pictures / "grass")
     caplog.set_level(logging.WARNING)
-    assert load_folder(pictures, train=True).fingerprint() == before.fingerprint()
+    assert load_folder(pictures, split="train").fingerprint() == before.fingerprint()
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     named = {f"skipped {name.replace(chr(39), chr(39) + 'grass/', 1)}: {why}" for name, why in expected.items()}
     assert set(lines[:-1]) == named
@@ -223,7 +223,7 @@ def test_bad_files_are_named_and_left_out(pictures: Path, caplog: pytest.LogCapt
 def test_of_many_bad_files_twenty_are_named(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(30):
         (pictures / "disc" / f"{number}.txt").write_text("no picture")
-    load_folder(pictures, train=True)
+    load_folder(pictures, split="train")
     assert caplog.text.count(".txt'") == 20
     assert "skipped 30 file(s) that cannot be used, the first 20 are named above" in caplog.text
 
@@ -235,9 +235,9 @@ def test_a_bad_file_is_fatal_if_asked_for(tmp_path: Path, name: str) -> None:
     reasons = write_bad_files(bad)
     (bad / name).rename(root / "disc" / name)
     with pytest.raises(DataError) as caught:
-        load_folder(root, train=True, on_bad_image="fail")
+        load_folder(root, split="train", on_bad_image="fail")
     assert str(caught.value).startswith(f"'disc/{name}': {reasons[repr(name)]}")
-    assert load_folder(root, train=True, on_bad_image="skip").classes == KINDS
+    assert load_folder(root, split="train", on_bad_image="skip").classes == KINDS
 
 
 def test_a_file_is_not_bad_because_memory_is_missing(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_a_file_is_not_bad_because_memory_is_missing(pictures: Path, monkeypatch
 
     monkeypatch.setattr(folder_files, "picture_pixels", full)
     with pytest.raises(MemoryError):
-        load_folder(pictures, train=True)
+        load_folder(pictures, split="train")
 
 
 def test_an_unreadable_sub_folder_is_a_bad_file(
@@ -261,13 +261,13 @@ def test_an_unreadable_sub_folder_is_a_bad_file(
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    load_folder(pictures, train=True)
+    load_folder(pictures, split="train")
     assert "skipped 'disc/locked': cannot be read: Permission denied" in caplog.text
 
 
 def test_the_home_of_nobody_is_no_folder() -> None:
     with pytest.raises(DataError, match="no folder of pictures at ~nobody-at-all/pictures"):
-        load_folder(Path("~nobody-at-all/pictures"), train=True)
+        load_folder(Path("~nobody-at-all/pictures"), split="train")
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
@@ -279,19 +279,19 @@ def test_few_pictures_leave_every_class_one_to_train_on(tmp_path: Path, count: i
             for number in range(count):
                 seed = 1000 * attempt + 10 * number + (kind == "b")
                 (root / kind / f"{number}.png").write_bytes(encode(noise(seed=seed)))
-        train = load_folder(root, train=True)
+        train = load_folder(root, split="train")
         assert train.labels.bincount(minlength=2).min() >= 1
         if len(train) < 2 * count:
-            assert len(train) + len(load_folder(root, train=False)) == 2 * count
+            assert len(train) + len(load_folder(root, split="test")) == 2 * count
             continue
         with pytest.raises(DataError, match="has no picture to test on: add pictures"):
-            load_folder(root, train=False)
+            load_folder(root, split="test")
 
 
 @pytest.mark.usefixtures("narrow_stages")
 @pytest.mark.parametrize("count", [2, 6])
 def test_few_pictures_can_be_trained_on(tmp_path: Path, count: int) -> None:
-    dataset = load_folder(write_folder(tmp_path / "few", count, kinds=("disc", "grass")), train=True, image_size=16)
+    dataset = load_folder(write_folder(tmp_path / "few", count, kinds=("disc", "grass")), split="train", image_size=16)
     recipe = PRESETS["cpu"].for_data(16, len(dataset), 2, {"phases": ((8, 1), (16, 1))})
     path = Trainer(recipe, dataset, tmp_path / "run", device=torch.device("cpu")).run()
     metadata = checkpoint.load(path).metadata
@@ -306,51 +306,51 @@ def test_few_pictures_can_be_trained_on(tmp_path: Path, count: int) -> None:
 )
 def test_the_folder_lends_its_name_as_far_as_checkpoints_allow(tmp_path: Path, name: str, expected: str) -> None:
     root = write_folder(tmp_path / name, 1)
-    assert load_folder(root, train=True).name == expected
-    assert load_folder(root / "disc" / "..", train=True).name == expected
+    assert load_folder(root, split="train").name == expected
+    assert load_folder(root / "disc" / "..", split="train").name == expected
 
 
 def test_what_is_no_folder_of_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder of pictures at .*nowhere: No such file"):
-        load_folder(tmp_path / "nowhere", train=True)
+        load_folder(tmp_path / "nowhere", split="train")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"no folder of pictures at .*file: Not a directory"):
-        load_folder(tmp_path / "file", train=True)
+        load_folder(tmp_path / "file", split="train")
     with pytest.raises(DataError, match="a sub-folder for each class, two at least: there are 0"):
-        load_folder(tmp_path, train=True)
+        load_folder(tmp_path, split="train")
     root = write_folder(tmp_path / "pictures", 2, kinds=("disc",))
     with pytest.raises(DataError, match="two at least: there are 1"):
-        load_folder(root, train=True)
+        load_folder(root, split="train")
     (root / "hollow").mkdir()
     (root / "hollow" / ".hidden").touch()
     with pytest.raises(DataError, match=r"class folder .*hollow holds no file"):
-        load_folder(root, train=True)
+        load_folder(root, split="train")
 
 
 def test_a_class_of_nothing_but_bad_files_is_refused(pictures: Path) -> None:
     (pictures / "words").mkdir()
     (pictures / "words" / "a.txt").write_text("no picture")
     with pytest.raises(DataError, match=r"class 'words' of .* has no picture to train on"):
-        load_folder(pictures, train=True)
+        load_folder(pictures, split="train")
 
 
 @pytest.mark.parametrize("name", ["line\nbreak", "tab\t", " ", os.fsdecode(b"caf\xe9"), "line\u2028separator"])
 def test_class_names_that_cannot_be_printed_are_refused(pictures: Path, name: str) -> None:
     (pictures / name).mkdir()
     with pytest.raises(DataError, match="is no name for a class") as caught:
-        load_folder(pictures, train=True)
+        load_folder(pictures, split="train")
     assert str(caught.value).isprintable()
 
 
 def test_class_names_of_other_languages_are_fine(pictures: Path) -> None:
     (pictures / "disc").rename(pictures / "кошки и 猫")
-    assert load_folder(pictures, train=True).classes == ("grass", "stripes", "кошки и 猫")
+    assert load_folder(pictures, split="train").classes == ("grass", "stripes", "кошки и 猫")
 
 
 @pytest.mark.parametrize("size", [7, 513])
 def test_sizes_out_of_range_are_refused(pictures: Path, size: int) -> None:
     with pytest.raises(DataError, match=f"image size {size}: expected 8 to 512"):
-        load_folder(pictures, train=True, image_size=size)
+        load_folder(pictures, split="train", image_size=size)
 
 
 def test_more_than_fits_is_refused_before_a_file_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,12 +359,12 @@ def test_more_than_fits_is_refused_before_a_file_is_read(pictures: Path, monkeyp
     with pytest.raises(
         DataError, match=r"36 pictures of 32x32 take .* GiB, more than .* take --image-size 20 or fewer"
     ):
-        load_folder(pictures, train=True)
+        load_folder(pictures, split="train")
 
 
 def test_each_picture_has_the_path_of_its_file(pictures: Path) -> None:
     (pictures / "disc" / "broken.jpg").write_bytes((pictures / "disc" / "000.jpg").read_bytes()[:400])
-    dataset = load_folder(pictures, train=None, image_size=16)
+    dataset = load_folder(pictures, split="all", image_size=16)
     assert len(dataset) == 36
     assert dataset.paths is not None
     for path, label, image in zip(dataset.paths, dataset.labels.tolist(), dataset.images, strict=True):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.data import DataError
+from model.data import DataError, Split
 from model.folder import load_folder
 from tests.conftest import encode, noise
 from tests.pictures import write_folder
@@ -19,7 +19,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_folder_around_the_folder_of_classes_is_pointed_at(tmp_path: Path) -> None:
     write_folder(tmp_path / "pictures", 1)
     with pytest.raises(DataError) as caught:
-        load_folder(tmp_path, train=True)
+        load_folder(tmp_path, split="train")
     hint = f"if the classes are the 3 folders in it, give folder:{tmp_path}/pictures"
     assert str(caught.value).endswith(f"two at least: there are 1: {hint}")
 
@@ -30,7 +30,7 @@ def test_classes_that_each_hold_the_same_folders_are_doubted(
 ) -> None:
     for number, name in enumerate(outer):
         write_folder(tmp_path / name, 10, kinds=("disc", "grass"), first=10 * number)
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     first, second = sorted(outer)
     said = f"the classes are '{first}', '{second}', each of which holds folders 'disc', 'grass': if those are the "
     assert any(line.startswith(said) for line in warnings(caplog))
@@ -39,7 +39,7 @@ def test_classes_that_each_hold_the_same_folders_are_doubted(
 def test_folders_within_classes_are_not_doubted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number, name in enumerate(("a", "b")):
         write_folder(tmp_path / name, 10, kinds=("disc", ("grass", "stripes")[number]), first=10 * number)
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     assert warnings(caplog) == []
 
 
@@ -54,20 +54,20 @@ def test_pictures_beside_the_class_folders_are_counted(
         (root / f"{number}.JPG").write_bytes(encode(noise(seed=number), "JPEG"))
     (root / "README.txt").touch()
     (root / ".hidden.png").touch()
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     at = "train/" if split else ""
     names = ", ".join(f"'{at}{number}.JPG'" for number in range(5))
     assert warnings(caplog) == [f"{tmp_path}: 7 picture(s) in no class folder are not used: {names} and 2 more"]
 
 
-@pytest.mark.parametrize("train", [None, False])
+@pytest.mark.parametrize("split", ["all", "test"])
 def test_a_class_without_new_pictures_is_an_empty_folder_to_evaluate_and_none_to_train(
-    tmp_path: Path, train: bool | None
+    tmp_path: Path, split: Split
 ) -> None:
     write_folder(tmp_path, 20, kinds=("disc", "grass"))
     (tmp_path / "stripes").mkdir()
-    dataset = load_folder(tmp_path, train=train)
+    dataset = load_folder(tmp_path, split=split)
     assert dataset.classes == ("disc", "grass", "stripes")
     assert dataset.labels.bincount(minlength=3)[2] == 0
     with pytest.raises(DataError, match=r"class folder .*stripes holds no file"):
-        load_folder(tmp_path, train=True)
+        load_folder(tmp_path, split="train")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.data import DataError
+from model.data import DataError, Split
 from model.folder import TEST_SHARE, load_folder
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
@@ -26,7 +26,7 @@ def test_train_and_test_folders_are_taken_as_the_split(tmp_path: Path) -> None:
 def test_val_serves_for_test_unless_there_is_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_folder(tmp_path / "train", 5)
     write_folder(tmp_path / "val", 2, first=5)
-    assert (load_folder(tmp_path, train=False).split, len(load_folder(tmp_path, train=False))) == ("val", 6)
+    assert (load_folder(tmp_path, split="test").split, len(load_folder(tmp_path, split="test"))) == ("val", 6)
     write_folder(tmp_path / "test", 3, first=7)
     caplog.set_level(logging.INFO)
     assert [len(part) for part in both_splits(tmp_path)] == [15, 9]
@@ -52,22 +52,22 @@ def test_splits_that_cannot_be_told_are_refused(tmp_path: Path, names: tuple[str
     for name in names:
         write_folder(tmp_path / name, 2)
     with pytest.raises(DataError, match=message):
-        load_folder(tmp_path, train=True)
+        load_folder(tmp_path, split="train")
 
 
 def test_a_class_may_be_called_as_a_split_is(tmp_path: Path) -> None:
     write_folder(tmp_path, 3)
     for kind, name in zip(KINDS, ("bus", "train", "tram"), strict=True):
         (tmp_path / kind).rename(tmp_path / name)
-    assert load_folder(tmp_path, train=True).classes == ("bus", "train", "tram")
+    assert load_folder(tmp_path, split="train").classes == ("bus", "train", "tram")
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_a_class_that_only_the_test_folder_has_is_refused_before_training(tmp_path: Path, train: bool) -> None:
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_that_only_the_test_folder_has_is_refused_before_training(tmp_path: Path, split: Split) -> None:
     write_folder(tmp_path / "train", 2, kinds=("disc", "grass"))
     write_folder(tmp_path / "test", 2)
     with pytest.raises(DataError, match="a class that the training folder does not have: 'stripes'"):
-        load_folder(tmp_path, train=train)
+        load_folder(tmp_path, split=split)
 
 
 def test_what_is_in_both_folders_is_not_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -96,9 +96,9 @@ def test_a_bad_test_picture_is_fatal_before_training_if_asked_for(tmp_path: Path
             break
     (test / "disc" / "cut.png").write_bytes(data)
     root = tmp_path if split == "folder" else train
-    assert load_folder(root, train=True).classes == KINDS
+    assert load_folder(root, split="train").classes == KINDS
     with pytest.raises(DataError, match=r"cut\.png': damaged or cut short"):
-        load_folder(root, train=True, on_bad_image="fail")
+        load_folder(root, split="train", on_bad_image="fail")
 
 
 def test_names_of_classes_are_the_same_however_their_letters_are_composed(tmp_path: Path) -> None:
@@ -111,19 +111,19 @@ def test_names_of_classes_are_the_same_however_their_letters_are_composed(tmp_pa
     assert test.labels.bincount().tolist() == [2, 2]
     (tmp_path / "train" / unicodedata.normalize("NFD", "caf\u00e9")).mkdir()
     with pytest.raises(DataError, match="two folders of the class 'caf\u00e9'"):
-        load_folder(tmp_path, train=True)
+        load_folder(tmp_path, split="train")
 
 
 def test_what_a_macs_archive_holds_besides_is_no_class(tmp_path: Path) -> None:
     write_folder(tmp_path, 3)
     (tmp_path / "__MACOSX").mkdir()
-    assert load_folder(tmp_path, train=True).classes == KINDS
+    assert load_folder(tmp_path, split="train").classes == KINDS
 
 
 def test_one_split_alone_is_pointed_at(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", 2)
     with pytest.raises(DataError, match=f"give folder:{tmp_path}/train"):
-        load_folder(tmp_path, train=True)
+        load_folder(tmp_path, split="train")
 
 
 def test_all_pictures_of_class_folders_are_both_shares(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -132,7 +132,7 @@ def test_all_pictures_of_class_folders_are_both_shares(tmp_path: Path, caplog: p
     share = "the test share of a folder without train and test; resnet evaluate --split all takes all"
     assert f"{tmp_path}: {len(test)} of 60 pictures: {share}" in caplog.messages
     caplog.clear()
-    everything = load_folder(tmp_path, train=None)
+    everything = load_folder(tmp_path, split="all")
     assert (everything.split, len(everything)) == ("all", 60)
     assert images_of(everything) == images_of(train) | images_of(test)
     assert everything.labels.bincount().tolist() == [20, 20, 20]
@@ -146,6 +146,6 @@ def test_all_pictures_of_folders_that_are_splits_are_those_of_all_of_them(
     write_folder(tmp_path / "train", 5)
     write_folder(tmp_path / "test", 7, kinds=("grass",))  # five of them are in train, too
     write_folder(tmp_path / "val", 2, kinds=("disc",))
-    everything = load_folder(tmp_path, train=None)
+    everything = load_folder(tmp_path, split="all")
     assert (everything.split, everything.labels.bincount().tolist()) == ("all", [5, 7, 5])
     assert "'val' is not used" not in caplog.text

@@ -25,13 +25,13 @@ def test_each_class_is_counted_and_one_of_few_pictures_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_folder(tmp_path, 20)
-    dataset = load_folder(tmp_path, train=True)
+    dataset = load_folder(tmp_path, split="train")
     counts = [(dataset.labels == label).sum().item() for label in range(3)]
     assert ", ".join(f"{name} {count}" for name, count in zip(KINDS, counts, strict=True)) in caplog.text
     assert "fewer than 10" not in caplog.text
     for file in sorted((tmp_path / "grass").iterdir())[:15]:
         file.unlink()
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     assert "fewer than 10 pictures to train on: grass" in caplog.text
 
 
@@ -40,10 +40,10 @@ def test_of_photos_is_said_that_most_of_them_is_lost(tmp_path: Path, caplog: pyt
         (tmp_path / name).mkdir()
         for number in range(4):
             (tmp_path / name / f"{number}.png").write_bytes(encode(noise(300, 200, seed=10 * ord(name) + number)))
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     assert "pictures of some 200 pixels are brought to 32: a larger --image-size keeps more of them" in caplog.text
     caplog.clear()
-    load_folder(tmp_path, train=True, image_size=64)
+    load_folder(tmp_path, split="train", image_size=64)
     assert "--image-size" not in caplog.text
 
 
@@ -54,7 +54,7 @@ def test_a_phones_heic_is_called_so_and_reasons_are_counted(tmp_path: Path, capl
     for number in range(30):
         (tmp_path / "disc" / f"IMG_{number}.heic").write_bytes(HEIC + bytes([number]))
     (tmp_path / "grass" / "cut.jpg").write_bytes(encode(noise(), "JPEG")[:10])
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     assert "of these: 30 HEIC or AVIF" in caplog.text
     assert "; 1 " in caplog.text
 
@@ -63,7 +63,7 @@ def test_a_class_copied_whole_is_one_reason(tmp_path: Path, caplog: pytest.LogCa
     write_folder(tmp_path, 30, kinds=("disc", "grass"))
     shutil.copytree(tmp_path / "disc", tmp_path / "discs")
     with pytest.raises(DataError, match=r"class 'disc' of .* has no picture to train on"):
-        load_folder(tmp_path, train=True)
+        load_folder(tmp_path, split="train")
     assert caplog.messages[-1] == "of these: 30 of two classes, of which neither is used"
 
 
@@ -79,10 +79,10 @@ def test_test_pictures_that_look_like_training_pictures_are_named(
             (tmp_path / split / name).mkdir(parents=True)
             for number in range(first, first + 3):
                 (tmp_path / split / name / f"{number}.png").write_bytes(encode(photo(number + 10 * (name == "b"))))
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     assert "look like" not in caplog.text
     (tmp_path / "test" / "a" / "anew.jpg").write_bytes(encode(photo(1), "JPEG"))
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     note = "look like training pictures, so the test says more than it should: 'test/a/anew.jpg' like 'train/a/1.png'"
     assert caplog.messages[-1] == f"{tmp_path}: 1 test picture(s) {note}"
 
@@ -91,7 +91,7 @@ def test_that_nothing_is_kept_for_the_test_is_said_before_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_folder(tmp_path, 1)
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     assert "no picture is kept for the test: add pictures, or make sub-folders 'train' and 'test'" in caplog.text
 
 
@@ -99,7 +99,7 @@ def test_a_bad_test_picture_is_named_before_training(tmp_path: Path, caplog: pyt
     write_folder(tmp_path / "train", 3)
     write_folder(tmp_path / "test", 2, first=3)
     (tmp_path / "test" / "disc" / "cut.png").write_bytes(encode(noise(64, 64))[:5000])
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     assert "skipped 'test/disc/cut.png': damaged or cut short" in caplog.text
 
 
@@ -109,21 +109,21 @@ def test_uneven_classes_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFix
         for number in range(count):
             (tmp_path / "train" / name / f"{number}.png").write_bytes(encode(noise(seed=number + 100 * ord(name))))
     (tmp_path / "test").mkdir()
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     assert "times as many" not in caplog.text
     (tmp_path / "train" / "a" / "more.png").write_bytes(encode(noise(seed=50)))
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     assert "10 times as many pictures of a as of b" in caplog.text
 
 
 def test_pictures_that_show_nothing_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_folder(tmp_path / "train", 3)
     (tmp_path / "test").mkdir()
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     assert "next to nothing" not in caplog.text
     dim = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)  # of 65,536 levels
     (tmp_path / "train" / "disc" / "dim.png").write_bytes(encode(Image.fromarray(dim)))
-    load_folder(tmp_path, train=True)
+    load_folder(tmp_path, split="train")
     assert "1 picture(s) show next to nothing, such as 'train/disc/dim.png'" in caplog.text
 
 
@@ -132,6 +132,6 @@ def test_thumbnails_of_network_drives_are_no_pictures_and_no_class(tmp_path: Pat
     for place in (tmp_path, tmp_path / "disc"):
         (place / "@eaDir").mkdir()
         (place / "@eaDir" / "SYNOPHOTO_THUMB.jpg").write_bytes(encode(noise(), "JPEG"))
-    dataset = load_folder(tmp_path, train=None)
+    dataset = load_folder(tmp_path, split="all")
     assert dataset.classes == KINDS
     assert len(dataset) == 36
