@@ -28,9 +28,9 @@ def test_pictures_saved_anew_are_known_again_and_others_are_not() -> None:
     assert look_alikes(seen(pictures), tested) == [(0, 3), (1, 4)]
 
 
-def with_a_thing(number: int, background: Image.Image) -> Image.Image:
+def with_a_thing(number: int, background: Image.Image, side: int = 60) -> Image.Image:
     picture = background.copy()
-    picture.paste(noise(30, 30, seed=number).resize((60, 60)), (10 + 20 * (number % 9), 5 * number))
+    picture.paste(noise(30, 30, seed=number).resize((side, side)), (10 + 20 * (number % 9), 5 * number))
     return picture
 
 
@@ -38,6 +38,12 @@ def with_a_thing(number: int, background: Image.Image) -> Image.Image:
 def test_small_things_before_one_background_are_not_alike(background: Image.Image) -> None:
     pictures = [with_a_thing(number, background) for number in range(30)]
     assert look_alikes(seen(pictures[:20]), seen(pictures[20:])) == []
+
+
+def test_nor_are_they_where_other_pictures_have_other_backgrounds() -> None:
+    """These are far from the mean picture all together."""
+    bright = [with_a_thing(number, Image.new("RGB", (240, 240), "white"), 24) for number in range(30)]
+    assert look_alikes(seen(scenes(40) + bright[:20]), seen(bright[20:])) == []
 
 
 def test_of_what_has_no_contrast_nothing_is_said() -> None:
