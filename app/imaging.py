@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.cores import available_cores
 from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from app.threads import in_thread
+from model.cores import available_cores
 from model.pictures import PictureError, PictureTooLarge, open_picture, picture_pixels
 from model.plain_png import read_plain_png
 

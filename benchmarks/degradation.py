@@ -25,11 +25,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from app.cores import available_cores
 from benchmarks.degradation_figures import draw_gradients, draw_loss
 from benchmarks.records import FOLDER
 from model.architecture import ARCHITECTURES, Architecture, Shortcut
 from model.checkpoint import write_atomically
+from model.cores import available_cores
 from model.cost import count_parameters
 from model.data import DataError, Dataset, hold_out, load_cifar10
 from model.device import pick_device

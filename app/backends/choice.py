@@ -15,11 +15,11 @@ from app.backends.agreement import BOUND, spread
 from app.backends.cuda_backend import PIECE, CudaBackend, distinct, open_cuda_backend
 from app.backends.torch_backend import TorchBackend
 from app.batching.batch_sizes import ladder
-from app.cores import available_cores
 from app.engine import Backend, EngineUnavailable
 from app.memory import clear_error_frames
 from app.settings import Settings
 from model.checkpoint import Checkpoint
+from model.cores import available_cores
 from model.precision import has_fast_bfloat16
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from app.backends.measured import batch_of, speedup
 from app.backends.mnn_network import Mnn, MnnModel
 from app.backends.openvino_backend import open_openvino, precision_of
-from app.cores import available_cores
 from app.engine import Backend, EngineUnavailable, RuntimeUnfit
 from app.settings import Settings
 from model.checkpoint import Checkpoint
+from model.cores import available_cores
 
 log = logging.getLogger(__name__)
 

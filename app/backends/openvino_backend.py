@@ -14,9 +14,9 @@ from openvino import InferRequest, Model, Tensor
 
 from app.backends.measured import Candidate, batch_of, speedup
 from app.batching.batches import EngineOutOfMemory
-from app.cores import available_cores
 from app.settings import Settings
 from model.checkpoint import Checkpoint
+from model.cores import available_cores
 from model.runtimes.file_backed import FileBacked
 from model.runtimes.folded_layers import fold
 from model.runtimes.openvino_core import core, has_fast_bfloat16

@@ -75,10 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from app.backends.choice import open_backend
     from app.backends.contenders import contenders, engine_is, explained
-    from app.cores import available_cores
     from app.engine import EngineUnavailable
     from model import checkpoint
     from model.checkpoint import CheckpointError
+    from model.cores import available_cores
     from model.cost import count_macs
     from model.machine import describe
 

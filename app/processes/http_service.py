@@ -8,7 +8,6 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from app.cores import available_cores
 from app.errors import NotReady
 from app.imaging import MAX_THREADS, Decoder
 from app.lifecycle import State
@@ -21,6 +20,7 @@ from app.processes.shared_state import BEAT_S, SharedState
 from app.schemas import Reloads
 from app.service import Service
 from app.settings import Settings
+from model.cores import available_cores
 
 # A scrape passes through the engine process, which waits half as long for the numbers of each HTTP process.
 SCRAPE_TIMEOUT_S = 4.0

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from app.cores import available_cores
 from app.engine import Engine, load_engine
 from app.imaging import decode as decode_picture
 from app.settings import Settings
+from model.cores import available_cores
 
 ENGINE_VARIABLE = "PEERS_ENGINE"
 PORT_VARIABLE = "PEERS_PORT"

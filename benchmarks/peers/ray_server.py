@@ -20,8 +20,8 @@ from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.cores import available_cores
 from benchmarks.peers.engine import MAX_BATCH, Classifier, decode, port
+from model.cores import available_cores
 
 
 # A replica reserves one core by default, and Ray sets OMP_NUM_THREADS to what it reserves.

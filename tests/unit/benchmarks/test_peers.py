@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from app.cores import available_cores
 from app.settings import Settings
 from benchmarks.peers import __main__ as peers_main
 from benchmarks.peers import report
@@ -16,6 +15,7 @@ from benchmarks.peers.contenders import CONTENDERS, HERE, OURS
 from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, Classifier, EagerEngine, decode
 from benchmarks.peers.server import ContenderError, check
 from benchmarks.records import MACHINES
+from model.cores import available_cores
 from tests.http_server import http_server
 
 
