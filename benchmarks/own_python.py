@@ -49,6 +49,7 @@ FORMS: dict[str, tuple[Sequence[list[Pieces]], bytes]] = {
     "known header, body in a second piece": ((requests("accept", "*/*", cut=True),), b"200"),
     "another header than before": ((ACCEPT, requests("accept", "application/json")), b"200"),
     "refused in an overload": ((ACCEPT,), b"429"),
+    "refused, another header than before": ((ACCEPT, requests("accept", "application/json")), b"429"),
 }
 
 

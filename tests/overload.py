@@ -1,4 +1,6 @@
-"""Requests at a constant rate, whether answers come or not: `python -m tests.overload PORT RATE SECONDS PICTURE`.
+"""Requests at a constant rate, whether answers come or not: `python -m tests.overload PORT RATE SECONDS PICTURE [ids]`.
+
+With `ids` each has an id of its own.
 
 In a process of its own, so that its work delays nobody else's clock. It prints "sent" when it has sent the last one,
 and a JSON object when it has the answers.
@@ -29,9 +31,12 @@ def report(outcomes, sending_s):
 
 
 def main():
-    port, rate, seconds, picture = sys.argv[1:]
-    request = post("/predict", Path(picture).read_bytes(), {"content-type": "image/png"})
-    sender = ScheduledSender(int(port), [request], even_arrivals(float(rate), float(seconds)))
+    port, rate, seconds, picture, *ids = sys.argv[1:]
+    body, headers = Path(picture).read_bytes(), {"content-type": "image/png"}
+    requests = [post("/predict", body, headers)]
+    if ids:  # as proxies and tracers send them: no header is that of the request before it
+        requests = [post("/predict", body, headers | {"x-request-id": f"{number:032x}"}) for number in range(10_000)]
+    sender = ScheduledSender(int(port), requests, even_arrivals(float(rate), float(seconds)))
     sending_s = sender.send()
     print("sent", flush=True)  # noqa: T201 - whoever started it waits for this
     print(json.dumps(report(sender.finish(), sending_s)))  # noqa: T201 - it is a command

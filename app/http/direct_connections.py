@@ -84,13 +84,21 @@ class DirectConnection(Connection):
         self._answer_direct(self._head())
 
     def _answer_direct(self, head: Head) -> None:
+        assert self._active is not None
         error = self._direct.refusal_of_all()
         if error is not None:
-            self._direct.refuse(self, head, error)
+            self._refuse_directly(self._active, head, error)
             return
-        assert self._active is not None
         body, self._active.body = bytes(self._active.body), bytearray()  # which an idle connection would keep
         self._direct.begin(self, head, body)
+
+    def _refuse_directly(self, cycle: RequestResponseCycle, head: Head, error: ServiceError) -> None:
+        """Refuse a request for what all are refused for: in an overload hardly anything else is done."""
+        if cycle.keep_alive and not self._last and not cycle.disconnected:
+            self.transport.write(self._direct.immediate_refusal(head, error))
+            self._end_answer(cycle)
+        else:
+            self._direct.refuse(self, head, error)
 
     def _head(self) -> Head:
         """Return the header of the active request."""

@@ -16,6 +16,7 @@ from typing import Unpack, cast
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from app.errors import ServiceError
 from app.http.connection_limits import ConnectionLimits
 from app.http.direct_connections import DirectConnection
 from app.http.direct_interface import DirectHandler
@@ -46,6 +47,7 @@ class RecognisingConnection(DirectConnection):
         self._begun = b""  # the first piece of data of what the parser reads, if that is a header without a body
         self._messages = 0  # that the parser has begun since that piece
         self._last_direct: Head | None = None  # of the last piece of data
+        self._turned_away = False  # whether a request in it was refused at once
         self._held = b""
         self._held_since = 0.0
         self._held_timer: asyncio.TimerHandle | None = None
@@ -142,14 +144,15 @@ class RecognisingConnection(DirectConnection):
 
     def _parse(self, data: bytes) -> None:
         """Let the parser have bytes, and know the header from now on if they end a small request, the only one."""
-        self._direct.stay_awake()
         if self._may_begin():
             self._begun, self._messages = b"", 0
             whole = data
         else:
             whole = self._begun + data if self._begun else b""
-        self._last_direct = None
+        self._last_direct, self._turned_away = None, False
         super().data_received(data)
+        if not self._turned_away:
+            self._direct.stay_awake()
         if whole and self._last_direct is not None and self._messages == 1 and self._parser_is_idle:
             self._get_to_know(whole, self._last_direct)
         self._begun = whole if self._awaits_body and whole is data and len(data) <= MAX_KNOWN_BYTES else b""
@@ -173,6 +176,11 @@ class RecognisingConnection(DirectConnection):
         """Take note of a request's last byte."""
         self._parser_is_idle = True
         super().on_message_complete()
+
+    def _refuse_directly(self, cycle: RequestResponseCycle, head: Head, error: ServiceError) -> None:
+        """Take note of a request that is refused for what all are refused for."""
+        self._turned_away = True
+        super()._refuse_directly(cycle, head, error)
 
     def _answer_direct(self, head: Head) -> None:
         """Take note of the header of a small request that is here whole."""
