@@ -13,7 +13,7 @@ async function classify(image) {
   let response;
   for (let number = 1; number <= tries; number++) {
     response = await fetch(`${url}/predict?top_k=1`, { method: "POST", headers, body: image });
-    if (![429, 503].includes(response.status) || number === tries) break; // neither has cost the service anything
+    if (![429, 503].includes(response.status) || number === tries) break; // neither has changed anything
     const given = response.headers.get("retry-after") ?? ""; // a proxy may have answered, with a date or without a word
     const seconds = /^\d+$/.test(given) ? Number(given) : 1;
     await sleep(1000 * seconds * (1 + Math.random() / 2)); // else all who were refused come back at once

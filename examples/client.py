@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 TRIES = 3
-RETRIED = {429, 503}  # neither has cost the service anything; Retry-After says when to come back
+RETRIED = {429, 503}  # neither has changed anything; Retry-After says when to come back
 
 
 def classify(client: httpx.Client, image: bytes) -> dict[str, object]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "test", "all"]
 
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 256
 
 
 class DataError(ValueError):
@@ -200,7 +200,7 @@ def hold_out(dataset: Dataset, count: int, seed: int = 0, *, consume: bool = Fal
 
 
 def check_hold_out(dataset: Dataset, count: int) -> None:
-    """Raise DataError if `count` images are more than can be held out."""
+    """Raise DataError if `count` is negative, or more images than can be held out."""
     of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
     spare = sum(max(0, images - 1) for images in of_each)
     if not 0 <= count <= spare:

@@ -87,7 +87,8 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
 
     Raises DataError if the folder is not as described, leaves a class nothing to train on, or needs more than
     MAX_IMAGES_BYTES, and NoTestSet if there is nothing to test on; with `on_bad_image` "fail" also for the first file
-    that is no picture. What is wrong with the test split is found, and told, when the training split is loaded.
+    that is no picture. What is wrong with the test split is found, and told, when the training split is
+    loaded, and once more when it is itself.
     """
     folder = PictureFolder.at(path)
     if not SIZES[0] <= image_size <= SIZES[1]:

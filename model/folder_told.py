@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.data import Dataset
 from model.folder_layout import MAX_NAMED, NO_TEST, PictureFile
-from model.look_alikes import look_alikes, thumbnails
+from model.look_alikes import in_floats, look_alikes, thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,6 @@ UNEVEN_TIMES = 10  # as many pictures of one class as of another
 LARGE_TIMES = 4  # as many pixels on the shorter side as the network is to see
 NOTHING_STD = 3.0  # grey levels
 MAX_SHOWN = 5
-PART = 1024
 
 
 def tell_of_training_pictures(root: Path, files: Sequence[PictureFile], dataset: Dataset) -> None:
@@ -53,7 +52,7 @@ def tell_of_training_pictures(root: Path, files: Sequence[PictureFile], dataset:
 def _tell_of_nothing(root: Path, dataset: Dataset) -> None:
     """Warn of pictures of which the network sees hardly more than one colour, all over and in all channels."""
     paths = dataset.paths or ()
-    deviations = [part.float().std(dim=(1, 2, 3)) for part in torch.split(dataset.images, PART)]
+    deviations = [part.std(dim=(1, 2, 3)) for part in in_floats(dataset.images)]
     blank = (torch.cat(deviations) < NOTHING_STD).nonzero()[:, 0].tolist()
     if blank:
         name = _below(root, paths[blank[0]])

@@ -15,6 +15,8 @@ thing is always at the same place, eight at most.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,13 +25,19 @@ SIDE = 8
 ALIKE = 0.2
 LEAST_CONTRAST = 8.0  # grey levels; below that it is the noise that decides
 MAX_PAIRS = 50_000_000  # two cores compare so many in a second
-PART = 1024
+PART = 1024  # thumbnails
+PART_BYTES = 64 << 20
+
+
+def in_floats(images: Tensor) -> Iterator[Tensor]:
+    """Yield uint8 (N, 3, S, S) as float32 (n, 3, S, S), so many at a time that little memory is needed besides."""
+    for part in torch.split(images, max(1, PART_BYTES // (4 * images.shape[1:].numel()))):
+        yield part.float()
 
 
 def thumbnails(images: Tensor) -> Tensor:
     """Reduce uint8 (N, 3, S, S) to float32 (N, 192), grey levels."""
-    parts = [functional.adaptive_avg_pool2d(part.float(), SIDE).flatten(1) for part in torch.split(images, PART)]
-    return torch.cat(parts)
+    return torch.cat([functional.adaptive_avg_pool2d(part, SIDE).flatten(1) for part in in_floats(images)])
 
 
 def look_alikes(trained: Tensor, tested: Tensor) -> list[tuple[int, int]]:

@@ -170,15 +170,15 @@ class CudaLane:
         nothing back to the device meanwhile, and takes the pool for no other one. What reset() leaves out is done here;
         a torch that ends the recording by itself, but keeps the pool, still loses what is in it.
         """
+        self._failed = True
         _unfit.append(graph)
         with suppress(RuntimeError):
             graph.reset()
-        with suppress(RuntimeError, AttributeError):  # the two are private: they may go
+        with suppress(RuntimeError, AttributeError, TypeError):  # the two are private: they may go, or change
             device = torch.cuda.current_device()
             torch._C._cuda_endAllocateToPool(device, self._pool)  # raises where that is done: so may be the next step
             torch._C._cuda_releasePool(device, self._pool)
         self._pool = torch.cuda.graph_pool_handle()
-        self._failed = True
         with suppress(RuntimeError):  # another lane may take the stream, unless it records still
             self._failed = torch.cuda.is_current_stream_capturing()
 

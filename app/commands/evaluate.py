@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not is_out_of_memory(error):
             raise
-        print("resnet: error: out of memory: give another --device, or fewer images with --limit", file=sys.stderr)
+        print("resnet: error: out of memory: --device cpu may have more, a smaller folder needs less", file=sys.stderr)
         return 1
     unwritten = _write_files(arguments, result, dataset, probabilities)  # first: nobody may read what is printed
     _print(result)
@@ -158,6 +158,7 @@ def _load_labelled(arguments: argparse.Namespace, settings: Settings, source: Ch
     Raises DataError if the classes differ.
     """
     from model.data import DataError
+    from model.datasets import CIFAR
 
     try:
         return _load_as_wanted(arguments, settings, source)
@@ -165,9 +166,8 @@ def _load_labelled(arguments: argparse.Namespace, settings: Settings, source: Ch
         trained_on = source.metadata.dataset.get("name", arguments.data) if source else arguments.data
         if arguments.data.startswith("folder:") or trained_on == arguments.data:
             raise
-        raise DataError(
-            f"{error}; these weights are of {trained_on!r}: give its pictures by --data folder:..."
-        ) from error
+        how = f"give --data {trained_on}" if trained_on in CIFAR else "give its pictures by --data folder:..."
+        raise DataError(f"{error}; these weights are of {trained_on!r}: {how}") from error
 
 
 def _load_as_wanted(arguments: argparse.Namespace, settings: Settings, source: Checkpoint | None) -> Dataset:

@@ -27,11 +27,11 @@ LATE_S = 0.05
 # What a refused client still sends is thrown away for so long.
 LINGER_S = 1.0
 
+# The same of one that sent `Expect: 100-continue`: it may send its body all the same, without having waited.
+LINGER_FOR_BODY_S = 5.0
+
 # For a header of which a part has come when the connection is to be closed: the rest is on its way, or never comes.
 LAST_HEADER_S = 0.5
-
-# The same for one that sent `Expect: 100-continue`: it may send its body all the same, without having waited.
-LINGER_FOR_BODY_S = 5.0
 
 # A larger answer is sent in such pieces, as its client reads them.
 RESPONSE_PIECE_BYTES = 64 << 10

@@ -30,6 +30,7 @@ class Ending:
         self._linger_bytes = LINGER_BYTES  # that are still thrown away
         self._unread_bytes = 0  # in the limits' count, since the client stopped to read
         self._held_bytes = 0  # the same, of a response that is sent in pieces
+        self._paused = False
         self._linger_timer: asyncio.TimerHandle | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
 
@@ -44,10 +45,13 @@ class Ending:
             yield
         finally:
             self._held_bytes = 0
-            self._limits.unread.give_back(count)
+            left = min(count, self._transport.get_write_buffer_size()) if self._paused else 0
+            self._unread_bytes += left  # of its last piece, until the client reads it
+            self._limits.unread.give_back(count - left)
 
     def pause(self) -> None:
         """The client has stopped to read: count what lies there, and give it a while."""
+        self._paused = True
         unread = max(0, self._transport.get_write_buffer_size() - self._held_bytes)
         try:
             self._limits.unread.take(unread)
@@ -105,6 +109,7 @@ class Ending:
                 timer.cancel()
 
     def _give_back(self) -> None:
+        self._paused = False
         self._limits.unread.give_back(self._unread_bytes)
         self._unread_bytes = 0
 

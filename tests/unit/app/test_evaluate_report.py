@@ -190,7 +190,7 @@ def test_too_little_memory_to_evaluate_is_said_in_one_line(
 
     monkeypatch.setattr("model.evaluate.compute_logits", full)
     assert evaluate("--weights", str(toy_weights), "--device", "cpu") == 1
-    said = "out of memory: give another --device, or fewer images with --limit"
+    said = "out of memory: --device cpu may have more, a smaller folder needs less"
     assert capsys.readouterr().err == f"resnet: error: {said}\n"
 
 

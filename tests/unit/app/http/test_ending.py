@@ -110,6 +110,29 @@ async def test_a_client_that_stops_to_read_a_large_answer_holds_what_is_left_of_
     assert port.unread.held_bytes == 0
 
 
+async def test_what_is_left_of_a_large_answers_last_piece_counts_until_it_is_read():
+    body = bytes(RESPONSE_PIECE_BYTES + 1)
+
+    async def large(scope, _receive, _send):
+        await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"%d" % len(body))], body)
+
+    port = Port(large)
+    port.unread.max_bytes = len(body)
+    protocol, transport = port.connect()
+
+    def write(data):
+        if len(data) == 1:  # the last piece
+            transport.unread = 500
+            protocol.pause_writing()
+
+    transport.write = write
+    protocol.data_received(REQUEST)
+    await ended(protocol)
+    assert port.unread.held_bytes == 500
+    protocol.resume_writing()
+    assert port.unread.held_bytes == 0
+
+
 async def test_what_all_clients_leave_unread_is_bounded():
     port = Port()
     (first, first_transport), (second, second_transport) = port.connect(), port.connect()
