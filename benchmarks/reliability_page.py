@@ -20,6 +20,7 @@ def overload() -> str:
     """Return the table of the overload test: what was asked and what was reached."""
     one, path = newest("reliability/overload.json")
     before, statuses = one["before"], one["statuses"]
+    own, own_path = newest("reliability/overload_ids.json")
     return f"""| | target | measured |
 |---|---|---|
 | sustainable rate (64 clients) | | {before["requests_per_s"]} requests/s |
@@ -33,6 +34,9 @@ def overload() -> str:
 | the last accepted request was answered | | {one["queue_empty_after_s"]:.2f} s after the end |
 
 ({_machine(one, path)}; `make chaos`)
+
+All of these requests have the same header. Where each has an id of its own, as proxies give it, so that the parser has
+to read every one: goodput {own["goodput_per_s"]} of {own["before"]["requests_per_s"]} requests/s, {own["goodput_share"]:.0%}, slowest probe {own["probe_slowest_ms"]} ms. ({_machine(own, own_path)})
 
 Offered on each machine, and of the answers refusals: {_offered()}."""
 
