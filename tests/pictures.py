@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from app.imaging import decode
 from tests.conftest import encode
 
 KINDS = ("disc", "grass", "stripes")
 FORMATS = (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"), ("bmp", "BMP"), ("gif", "GIF"))
+LIMIT = 4096 * 4096  # the service's own, in pixels
 
 
 def draw_picture(kind: str, number: int) -> Image.Image:
@@ -40,3 +43,8 @@ def write_folder(root: Path, count: int, kinds: Sequence[str] = KINDS, first: in
             suffix, image_format = FORMATS[number % len(FORMATS)]
             (root / kind / f"{number:03}.{suffix}").write_bytes(encode(draw_picture(kind, number), image_format))
     return root
+
+
+def read(data: bytes, size: int = 32) -> NDArray[np.uint8]:
+    """Decode a picture as the service does: uint8 (3, size, size)."""
+    return decode(data, size, LIMIT)

@@ -13,7 +13,7 @@ from app import engine
 from app.cli import main
 from app.release import release
 from tests.conftest import ROOT
-from tests.unit.app.test_predict_command import Cats
+from tests.fakes import Cats
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from app.imaging import TINY_BYTES, Decoder
 from app.threads import ThreadDied
 from tests.bombs import chunk, png
 from tests.conftest import encode, noise
-from tests.unit.app.test_imaging import LIMIT, read
+from tests.pictures import LIMIT, read
 
 
 @pytest.mark.anyio

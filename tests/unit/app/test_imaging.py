@@ -13,16 +13,11 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
-from app.imaging import Decoder, decode
+from app.imaging import Decoder
 from model import pictures
 from tests.bombs import chunk, picture_bombs, png, png_without_pixels
 from tests.conftest import encode, noise
-
-LIMIT = 4096 * 4096
-
-
-def read(data, size=32):
-    return decode(data, size, LIMIT)
+from tests.pictures import LIMIT, read
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "BMP"])

@@ -2,7 +2,6 @@
 
 import os
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,19 +10,10 @@ from app.cli import build_parser
 from app.settings import Settings
 from tests.bombs import png
 from tests.conftest import ROOT
+from tests.fakes import Cats
 
 CAMERA = (5000, 4000)  # more than the service takes by default
 PANORAMA = (20_000, 10_000)  # more than Pillow does
-
-
-class Cats:
-    """An engine that takes everything for a cat."""
-
-    def __init__(self):
-        self.card = {"classes": ["cat", "dog"], "input_size": 32}
-
-    def run(self, images):
-        return np.full((len(images), 2), (0.75, 0.25), np.float32)
 
 
 @pytest.fixture(autouse=True)

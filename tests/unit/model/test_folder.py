@@ -13,7 +13,7 @@ from torch import Tensor
 
 from app.imaging import Decoder, decode
 from model import checkpoint, folder, folder_files
-from model.data import DataError, Dataset, channel_statistics
+from model.data import DataError, channel_statistics
 from model.folder import load_folder
 from model.picture_files import PictureError
 from model.train import Trainer
@@ -21,6 +21,7 @@ from model.training.recipe import PRESETS
 from tests.bombs import png_without_pixels
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
+from tests.unit.model.folders import both_splits, images_of
 
 
 def rotated() -> bytes:
@@ -52,14 +53,6 @@ ODD_PICTURES = {
     "plain.bmp": encode(noise(50, 40), "BMP"),
     "no-suffix": encode(noise(33, 77)),
 }
-
-
-def images_of(dataset: Dataset) -> set[bytes]:
-    return {image.numpy().tobytes() for image in dataset.images}
-
-
-def both_splits(root: Path) -> tuple[Dataset, Dataset]:
-    return load_folder(root, split="train"), load_folder(root, split="test")
 
 
 @pytest.fixture

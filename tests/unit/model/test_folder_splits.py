@@ -11,7 +11,7 @@ from model.data import DataError, Split
 from model.folder import TEST_SHARE, load_folder
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
-from tests.unit.model.test_folder import both_splits, images_of
+from tests.unit.model.folders import both_splits, images_of
 
 
 def test_train_and_test_folders_are_taken_as_the_split(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from model.train import Trainer
 from model.training.learner import TrainingError
 from model.training.run_folder import RunFolder
 from tests.toy_training import toy_dataset
-from tests.unit.model.runs import RECIPE, trainer
-from tests.unit.model.test_train_resume import epochs_in, everything_stored
+from tests.unit.model.runs import RECIPE, epochs_in, everything_stored, trainer
 
 pytestmark = pytest.mark.usefixtures("narrow_stages")
 

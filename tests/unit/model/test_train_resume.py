@@ -8,31 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from model import checkpoint
-from model.checkpoint import Checkpoint
 from model.data import Dataset
 from model.train import Stopped, Trainer
 from model.training.distributed import World
 from model.training.epoch_tally import EpochTally
 from model.training.learner import Learner, TrainingError
-from tests.unit.model.runs import RECIPE, trainer
+from tests.unit.model.runs import RECIPE, epochs_in, everything_stored, trainer
 
 pytestmark = pytest.mark.usefixtures("narrow_stages")
-
-
-def everything_stored(loaded: Checkpoint) -> dict[str, Tensor]:
-    return {
-        **loaded.tensors,
-        "images": loaded.self_test_images,
-        "probabilities": loaded.self_test_probabilities,
-        "temperature": torch.tensor(loaded.metadata.temperature, dtype=torch.double),
-    }
-
-
-def epochs_in(out: Path) -> list[int]:
-    return [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 class Interrupted(RuntimeError):

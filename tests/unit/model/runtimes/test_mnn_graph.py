@@ -6,7 +6,7 @@ import torch
 
 from app.backends.mnn_network import mnn
 from model.runtimes.mnn_graph import mnn_model
-from tests.unit.model.runtimes.test_openvino_graph import NETWORKS, described, network
+from tests.unit.model.runtimes.networks import NETWORKS, described, network
 
 
 def answers(described, side, images, folder):

@@ -4,29 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from model.architecture import Architecture, ConvSpec
+from model.architecture import ConvSpec
 from model.runtimes import openvino_graph
-from model.runtimes.folded_layers import fold
 from model.runtimes.openvino_core import core
 from model.runtimes.openvino_graph import largest_weight, openvino_model, quantised_model
 from model.transforms import normalise
+from tests.unit.model.runtimes.networks import NETWORKS, described, network
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-
-
-def network(seed=0, **options):
-    """A network whose batch norm has seen something, so that folding it matters."""
-    torch.manual_seed(seed)
-    architecture = Architecture(num_classes=7, **options)
-    built = architecture.build()
-    built.spec = architecture.network_spec()
-    built.train()(torch.randn(8, 3, 32, 32))
-    return built.eval()
-
-
-def described(net):
-    """What a model is written down from."""
-    return net.spec, fold(net.spec, {name: value.numpy() for name, value in net.state_dict().items()})
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +27,6 @@ def expected(net, images):
 def answers(model, images):
     compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return compiled([images])[0]
-
-
-NETWORKS = [
-    {"arch": "resnet18"},
-    {"arch": "resnet20", "shortcut": "none"},
-    {"arch": "resnet56"},
-    {"arch": "resnet18", "stem": "imagenet"},
-    {"arch": "resnet50"},
-    {"arch": "resnet50", "groups": 32, "width_per_group": 4},
-]
 
 
 @pytest.mark.parametrize("options", NETWORKS, ids=lambda options: "-".join(map(str, options.values())))
