@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from app.http.parameters import NO_PARAMETERS, Parameters
 from app.http.problems import Headers
+from app.http.request_ids import given_id_in
 
 LINE_OF_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,8})\r\n", re.IGNORECASE)
 
@@ -24,7 +25,7 @@ class Head:
     def __init__(self, headers: Headers, query: bytes) -> None:
         self.headers = headers
         self.fields = dict(reversed(headers))
-        self.given_id = self.fields.get(b"x-request-id", b"")
+        self.given_id = given_id_in(self.fields)
         self.key = self.fields.get(b"authorization", b"").decode("latin-1")
         self.content_type = self.fields.get(b"content-type", b"").decode("latin-1")
         timeout = self.fields.get(b"x-timeout-ms")

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import BodyTooSlow, DeadlinePassed, NotReady, ServiceError
 from app.http.direct_interface import WHOLE
 from app.http.problems import PROBLEM_TYPE, SECURITY_HEADERS, problem_body, problem_headers
-from app.http.request_ids import request_id_of
+from app.http.request_ids import given_id_in, request_id_of
 from app.lifecycle import State
 from app.service import Service
 
@@ -89,7 +89,7 @@ class RequestContext:
             return
         started = time.perf_counter()
         head = dict(reversed(scope["headers"]))  # of equal names the first one, as heads.py has it
-        request_id = request_id_of(head.get(b"x-request-id", b""))
+        request_id = request_id_of(given_id_in(head))
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         sent = False

@@ -22,7 +22,9 @@ def _header(description: str, schema: dict[str, Any], *, required: bool = True) 
 
 
 TEXT = {"type": "string"}
-ON_EVERY_ANSWER = {"x-request-id": _header("the request's own id if it is a sane one, else a new one", TEXT)}
+ON_EVERY_ANSWER = {
+    "x-request-id": _header("the request's own id or its trace's if it is a sane one, else a new one", TEXT)
+}
 RETRY_AFTER = {"retry-after": _header("seconds to wait before another try", {"type": "integer", "minimum": 1})}
 WWW_AUTHENTICATE = {"www-authenticate": _header("Bearer", TEXT)}
 SERVER_TIMING = {"server-timing": _header("milliseconds of decode, queue and inference", TEXT)}

@@ -156,6 +156,11 @@ async def test_both_ways_turn_away_alike():
         assert 'resnet_rejected_total{reason="queue-full"} 2.0' in metrics
         named = await client.post("/predict", content=PICTURE, headers=PNG | {"x-request-id": "mine"})
         assert (named.json()["request_id"], named.headers["x-request-id"]) == ("mine", "mine")
+        trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+        for method, path in (("POST", "/predict"), ("GET", "/livez")):  # refused directly, and by the framework
+            parent = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+            traced = await client.request(method, path, content=PICTURE, headers=PNG | parent)
+            assert traced.headers["x-request-id"] == trace
 
 
 async def test_who_is_turned_away_may_go_on_and_is_answered_in_order():
