@@ -52,6 +52,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("resnet: interrupted\n")
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # whoever read has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else what is buffered fails again at the exit
+        sys.exit(128 + signal.SIGPIPE)
     except ModuleNotFoundError as error:
         if error.name not in FOR_TRAINING_AND_GPUS:
             raise

@@ -28,6 +28,11 @@ async function classify(image) {
 }
 
 for (const file of process.argv.slice(2)) {
-  const found = await classify(await readFile(file));
-  console.log(`${file}: ${found.label} ${(100 * found.probability).toFixed(1)}%`);
+  try {
+    const found = await classify(await readFile(file));
+    console.log(`${file}: ${found.label} ${(100 * found.probability).toFixed(1)}%`);
+  } catch (error) {
+    console.error(`${file}: ${error.message}${error.cause ? `: ${error.cause.message}` : ""}`);
+    process.exitCode = 1;
+  }
 }

@@ -35,3 +35,24 @@ def test_ctrl_c_ends_other_commands_in_one_line_wherever_it_comes(command):
     code = TERMINATED_AT_ONCE.replace("NUMBER", "SIGINT").replace("serve", command)
     ended = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True)
     assert (ended.returncode, ended.stderr) == (130, b"resnet: interrupted\n")
+
+
+WORDY = """
+import argparse
+import app.cli
+
+parser = argparse.ArgumentParser()
+parser.set_defaults(run=lambda _arguments: [print("line") for _ in range(100_000)] and 0)
+app.cli.build_parser = lambda: parser
+app.cli.main()
+"""
+
+
+def test_a_reader_that_has_read_enough_ends_a_command_without_a_word():
+    with subprocess.Popen(
+        [sys.executable, "-c", WORDY], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as ended:
+        assert ended.stdout.readline() == b"line\n"
+        ended.stdout.close()
+        assert ended.stderr.read() == b""
+    assert ended.returncode == 141
