@@ -9,7 +9,7 @@ import torch
 
 from model.data import DataError, Dataset, Split, load_cifar10, load_cifar100
 from model.folder import load_folder
-from model.folder_layout import OnBadImage
+from model.folder_layout import OnBadImage, some_of
 
 CIFAR = {"cifar10": load_cifar10, "cifar100": load_cifar100}
 CIFAR_SIZE = 32
@@ -48,14 +48,10 @@ def check_classes(dataset: Dataset, classes: tuple[str, ...], whose: str) -> Non
         return
     ours, theirs = (sorted(set(a) - set(b)) for a, b in ((dataset.classes, classes), (classes, dataset.classes)))
     differences = [
-        f"{owner} alone has {_some(names)}" for owner, names in (("the data", ours), (whose, theirs)) if names
+        f"{owner} alone has {some_of(names, 3)}" for owner, names in (("the data", ours), (whose, theirs)) if names
     ]
     hint = ": an empty folder of that name will do" if theirs and not ours and dataset.paths is not None else ""
     raise DataError(
         f"the classes of {dataset.name} are not those of {whose}: "
         f"{'; '.join(differences) or 'their order differs'}{hint}"
     )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

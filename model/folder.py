@@ -30,10 +30,10 @@ from model.folder_layout import (
 )
 from model.folder_told import tell_of_test_pictures, tell_of_training_pictures
 from model.look_alikes import thumbnails
+from model.transforms import MAX_SIDE, MIN_SIDE
 
 log = logging.getLogger(__name__)
 
-SIZES = (8, 512)
 TEST_SHARE = 0.1
 MAX_IMAGES_BYTES = 8 << 30
 
@@ -91,8 +91,8 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
     loaded, and once more when it is itself.
     """
     folder = PictureFolder.at(path)
-    if not SIZES[0] <= image_size <= SIZES[1]:
-        raise DataError(f"image size {image_size}: expected {SIZES[0]} to {SIZES[1]} pixels")
+    if not MIN_SIDE <= image_size <= MAX_SIDE:
+        raise DataError(f"image size {image_size}: expected {MIN_SIDE} to {MAX_SIDE} pixels")
     if len(folder.split_dirs) == 3 and split != "all":
         unused, trained_on = folder.split_dirs["val"].name, folder.split_dirs["train"].name
         log.info("%s: %r is not used, since what is held out is taken from %r", folder.root, unused, trained_on)

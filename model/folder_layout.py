@@ -156,7 +156,7 @@ def tell_of_doubts(root: Path, split_dirs: Mapping[str, Path]) -> None:
         advice = (
             "if those are the classes, give a folder that holds them alone, or call the outer ones 'train' and 'test'"
         )
-        log.warning("the classes are %s, each of which holds folders %s: %s", _some(folders), _some(common), advice)
+        log.warning("the classes are %s, each of which holds folders %s: %s", some_of(folders), some_of(common), advice)
     beside = [
         entry.relative_to(root)
         for place in (root, *split_dirs.values())
@@ -164,15 +164,13 @@ def tell_of_doubts(root: Path, split_dirs: Mapping[str, Path]) -> None:
         if entry.suffix.lower() in PICTURE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
     ]
     if beside:
-        log.warning("%s: %d picture(s) in no class folder are not used: %s", root, len(beside), _some(beside))
+        log.warning("%s: %d picture(s) in no class folder are not used: %s", root, len(beside), some_of(beside))
 
 
-def _some(names: Iterable[object]) -> str:
-    """Return a few of the names, sorted, for a log line."""
+def some_of(names: Iterable[object], most: int = MAX_SOME) -> str:
+    """Return a few of the names, sorted and quoted, and how many more there are."""
     shown = sorted(map(str, names))
-    return ", ".join(map(repr, shown[:MAX_SOME])) + (
-        f" and {len(shown) - MAX_SOME} more" if len(shown) > MAX_SOME else ""
-    )
+    return ", ".join(map(repr, shown[:most])) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
 def list_files(

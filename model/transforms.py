@@ -23,6 +23,10 @@ CIFAR10_MEAN: Triple = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD: Triple = (0.2470, 0.2435, 0.2616)
 
 
+# Of an image's side, in pixels: beyond them a number can only be a slip, and memory goes by the side's square.
+MIN_SIDE, MAX_SIDE = 8, 512
+
+
 def evaluation_transform(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Turn an RGB picture into the network's input, uint8 (3, size, size).
 

@@ -9,6 +9,7 @@ from uvicorn.server import ServerState
 from app.http.bodies import BodyBudget
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
+from app.http.direct_interface import WHOLE
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HALF = b"GET / HTTP/1.1\r\nho"
@@ -59,6 +60,16 @@ class Transport:
 async def answer(_scope, _receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
+
+
+def responding(status=200, *headers, body=b""):
+    """An application that answers at once, by the connection's own way."""
+
+    async def respond(scope, _receive, _send):
+        length = (b"content-length", b"%d" % len(body))
+        await scope["extensions"][WHOLE]["respond"](status, [length, *headers], body)
+
+    return respond
 
 
 class Port:

@@ -117,6 +117,11 @@ def torch_errors_classified(device: torch.device, *, has_worked: bool = False) -
         raise
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory was missing, on a device or for Python itself."""
+    return isinstance(error, MemoryError) or is_out_of_memory(error)
+
+
 def is_out_of_memory(error: BaseException | None, *, has_worked: bool = False) -> bool:
     """Whether it says so, or was raised in the handling of one that does: ending a failed capture raises again.
 

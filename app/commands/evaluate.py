@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the scores; exit 1 below --min-accuracy."""
-    from app.backends.torch_backend import is_out_of_memory
+    from app.backends.torch_backend import lacks_memory
     from model.checkpoint import CheckpointError
     from model.data import DataError
     from model.device import DeviceError
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"resnet: error: {error}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not is_out_of_memory(error):
+        if not lacks_memory(error):
             raise
         print("resnet: error: out of memory: --device cpu may have more, a smaller folder needs less", file=sys.stderr)
         return 1

@@ -19,7 +19,8 @@ from app.commands.progress import ProgressBar
 from app.commands.train_report import report
 from app.telemetry import set_up_logging
 from model.architecture import ARCHITECTURES
-from model.training.recipe import MAX_EPOCHS, MAX_SIDE, PRESETS, Phases, parse_phases
+from model.training.recipe import MAX_EPOCHS, PRESETS, Phases, parse_phases
+from model.transforms import MAX_SIDE, MIN_SIDE
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="fetch CIFAR if it is not there")
     parser.add_argument(
         "--image-size",
-        type=whole(8, MAX_SIDE),
+        type=whole(MIN_SIDE, MAX_SIDE),
         default=32,
         help="side a folder's pictures are brought to, pixels [%(default)s]",
     )
@@ -116,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     The exit status is 128 + the signal's number where one stopped it.
     """
-    from app.backends.torch_backend import is_out_of_memory
+    from app.backends.torch_backend import lacks_memory
     from model.data import DataError
     from model.device import limit_threads, pick_device
     from model.extras import MissingExtra
@@ -148,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"resnet: error: {error}{note}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not is_out_of_memory(error):
+        if not lacks_memory(error):
             raise
         print("resnet: error: out of memory: take a smaller --batch-size or --image-size", file=sys.stderr)
         return 1

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from app.errors import RETRY_AFTER_S
+from app.errors import NotReady
+from app.http.problems import problem_headers
 from app.lifecycle import State
 from app.routes.common import KeyDep, ServiceDep
 from app.routes.document import (
@@ -25,7 +26,7 @@ from app.service import Service
 router = APIRouter(tags=["operations"])
 probes = APIRouter(tags=["operations"])  # no key
 
-UNREADY_HEADERS = {"retry-after": str(RETRY_AFTER_S)}
+UNREADY_HEADERS = problem_headers(NotReady())
 
 
 @probes.get(

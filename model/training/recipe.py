@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from model.architecture import Architecture, Shortcut, Stem
+from model.transforms import MAX_SIDE, MIN_SIDE
 
 MAX_CIFAR_STEM_PIXELS = 64
 
@@ -36,8 +37,7 @@ class Augmentation:
 NATIVE_SIZE = 32
 SMALLEST_BATCH = 8
 
-# Beyond these a number can only be a slip: memory goes by the side's square.
-MAX_SIDE = 512
+# Beyond it a number can only be a slip.
 MAX_EPOCHS = 1_000_000
 
 # Of the runs that a checkpoint came from, so many are kept in its metadata.
@@ -48,12 +48,12 @@ Phases = tuple[tuple[int, int], ...]
 
 def parse_phases(text: str) -> Phases:
     """Parse "16:10,32:2" into ((16, 10), (32, 2)): ten epochs at 16x16, then two at 32x32. Raises ValueError."""
-    limits = f"sizes from 8 to {MAX_SIDE}, epochs from 1 to {MAX_EPOCHS}"
+    limits = f"sizes from {MIN_SIDE} to {MAX_SIDE}, epochs from 1 to {MAX_EPOCHS}"
     try:
         phases = tuple((int(size), int(epochs)) for size, epochs in (part.split(":") for part in text.split(",")))
     except ValueError:
         phases = ()
-    if not phases or not all(8 <= size <= MAX_SIDE and 1 <= epochs <= MAX_EPOCHS for size, epochs in phases):
+    if not phases or not all(MIN_SIDE <= size <= MAX_SIDE and 1 <= epochs <= MAX_EPOCHS for size, epochs in phases):
         raise ValueError(f"expected SIZE:EPOCHS[,SIZE:EPOCHS...], such as 16:10,32:2, {limits}, not {text!r}")
     return phases
 

@@ -4,9 +4,8 @@ import asyncio
 
 import pytest
 
-from app.http.direct_interface import WHOLE
 from app.http.parsing import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, MAX_UPGRADES, PIECE_BYTES
-from tests.connections import REQUEST, Port, answer, echo, ended
+from tests.connections import REQUEST, Port, answer, echo, ended, responding
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
 
@@ -75,8 +74,7 @@ async def test_a_body_that_is_refused_before_its_request_has_begun_is_given_no_l
     assert not caplog.records
 
 
-async def refuse(scope, _receive, _send):
-    await scope["extensions"][WHOLE]["respond"](413, [(b"connection", b"close")], b"no")
+refuse = responding(413, (b"connection", b"close"), body=b"no")
 
 
 async def test_what_a_refused_client_sends_without_leave_is_thrown_away_for_a_while(monkeypatch):

@@ -6,10 +6,18 @@ import random
 import pytest
 
 from app.http.connections import RESPONSE_PIECE_BYTES
-from app.http.direct_interface import WHOLE
-from tests.connections import HALF, REQUEST, Port, ended
+from tests.connections import HALF, REQUEST, Port, ended, responding
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
+
+CLOSE = (b"connection", b"close")
+
+
+def port_for(body):
+    """Where one response of this body may be unread, and no more."""
+    port = Port(responding(body=body))
+    port.unread.max_bytes = len(body)
+    return port
 
 
 async def test_a_client_that_does_not_read_is_closed_and_one_that_reads_again_is_not():
@@ -55,12 +63,7 @@ async def test_a_tls_client_that_does_not_say_goodbye_does_not_hold_up_a_drain(m
 
 async def test_a_large_answer_is_sent_as_it_is_read_and_counts_as_unread_until_then():
     body = random.Random(0).randbytes(2 * RESPONSE_PIECE_BYTES + 1)
-
-    async def large(scope, _receive, _send):
-        await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"%d" % len(body))], body)
-
-    port = Port(large)
-    port.unread.max_bytes = len(body)
+    port = port_for(body)
     protocol, transport = port.connect()
     protocol.data_received(REQUEST)
     protocol.pause_writing()
@@ -79,12 +82,7 @@ async def test_a_large_answer_is_sent_as_it_is_read_and_counts_as_unread_until_t
 async def test_a_client_that_stops_to_read_a_large_answer_holds_what_is_left_of_it(caplog):
     body = bytes(3 * RESPONSE_PIECE_BYTES)
     sent = []
-
-    async def large(scope, _receive, _send):
-        await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"%d" % len(body))], body)
-
-    port = Port(large)
-    port.unread.max_bytes = len(body)
+    port = port_for(body)
     protocol, transport = port.connect()
 
     def write(data):
@@ -112,12 +110,7 @@ async def test_a_client_that_stops_to_read_a_large_answer_holds_what_is_left_of_
 
 async def test_what_is_left_of_a_large_answers_last_piece_counts_until_it_is_read():
     body = bytes(RESPONSE_PIECE_BYTES + 1)
-
-    async def large(scope, _receive, _send):
-        await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"%d" % len(body))], body)
-
-    port = Port(large)
-    port.unread.max_bytes = len(body)
+    port = port_for(body)
     protocol, transport = port.connect()
 
     def write(data):
@@ -168,12 +161,8 @@ async def test_a_client_that_never_takes_the_last_bytes_does_not_keep_the_connec
             await asyncio.sleep(0.001)
 
 
-async def at_once(scope, _receive, _send):
-    await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"0")], b"")
-
-
 async def test_a_header_of_which_a_part_has_come_is_answered_when_the_connection_is_to_be_closed():
-    protocol, transport = Port(at_once).connect()
+    protocol, transport = Port(responding()).connect()
     protocol.data_received(REQUEST[:20])
     protocol.shutdown()
     assert not transport.is_closing()
@@ -188,7 +177,7 @@ async def test_a_header_of_which_a_part_has_come_is_answered_when_the_connection
 @pytest.mark.parametrize("count", [2, 400], ids=["few", "more than are parsed"])
 @pytest.mark.parametrize("when", ["before", "unread"])
 async def test_of_requests_in_a_row_only_the_last_ones_answer_closes_when_the_connection_is_to_be_closed(when, count):
-    protocol, transport = Port(at_once).connect()
+    protocol, transport = Port(responding()).connect()
     protocol._has_unread = lambda: when == "unread"
     if when == "before":
         protocol.data_received(REQUEST * count)
@@ -212,10 +201,7 @@ async def test_half_a_header_that_was_unread_when_the_connection_was_to_be_close
 
 
 async def test_a_refused_client_that_still_sends_its_body_is_not_reset_by_a_drain():
-    async def refuse(scope, _receive, _send):
-        await scope["extensions"][WHOLE]["respond"](413, [(b"content-length", b"0"), (b"connection", b"close")], b"")
-
-    protocol, transport = Port(refuse).connect()
+    protocol, transport = Port(responding(413, CLOSE)).connect()
     protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
     await ended(protocol)
     protocol.shutdown()
@@ -227,10 +213,7 @@ async def test_a_refused_client_that_still_sends_its_body_is_not_reset_by_a_drai
 async def test_a_refused_client_that_still_sends_its_body_is_not_reset(monkeypatch):
     monkeypatch.setattr("app.http.connections.LINGER_S", 3600)
 
-    async def refuse(scope, _receive, _send):
-        await scope["extensions"][WHOLE]["respond"](408, [(b"content-length", b"0"), (b"connection", b"close")], b"")
-
-    protocol, transport = Port(refuse).connect()
+    protocol, transport = Port(responding(408, CLOSE)).connect()
     protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
     await ended(protocol)
     assert transport.sent.startswith(b"HTTP/1.1 408")
