@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
 from model import look_alikes as module
+from model.data import load_cifar10
 from model.look_alikes import look_alikes, thumbnails
 from model.pictures import open_picture, picture_pixels
 from tests.conftest import encode, noise
@@ -56,3 +59,17 @@ def test_very_many_are_not_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> Non
     assert look_alikes(thumbs, thumbs) == [(number, number) for number in range(20)]
     monkeypatch.setattr(module, "MAX_PAIRS", 20 * 7)
     assert look_alikes(thumbs, thumbs) == [(number, number) for number in range(7)]
+
+
+def test_on_cifar10_few_are_alike_and_what_was_saved_anew_is_known_again(
+    cifar10_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures that model/look_alikes.py has, with some room for the last bits of sums."""
+    monkeypatch.setattr(module, "MAX_PAIRS", 10**9)
+    trained, tested = (load_cifar10(cifar10_root, train=train).images for train in (True, False))
+    others = thumbnails(trained)
+    assert len(look_alikes(others, thumbnails(tested))) == pytest.approx(38, abs=3)
+    enlarged = [Image.fromarray(one.permute(1, 2, 0).numpy()).resize((256, 256)) for one in tested[:500]]
+    known = torch.cat([seen(enlarged), others[:5000]])
+    again = look_alikes(known, seen(enlarged, "JPEG", quality=30))
+    assert sum(i == j for i, j in again) == pytest.approx(499, abs=2)
