@@ -36,19 +36,26 @@ Pieces = tuple[bytes, ...]
 
 
 def requests(name: str, header: str, cut: bool = False) -> list[Pieces]:
-    """Return a request for each example picture, in one piece or with the body in a second one."""
-    whole = [post("/predict", path.read_bytes(), {"content-type": "image/png", name: header}) for path in PICTURES]
+    """Return a request for each example picture, in one piece or with the body in a second one.
+
+    A `{}` in the header stands for what differs from picture to picture.
+    """
+    headers = [{"content-type": "image/png", name: header.format(number)} for number in range(len(PICTURES))]
+    whole = [post("/predict", path.read_bytes(), one) for path, one in zip(PICTURES, headers, strict=True)]
     ends = [one.index(b"\r\n\r\n") + 4 for one in whole]
     return [(one[:end], one[end:]) if cut else (one,) for one, end in zip(whole, ends, strict=True)]
 
 
 ACCEPT = requests("accept", "*/*")
+ID = requests("x-request-id", "4bf92f3577b34da6a3ce929d0e0e47{:02}")
 # Each client sends the lists' requests in turn: what has two headers by turns is known from no request before it.
 FORMS: dict[str, tuple[Sequence[list[Pieces]], bytes]] = {
     "known header": ((ACCEPT,), b"200"),
     "known header, body in a second piece": ((requests("accept", "*/*", cut=True),), b"200"),
+    "known header but for an id": ((ID,), b"200"),
     "another header than before": ((ACCEPT, requests("accept", "application/json")), b"200"),
     "refused in an overload": ((ACCEPT,), b"429"),
+    "refused, known header but for an id": ((ID,), b"429"),
     "refused, another header than before": ((ACCEPT, requests("accept", "application/json")), b"429"),
 }
 

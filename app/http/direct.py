@@ -174,8 +174,7 @@ class Exchange:
         self._options = head.parameters.resolve(len(predictor.classes), settings.timeout_ms, self._began)
         service.body_budget.take(len(body))
         self._held_bytes = len(body)
-        if b"content-encoding" in head.fields:
-            refuse_codings(value.decode("latin-1") for name, value in head.headers if name == b"content-encoding")
+        refuse_codings(head.codings)
         entries = split_images(head.content_type, body, settings.max_images, predictor.input_size)
         self._ticket = predictor.batcher.admit(len(entries), self._options.deadline)
         self._count = len(entries)

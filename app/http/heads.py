@@ -1,8 +1,9 @@
 """A request's header, as those who answer on its connection see it, and how it is known again.
 
-Clients that keep a connection open send the same header again and again, but for the length of the body. Parsing it is
-a third of what a small request costs, and refusing one in an overload is little else. So a connection keeps the last
-header of a small request as bytes; what has the same bytes around its length was parsed once and means the same.
+Clients that keep a connection open send the same header again and again, but for the length of the body, a boundary
+and, behind a proxy, what it adds to tell requests apart. Parsing it is a third of what a small request costs, and
+refusing one in an overload is little else. So a connection keeps the last header of a small request as bytes; what has
+the same bytes around those values was parsed once and means the same but for them.
 """
 
 from __future__ import annotations
@@ -14,30 +15,52 @@ from app.http.parameters import NO_PARAMETERS, Parameters
 from app.http.problems import Headers
 from app.http.request_ids import given_id_in
 
-LINE_OF_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,8})\r\n", re.IGNORECASE)
+CONTENT_LENGTH, CONTENT_TYPE = b"content-length", b"content-type"
+LENGTH = re.compile(rb"[0-9]{1,8}")
+
+# What tells requests or clients apart and decides about nothing: two of these name a request here (request_ids.py), the
+# others are not read at all.
+TELLING_APART = (
+    b"x-request-id traceparent tracestate baggage b3 x-b3-traceid x-b3-spanid x-b3-parentspanid x-correlation-id"
+    b" x-amzn-trace-id x-cloud-trace-context cf-ray cf-connecting-ip x-forwarded-for x-real-ip forwarded"
+    b" user-agent".split()
+)
+MAY_DIFFER = frozenset((CONTENT_LENGTH, CONTENT_TYPE, *TELLING_APART))
+TEXT = re.compile(rb"[!-~](?:[ -~]*[!-~])?")  # as the parser gives it, without the space around it
+MAX_VALUE_BYTES = 512
 
 
 class Head:
-    """The header of a POST: `fields` by lower-case name, of equal names the first one; `parameters` are not judged."""
+    """What the header of a POST says, of equal names the first one; `parameters` are not judged."""
 
-    __slots__ = ("content_type", "fields", "given_id", "headers", "key", "parameters")
+    __slots__ = ("codings", "content_type", "given_id", "key", "parameters")
 
     def __init__(self, headers: Headers, query: bytes) -> None:
-        self.headers = headers
-        self.fields = dict(reversed(headers))
-        self.given_id = given_id_in(self.fields)
-        self.key = self.fields.get(b"authorization", b"").decode("latin-1")
-        self.content_type = self.fields.get(b"content-type", b"").decode("latin-1")
-        timeout = self.fields.get(b"x-timeout-ms")
+        fields = dict(reversed(headers))
+        self.given_id = given_id_in(fields)
+        self.key = fields.get(b"authorization", b"").decode("latin-1")
+        self.content_type = fields.get(b"content-type", b"").decode("latin-1")
+        self.codings: list[str] = []
+        if b"content-encoding" in fields:
+            self.codings = [value.decode("latin-1") for name, value in headers if name == b"content-encoding"]
+        timeout = fields.get(b"x-timeout-ms")
         self.parameters = Parameters.read(query, timeout) if query or timeout is not None else NO_PARAMETERS
+
+    def but_for(self, values: dict[bytes, bytes]) -> Head:
+        """Return what the header of another request says, which has other `values` of those that may differ."""
+        other = Head.__new__(Head)
+        other.codings, other.key, other.parameters = self.codings, self.key, self.parameters
+        other.content_type = values.get(CONTENT_TYPE, b"").decode("latin-1")
+        other.given_id = given_id_in(values)
+        return other
 
 
 @dataclass(frozen=True, slots=True)
 class KnownHead:
-    """A header by its bytes: those before the digits of the body's length, and those behind them."""
+    """A header by its bytes: `start`, and then by name each value that may differ and the bytes behind it."""
 
-    before: bytes
-    after: bytes
+    start: bytes
+    rest: tuple[tuple[bytes, bytes], ...]
     head: Head
 
     @classmethod
@@ -47,24 +70,50 @@ class KnownHead:
         `request` is one whole request as it came, `head` what the parser has read of it. That all bytes behind the
         first blank line are as many as content-length says is checked, so that the header does end there.
         """
-        end = request.find(b"\r\n\r\n") + 4
-        line = LINE_OF_LENGTH.search(request, 0, end - 2)
-        length = head.fields.get(b"content-length", b"")
-        plain = request.startswith(b"POST ") and request[: request.find(b"\r\n")].endswith(b" HTTP/1.1")
-        if line is None or not plain or line[1] != length or int(length) != len(request) - end:
+        header, _, body = request.partition(b"\r\n\r\n")
+        first, *lines = header.split(b"\r\n")
+        names, pieces, length = [], [first], -1
+        for line in lines:
+            name, _, text = line.partition(b":")
+            name, value = name.lower(), text.lstrip(b" ")
+            pieces[-1] += b"\r\n" + line
+            if name in MAY_DIFFER:
+                if not _usual(name, value):
+                    return None
+                pieces[-1] = pieces[-1].removesuffix(value)
+                pieces.append(b"")
+                names.append(name)
+                length = int(value) if name == CONTENT_LENGTH else length
+        pieces[-1] += b"\r\n\r\n"
+        plain = first.startswith(b"POST ") and first.endswith(b" HTTP/1.1")
+        if not plain or length != len(body):
             return None
-        return cls(request[: line.start(1)], request[line.end(1) : end], head)
+        return cls(pieces[0], tuple(zip(names, pieces[1:], strict=True)), head)
 
-    def match(self, request: bytes) -> tuple[int, bytes] | None:
-        """Match the bytes that have come of a request against this header with any content-length.
+    def match(self, request: bytes) -> tuple[Head, int, bytes] | None:
+        """Match the bytes that have come of a request against this header.
 
-        Returns the length that is announced and what has come of the body; None if the header differs or is not whole.
+        Returns what its header says, the length that is announced and what has come of the body; None if the header
+        differs in anything that matters, or is not whole.
         """
-        if not request.startswith(self.before):
+        if not request.startswith(self.start):
             return None
-        begin = len(self.before)
-        end = request.find(b"\r", begin, begin + 9)
-        length = request[begin:end]
-        if end < 0 or not length.isdigit() or not request.startswith(self.after, end):
-            return None
-        return int(length), request[end + len(self.after) :]
+        at = len(self.start)
+        values: dict[bytes, bytes] = {}
+        for name, behind in self.rest:
+            end = request.find(b"\r", at, at + MAX_VALUE_BYTES + 1)
+            if end < 0 or not request.startswith(behind, end):
+                return None
+            value = request[at:end]
+            if not _usual(name, value):
+                return None
+            values.setdefault(name, value)  # of equal names the first one counts
+            at = end + len(behind)
+        return self.head.but_for(values), int(values[CONTENT_LENGTH]), request[at:]
+
+
+def _usual(name: bytes, value: bytes) -> bool:
+    """Whether a header's value, of those that may differ, is what the parser takes it for."""
+    if name == CONTENT_LENGTH:
+        return LENGTH.fullmatch(value) is not None
+    return len(value) <= MAX_VALUE_BYTES and TEXT.fullmatch(value) is not None

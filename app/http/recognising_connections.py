@@ -65,9 +65,9 @@ class RecognisingConnection(DirectConnection):
         held = self._held and self._take_held()
         data = held + data
         if self._known is not None and self._may_begin() and (found := self._known.match(data)) is not None:
-            length, body = found
+            head, length, body = found
             if len(body) == length <= self._direct.max_body_bytes:
-                self._begin_known(self._known.head, body, self._held_since if held else time.monotonic())
+                self._begin_known(head, body, self._held_since if held else time.monotonic())
                 return
             if len(body) < length <= self._direct.max_body_bytes and not held:
                 self._hold(data)
@@ -159,7 +159,7 @@ class RecognisingConnection(DirectConnection):
 
     def _get_to_know(self, request: bytes, head: Head) -> None:
         """Know a request's header from now on, unless it is long or has asked for the connection's end."""
-        size = len(request) - int(head.fields.get(b"content-length", 0))
+        size = request.find(b"\r\n\r\n")
         if size > MAX_KNOWN_BYTES or self._active is None or not self._active.keep_alive:
             return
         self._known = KnownHead.of(request, head)

@@ -21,13 +21,18 @@ from tests.connections import Transport, answer, ended
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
 
 BODY = b"12345"
-REQUEST = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: %d\r\naccept: */*\r\n\r\n%s"
+REQUEST = (
+    b"POST /predict HTTP/1.1\r\nhost: x\r\nX-Request-Id: one-7\r\ncontent-type: image/png\r\ncontent-length: %d\r\n"
+    b"user-agent: some client/1\r\naccept: */*\r\n\r\n%s"
+)
 PIECES = [b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b"\0", b"0", b"5", b"a", b"HTTP/1.0", b"connection: close\r\n"]
 PIECES += [
     b"content-length: 3\r\n",
     b"transfer-encoding: chunked\r\n",
     b"expect: 100-continue\r\n",
     b"upgrade: h2c\r\n",
+    b"x-request-id: another\r\n",
+    b"content-type: text/plain\r\n",
 ]
 
 
@@ -53,8 +58,7 @@ class Echo:
         return problem_answers(error)("id")
 
     def begin(self, conversation, head, body):
-        fields = {name: value for name, value in head.fields.items() if name != b"content-length"}
-        self.asked.append((fields, head.parameters, body))
+        self.asked.append((head.given_id, (head.content_type, head.key, head.codings, head.parameters), body))
         conversation.send_answer(200, [(b"content-length", b"2")], b"ok")
 
     def body_time(self, head):
@@ -81,7 +85,7 @@ def request(body=BODY):
 
 
 def mutated(draw):
-    """A request that differs in a place or two, most of them in the header, some only in the body."""
+    """A request that differs in a place or two, most of them in the header, some only in the body or in an id."""
     data = request(bytes(draw.choices(range(256), k=draw.randrange(12))))
     for _ in range(draw.randrange(3)):
         at = draw.randrange(len(data))
@@ -91,7 +95,7 @@ def mutated(draw):
 
 def is_known(connection, data):
     found = connection._known.match(data)
-    return found is not None and len(found[1]) == found[0]
+    return found is not None and len(found[2]) == found[1]
 
 
 async def told_without_ids(transport):
