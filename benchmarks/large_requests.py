@@ -1,5 +1,7 @@
 """256 images in one request, in each form, against the engine's own best rate before and after it.
 
+All of it is on the CPU, also where there is a GPU.
+
 python -m benchmarks.large_requests
 """
 
@@ -66,7 +68,7 @@ async def request_rate(port: int, request: bytes) -> float:
 
 def main() -> None:
     """Alternate the engine and each of the forms, ROUNDS times, and write the medians and the ratios."""
-    settings = Settings()
+    settings = Settings(device="cpu")
     images = examples(IMAGES)
     requests = forms(images)
     engine = load_engine(settings)
@@ -74,7 +76,9 @@ def main() -> None:
     # Deadlines are no matter here: on a slow machine two such requests take their time, and one would be refused.
     with (
         tempfile.TemporaryDirectory() as folder,
-        service_process(Path(folder) / "log", timeout_ms=60_000, max_queue_s=60, **engine.tuning) as service,
+        service_process(
+            Path(folder) / "log", device="cpu", timeout_ms=60_000, max_queue_s=60, **engine.tuning
+        ) as service,
     ):
         service.wait_ready()
         batch, sizes = best_batch(engine, images)

@@ -2,6 +2,7 @@
 
 Every request goes the whole way, because memory is kept in different places: by the C library for each thread, by the
 engine for each batch size, by the answers' path for each error. On two cores that is some ten minutes.
+On the CPU, also where there is a GPU.
 
 python -m benchmarks.memory
 """
@@ -81,7 +82,7 @@ def main() -> None:
     after: dict[int, float] = {}
     with (
         tempfile.TemporaryDirectory() as folder,
-        service_process(Path(folder) / "log", timeout_ms=60_000, max_queue_s=60) as service,
+        service_process(Path(folder) / "log", device="cpu", timeout_ms=60_000, max_queue_s=60) as service,
     ):
         service.wait_ready()
         ready_mb = resident_mb(service)

@@ -2,7 +2,7 @@
 
 Closed-loop rounds of 64 clients and of one give the saturated rate and the single request's latency that the shares and
 ratios refer to, anew in each round, and the engine by itself what a batch takes. Beside the p99 at 80 % stands what
-random arrivals alone make of such batches: benchmarks/queueing.py.
+random arrivals alone make of such batches: benchmarks/queueing.py. All of it is on the CPU, also where there is a GPU.
 
 python -m benchmarks.open_loop
 """
@@ -104,14 +104,14 @@ def one_round(
 
 def main() -> None:
     """Run all rounds against one process."""
-    settings = Settings()
+    settings = Settings(device="cpu")
     wrk = closed_loop.find_or_download_wrk()
     requests = [post("/predict", path.read_bytes(), {"content-type": "image/png"}) for path in closed_loop.PICTURES]
     engine, images = load_engine(settings), examples(max(ENGINE_SIZES))
     rounds, engine_rounds = [], []
     with (
         tempfile.TemporaryDirectory() as folder,
-        service_process(Path(folder) / "serve.log", **engine.tuning) as service,
+        service_process(Path(folder) / "serve.log", device="cpu", **engine.tuning) as service,
     ):
         service.wait_ready()
         for seed in range(ROUNDS):

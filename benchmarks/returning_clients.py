@@ -1,6 +1,7 @@
 """What waiting for clients that come back at once gains: the service with it and without it, in turns.
 
-Both stand ready all the time; the one that is not loaded takes no processor. See app/batching/returning_clients.py.
+Both stand ready all the time; the one that is not loaded takes no processor. All of it is on the
+CPU, also where there is a GPU. See app/batching/returning_clients.py.
 
 python -m benchmarks.returning_clients
 """
@@ -77,7 +78,7 @@ def main() -> None:
     wrk = closed_loop.find_or_download_wrk()
     found = {}
     for precision in arguments.precisions:
-        settings = {"precision": precision, "batch_sizes": BATCH_SIZES}
+        settings = {"device": "cpu", "precision": precision, "batch_sizes": BATCH_SIZES}
         alone = ("benchmarks.returning_clients", "--serve-without")
         with (
             tempfile.TemporaryDirectory() as folder,

@@ -60,7 +60,8 @@ def running(contender: Contender, python: Path, engine: str) -> Iterator[Running
     port = free_port()
     hidden = ("RESNET_", "OMP_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-    environment |= {ENGINE_VARIABLE: engine, PORT_VARIABLE: str(port)}
+    # The same device for all: some servers hide a GPU from their workers unless they are asked for it.
+    environment |= {ENGINE_VARIABLE: engine, PORT_VARIABLE: str(port), "RESNET_DEVICE": "cpu"}
     environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "PATH": f"{python.parent}:{environment['PATH']}"}
     with log_path.open("wb") as log:
         process = subprocess.Popen(
