@@ -1,4 +1,4 @@
-"""LoadResult for any HTTP server, at little cost of its own: it runs on the same processor as what it measures.
+"""Load for any HTTP server, at little cost of its own: it runs on the same processor as what it measures.
 
 Closed loop: each client has a connection and sends its next request when it has its answer. Open loop: requests arrive
 at random times and wait for nobody, as those of many independent users do; a closed loop hides what a slow answer does
@@ -160,7 +160,7 @@ def summarise(load: LoadResult) -> dict[str, float]:
 
 
 def main() -> None:
-    """LoadResult a URL and print what came of it as one line of JSON."""
+    """Load a URL and print what came of it as one line of JSON."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--clients", type=int, help="closed loop: so many that wait for their answers")
