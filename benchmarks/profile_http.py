@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks import closed_loop
 from benchmarks.peers.engine import ENGINE_VARIABLE, PORT_VARIABLE
 from benchmarks.ports import free_port
-from benchmarks.records import RECORDS
+from benchmarks.records import RECORDS, cores_of
 from model.machine import describe
 from tests.process import service_process
 
@@ -68,7 +68,7 @@ def main() -> None:
     machine = describe()
     lines = [
         f"{CLIENTS} clients, an engine that answers at once, {result['requests_per_s']} requests/s while being sampled",
-        f"{total} samples, {machine['cores']} cores of an {machine['processor']}, {machine['date']}",
+        f"{total} samples, {cores_of(machine)}, {machine['date']}",
         "",
         "within  at top  function",
         *(f"{n / total:6.1%}  {at_top[name] / total:6.1%}  {name}" for name, n in within.most_common(SHOWN)),

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.pages import with_part
 from benchmarks.peers import report
 from benchmarks.peers.contenders import legacy_note
-from benchmarks.records import FOLDER, by_machine, newest, of_version, path_of, read
+from benchmarks.records import FOLDER, by_machine, cores_of, newest, of_version, path_of, read
 
 PAGE = FOLDER.parent / "README.md"
 OPERATIONS = FOLDER.parent / "docs" / "operations.md"
@@ -27,8 +27,7 @@ PEERS = {"ours": "**this service**", "fastapi": "plain FastAPI, no batching"}
 def machine_of(one: dict[str, Any]) -> str:
     """Say on what and when a file was made."""
     machine = one["machine"]
-    instructions = ", ".join(machine["instructions"])
-    return f"{machine['cores']} cores of an {machine['processor']} ({instructions}), torch {machine['torch']}, {machine['date']}"
+    return f"{cores_of(machine)}, torch {machine['torch']}, {machine['date']}"
 
 
 def _where(one: dict[str, Any]) -> tuple[str, str]:

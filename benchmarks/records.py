@@ -73,6 +73,11 @@ def by_machine(name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def cores_of(machine: dict[str, Any]) -> str:
+    """Return the processor of a record's machine in words, such as "2 cores of an AMD EPYC (avx2, avx512f)"."""
+    return f"{machine['cores']} cores of an {machine['processor']} ({', '.join(machine['instructions'])})"
+
+
 def path_of(name: str, kind: str) -> str:
     """Return the path in the repository of a machine's file."""
     return (MACHINES[kind] / name).relative_to(FOLDER.parent).as_posix()

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.pages import with_part
-from benchmarks.records import FOLDER, by_machine, newest
+from benchmarks.records import FOLDER, by_machine, cores_of, newest
 from benchmarks.soak_figure import LABELS
 
 PAGE = FOLDER.parent / "docs" / "reliability.md"
 
 
 def _machine(one: dict[str, Any], path: str) -> str:
-    machine = one["machine"]
-    return f"`{path}`, {machine['date']}, {machine['cores']} cores of an {machine['processor']}"
+    return f"`{path}`, {one['machine']['date']}, {cores_of(one['machine'])}"
 
 
 def overload() -> str:

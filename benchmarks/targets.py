@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from app.commands.bench import engine_speedup
-from benchmarks.records import FOLDER, MACHINES, read
+from benchmarks.records import FOLDER, MACHINES, cores_of, read
 
 PAGE = FOLDER.parent / "docs" / "targets.md"
 ENGINE, SERVICE, INT8, OPEN_LOOP = "engine_cpu.json", "service_cpu.json", "service_cpu_int8.json", "open_loop.json"
@@ -303,9 +303,7 @@ def _machine(folder: Path) -> str:
     records = [read(name, folder) for name in names if (folder / name).is_file()]
     found = [one["machine"] for one in records if "machine" in one]
     dates = sorted({machine["date"] for machine in found})
-    whole = sorted(
-        {f"{one['cores']} cores of an {one['processor']} ({', '.join(one['instructions'])})" for one in found}
-    )
+    whole = sorted({cores_of(machine) for machine in found})
     return f"{'; '.join(whole)}, {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}" if found else "nothing measured"
 
 

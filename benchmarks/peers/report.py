@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.peers.contenders import OURS, legacy_note
-from benchmarks.records import FOLDER, RECORDS
+from benchmarks.records import FOLDER, RECORDS, cores_of
 
 DOCS = FOLDER.parent / "docs"
 TITLES = {
@@ -129,9 +129,7 @@ def draw(record: Record, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     axes.invert_yaxis()
     machine = record["machine"]
-    figure.suptitle(
-        f"{TITLES[record['engine']]}: {machine['date']}, {machine['processor']}, {machine['cores']} cores", fontsize=11
-    )
+    figure.suptitle(f"{TITLES[record['engine']]}\n{machine['date']}, {cores_of(machine)}", fontsize=11)
     figure.savefig(path, dpi=DPI)
 
 
@@ -151,7 +149,7 @@ def section(record: Record) -> str:
     ]
     parts = [
         f"## {TITLES[record['engine']]}",
-        f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}. Medians of "
+        f"{machine['date']}, {cores_of(machine)}, torch {machine['torch']}. Medians of "
         f"{len(record['rounds'])} rounds of {record['seconds']} s. Closed loops by {record['closed_loop']}; the open "
         f"loop sends {_open_loop(record)}.{legacy_note(record)}",
         table(record),
