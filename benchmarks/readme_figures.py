@@ -136,7 +136,9 @@ def _gpu() -> str:
         measured = by_machine(CUDA)
     except FileNotFoundError:
         return "a GPU has not been measured yet"
-    return "the engine on a GPU: " + ", ".join(f"`{path_of(CUDA, kind)}`" for kind in measured)
+    return "the engine on a GPU: " + ", ".join(
+        f"{one['machine']['gpu']}, `{path_of(CUDA, kind)}`" for kind, one in measured.items()
+    )
 
 
 def table(titles: dict[str, str], columns: dict[str, dict[str, str]]) -> str:

@@ -1,6 +1,7 @@
 """What this service is meant to reach beside what the files under benchmarks/ say that it reached: docs/targets.md.
 
-Several machines have been measured; a target is met where all of them meet it.
+Several machines have been measured; a target is met where all of them meet it. What is asked of a GPU is judged by the
+GPU that the record names, whatever processor is beside it and wherever the file lies.
 
 python -m benchmarks.targets exits with 1 if a target is missed, with 2 if none is but some were not measured.
 """
@@ -20,9 +21,11 @@ from benchmarks.records import FOLDER, MACHINES, cores_of, read
 PAGE = FOLDER.parent / "docs" / "targets.md"
 ENGINE, SERVICE, INT8, OPEN_LOOP = "engine_cpu.json", "service_cpu.json", "service_cpu_int8.json", "open_loop.json"
 CUDA, LARGE, MEMORY = "engine_cuda.json", "large_requests.json", "memory.json"
+JUDGED_GPUS = ("H100", "H200")  # the targets are for the first; the second has the same processor, and faster memory
 NULL, EAGER = "peers_null.json", "peers_eager.json"
 OVERLOAD, SLOW, FUZZ = "reliability/overload.json", "reliability/slow_clients.json", "reliability/fuzz.json"
 FUZZED = ("pictures", "bodies", "schemathesis", "schemathesis_with_key")
+ON_A_GPU = "The engine on a GPU"
 BOMBS, SOAK = "reliability/bombs.json", "reliability/soak.json"
 
 
@@ -48,10 +51,12 @@ class Target:
     def reached(self, folder: Path) -> float | None:
         """Return the figure that the files in `folder` give, or None if it is not in them or there are none.
 
-        Not everything is measured everywhere: a record of another device has other contenders.
+        Not everything is measured everywhere: a record of another device has other contenders. Of a GPU that the
+        target is not for, None.
         """
         try:
-            return self.figure(read(self.evidence, folder))
+            one = read(self.evidence, folder)
+            return None if self.evidence == CUDA and _judged_gpu(one) is None else self.figure(one)
         except (FileNotFoundError, KeyError):
             return None
 
@@ -68,6 +73,12 @@ class Target:
         if self.at_least is not None:
             return f"at least {self.at_least:{self.form}}"
         return f"at most {self.at_most:{self.form}}"
+
+
+def _judged_gpu(one: dict[str, Any]) -> str | None:
+    """Return the name of a record's GPU if it is one that the targets are for."""
+    gpu = str(one["machine"]["gpu"])
+    return gpu if any(name in gpu for name in JUDGED_GPUS) else None
 
 
 def _rate(one: dict[str, Any], name: str, size: str) -> float:
@@ -144,6 +155,8 @@ TARGETS: dict[str, list[Target]] = {
             lambda one: 100 * (one["test_set"]["int8"]["ece"] - one["test_set"]["float32"]["ece"]),
             at_most=0.1,
         ),
+    ],
+    ON_A_GPU: [
         Target(
             "images/s on one H100, best batch",
             CUDA,
@@ -292,6 +305,9 @@ def row(target: Target) -> tuple[Verdict, str]:
         "" if figure is None else f"{figure:{target.form}}, {verdict.value}"
         for figure, verdict in zip(figures, verdicts, strict=True)
     ]
+    if target.evidence == CUDA:
+        of_gpus = zip(MACHINES.values(), cells, strict=True)
+        cells = ["; ".join(f"{_judged_gpu(read(CUDA, folder))}: {cell}" for folder, cell in of_gpus if cell)]
     order = (Verdict.MISSED, Verdict.MET, Verdict.NOT_MEASURED)
     line = f"| {' | '.join([target.what, target.asked(), *cells, f'`{target.evidence}`'])} |"
     return next(verdict for verdict in order if verdict in verdicts), line
@@ -299,12 +315,22 @@ def row(target: Target) -> tuple[Verdict, str]:
 
 def _machine(folder: Path) -> str:
     """Say on what and when the figures of a machine were taken."""
-    names = {target.evidence for targets in TARGETS.values() for target in targets}
+    names = {target.evidence for targets in TARGETS.values() for target in targets} - {CUDA}
     records = [read(name, folder) for name in names if (folder / name).is_file()]
     found = [one["machine"] for one in records if "machine" in one]
     dates = sorted({machine["date"] for machine in found})
     whole = sorted({cores_of(machine) for machine in found})
     return f"{'; '.join(whole)}, {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}" if found else "nothing measured"
+
+
+def _gpus() -> list[str]:
+    """Say which GPUs were measured, beside which processors and when, and of which no target says anything."""
+    records = [read(CUDA, folder) for folder in MACHINES.values() if (folder / CUDA).is_file()]
+    return [
+        f"- GPU: {one['machine']['gpu']} beside {cores_of(one['machine'])}, {one['machine']['date']}"
+        + ("" if _judged_gpu(one) else "; the targets are for another one")
+        for one in records
+    ]
 
 
 def page() -> tuple[str, list[Verdict]]:
@@ -314,9 +340,10 @@ def page() -> tuple[str, list[Verdict]]:
     for title, targets in TARGETS.items():
         found = [row(target) for target in targets]
         verdicts += [verdict for verdict, _ in found]
+        columns = ["GPU"] if title == ON_A_GPU else [*MACHINES]
         lines = [
-            f"| | target | {' | '.join(MACHINES)} | file |",
-            f"|---|---|{'---:|' * len(MACHINES)}---|",
+            f"| | target | {' | '.join(columns)} | file |",
+            f"|---|---|{'---:|' * len(columns)}---|",
             *(line for _, line in found),
         ]
         tables += [f"## {title}", "\n".join(lines)]
@@ -326,7 +353,7 @@ def page() -> tuple[str, list[Verdict]]:
         "Made by `make targets` from the files under `benchmarks/`; do not edit. It fails while a target is missed. "
         "A target is met if every machine that was measured for it meets it.",
         f"{len(verdicts)} targets: {counts}.",
-        "\n".join(f"- {name}: {_machine(folder)}" for name, folder in MACHINES.items()),
+        "\n".join([*(f"- {name}: {_machine(folder)}" for name, folder in MACHINES.items()), *_gpus()]),
     ]
     return "\n\n".join([*head, *tables]) + "\n", verdicts
 

@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = ("*.json", "*.md", "*.png", "benchmarks/profile_http.txt")
 
 
-def describe() -> dict[str, Any]:
+def describe(device: str = "cuda") -> dict[str, Any]:
     """Return processor, cores, instruction sets, GPU, library versions and, in a repository, the commit.
 
+    The GPU is that of `device`, such as "cuda:1": what was computed on, by default the first one. Of "cpu" it is None.
     It imports torch, whose pages a process that measures others' memory must not share with them.
     """
     import torch
@@ -29,7 +30,7 @@ def describe() -> dict[str, Any]:
         "processor": model or platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "instructions": sorted(set(flags) & {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"}),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if device != "cpu" and torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         **_commit(),

@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     _print(result)
     if arguments.json:
-        text = json.dumps({"machine": describe(), **result, "rounds_s": rounds_s}, indent=1)
+        text = json.dumps({"machine": describe(backend.device), **result, "rounds_s": rounds_s}, indent=1)
         arguments.json.write_text(text + "\n")
     return 0
 

@@ -9,6 +9,7 @@ import torch
 from app.backends import contenders
 from app.cli import build_parser
 from app.commands import bench as bench_command
+from model import machine
 
 
 def bench(*arguments):
@@ -18,6 +19,7 @@ def bench(*arguments):
 
 def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(bench_command.PRODUCT_SIDE, "cpu", 256)
+    monkeypatch.setattr(machine, "describe", lambda device: {"described": device})
     file = tmp_path / "engine.json"
     options = ["--weights", toy_weights, "--device", "cpu", "--sizes", "1,3", "--rounds", "2"]
     assert bench(*options, "--only", "eager float32", "OpenVINO int8", "--json", file) == 0
@@ -29,6 +31,7 @@ def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path,
             figures["images_per_s"] > 0 and figures["p50_ms"] <= figures["p99_ms"] for figures in by_size.values()
         )
     assert [len(times) for times in kept["rounds_s"]["engine"]["3"]] == [5, 5]
+    assert kept["machine"] == {"described": "cpu"}, "what was computed on"
     assert kept["engine_is"] in {"OpenVINO float32", "OpenVINO bfloat16", "MNN float32"}
     assert min(kept["ceiling"]["images_per_s"].values()) > 0  # with AMX float32 may count as imitated
     printed = capsys.readouterr().out

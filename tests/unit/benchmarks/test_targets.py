@@ -12,8 +12,9 @@ def evidence(monkeypatch, tmp_path):
     monkeypatch.setattr(targets, "MACHINES", {"first": tmp_path / "first", "second": tmp_path / "second"})
     monkeypatch.setattr(targets, "PAGE", tmp_path / "targets.md")
 
-    def write(name, folder="first", **figures):
-        about = {"processor": "P", "cores": 2, "instructions": ["i", "j"], "date": f"2000-01-0{len(folder)}"}
+    def write(name, folder="first", gpu=None, **figures):
+        about = {"processor": "P", "cores": 2, "instructions": ["i", "j"]}
+        about |= {"gpu": gpu, "date": f"2000-01-0{len(folder)}"}
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / name).write_text(json.dumps({"machine": about, **figures}))
 
@@ -112,6 +113,30 @@ def test_one_request_lost_in_one_round_is_missed_and_so_is_a_deadline_not_kept(e
     evidence("open_loop.json", rounds=turns[:2], median={"150%": {"accepted_within_deadline_share": 1.0}})
     assert judged("at 150%: failed or lost, in the worst round", tmp_path) == Verdict.MET
     assert judged(deadline, tmp_path) == Verdict.NOT_MEASURED, "that share was 1 whatever was lost"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "verdict"),
+    [
+        ("NVIDIA H100 80GB HBM3", Verdict.MET),
+        ("NVIDIA H200", Verdict.MET),
+        ("NVIDIA A100-SXM4-80GB", Verdict.NOT_MEASURED),
+        (None, Verdict.NOT_MEASURED),
+    ],
+)
+def test_targets_of_a_gpu_are_judged_by_that_gpu_alone_and_not_as_a_processors(evidence, monkeypatch, gpu, verdict):
+    engine = {"1": {"images_per_s": 2000.0, "p50_ms": 0.5}, "512": {"images_per_s": 160_000.0, "p50_ms": 3.2}}
+    evidence(targets.CUDA, gpu=gpu, contenders={"engine": engine})
+    monkeypatch.setattr(targets, "TARGETS", {targets.ON_A_GPU: targets.TARGETS[targets.ON_A_GPU], "Else": [LEAST]})
+    page, verdicts = targets.page()
+    assert verdicts == [verdict, verdict, Verdict.NOT_MEASURED]
+    judged = verdict == Verdict.MET
+    assert "| | target | GPU | file |" in page
+    assert (f"| at least 150,000 | {gpu}: 160,000, met |" in page) == judged
+    assert (f"| at most 0.70 | {gpu}: 0.50, met |" in page) == judged
+    assert "- first: nothing measured\n- second: nothing measured\n" in page, "no record of these processors"
+    assert f"- GPU: {gpu} beside 2 cores of an P (i, j), 2000-01-05" in page
+    assert ("the targets are for another one" in page) != judged
 
 
 def test_the_page_is_that_of_the_files():

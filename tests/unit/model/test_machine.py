@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from model import machine
 
@@ -39,6 +40,18 @@ def test_without_a_repository_or_without_git_there_is_no_commit(git, tmp_path, m
     assert machine._commit(tmp_path / "inner") == {}, "whatever is around it is something else"
     monkeypatch.setenv("PATH", "")
     assert machine._commit(tmp_path) == {}
+
+
+@pytest.mark.parametrize(("device", "gpu"), [("cuda:1", "the GPU cuda:1"), ("cuda", "the GPU cuda"), ("cpu", None)])
+def test_a_record_names_the_gpu_that_was_used(monkeypatch, device, gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU {device}")
+    assert machine.describe(device)["gpu"] == gpu
+
+
+def test_without_a_gpu_none_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert machine.describe()["gpu"] is None
 
 
 def test_who_measures_the_peers_memory_has_no_torch_to_share_with_them():
