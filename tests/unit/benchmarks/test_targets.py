@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from benchmarks import targets
-from benchmarks.targets import Target, Verdict
+from benchmarks import target_list, targets
+from benchmarks.target_list import Target, Verdict
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_what_a_record_does_not_hold_was_not_measured(evidence, monkeypatch, tmp
     evidence("rate.json", other=1)
     evidence("engine.json", rounds_s={"engine": {"1": [[1]]}})
     (tmp_path / "first" / "time.json").write_text("{}")
-    alone = Target("alone", "engine.json", targets._of_the_fastest("1"), at_least=0.9)
-    unknown = Target("of another size", "engine.json", targets._of_the_fastest("8"), at_least=0.9)
+    alone = Target("alone", "engine.json", target_list._of_the_fastest("1"), at_least=0.9)
+    unknown = Target("of another size", "engine.json", target_list._of_the_fastest("8"), at_least=0.9)
     several = [LEAST, MOST, alone, unknown]
     monkeypatch.setattr(targets, "TARGETS", {"All": several})
     assert [targets.row(target)[0] for target in several] == [Verdict.NOT_MEASURED] * 4
@@ -89,13 +89,13 @@ def test_the_best_peer_is_the_one_that_is_nearest():
         return {"clients_64": {"ours_to_theirs_requests_per_s": ratio}}
 
     record = {"medians": {"ours": {}, "ours_in_processes": load(0.5), "x": load(1.7), "y": load(1.6)}}
-    assert targets._beside_the_best(record) == 1.6
+    assert target_list._beside_the_best(record) == 1.6
 
 
 def test_the_fastest_other_way_is_any_in_floats_also_what_the_engine_itself_uses():
     rounds_s = {"engine": [[2, 2], [1, 1]], "A": [[3], [2]], "B": [[3], [1.8]], "B int8": [[1], [1]]}
     record = {"engine_is": "B", "rounds_s": {name: {"8": rounds} for name, rounds in rounds_s.items()}}
-    assert targets._of_the_fastest("8")(record) == (3 / 4 + 1.8 / 2) / 2
+    assert target_list._of_the_fastest("8")(record) == (3 / 4 + 1.8 / 2) / 2
 
 
 def judged(what, tmp_path):
