@@ -110,6 +110,11 @@ def _beside_the_best(one: dict[str, Any]) -> float:
     return min(_beside(name, "clients_64")(one) for name in one["medians"] if name not in {"ours", "ours_in_processes"})
 
 
+def _kept_in_the_worst_round(one: dict[str, Any]) -> float | None:
+    shares = [turn["150%"]["kept_deadline_share"] for turn in one["rounds"]]
+    return min((share for share in shares if share is not None), default=None)
+
+
 def _most_faults(one: dict[str, Any]) -> float:
     return float(max(one[name].get("faults", one[name].get("unique_failures")) for name in FUZZED))
 
@@ -212,9 +217,9 @@ TARGETS: dict[str, list[Target]] = {
             form=".1f",
         ),
         Target(
-            "at 150%: share of the requests not refused that were answered within their deadline",
+            "at 150%: share of the requests not refused that were answered within their deadline, in the worst round",
             OPEN_LOOP,
-            lambda one: one["median"]["150%"]["kept_deadline_share"],
+            _kept_in_the_worst_round,
             1,
         ),
         Target(

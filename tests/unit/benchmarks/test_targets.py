@@ -105,13 +105,17 @@ def judged(what, tmp_path):
 
 
 def test_one_request_lost_in_one_round_is_missed_and_so_is_a_deadline_not_kept(evidence, tmp_path):
-    turns = [{"150%": {"failed": failed}} for failed in (0, 0, 1)]
-    evidence("open_loop.json", rounds=turns, median={"150%": {"kept_deadline_share": 0.9999}})
+    kept = [{"150%": {"failed": failed, "kept_deadline_share": 1.0}} for failed in (0, 0, 1)]
+    turns = [*kept, {"150%": {"failed": 0, "kept_deadline_share": 0.9999}}, kept[0]]
+    evidence("open_loop.json", rounds=turns, median={"150%": {"kept_deadline_share": 1.0}})
     assert judged("at 150%: failed or lost, in the worst round", tmp_path) == Verdict.MISSED
-    deadline = "at 150%: share of the requests not refused that were answered within their deadline"
+    share = "share of the requests not refused that were answered within their deadline"
+    deadline = f"at 150%: {share}, in the worst round"
     assert judged(deadline, tmp_path) == Verdict.MISSED
-    evidence("open_loop.json", rounds=turns[:2], median={"150%": {"accepted_within_deadline_share": 1.0}})
+    evidence("open_loop.json", rounds=kept[:2])
     assert judged("at 150%: failed or lost, in the worst round", tmp_path) == Verdict.MET
+    assert judged(deadline, tmp_path) == Verdict.MET
+    evidence("open_loop.json", rounds=[{"150%": {"failed": 0, "accepted_within_deadline_share": 1.0}}])
     assert judged(deadline, tmp_path) == Verdict.NOT_MEASURED, "that share was 1 whatever was lost"
 
 
