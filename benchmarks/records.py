@@ -55,13 +55,14 @@ def newest(name: str) -> tuple[dict[str, Any], str]:
 
 
 def of_version(name: str, version: str) -> tuple[dict[str, Any], str]:
-    """Return the file of a name that is of a version of the checkpoint, of whatever machine, and its path.
+    """Return the file of a name that is of a version of the checkpoint, and its path: of FOLDER, else of any machine.
 
     For what a checkpoint's answers are worth. Raises FileNotFoundError if there is none.
     """
-    for kind, one in by_machine(name).items():
-        if one["version"] == version:
-            return one, path_of(name, kind)
+    records = by_machine(name)
+    for kind in sorted(records, key=lambda kind: MACHINES[kind] != FOLDER):
+        if records[kind]["version"] == version:
+            return records[kind], path_of(name, kind)
     raise FileNotFoundError(f"{name} of version {version}")
 
 
