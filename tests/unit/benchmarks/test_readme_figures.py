@@ -1,6 +1,10 @@
 """The README's figures are those of the files that it names."""
 
+import pytest
+
 from benchmarks import readme_figures
+
+MACHINE = {"cores": 2, "processor": "P", "instructions": ["i"], "torch": "2", "date": "2000-01-01"}
 
 
 def test_the_readme_has_the_figures_of_the_evidence():
@@ -9,3 +13,25 @@ def test_the_readme_has_the_figures_of_the_evidence():
     text = readme_figures.PAGE.read_text()
     for name, part in readme_figures.PARTS.items():
         assert f"<!-- figures: {name} -->\n{part()}\n<!-- end -->" in text
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ({"x": 101.0, "y": 90.0}, "X, reaches 1.01 times this service's rate (101 and 100;"),
+        ({"x": 50.0, "y": 97.0}, "Y, reaches 0.97 times this service's rate (97 and 100;"),
+    ],
+)
+def test_the_quickest_peer_with_the_same_engine_is_named_by_the_record(monkeypatch, rates, said):
+    def load(rate):
+        return {"requests_per_s": rate, "ours_to_theirs_requests_per_s": 100 / rate, "peak_memory_mb": 1}
+
+    every = {"ours": 100.0, "ours_in_processes": 200.0, **rates}
+    record = {
+        "machine": MACHINE,
+        "clients": [1, 64],
+        "contenders": {name: {"title": name.upper()} for name in every},
+        "medians": {name: {"clients_1": load(10.0), "clients_64": load(rate)} for name, rate in every.items()},
+    }
+    monkeypatch.setattr(readme_figures, "read", lambda _name: record)
+    assert f"the quickest of them at 64 clients, {said}" in readme_figures.beside_peers()
