@@ -15,6 +15,19 @@ def test_the_readme_has_the_figures_of_the_evidence():
         assert f"<!-- figures: {name} -->\n{part()}\n<!-- end -->" in text
 
 
+def test_a_load_under_which_the_queue_grew_in_some_rounds_shows_their_range(monkeypatch):
+    def load(p50):
+        return {"offered_per_s": 9.0, "p50_ms": p50, "p99_ms": 2 * p50, "refused_share": 0.0, "requests_per_s": 9.0}
+
+    rounds = [{"50%": load(steady), "95%": load(growing)} for steady, growing in ((10.0, 500.0), (12.0, 40.0))]
+    record = {"machine": MACHINE, "rounds": rounds, "median": {"single": load(1.0), **rounds[0]}}
+    monkeypatch.setattr(readme_figures, "read", lambda _name: record)
+    text = readme_figures.open_loop()
+    assert "| 50% of capacity | 9 | 10 | 20 | 0% |" in text
+    assert "| 95% of capacity | 9 | 40 to 500 | 80 to 1000 | 0% |" in text
+    assert [line[:9] for line in text.splitlines() if "still growing" in line] == ["At 95% th"]
+
+
 @pytest.mark.parametrize(
     ("rates", "said"),
     [
