@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.pages import with_part
 from benchmarks.peers import report
-from benchmarks.peers.contenders import legacy_note
+from benchmarks.peers.contenders import settings_note
 from benchmarks.records import FOLDER, by_machine, cores_of, newest, of_version, path_of, read
 
 PAGE = FOLDER.parent / "README.md"
@@ -174,7 +174,7 @@ def peers(engine: str) -> str:
     }
     columns = {kind: {name: _requests(one, name) for name in one["medians"]} for kind, one in records.items()}
     notes = [
-        f"- {kind}: {machine_of(one)}; medians of {len(one['rounds'])} rounds of {one['seconds']} s.{legacy_note(one)}"
+        f"- {kind}: {machine_of(one)}; medians of {len(one['rounds'])} rounds of {one['seconds']} s.{settings_note(one)}"
         for kind, one in records.items()
     ]
     return "\n".join([table(titles, columns), "", *notes])
@@ -188,7 +188,7 @@ def _requests(one: dict[str, Any], name: str) -> str:
 def peers_in_full() -> str:
     """Return all figures of the record whose peers have eager PyTorch, as docs/peers.md has them, of one machine."""
     one = read("peers_eager.json")
-    return f"{report.table(one)}\n\n({machine_of(one)}; `benchmarks/peers_eager.json`)"
+    return f"{report.table(one)}\n\n({machine_of(one)}; `benchmarks/peers_eager.json`){settings_note(one)}"
 
 
 def beside_peers() -> str:

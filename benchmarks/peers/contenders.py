@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,10 +98,28 @@ CONTENDERS = (
 )
 
 
-def legacy_note(record: dict[str, Any]) -> str:
-    """Say what the peers of an old record with eager PyTorch lacked, or nothing."""
-    if record["engine"] != "eager" or "peers_max_batch" in record:
-        return ""
-    bfloat16 = any(name.endswith("bf16") for name in record["machine"]["instructions"])
-    layout = "" if bfloat16 else " and the peers' float32 was not channels last"
-    return f" Made when Ray Serve had one thread to compute with{layout}."
+def settings_note(record: dict[str, Any]) -> str:
+    """Say which contenders of a record had other settings than they have today, and which ones; or nothing."""
+    today = {contender.name: contender.settings for contender in CONTENDERS}
+    changes = {
+        about["title"]: _difference(about["settings"], today[name])
+        for name, about in record["contenders"].items()
+        if name in today
+    }
+    told = [f"{title} ({change})" for title, change in changes.items() if change]
+    if record["engine"] == "eager" and "peers_max_batch" not in record and not _has_bfloat16(record):
+        told.append("all peers (float32 not channels last)")  # no setting of any one's
+    return f" Measured with other settings than today's: {', '.join(told)}." if told else ""
+
+
+def _difference(then: str, today: str) -> str:
+    """Return what only one of two texts of settings has; remarks in parentheses are no settings."""
+    before, after = (re.split("[,;] ", re.sub(r" \([^)]*\)", "", text)) for text in (then, today))
+    gone, new = ([one for one in these if one not in others] for these, others in ((before, after), (after, before)))
+    if not gone:
+        return f"without {', '.join(new)}" if new else ""
+    return f"{', '.join(gone)}; today {', '.join(new) or 'without'}"
+
+
+def _has_bfloat16(record: dict[str, Any]) -> bool:
+    return any(name.endswith("bf16") for name in record["machine"]["instructions"])

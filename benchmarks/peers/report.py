@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.peers.contenders import OURS, legacy_note
+from benchmarks.peers.contenders import CONTENDERS, OURS, settings_note
 from benchmarks.records import FOLDER, RECORDS, cores_of
 
 DOCS = FOLDER.parent / "docs"
@@ -151,20 +151,15 @@ def section(record: Record) -> str:
         f"## {TITLES[record['engine']]}",
         f"{machine['date']}, {cores_of(machine)}, torch {machine['torch']}. Medians of "
         f"{len(record['rounds'])} rounds of {record['seconds']} s. Closed loops by {record['closed_loop']}; the open "
-        f"loop sends {_open_loop(record)}.{legacy_note(record)}",
+        f"loop sends each {record['open_loop_share']:.0%} of what it answered to the most clients in the same round.",
         table(record),
+        *([note] if (note := settings_note(record).strip()) else []),
         f"![bar chart](peers-{record['engine']}.png)",
         f"Raw rounds: [benchmarks/peers_{record['engine']}.json](../benchmarks/peers_{record['engine']}.json).",
         *left_out,
         *failed,
     ]
     return "\n\n".join(parts)
-
-
-def _open_loop(record: Record) -> str:
-    if "open_loop_share" not in record:
-        return f"{record['open_loop_requests_per_s']} requests/s to all, half of what this service answers"
-    return f"each {record['open_loop_share']:.0%} of what it answered to the most clients in the same round"
 
 
 PREAMBLE = """# Beside its peers
@@ -181,22 +176,40 @@ loop, requests arrive at random (Poisson) and wait for nobody; times count from 
 """
 
 
+SETTINGS = """## Settings
+
+Those of today; where a record was measured with others, it says so below its table.
+"""
+
+
+def load(folder: Path) -> list[Record]:
+    """Return the records that there are in a folder, in the page's order."""
+    paths = [folder / _path(engine).name for engine in TITLES]
+    return [json.loads(path.read_text()) for path in paths if path.is_file()]
+
+
 def publish() -> None:
     """Print the tables of the records that there are; if they lie where they belong, write docs/peers.md and charts."""
-    records = [json.loads(_path(engine).read_text()) for engine in TITLES if _path(engine).is_file()]
+    records = load(RECORDS)
     for record in records:
         print(table(record))
     if RECORDS != FOLDER:
         return
     for record in records:
         draw(record, DOCS / f"peers-{record['engine']}.png")
-    newest = max(records, key=lambda record: str(record["machine"]["date"]))["contenders"]
-    settings = ["## Settings", "What each one's guide to performance recommends."]
-    settings += [f"- **{about['title']}**{_versions(about)}: {about['settings']}." for about in newest.values()]
-    text = "\n\n".join([PREAMBLE.strip(), *map(section, records), "\n\n".join(settings[:2]), "\n".join(settings[2:])])
-    (DOCS / "peers.md").write_text(text + "\n")
+    (DOCS / "peers.md").write_text(page(records))
+
+
+def page(records: list[Record]) -> str:
+    """Return docs/peers.md: the records, and today's settings; versions are those of the newest record."""
+    known = max(records, key=lambda record: str(record["machine"]["date"]))["contenders"]
+    settings = [
+        f"- **{contender.title}**{_versions(known.get(contender.name, {}))}: {contender.settings}."
+        for contender in CONTENDERS
+    ]
+    return "\n\n".join([PREAMBLE.strip(), *map(section, records), SETTINGS.strip(), "\n".join(settings)]) + "\n"
 
 
 def _versions(about: dict[str, Any]) -> str:
-    listed = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    listed = ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())
     return f" ({listed})" if listed else ""

@@ -14,7 +14,7 @@ from benchmarks.peers import report
 from benchmarks.peers.contenders import CONTENDERS, HERE, OURS
 from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, Classifier, EagerEngine, decode
 from benchmarks.peers.server import ContenderError, check
-from benchmarks.records import MACHINES
+from benchmarks.records import FOLDER, MACHINES
 from model.cores import available_cores
 from tests.http_server import http_server
 
@@ -36,9 +36,13 @@ def record():
         "clients": [1, 64],
         "seconds": 4,
         "closed_loop": "wrk",
-        "open_loop_requests_per_s": 5.0,
+        "open_loop_share": 0.5,
         "machine": {"date": "2000-01-01", "processor": "P", "cores": 2, "torch": "2", "instructions": ["avx2"]},
-        "contenders": {OURS: about | {"title": "this service"}, "x": about, "broken": about | {"title": "B"}},
+        "contenders": {
+            OURS: about | {"title": "this service", "settings": CONTENDERS[0].settings},
+            "x": about,
+            "broken": about | {"title": "B"},
+        },
         "rounds": [
             {OURS: turn(100, 1.0), "x": turn(50, 2.0, errors=3), "broken": {"error": "B: exited with 1\nlog"}},
             {OURS: turn(300, 1.0), "x": turn(100, 4.0), "broken": {"error": "B: exited with 1\nlog"}},
@@ -65,24 +69,47 @@ def test_the_table_has_a_row_for_each_that_was_measured(record):
 
 
 @pytest.mark.parametrize(
-    ("since", "said", "not_said"),
+    ("engine", "since", "told"),
     [
-        (
-            {"open_loop_requests_per_s": 5.0},
-            ["5.0 requests/s to all", "Ray Serve had one thread"],
-            ["in the same round"],
-        ),
-        ({"open_loop_share": 0.5, "peers_max_batch": 32}, ["each 50% of what it answered"], ["Made when", "to all"]),
+        ("null", {}, []),
+        ("eager", {}, ["all peers (float32 not channels last)"]),
+        ("eager", {"peers_max_batch": 32}, []),
     ],
-    ids=["an old record", "a new one"],
 )
-def test_how_a_record_was_made_is_said(record, since, said, not_said):
-    del record["open_loop_requests_per_s"]
-    text = report.section(record | since | {"engine": "eager"})
+def test_settings_other_than_todays_stand_below_the_table(record, engine, since, told):
+    now = {contender.name: contender.settings for contender in CONTENDERS}
+    changed = {
+        "litserve": now["litserve"].replace("max_batch_size 32", "max_batch_size 8"),
+        "torchserve": now["torchserve"].removesuffix("; 10 s to get used to each load"),
+        "mosec": now["mosec"] + ", two stages",
+        "bentoml": now["bentoml"].replace("(so that it refuses nothing)", "(or it would refuse)"),  # the same, in words
+    }
+    about = {"versions": {}}
+    record["contenders"] = {
+        name: about | {"title": name.title(), "settings": settings} for name, settings in (now | changed).items()
+    }
+    record["rounds"] = [dict.fromkeys(now, turn(100, 1.0))]
+    lines = report.section(record | since | {"engine": engine}).splitlines()
+    (note,) = [line for line in lines if line.startswith("Measured with")]
+    told = [
+        "Litserve (max_batch_size 8; today max_batch_size 32)",
+        "Mosec (two stages; today without)",
+        "Torchserve (without 10 s to get used to each load)",
+        *told,
+    ]
+    assert note == f"Measured with other settings than today's: {', '.join(told)}."
+    assert lines.index(note) > max(number for number, line in enumerate(lines) if line.startswith("| "))
+
+
+def test_todays_settings_need_no_note(record):
+    text = report.section(record)
     assert "Medians of 3 rounds of 4 s" in text
-    assert all(one in text for one in said)
-    assert not any(one in text for one in not_said)
-    assert ("not channels last" in text) == ("Made when" in text), "the machine of this record has no bfloat16"
+    assert "each 50% of what it answered" in text
+    assert "Measured with" not in text
+
+
+def test_the_page_is_that_of_the_files():
+    assert report.page(report.load(FOLDER)) == (report.DOCS / "peers.md").read_text(), "benchmarks.peers.report.publish"
 
 
 def test_every_round_begins_with_the_next_contender():
