@@ -1,4 +1,4 @@
-"""Who takes part, how each is started, and which settings it gets: those that its own guides recommend."""
+"""Who takes part, how each is started, and which settings it gets: by its own guides, for one HTTP process."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ CONTENDERS = (
         "LitServe",
         "litserve_server",
         ("litserve",),
-        "max_batch_size 32, batch_timeout 1 ms, one worker and one API server (the network takes all cores), "
-        "fast_queue, no access log, raw body in and ready JSON out",
+        "max_batch_size 32, batch_timeout 1 ms, one worker and one API server, fast_queue, no access log, raw body in "
+        "and ready JSON out",
     ),
     Contender(
         "mosec",

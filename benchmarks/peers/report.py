@@ -178,7 +178,10 @@ loop, requests arrive at random (Poisson) and wait for nobody; times count from 
 
 SETTINGS = """## Settings
 
-Those of today; where a record was measured with others, it says so below its table.
+Those of today; where a record was measured with others, it says so below its table. They follow each one's guide to
+performance, but for two things. All rows but the one so named have a single process that speaks HTTP, some in several
+threads, and a single worker: the network takes all cores, but the engine that answers at once leaves them to HTTP,
+where more processes may answer more. And BentoML's max_latency_ms is set so high that it refuses nothing.
 """
 
 
