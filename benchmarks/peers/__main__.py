@@ -90,6 +90,7 @@ class TurnPlan:
                     turn[f"clients_{clients}"] = self.loader.closed(server, clients, seconds)
                 # Each at its own rate: one of ours would be more than others can do, and say nothing but that.
                 rate = round(OPEN_LOOP_SHARE * turn[f"clients_{self.clients[-1]}"]["requests_per_s"], 1)
+                self.loader.open(server, rate, contender.warm_up_s, seed=number)
                 opened = self.loader.open(server, rate, self.seconds, seed=number)
                 turn["open_loop"] = {"offered_per_s": rate, **opened}
         except (ContenderError, httpx.HTTPError) as error:
@@ -122,6 +123,7 @@ def main() -> None:
         "clients": arguments.clients,
         "peers_max_batch": MAX_BATCH,
         "open_loop_share": OPEN_LOOP_SHARE,
+        "open_loop_warmed_up": True,
         "closed_loop": loader.closed_loop,
         "contenders": known,
         "rounds": [],

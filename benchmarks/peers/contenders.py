@@ -17,7 +17,7 @@ DEFAULT_ENVIRONMENTS = HERE.parent.parent / ".bench"
 class Contender:
     """`module` serves it, in an environment of its own if it has `packages`; `settings` says how it is tuned.
 
-    `warm_up_s` is how long it gets each load before it is measured under it.
+    `warm_up_s` is how long it gets each load, the open loop's too, before it is measured under it.
     """
 
     name: str

@@ -151,7 +151,8 @@ def section(record: Record) -> str:
         f"## {TITLES[record['engine']]}",
         f"{machine['date']}, {cores_of(machine)}, torch {machine['torch']}. Medians of "
         f"{len(record['rounds'])} rounds of {record['seconds']} s. Closed loops by {record['closed_loop']}; the open "
-        f"loop sends each {record['open_loop_share']:.0%} of what it answered to the most clients in the same round.",
+        f"loop sends each {record['open_loop_share']:.0%} of what it answered to the most clients in the same round"
+        f"{_warm_up(record)}.",
         table(record),
         *([note] if (note := settings_note(record).strip()) else []),
         f"![bar chart](peers-{record['engine']}.png)",
@@ -160,6 +161,12 @@ def section(record: Record) -> str:
         *failed,
     ]
     return "\n\n".join(parts)
+
+
+def _warm_up(record: Record) -> str:
+    if record.get("open_loop_warmed_up"):
+        return ""
+    return ", straight after that load, to which BentoML had adapted"
 
 
 PREAMBLE = """# Beside its peers

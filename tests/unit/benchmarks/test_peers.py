@@ -108,6 +108,11 @@ def test_todays_settings_need_no_note(record):
     assert "Measured with" not in text
 
 
+@pytest.mark.parametrize(("since", "end"), [({}, ", straight after that load"), ({"open_loop_warmed_up": True}, ".\n")])
+def test_an_open_loop_without_a_warm_up_of_its_own_is_told(record, since, end):
+    assert f"in the same round{end}" in report.section(record | since)
+
+
 def test_the_page_is_that_of_the_files():
     assert report.page(report.load(FOLDER)) == (report.DOCS / "peers.md").read_text(), "benchmarks.peers.report.publish"
 
@@ -139,14 +144,15 @@ def test_the_open_loop_asks_half_of_what_the_contender_itself_can_do(monkeypatch
             return {"requests_per_s": 10.0 * clients}
 
         def open(self, server, rate, seconds, seed):
-            return {"requests_per_s": rate, "seed": seed}
+            asked.append((f"{rate} a second", seconds))
+            return {"requests_per_s": rate, "seed": seed, "seconds": seconds}
 
     monkeypatch.setattr(peers_main, "running", lambda *_: nullcontext())
     monkeypatch.setattr(peers_main, "check", lambda *_: 10)
     learns = replace(CONTENDERS[2], warm_up_s=7)
     turn = peers_main.TurnPlan("null", [1, 64], 5, LoadGenerator()).turn(learns, None, 3)
-    assert turn["open_loop"] == {"offered_per_s": 320.0, "requests_per_s": 320.0, "seed": 3}
-    assert asked == [(1, 7), (1, 5), (64, 7), (64, 5)]
+    assert turn["open_loop"] == {"offered_per_s": 320.0, "requests_per_s": 320.0, "seed": 3, "seconds": 5}
+    assert asked == [(1, 7), (1, 5), (64, 7), (64, 5), ("320.0 a second", 7), ("320.0 a second", 5)]
 
 
 def test_a_slow_server_is_loaded_for_longer(monkeypatch):
