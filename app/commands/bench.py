@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from app.backends.contenders import Run
 
+SETTINGS = ("weights", "weights_sha256", "device", "precision", "runtime", "threads")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 PAUSE_S = 0.1
 
@@ -64,7 +66,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these contenders, besides the engine")
     parser.add_argument("--json", type=named_path, metavar="FILE", help="also write every round there")
-    add_settings(parser, only={"weights", "weights_sha256", "device", "precision", "runtime", "threads"})
+    add_settings(parser, only=SETTINGS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -117,8 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     rounds_s, products = _measure(runs, images, arguments.sizes, arguments.rounds, backend.device)
     operations = 2 * count_macs(source.network(), size)
     result = {
-        "command": f"resnet bench engine --device {settings.device} --sizes {','.join(map(str, arguments.sizes))} "
-        f"--rounds {arguments.rounds}",
+        "command": _command(arguments),
         "device": backend.device,
         "threads": threads,
         "precision": settings.precision,
@@ -132,6 +133,18 @@ def run(arguments: argparse.Namespace) -> int:
         text = json.dumps({"machine": describe(backend.device), **result, "rounds_s": rounds_s}, indent=1)
         arguments.json.write_text(text + "\n")
     return 0
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the command line of these arguments, without the settings that are the environment's or the defaults."""
+    given = vars(arguments)
+    words = ["resnet", "bench", arguments.what]
+    for name in SETTINGS:
+        words += ["--" + name.replace("_", "-"), str(given[name])] if name in given else []
+    words += ["--sizes", ",".join(map(str, arguments.sizes)), "--rounds", str(arguments.rounds)]
+    words += ["--json", str(arguments.json)] if arguments.json else []
+    words += ["--only", *arguments.only] if arguments.only else []
+    return shlex.join(words)
 
 
 def _warm_up(run: Run, images: NDArray[np.uint8], sizes: tuple[int, ...], engine_s: dict[int, float]) -> None:

@@ -31,6 +31,10 @@ def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path,
             figures["images_per_s"] > 0 and figures["p50_ms"] <= figures["p99_ms"] for figures in by_size.values()
         )
     assert [len(times) for times in kept["rounds_s"]["engine"]["3"]] == [5, 5]
+    assert kept["command"] == (
+        f"resnet bench engine --weights {toy_weights} --device cpu --sizes 1,3 --rounds 2 --json {file} "
+        "--only 'eager float32' 'OpenVINO int8'"
+    )
     assert kept["machine"] == {"described": "cpu"}, "what was computed on"
     assert kept["engine_is"] in {"OpenVINO float32", "OpenVINO bfloat16", "MNN float32"}
     assert min(kept["ceiling"]["images_per_s"].values()) > 0  # with AMX float32 may count as imitated
