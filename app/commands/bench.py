@@ -34,6 +34,9 @@ PRODUCTS = {"cpu": 1, "cuda": 10}
 # few long ones.
 TURN_IMAGES = 16
 TURN_CALLS = 2
+# A GPU is through with sixteen small batches in a few milliseconds, in which its clock has hardly risen.
+TURN_S = {"cpu": 0.0, "cuda": 0.3}  # at least
+MOST_KEPT_CALLS = 100  # of a turn with more of them the record has their mean only: a GPU's would be megabytes
 
 MIN_CALLS_OF_P99 = 100
 
@@ -130,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     _print(result)
     if arguments.json:
-        text = json.dumps({"machine": describe(backend.device), **result, "rounds_s": rounds_s}, indent=1)
+        text = json.dumps({"machine": describe(backend.device), **result, "rounds_s": _kept(rounds_s)}, indent=1)
         arguments.json.write_text(text + "\n")
     return 0
 
@@ -173,6 +176,8 @@ def _measure(
 ) -> tuple[dict[str, dict[int, list[list[float]]]], dict[str, list[float]]]:
     """Return seconds[contender][size][round] = the times of its calls, and the seconds of large matrix products.
 
+    A turn has as many calls as TURN_CALLS and TURN_IMAGES ask for, and goes on until TURN_S are over.
+
     Each round has an order of its own, so that none always follows the same one. Each turn, a product's too, begins
     with a pause and a call that does not count: some runtimes' threads spin for a while after their last batch.
     """
@@ -184,10 +189,11 @@ def _measure(
         for size in sizes:
             order = random.Random(f"{number} {size}").sample([*runs], len(runs))  # noqa: S311 (no secret)
             for name in order:
-                run, times = runs[name], []
+                run, times = runs[name], list[float]()
                 time.sleep(PAUSE_S)
                 run(images[:size])
-                for _ in range(max(TURN_CALLS, TURN_IMAGES // size)):
+                least, until = max(TURN_CALLS, TURN_IMAGES // size), time.perf_counter() + TURN_S[kind]
+                while len(times) < least or time.perf_counter() < until:
                     times.append(round(_seconds(run, images[:size]), 6))
                 seconds[name][size].append(times)
         for name, matrix in matrices.items():
@@ -231,7 +237,20 @@ def _ceiling(products: dict[str, list[float]], side: int, operations: int) -> di
 
 def engine_speedup(rounds: list[list[float]], engine: list[list[float]]) -> float:
     """Return the engine's rate over another contender's, by the times of their calls: the median of rounds' ratios."""
-    return statistics.median(sum(these) / sum(ours) for these, ours in zip(rounds, engine, strict=True))
+    ratios = (statistics.fmean(these) / statistics.fmean(ours) for these, ours in zip(rounds, engine, strict=True))
+    return statistics.median(ratios)
+
+
+def _kept(rounds_s: dict[str, dict[int, list[list[float]]]]) -> dict[str, dict[int, list[list[float]]]]:
+    """Return what the record has of the turns: the seconds of each call, or of many calls their mean alone."""
+
+    def kept(times: list[float]) -> list[float]:
+        return times if len(times) <= MOST_KEPT_CALLS else [round(statistics.fmean(times), 9)]
+
+    return {
+        name: {size: [kept(times) for times in turns] for size, turns in by_size.items()}
+        for name, by_size in rounds_s.items()
+    }
 
 
 def _summary(

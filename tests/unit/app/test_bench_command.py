@@ -19,6 +19,7 @@ def bench(*arguments):
 
 def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(bench_command.PRODUCT_SIDE, "cpu", 256)
+    monkeypatch.setattr(bench_command, "SLOW_S", 60.0)  # a machine busy with something else leaves none out either
     monkeypatch.setattr(machine, "describe", lambda device: {"described": device})
     file = tmp_path / "engine.json"
     options = ["--weights", toy_weights, "--device", "cpu", "--sizes", "1,3", "--rounds", "2"]
@@ -100,6 +101,29 @@ def test_a_ceiling_of_milliseconds_is_neither_rounded_away_nor_one_products_star
     assert (sides, len(products)) == ([8192], 10 + 1), "the first one does not count"
     ceiling = bench_command._ceiling({"bfloat16": [0.001]}, 8192, 10**9)
     assert ceiling["images_per_s"]["bfloat16"] == pytest.approx(2 * 8192**3 / 0.001 / 10**9, abs=0.1)
+
+
+@pytest.mark.parametrize(("device", "calls"), [("cuda:1", [30, 30]), ("cpu", [16, 2])])
+def test_a_turn_on_a_gpu_lasts_long_enough_for_its_clock_to_rise(monkeypatch, device, calls):
+    """Sixteen images, or two batches, are through there at once."""
+    clock = [0.0]
+
+    def run(_images):
+        clock[0] += 0.0100001
+
+    monkeypatch.setattr(bench_command.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(bench_command.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(bench_command, "_matrices", lambda _device, _side: {})
+    seconds, _ = bench_command._measure({"engine": run}, np.zeros((8, 1)), (1, 8), 1, device)
+    assert [len(seconds["engine"][size][0]) for size in (1, 8)] == calls
+
+
+def test_the_record_of_a_turn_of_many_calls_is_their_mean_and_gives_the_same_ratio():
+    many, few = [0.001] * 60 + [0.002] * 60, [0.003] * 100
+    kept = bench_command._kept({"engine": {1: [few]}, "other": {1: [many]}})
+    assert kept == {"engine": {1: [few]}, "other": {1: [[0.0015]]}}
+    for other in (many, kept["other"][1][0]):
+        assert bench_command.engine_speedup([other], [few]) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("arguments", [("--sizes", "0"), ("--sizes", "a"), ("--rounds", "0")])

@@ -95,7 +95,7 @@ def test_the_best_peer_is_the_one_that_is_nearest():
 def test_the_fastest_other_way_is_any_in_floats_also_what_the_engine_itself_uses():
     rounds_s = {"engine": [[2, 2], [1, 1]], "A": [[3], [2]], "B": [[3], [1.8]], "B int8": [[1], [1]]}
     record = {"engine_is": "B", "rounds_s": {name: {"8": rounds} for name, rounds in rounds_s.items()}}
-    assert target_list._of_the_fastest("8")(record) == (3 / 4 + 1.8 / 2) / 2
+    assert target_list._of_the_fastest("8")(record) == (3 / 2 + 1.8 / 1) / 2
 
 
 def judged(what, tmp_path):
