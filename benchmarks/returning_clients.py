@@ -51,13 +51,17 @@ def serve_without() -> None:
 
 
 def compare(wrk: list[str] | None, with_it: ServiceProcess, without: ServiceProcess, rounds: int) -> dict[str, Any]:
-    """Load both in turns, by clients; return the medians, the ratios of each round, and the rounds."""
+    """Load both in turns, by clients; return the medians, the ratios of each round, and the rounds.
+
+    Each is the first in every other round: a machine may slow down within a round.
+    """
+    both = [("with", with_it), ("without", without)]
     figures: dict[str, Any] = {}
     for clients in CLIENTS:
         turns: list[dict[str, dict[str, float]]] = []
-        for _ in range(rounds):
-            both = {"with": with_it, "without": without}
-            turns.append({name: one_round(wrk, service, clients, SECONDS) for name, service in both.items()})
+        for number in range(rounds):
+            order = both if number % 2 == 0 else both[::-1]
+            turns.append({name: one_round(wrk, service, clients, SECONDS) for name, service in order})
         rates = {name: [turn[name]["requests_per_s"] for turn in turns] for name in ("with", "without")}
         ratios = [round(a / b, 3) for a, b in zip(rates["with"], rates["without"], strict=True)]
         figures[str(clients)] = {
