@@ -112,7 +112,7 @@ bench-load: $(VENV)/.installed ## measure int8, precisions, random arrivals, lar
 bench-processes: $(VENV)/.installed ## two HTTP processes beside a single process, with an engine that answers at once; needs wrk
 	$(BIN)/python -m benchmarks.http_processes
 
-bench-profile: $(VENV)/.installed ## sample where the service's own time goes: benchmarks/profile_http.txt; needs wrk
+bench-profile: $(VENV)/.installed ## sample where the service's own time goes: benchmarks/profile_http.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.profile_http
 

@@ -49,7 +49,11 @@ def tabulate(folded: str) -> tuple[int, Counter[str], Counter[str]]:
 
 
 def main() -> None:
-    """Load the service, sample it, and write the table."""
+    """Load the service, sample it, and write the table. Raises SystemExit if it cannot be sampled."""
+    py_spy = Path(sys.executable).with_name("py-spy")
+    if not py_spy.is_file():
+        raise SystemExit(f"there is no {py_spy}: pip install -c constraints.txt -e '.[bench]'")
+    RECORDS.mkdir(parents=True, exist_ok=True)  # before what takes its time
     wrk = closed_loop.find_or_download_wrk()
     port = free_port()
     os.environ |= {ENGINE_VARIABLE: "null", PORT_VARIABLE: str(port)}
@@ -59,11 +63,15 @@ def main() -> None:
             service.wait_ready()
             url = f"{service.url}/predict"
             closed_loop.run(wrk, url, CLIENTS, 2)
-            py_spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw"]
-            py_spy += ["--output", str(samples), "--duration", str(SECONDS - 2), "--rate", str(SAMPLES_PER_S)]
-            py_spy += ["--pid", str(service.process.pid)]
-            with subprocess.Popen(py_spy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            sample = [str(py_spy), "record", "--format", "raw", "--output", str(samples)]
+            sample += ["--duration", str(SECONDS - 2), "--rate", str(SAMPLES_PER_S), "--pid", str(service.process.pid)]
+            with subprocess.Popen(sample, stdout=subprocess.DEVNULL) as sampler:
                 result = closed_loop.run(wrk, url, CLIENTS, SECONDS)
+            if sampler.returncode:
+                raise SystemExit(
+                    f"py-spy ended with {sampler.returncode}. It has to be allowed to trace other processes: "
+                    "CAP_SYS_PTRACE in a container, kernel.yama.ptrace_scope=0 or root elsewhere"
+                )
         total, within, at_top = tabulate(samples.read_text())
     machine = describe()
     lines = [
