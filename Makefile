@@ -100,13 +100,14 @@ bench-cuda: $(VENV)/.installed ## measure the engine on this machine's GPU: benc
 	$(BIN)/resnet bench engine --device cuda --sizes 1,2,4,8,16,32,64,128,256,512,1024 --rounds 11 \
 		--json $(RECORDS)/engine_cuda.json
 
-bench-load: $(VENV)/.installed ## measure int8, precisions, random arrivals, large requests: twenty minutes
+bench-load: $(VENV)/.installed ## measure int8, random arrivals, large requests, and accuracy, which needs CIFAR-10 (DATA=): twenty minutes
 	$(BIN)/python -m benchmarks.service --precision int8
+	$(BIN)/python -m benchmarks.open_loop
+	$(BIN)/python -m benchmarks.large_requests
+	$(BIN)/python -m benchmarks.readme_figures
 	$(BIN)/python -m benchmarks.served_accuracy --root $(DATA)
 	$(BIN)/python -m benchmarks.served_accuracy --root $(DATA) --precision int8
 	$(BIN)/python -m benchmarks.precisions --root $(DATA)
-	$(BIN)/python -m benchmarks.open_loop
-	$(BIN)/python -m benchmarks.large_requests
 	$(BIN)/python -m benchmarks.readme_figures
 
 bench-processes: $(VENV)/.installed ## two HTTP processes beside a single process, with an engine that answers at once; needs wrk

@@ -11,3 +11,15 @@ def test_each_record_of_the_engine_is_of_the_device_in_its_name():
     assert {found[1] for found in named.values()} == {"cpu", "cuda"}
     for line, found in named.items():
         assert f"--device {found[1]} " in line
+
+
+def test_what_needs_no_data_set_is_measured_and_shown_before_what_does():
+    """A clone has none: make stops at the first step that fails."""
+    recipe = (ROOT / "Makefile").read_text().partition("\nbench-load:")[2].partition("\n\n")[0]
+    declared, *steps = recipe.splitlines()
+    needing = ["--root" in step for step in steps]
+    assert needing[:-1] == sorted(needing[:-1])
+    assert any(needing)
+    shown = [number for number, step in enumerate(steps) if "readme_figures" in step]
+    assert shown == [needing.index(True) - 1, len(steps) - 1]
+    assert "needs CIFAR-10 (DATA=)" in declared
