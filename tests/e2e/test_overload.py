@@ -22,23 +22,28 @@ PROBE_S = 0.1
 PROBES = ("/livez", "/readyz")
 
 
-async def probe(port, path):
-    """Ask as an orchestrator does, on a new connection, and return the seconds it took. Raises LoadError unless 200."""
-    begun = time.perf_counter()
+async def probe(port, path, due):
+    """Ask as an orchestrator does, on a new connection, and return the seconds to the answer from when it was due.
+
+    `due` is in seconds of time.perf_counter. Raises LoadError unless 200.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         await exchange(reader, writer, f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
-        return time.perf_counter() - begun
+        return time.perf_counter() - due
     finally:
         writer.close()
 
 
 async def probe_until(port, path, done):
-    times = []
+    """Ask every PROBE_S, whether the last one was answered or not: a slow answer is not to put off the next one."""
+    begun = time.perf_counter()
+    probes = []
     while not done.is_set():
-        times.append(await probe(port, path))
-        await asyncio.sleep(PROBE_S)
-    return times
+        due = begun + len(probes) * PROBE_S
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        probes.append(asyncio.create_task(probe(port, path, due)))
+    return await asyncio.gather(*probes)
 
 
 async def answered_later(port, request, seconds):
@@ -89,6 +94,32 @@ async def scenario(port, picture, seconds, closed_s, ids):
     after = await answered_later(port, request, closed_s)
     sent = json.loads(await sender.stdout.read())
     return before, sent, probes, after
+
+
+def test_a_probe_that_waits_for_its_answer_puts_off_no_other_one_and_counts_from_when_it_was_due():
+    """Else the slower the answers, the fewer the probes that find it out."""
+    waiting = []
+
+    async def run():
+        done = asyncio.Event()
+
+        async def handle(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            waiting.append(writer)
+            if len(waiting) == 3:
+                done.set()
+            await done.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(handle, "127.0.0.1", 0) as listener:
+            port = listener.sockets[0].getsockname()[1]
+            return await asyncio.wait_for(probe_until(port, "/livez", done), 60)
+
+    times = asyncio.run(run())
+    assert len(times) == len(waiting) >= 3
+    assert times[0] >= 2 * PROBE_S
 
 
 @pytest.mark.parametrize(
