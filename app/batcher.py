@@ -22,19 +22,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.batching.admission import Load, require_room
-from app.batching.batches import (
-    Batch,
-    Computed,
-    EngineBroken,
-    EngineOutOfMemory,
-    Run,
-    Slice,
-    compute,
-    count_of,
-    in_halves,
-    joined,
-)
+from app.batching.batches import Batch, Computed, Run, Slice, compute, count_of, in_halves, joined
 from app.batching.engine_failures import EngineFailures
 from app.batching.engine_pace import EnginePace
 from app.batching.job_queue import JobQueue

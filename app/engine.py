@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.backends import measured
-from app.batching.batch_sizes import choose_batch_sizes
+from app.backends.backend import Backend, EngineUnavailable
+from app.backends.batch_sizes import choose_batch_sizes
 from app.memory import clear_error_frames
 from app.settings import Settings
 from model import checkpoint
@@ -45,14 +46,6 @@ INT8_TOLERANCE = 0.1
 WSL_DRIVERS = Path("/usr/lib/wsl/lib")
 
 
-class EngineUnavailable(RuntimeError):
-    """This machine cannot run the engine that the settings ask for; the message is one line for the operator."""
-
-
-class RuntimeUnfit(EngineUnavailable):
-    """The runtime that was asked for is there, but does not do for this checkpoint; another one may."""
-
-
 class SelfTestFailed(RuntimeError):
     """The engine does not reproduce the answers that training measured; the message says by how much."""
 
@@ -75,30 +68,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back the memory; the engine never runs again."""
-
-
-class Backend(Protocol):
-    """A checkpoint's network in some runtime, on one device, for one thread at a time."""
-
-    runtime: str
-    device: str
-    dtype: str
-
-    any_size: bool
-    """Whether a batch of a size that has never been run is computed as readily as another."""
-
-    @property
-    def split_batches(self) -> bool:
-        """Whether batches are computed in two halves, see app/backends/openvino_backend.py."""
-
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken."""
-
-    def settle(self) -> None:
-        """Give back what only setting up needed; every size that batches will have has been run."""
-
-    def close(self) -> None:
-        """Give back the memory."""
 
 
 class CheckpointEngine:

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from app.backends.agreement import BOUND, spread
+from app.backends.backend import Backend, EngineUnavailable
+from app.backends.batch_sizes import ladder
 from app.backends.cuda_backend import PIECE, CudaBackend, distinct, open_cuda_backend
 from app.backends.torch_backend import TorchBackend
-from app.batching.batch_sizes import ladder
-from app.engine import Backend, EngineUnavailable
 from app.memory import clear_error_frames
 from app.settings import Settings
 from model.checkpoint import Checkpoint

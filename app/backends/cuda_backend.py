@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app.backends.backend import EngineBroken, EngineOutOfMemory
+from app.backends.batch_sizes import ladder
 from app.backends.cuda_lane import CudaLane, CudnnSearch
 from app.backends.lanes import Lane, Lanes, Piece
 from app.backends.torch_backend import TorchBackend, is_out_of_memory, torch_errors_classified
-from app.batching.batch_sizes import ladder
-from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.memory import clear_error_frames
 from model.checkpoint import Checkpoint
 from model.fused_convolutions import CudnnKernels, FusedNetwork, Kernels, PlainKernels

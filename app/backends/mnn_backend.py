@@ -12,10 +12,10 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backends.backend import Backend, EngineUnavailable, RuntimeUnfit
 from app.backends.measured import batch_of, speedup
 from app.backends.mnn_network import Mnn, MnnModel
 from app.backends.openvino_backend import open_openvino, precision_of
-from app.engine import Backend, EngineUnavailable, RuntimeUnfit
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.cores import available_cores

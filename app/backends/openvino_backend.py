@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from openvino import InferRequest, Model, Tensor
 
+from app.backends.backend import EngineOutOfMemory
 from app.backends.measured import Candidate, batch_of, speedup
-from app.batching.batches import EngineOutOfMemory
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.cores import available_cores

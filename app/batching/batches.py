@@ -13,15 +13,6 @@ from numpy.typing import NDArray
 
 from app.batching.jobs import Images, Job, Probabilities
 
-
-class EngineOutOfMemory(Exception):
-    """The batch did not fit; a smaller one may."""
-
-
-class EngineBroken(Exception):
-    """The engine will not work again in this process."""
-
-
 DECIMALS = 6  # of probabilities in answers
 
 Slice = tuple[Job, Images]

@@ -73,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
+    from app.backends.backend import EngineUnavailable
     from app.backends.choice import open_backend
     from app.backends.contenders import contenders, engine_is, explained
-    from app.engine import EngineUnavailable
     from model import checkpoint
     from model.checkpoint import CheckpointError
     from model.cores import available_cores
@@ -139,7 +139,7 @@ def _warm_up(run: Run, images: NDArray[np.uint8], sizes: tuple[int, ...], engine
 
     Raises EngineUnavailable for a contender that is hopelessly slow.
     """
-    from app.engine import EngineUnavailable
+    from app.backends.backend import EngineUnavailable
 
     for size in sizes:
         run(images[:size])

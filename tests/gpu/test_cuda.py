@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from app.backends.agreement import BOUND
+from app.backends.backend import EngineOutOfMemory
+from app.backends.batch_sizes import ladder
 from app.backends.cuda_backend import (
     LANES,
     PIECE,
@@ -17,8 +19,6 @@ from app.backends.cuda_backend import (
     open_cuda_backend,
 )
 from app.backends.cuda_lane import CudaLane
-from app.batching.batch_sizes import ladder
-from app.batching.batches import EngineOutOfMemory
 from app.engine import MAX_BATCH_BY_DEVICE, load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint

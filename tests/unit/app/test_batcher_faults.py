@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
+from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.batcher import TOP_UP_MIN_BATCH_S
-from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.batching.engine_failures import MAX_CONSECUTIVE_FAILURES
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, ServiceError
 from tests.batchers import occupied, pictures, running, submit

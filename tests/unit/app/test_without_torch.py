@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from app import engine
+from app.backends.backend import EngineUnavailable
 from app.backends.choice import resolve
 from app.backends.openvino_backend import open_openvino, precision_of
-from app.engine import CheckpointEngine, EngineUnavailable, load_engine, may_need_torch
+from app.engine import CheckpointEngine, load_engine, may_need_torch
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from tests.conftest import ROOT, resident_kb

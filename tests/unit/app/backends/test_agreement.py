@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from app.backends.agreement import BOUND, spread
+from app.backends.backend import EngineOutOfMemory
 from app.backends.choice import open_backend
-from app.batching.batches import EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from tests.conftest import warnings_of

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from app.backends import cuda_backend
+from app.backends.backend import EngineUnavailable
 from app.backends.contenders import contenders
 from app.backends.cuda_backend import CudaBackend, open_cuda_backend
 from app.backends.torch_backend import TorchBackend
-from app.engine import EngineUnavailable
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from tests.fake_cuda import FakeCuda

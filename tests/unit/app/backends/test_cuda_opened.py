@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from app.backends import cuda_backend
+from app.backends.backend import EngineOutOfMemory, EngineUnavailable
 from app.backends.choice import open_backend, resolve
 from app.backends.cuda_backend import open_cuda_backend
 from app.backends.torch_backend import TorchBackend
-from app.batching.batches import EngineOutOfMemory
-from app.engine import CheckpointEngine, EngineUnavailable
+from app.engine import CheckpointEngine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from tests.conftest import warnings_of

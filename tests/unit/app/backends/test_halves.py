@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from app.backends import measured, openvino_backend
+from app.backends.backend import EngineOutOfMemory
 from app.backends.openvino_backend import HALVES_FROM, MIN_SPEEDUP, OpenVinoBackend, open_openvino
-from app.batching.batches import EngineOutOfMemory
 from app.engine import load_engine
 from app.settings import Settings
 from model import checkpoint

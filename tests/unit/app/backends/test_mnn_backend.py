@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from app.backends import mnn_backend, openvino_backend
+from app.backends.backend import EngineUnavailable
 from app.backends.mnn_backend import MNN_FROM, MnnBackend, open_on_cpu
 from app.backends.mnn_network import Mnn
-from app.engine import EngineUnavailable, load_engine
+from app.engine import load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batching.batches import EngineOutOfMemory
+from app.backends.backend import EngineOutOfMemory
 from model.timing import Clock
 
 log = logging.getLogger(__name__)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.batching.batch_sizes import MIN_LARGEST_BATCH, RUNS, choose_batch_sizes, ladder
-from app.batching.batches import EngineOutOfMemory
+from app.backends.backend import EngineOutOfMemory
+from app.backends.batch_sizes import MIN_LARGEST_BATCH, RUNS, choose_batch_sizes, ladder
 
 
 class Machine:
