@@ -1,7 +1,7 @@
 """A checkpoint on a device: uint8 batch in, probabilities out.
 
-What computes the logits is one of app/backends/: for CUDA, torch, OpenVINO or MNN. The last two do without torch, and
-so does this room: what brings it is imported where it is needed.
+What computes the logits is one of app/backends/, chosen and opened by choice.py: for CUDA, torch, OpenVINO or MNN. The
+last two do without torch, and so does this room.
 Images go to the device as uint8 and are normalised there; forward, calibration and softmax follow. Where a size has to
 be set up, batches are padded to a few fixed sizes, which are all run once before the engine counts as warm.
 """
@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import logging
 import time
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.backends import measured
-from app.backends.backend import Backend, EngineUnavailable
+from app.backends.backend import Backend
 from app.backends.batch_sizes import choose_batch_sizes
+from app.backends.choice import open_backend
 from app.memory import clear_error_frames
 from app.settings import Settings
 from model import checkpoint
-from model.checkpoint import Checkpoint
 from model.metadata import ServedCheckpoint
 
 log = logging.getLogger(__name__)
@@ -40,10 +38,6 @@ CLOCKS = {"cpu": measured.CLOCKS, "cuda": (time.perf_counter,)}
 
 # Eight-bit integers move probabilities by more than another order of float additions does.
 INT8_TOLERANCE = 0.1
-
-
-# Where WSL puts the library of NVIDIA's driver, if there is one.
-WSL_DRIVERS = Path("/usr/lib/wsl/lib")
 
 
 class SelfTestFailed(RuntimeError):
@@ -93,7 +87,7 @@ class CheckpointEngine:
             "runtime": backend.runtime,
             "split_batches": backend.split_batches,
         }
-        if _kind(backend) == "cuda":  # not by speed: another checkpoint may need a finer one (app/backends/choice.py)
+        if _kind(backend) == "cuda":  # not by speed: another checkpoint may need a finer one
             del tuning["precision"]
         return tuning
 
@@ -140,7 +134,7 @@ def load_engine(settings: Settings) -> CheckpointEngine:
     Raises CheckpointError, EngineUnavailable, SelfTestFailed, or what the runtime raises.
     """
     source = checkpoint.load(settings.weights, settings.weights_sha256)
-    backend = _open_with_torch(source, settings) if may_need_torch(settings) else _open_without(source, settings)
+    backend = open_backend(source, settings)
     engine = CheckpointEngine(source.facts, backend, settings.batch_sizes or ())
     try:
         engine.self_test()
@@ -151,43 +145,6 @@ def load_engine(settings: Settings) -> CheckpointEngine:
         engine.close()  # a GPU's streams are dealt in turn: one that is not given back is somebody else's in the end
         raise
     return engine
-
-
-def may_need_torch(settings: Settings) -> bool:
-    """Whether torch may be what computes: it takes two seconds to import and hundreds of megabytes for good."""
-    if settings.runtime == "torch" or not _is_installed("openvino"):
-        return True
-    return _gpu_in_sight() and _is_installed("torch") if settings.device == "auto" else settings.device != "cpu"
-
-
-def _gpu_in_sight() -> bool:
-    """Whether there is a device file of a GPU that torch might use: NVIDIA, Tegra, or NVIDIA's in WSL."""
-    if any(file for name in ("nvidia*", "nvhost*", "nvmap") for file in Path("/dev").glob(name)):
-        return True
-    return Path("/dev/dxg").exists() and any(WSL_DRIVERS.glob("libcuda.so*"))  # WSL has the file for every maker's GPU
-
-
-def _is_installed(package: str) -> bool:
-    return find_spec(package) is not None
-
-
-def _open_with_torch(source: Checkpoint, settings: Settings) -> Backend:
-    if not _is_installed("torch"):
-        if settings.runtime != "torch" and settings.device in {"auto", "cpu"}:
-            raise EngineUnavailable("neither OpenVINO nor PyTorch is installed here: pip install openvino")
-        instead = "" if settings.runtime == "torch" else "; or device cpu"
-        raise EngineUnavailable(f"PyTorch is not installed here: pip install torch torchvision tqdm{instead}")
-    from app.backends.choice import open_backend
-
-    return open_backend(source, settings)
-
-
-def _open_without(source: Checkpoint, settings: Settings) -> Backend:
-    from app.backends.mnn_backend import open_on_cpu
-
-    if settings.device == "auto" and _gpu_in_sight():
-        log.warning("there is a GPU, but PyTorch is not installed here: serving on the CPU")
-    return open_on_cpu(source, settings)
 
 
 def _kind(backend: Backend) -> str:

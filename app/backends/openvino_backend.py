@@ -34,21 +34,17 @@ MEASURED_VALUES = 32 * 3 * 32 * 32
 MIN_SPEEDUP = 0.9
 
 
-def precision_of(settings: Settings) -> str:
-    """Return the precision that the settings ask for; "auto" is the faster float, and with MNN the only one it has."""
-    if settings.precision != "auto":
-        return settings.precision
-    return "float32" if settings.runtime == "mnn" else _fast_floats()
-
-
-def _fast_floats() -> str:
+def fast_float() -> str:
+    """Return the faster float on this CPU."""
     return "bfloat16" if has_fast_bfloat16() else "float32"
 
 
-def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
-    """Put a checkpoint's network on this CPU, as the settings say. Raises what OpenVINO raises."""
+def open_openvino(source: Checkpoint, settings: Settings, precision: str) -> OpenVinoBackend:
+    """Put a checkpoint's network on this CPU, in float32, bfloat16 or int8. Raises what OpenVINO raises.
+
+    Of the settings those count that say how it is computed: `threads`, `pin_threads` and `split_batches`.
+    """
     threads = settings.threads or available_cores()
-    precision = precision_of(settings)
     metadata, spec = source.metadata, source.metadata.network_spec()
     tensors = {name: stored.array() for name, stored in source.stored.items()}
     constants = FileBacked(FileBacked.size_of([one.nbytes for one in tensors.values()]))
@@ -57,7 +53,7 @@ def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
         model = quantised_model(*described, images=source.facts.self_test_images, threads=threads)
     else:
         model = openvino_model(*described)
-    floats = _fast_floats() if precision == "int8" else precision
+    floats = fast_float() if precision == "int8" else precision
     examples = source.facts.self_test_images
     split = settings.split_batches
     if threads == 1 or (split is None and precision == "int8"):  # whose halves gain nothing in the service either

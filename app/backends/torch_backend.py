@@ -18,6 +18,7 @@ from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.memory import clear_error_frames
 from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint
+from model.precision import has_fast_bfloat16
 from model.transforms import normalise
 
 # What the driver, cuDNN and cuBLAS say, and torch of a CPU. Unlike other CUDA errors "CUDA error: out of memory", which
@@ -33,6 +34,11 @@ NO_MEMORY = (
 # What torch says when no kernel of cuDNN works: there is none for this GPU, or none got its workspace, an error that
 # torch keeps to itself. Where such a convolution has worked before, it is the memory.
 NO_ENGINE = "unable to find an engine to execute this computation"
+
+
+def fast_float(device: str) -> str:
+    """Return the faster float on a device, "cpu", "cuda" or "cuda:N"."""
+    return "bfloat16" if has_fast_bfloat16(torch.device(device)) else "float32"
 
 
 class TorchBackend:

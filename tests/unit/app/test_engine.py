@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from app import engine as engine_module
-from app.backends.backend import EngineBroken, EngineOutOfMemory, EngineUnavailable
+from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.backends.batch_sizes import ladder
 from app.backends.choice import open_backend
 from app.backends.openvino_backend import Whole, open_openvino
@@ -109,7 +109,7 @@ def test_a_broken_kernel_fails_the_self_test(source):
 @pytest.mark.parametrize("batch_sizes", [(1, 16), None], ids=["given, as for a reload", "chosen"])
 @pytest.mark.parametrize("wrong", [lambda count: count == 1, lambda count: count > 5], ids=["alone", "in a batch"])
 def test_what_computes_large_batches_is_tested_as_what_computes_single_images_is(monkeypatch, wrong, batch_sizes):
-    opened = engine_module._open_without
+    opened = engine_module.open_backend
 
     def half_broken(source, settings):
         backend = opened(source, settings)
@@ -117,7 +117,7 @@ def test_what_computes_large_batches_is_tested_as_what_computes_single_images_is
         backend.logits = lambda images: right(images) * (np.nan if wrong(len(images)) else 1)
         return backend
 
-    monkeypatch.setattr(engine_module, "_open_without", half_broken)
+    monkeypatch.setattr(engine_module, "open_backend", half_broken)
     monkeypatch.setattr(engine_module, "choose_batch_sizes", lambda *_args, **_options: (1, 16))
     with pytest.raises(SelfTestFailed):
         load_engine(Settings(device="cpu", runtime="openvino", batch_sizes=batch_sizes))
@@ -173,7 +173,7 @@ def test_openvino_cuts_layers_finer_than_there_are_threads(source):
 
 @pytest.mark.parametrize("pin", [True, False])
 def test_threads_stay_on_their_cores_only_if_asked_to(source, pin):
-    backend = open_openvino(source, Settings(device="cpu", pin_threads=pin))
+    backend = open_openvino(source, Settings(pin_threads=pin), "float32")
     assert all(compiled.get_property("ENABLE_CPU_PINNING") is pin for compiled in backend._compiled)
 
 
@@ -215,31 +215,6 @@ def test_only_eight_bit_integers_may_be_further_off_than_the_checkpoint_says(sou
     engine.run = lambda _images: source.facts.self_test_probabilities + np.float32(off)
     with nullcontext() if passes else pytest.raises(SelfTestFailed, match=r"tolerance 0\.05"):
         engine.self_test(*engine.batch_sizes)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"device": "cpu", "runtime": "torch", "precision": "int8"}, "int8 needs device cpu and OpenVINO"),
-        ({"device": "cpu", "runtime": "torch", "precision": "float16"}, "float16 needs device cuda"),
-        ({"device": "cpu", "runtime": "openvino", "precision": "float16"}, "float16 needs device cuda"),
-        ({"device": "cpu", "runtime": "mnn", "precision": "float16"}, "float16 needs device cuda"),
-        ({"device": "cuda", "runtime": "openvino", "precision": "float32"}, "openvino needs device cpu"),
-        ({"device": "cuda", "runtime": "mnn", "precision": "float32"}, "mnn needs device cpu"),
-        ({"device": "cuda", "runtime": "openvino"}, "openvino needs device cpu"),
-        ({"device": "cpu", "runtime": "mnn", "precision": "int8"}, "mnn computes in float32"),
-    ],
-)
-def test_what_cannot_be_is_said_in_one_line(source, options, message):
-    with pytest.raises(EngineUnavailable, match=message):
-        open_backend(source, Settings(**options))
-
-
-def test_without_openvino_a_cpu_runs_torch(source, monkeypatch):
-    monkeypatch.setattr("app.backends.choice.find_spec", lambda _name: None)
-    assert open_backend(source, Settings(device="cpu")).runtime == "torch"
-    with pytest.raises(EngineUnavailable, match="not installed"):
-        open_backend(source, Settings(device="cpu", runtime="openvino"))
 
 
 def test_batch_sizes_are_measured_unless_given(source):

@@ -23,7 +23,7 @@ def source() -> Checkpoint:
 def opened(source: Checkpoint, monkeypatch: pytest.MonkeyPatch, *, gain: float, threads: int = 2) -> OpenVinoBackend:
     """Open the backend where halves are so many times as quick."""
     monkeypatch.setattr(openvino_backend, "speedup", lambda *_: gain)
-    return open_openvino(source, Settings(device="cpu", threads=threads))
+    return open_openvino(source, Settings(threads=threads), "float32")
 
 
 def pictures(count: int) -> np.ndarray:
@@ -72,9 +72,8 @@ def test_eight_bit_integers_are_computed_whole_unless_halves_are_asked_for(
     source: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino_backend, "speedup", lambda *_: 2.0)
-    settings = Settings(device="cpu", threads=2, precision="int8")
-    assert not open_openvino(source, settings).split_batches
-    assert open_openvino(source, settings.model_copy(update={"split_batches": True})).split_batches
+    assert not open_openvino(source, Settings(threads=2), "int8").split_batches
+    assert open_openvino(source, Settings(threads=2, split_batches=True), "int8").split_batches
 
 
 @pytest.mark.parametrize("split", [True, False])
@@ -83,9 +82,9 @@ def test_what_is_given_is_not_measured(source: Checkpoint, monkeypatch: pytest.M
         raise AssertionError("as beside an engine that serves")
 
     monkeypatch.setattr(openvino_backend, "speedup", measure)
-    settings = Settings(device="cpu", threads=2, split_batches=split)
-    assert open_openvino(source, settings).split_batches is split
-    assert not open_openvino(source, settings.model_copy(update={"threads": 1})).split_batches  # there is one thread
+    assert open_openvino(source, Settings(threads=2, split_batches=split), "float32").split_batches is split
+    one_thread = Settings(threads=1, split_batches=split)
+    assert not open_openvino(source, one_thread, "float32").split_batches
 
 
 @pytest.mark.parametrize("gain", [0.8, 2.0])
