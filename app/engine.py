@@ -80,16 +80,7 @@ class CheckpointEngine:
     @property
     def tuning(self) -> dict[str, Any]:
         """See Engine."""
-        backend = self.backend
-        tuning = {
-            "batch_sizes": self.batch_sizes,
-            "precision": backend.dtype,
-            "runtime": backend.runtime,
-            "split_batches": backend.split_batches,
-        }
-        if _kind(backend) == "cuda":  # not by speed: another checkpoint may need a finer one
-            del tuning["precision"]
-        return tuning
+        return {"batch_sizes": self.batch_sizes, **self.backend.tuning}
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S), N at most the largest batch size, to float32 (N, classes)."""
@@ -105,12 +96,12 @@ class CheckpointEngine:
         if not self.batch_sizes:
             kind = _kind(self.backend)
             clocks = CLOCKS[kind]
-            steps = largest if self.backend.any_size else LADDER_STEPS[kind]
+            steps = largest if self.backend.resizes_freely else LADDER_STEPS[kind]
             self.batch_sizes = choose_batch_sizes(self.run, size, largest, steps=steps, clocks=clocks)
-        to_run = {self.batch_sizes[0], self.batch_sizes[-1]} if self.backend.any_size else self.batch_sizes
+        to_run = {self.batch_sizes[0], self.batch_sizes[-1]} if self.backend.resizes_freely else self.batch_sizes
         for batch_size in sorted(to_run, reverse=True):  # the memory of the largest then serves the smaller ones
             self.run(np.zeros((batch_size, 3, size, size), np.uint8))
-        self.backend.settle()
+        self.backend.release_setup_memory()
 
     def self_test(self, step: int = 1) -> None:
         """Reproduce the checkpoint's own answers, in batches of `step` images. Raises SelfTestFailed."""

@@ -5,7 +5,7 @@ Everything else in app/backends/ leads here, as do the engine and the batcher; n
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,18 +34,18 @@ class Backend(Protocol):
     device: str
     dtype: str
 
-    any_size: bool
-    """Whether a batch of a size that has never been run is computed as readily as another."""
+    resizes_freely: bool
+    """Whether a size that has never been run is computed as readily as another, so that no batch need be padded."""
 
     @property
-    def split_batches(self) -> bool:
-        """Whether batches are computed in two halves, see app/backends/openvino_backend.py."""
+    def tuning(self) -> dict[str, Any]:
+        """The settings that were chosen by measurement here; opening one with them makes its like."""
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken."""
 
-    def settle(self) -> None:
-        """Give back what only setting up needed; every size that batches will have has been run."""
+    def release_setup_memory(self) -> None:
+        """Give back what only setting up needed, once every size that batches will have has been run."""
 
     def close(self) -> None:
         """Give back the memory."""

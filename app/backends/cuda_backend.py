@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,8 +66,7 @@ class CudaBackend:
     """
 
     runtime = "torch"
-    split_batches = False
-    any_size = False
+    resizes_freely = False
 
     def __init__(
         self, eager: TorchBackend, modes: Sequence[ExecutionMode], examples: NDArray[np.uint8], sizes: tuple[int, ...]
@@ -80,6 +80,11 @@ class CudaBackend:
         self._lanes: Lanes | None = None
         self._proven: set[tuple[int, int]] = set()
         self._last_tried = 0
+
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """See Backend. The precision was not chosen by speed alone: another checkpoint may need a finer one."""
+        return {"runtime": self.runtime, "split_batches": False}
 
     @property
     def mode(self) -> str:
@@ -156,7 +161,7 @@ class CudaBackend:
             with _failure_told("the lanes"):  # the eager network will meet it, too
                 lanes.close()
 
-    def settle(self) -> None:
+    def release_setup_memory(self) -> None:
         """Give back the memory that cuDNN's search has worked in, which torch keeps otherwise."""
         torch.cuda.empty_cache()
 

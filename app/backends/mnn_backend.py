@@ -7,6 +7,7 @@ Networks", arXiv:1509.09308.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,10 @@ log = logging.getLogger(__name__)
 # From so many images on MNN computes: it shares the work on one between cores less well than OpenVINO does.
 MNN_FROM = 2
 
-# The choice between the two is made with images of so many values together; MNN has to save a tenth, which is what
-# OpenVINO's halves may gain beside an event loop.
+# The choice between the two is made with images of so many values together; MNN has to save a tenth of the time, which
+# is what OpenVINO's halves may gain beside an event loop.
 MEASURED_VALUES = 8 * 3 * 32 * 32
-MAX_RELATIVE_TIME = 0.9
+MIN_SPEEDUP = 1 / 0.9
 
 # By how much logits may differ, of the largest: Winograd's way rounds differently.
 TOLERANCE = 1e-3
@@ -80,21 +81,25 @@ class MnnBackend:
     runtime = "mnn"
     device = "cpu"
     dtype = "float32"
-    split_batches = False
-    any_size = True  # MNN plans anew whenever it gets another size than before
+    resizes_freely = True  # MNN plans anew whenever it gets another size than before
 
     def __init__(self, single: Backend, batches: Mnn) -> None:
         self._single = single
         self._batches = batches
+
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """See Backend."""
+        return {"precision": self.dtype, "runtime": self.runtime, "split_batches": False}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
         way = self._batches if len(images) >= MNN_FROM else self._single
         return way.logits(images)
 
-    def settle(self) -> None:
+    def release_setup_memory(self) -> None:
         """Give back what setting up needed."""
-        self._single.settle()
+        self._single.release_setup_memory()
 
     def close(self) -> None:
         """Give both networks' memory back."""
@@ -115,4 +120,4 @@ def _is_faster(single: Backend, batches: Mnn, images: NDArray[np.uint8]) -> bool
     images = batch_of(images, MEASURED_VALUES, MNN_FROM)
     gained = speedup(single, batches, images)
     log.info("a batch of %d in MNN has %.2f times OpenVINO's rate, by measurement", len(images), gained)
-    return gained * MAX_RELATIVE_TIME >= 1
+    return gained >= MIN_SPEEDUP

@@ -31,7 +31,7 @@ HALVES_FROM = 6
 # are as quick as the whole (docs/architecture.md). So they are left only where they lose more than that, by measurement
 # with images of so many values together.
 MEASURED_VALUES = 32 * 3 * 32 * 32
-MIN_SPEEDUP = 0.9
+MIN_RELATIVE_RATE = 0.9
 
 
 def fast_float() -> str:
@@ -108,7 +108,7 @@ class Halves:
 
 
 class OpenVinoBackend:
-    """Compiled for this CPU; any batch size will do.
+    """Compiled for this CPU; takes batches of any size, but sets up each new one, which takes time and memory.
 
     `precision` is float32, bfloat16 or int8, `floats` that of what is left in floats. The model's weights lie in
     `constants`. Large batches are computed in two halves as `split` says; None does so unless that is found to be
@@ -117,7 +117,7 @@ class OpenVinoBackend:
 
     runtime = "openvino"
     device = "cpu"
-    any_size = False
+    resizes_freely = False
 
     def __init__(
         self,
@@ -155,9 +155,9 @@ class OpenVinoBackend:
         self._constants = constants  # OpenVINO may look at them as long as the model lives
 
     @property
-    def split_batches(self) -> bool:
-        """Whether large batches are computed in two halves."""
-        return self._halves is not None
+    def tuning(self) -> dict[str, Any]:
+        """See Backend."""
+        return {"precision": self.dtype, "runtime": self.runtime, "split_batches": self._halves is not None}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
@@ -169,7 +169,7 @@ class OpenVinoBackend:
                 raise EngineOutOfMemory from error
             raise
 
-    def settle(self) -> None:
+    def release_setup_memory(self) -> None:
         """Give back the constants, which OpenVINO has put into an order of its own, and what setting up needed."""
         for compiled in self._compiled:
             compiled.release_memory()
@@ -184,4 +184,4 @@ def _halves_pay_off(halves: Candidate, whole: Candidate, examples: NDArray[np.ui
     images = batch_of(examples, MEASURED_VALUES, HALVES_FROM)
     gained = speedup(whole, halves, images)
     log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(images), gained)
-    return gained >= MIN_SPEEDUP
+    return gained >= MIN_RELATIVE_RATE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,8 +46,7 @@ class TorchBackend:
     """Batch norm folded, channels last, in float32, bfloat16 or float16 (`precision`)."""
 
     runtime = "torch"
-    split_batches = False
-    any_size = False
+    resizes_freely = False
 
     def __init__(self, source: Checkpoint, device: str, precision: str, threads: int) -> None:
         self._device = torch.device(device)
@@ -65,6 +65,11 @@ class TorchBackend:
         self.mean = torch.tensor(source.metadata.mean, device=self._device)
         self.std = torch.tensor(source.metadata.std, device=self._device)
         self._has_worked = False
+
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """See Backend."""
+        return {"precision": self.dtype, "runtime": self.runtime, "split_batches": False}
 
     def enter(self) -> None:
         """Make a CUDA device that has a number the calling thread's own; to be called before it works there.
@@ -94,7 +99,7 @@ class TorchBackend:
         inputs = normalise(images, self.mean, self.std).to(self._dtype, memory_format=torch.channels_last)
         return network(inputs).float()
 
-    def settle(self) -> None:
+    def release_setup_memory(self) -> None:
         """Nothing is left over."""
 
     def close(self) -> None:

@@ -209,7 +209,7 @@ def test_int8_tolerates_rounding_and_no_more(source):
     [("float32", 0.04, True), ("float32", 0.07, False), ("bfloat16", 0.07, False), ("int8", 0.07, True)],
 )
 def test_only_eight_bit_integers_may_be_further_off_than_the_checkpoint_says(source, dtype, off, passes):
-    backend = Noting(any_size=True)
+    backend = Noting(resizes_freely=True)
     backend.dtype = dtype
     engine = CheckpointEngine(source.facts, backend, (len(source.facts.self_test_images),))
     engine.run = lambda _images: source.facts.self_test_probabilities + np.float32(off)
@@ -229,44 +229,44 @@ def test_batch_sizes_are_measured_unless_given(source):
 class Noting:
     """Notes the sizes of its batches."""
 
-    runtime, device, dtype, split_batches = "none", "cpu", "float32", False
+    runtime, device, dtype = "none", "cpu", "float32"
 
-    def __init__(self, any_size):
-        self.any_size = any_size
+    def __init__(self, resizes_freely):
+        self.resizes_freely = resizes_freely
         self.sizes = []
 
     def logits(self, images):
         self.sizes.append(len(images))
         return np.zeros((len(images), 10), np.float32)
 
-    def settle(self):
-        self.settled = True
+    def release_setup_memory(self):
+        self.has_released = True
 
 
 @pytest.mark.parametrize(
-    ("any_size", "chosen", "run"), [(False, ladder(64, 4), ladder(64, 4)), (True, (*range(1, 65),), (1, 64))], ids=str
+    ("resizes_freely", "chosen", "run"),
+    [(False, ladder(64, 4), ladder(64, 4)), (True, (*range(1, 65),), (1, 64))],
+    ids=str,
 )
-def test_where_any_size_will_do_none_is_padded_and_those_between_are_not_run(
-    source, monkeypatch, any_size, chosen, run
+def test_where_sizes_change_freely_none_is_padded_and_those_between_are_not_run(
+    source, monkeypatch, resizes_freely, chosen, run
 ):
     monkeypatch.setattr("app.engine.choose_batch_sizes", lambda *_, steps, **_options: ladder(64, steps))
-    backend = Noting(any_size)
+    backend = Noting(resizes_freely)
     engine = CheckpointEngine(source.facts, backend)
     engine.prepare(64)
     assert engine.batch_sizes == chosen
     assert backend.sizes == [*reversed(run)]
-    assert backend.settled
+    assert backend.has_released
     engine.run(np.zeros((33, 3, 32, 32), np.uint8))
-    assert backend.sizes[-1] == (33 if any_size else 40)
+    assert backend.sizes[-1] == (33 if resizes_freely else 40)
 
 
-@pytest.mark.parametrize(("device", "kept"), [("cpu", True), ("cuda", False), ("cuda:1", False)])
-def test_a_precision_that_was_chosen_for_its_speed_stays_with_the_next_checkpoint(source, device, kept):
-    backend = Noting(any_size=True)
-    backend.device = device
-    engine = CheckpointEngine(source.facts, backend, (1,))
-    assert ("precision" in engine.tuning) is kept
-    assert engine.tuning["batch_sizes"] == (1,)
+def test_what_was_chosen_by_measurement_is_told_as_settings(engine):
+    tuning = engine.tuning
+    assert tuning["batch_sizes"] == engine.batch_sizes
+    assert (tuning["runtime"], tuning["precision"]) == (engine.card["runtime"], engine.card["dtype"])
+    assert tuning.keys() <= Settings.model_fields.keys()
 
 
 def test_the_card_says_what_is_served(source):
@@ -281,7 +281,7 @@ def test_the_card_says_what_is_served(source):
 @pytest.mark.parametrize(("fitted_on", "calibrated"), [("5000 images", True), ("given", False), ("not fitted", False)])
 def test_a_temperature_that_was_fitted_on_no_images_is_no_calibration(source, fitted_on, calibrated):
     metadata = source.metadata.model_copy(update={"temperature_fitted_on": fitted_on})
-    engine = CheckpointEngine(replace(source.facts, metadata=metadata), Noting(any_size=True))
+    engine = CheckpointEngine(replace(source.facts, metadata=metadata), Noting(resizes_freely=True))
     assert engine.card["calibrated"] is calibrated
 
 
