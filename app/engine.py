@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from app.backends import measured
 from app.backends.backend import Backend
-from app.backends.batch_sizes import choose_batch_sizes
+from app.backends.batch_sizes import LADDER_STEPS, choose_batch_sizes
 from app.backends.choice import open_backend
 from app.memory import clear_error_frames
 from app.settings import Settings
@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 # The most images a batch is tried with. A processor has reached its best rate long before; on a GPU, 1024 images are
 # four pieces over two lanes (app/backends/cuda_backend.py).
 MAX_BATCH_BY_DEVICE = {"cpu": 64, "cuda": 1024}
-
-# A size costs CUDA a recorded graph and a CPU 1.4 MB; a padded image costs a CPU as much as a real one.
-LADDER_STEPS = {"cpu": 4, "cuda": 2}
 
 # What batches are measured by: a CPU's own time tells more than the clock on the wall, beside other programs.
 CLOCKS = {"cpu": measured.CLOCKS, "cuda": (time.perf_counter,)}

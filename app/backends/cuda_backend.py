@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.backends.backend import EngineBroken, EngineOutOfMemory
-from app.backends.batch_sizes import ladder
+from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.backends.cuda_lane import CudaLane, CudnnSearch
 from app.backends.lanes import Lane, Lanes, Piece
 from app.backends.torch_backend import TorchBackend, is_out_of_memory, torch_errors_classified
@@ -224,4 +224,4 @@ def open_cuda_backend(source: Checkpoint, device: str, precision: str, threads: 
         ExecutionMode("CUDA graphs with fused convolutions", lanes_with(CudnnKernels)),
         ExecutionMode("CUDA graphs", lanes_with(PlainKernels)),
     ]
-    return CudaBackend(eager, modes, source.self_test_images.numpy(), ladder(PIECE))
+    return CudaBackend(eager, modes, source.self_test_images.numpy(), ladder(PIECE, LADDER_STEPS["cuda"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from app.backends.agreement import BOUND, spread
-from app.backends.batch_sizes import ladder
+from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.backends.cuda_backend import PIECE, CudaBackend, distinct, open_cuda_backend
 from app.memory import clear_error_frames
 from app.settings import Settings
@@ -58,7 +58,7 @@ def _too_much(off: float) -> str:
 def _spread(source: Checkpoint, settings: Settings, backend: CudaBackend) -> float:
     """Measure with the sizes that batches may have; all of them are to be run before ready in any case."""
     calibration = source.metadata.calibration
-    sizes = settings.batch_sizes or ladder(min(PIECE, settings.max_queue_images))
+    sizes = settings.batch_sizes or ladder(min(PIECE, settings.max_queue_images), LADDER_STEPS["cuda"])
     pictures = distinct(source.self_test_images.numpy(), COMPARED)
     return spread(
         lambda images: calibration.probabilities_numpy(backend.logits(images)),
