@@ -23,9 +23,10 @@ from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.backends.cuda_lane import CudaLane, CudnnSearch
 from app.backends.lanes import Lane, Lanes, Piece
-from app.backends.torch_backend import TorchBackend, is_out_of_memory, torch_errors_classified
+from app.backends.torch_backend import TorchBackend, torch_errors_classified
 from app.memory import clear_error_frames
 from model.checkpoint import Checkpoint
+from model.device import is_out_of_memory
 from model.fused_convolutions import CudnnKernels, FusedNetwork, Kernels, PlainKernels
 
 log = logging.getLogger(__name__)

@@ -63,7 +63,7 @@ def open_openvino(source: Checkpoint, settings: Settings, precision: str) -> Ope
     )
 
 
-class Whole:
+class WholeBatch:
     """All of a batch on all threads, layer by layer."""
 
     def __init__(self, request: InferRequest) -> None:
@@ -144,7 +144,7 @@ class OpenVinoBackend:
             options["TBB_PARTITIONER"] = "AUTO"
         whole = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})  # a batch on all threads
         self._compiled = [whole]
-        self._whole: Candidate = Whole(whole.create_infer_request())
+        self._whole: Candidate = WholeBatch(whole.create_infer_request())
         self._halves: Candidate | None = None
         if split is not False:
             divided = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2})

@@ -19,22 +19,9 @@ from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.memory import clear_error_frames
 from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint
+from model.device import is_out_of_memory
 from model.precision import has_fast_bfloat16
 from model.transforms import normalise
-
-# What the driver, cuDNN and cuBLAS say, and torch of a CPU. Unlike other CUDA errors "CUDA error: out of memory", which
-# is what the driver's own calls say, such as those for graphs and pinned memory, is over once it has been reported.
-NO_MEMORY = (
-    "can't allocate memory",
-    "CUDA error: out of memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-
-# What torch says when no kernel of cuDNN works: there is none for this GPU, or none got its workspace, an error that
-# torch keeps to itself. Where such a convolution has worked before, it is the memory.
-NO_ENGINE = "unable to find an engine to execute this computation"
 
 
 def fast_float(device: str) -> str:
@@ -126,21 +113,3 @@ def torch_errors_classified(device: torch.device, *, has_worked: bool = False) -
         if device.type == "cuda" and "CUDA error" in str(error):  # sticky: the context is lost
             raise EngineBroken("the CUDA context is lost") from error
         raise
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether memory was missing, on a device or for Python itself."""
-    return isinstance(error, MemoryError) or is_out_of_memory(error)
-
-
-def is_out_of_memory(error: BaseException | None, *, has_worked: bool = False) -> bool:
-    """Whether it says so, or was raised in the handling of one that does: ending a failed capture raises again.
-
-    `has_worked` says whether the same has been computed before, in a batch of whatever size: see NO_ENGINE.
-    """
-    texts = (*NO_MEMORY, NO_ENGINE) if has_worked else NO_MEMORY
-    while error is not None:
-        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts):
-            return True
-        error = error.__context__
-    return False

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from app.backends.contenders import Run
+    from app.commands.bench_contenders import Run
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 PAUSE_S = 0.1
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from app.backends.backend import EngineUnavailable
     from app.backends.choice import open_backend
-    from app.backends.contenders import contenders, engine_is, explained
+    from app.commands.bench_contenders import contenders, engine_is, explained
     from model import checkpoint
     from model.checkpoint import CheckpointError
     from model.cores import available_cores

@@ -16,7 +16,7 @@ from app import engine as engine_module
 from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.backends.batch_sizes import ladder
 from app.backends.choice import open_backend
-from app.backends.openvino_backend import Whole, open_openvino
+from app.backends.openvino_backend import WholeBatch, open_openvino
 from app.engine import MAX_BATCH_BY_DEVICE, CheckpointEngine, SelfTestFailed, load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
@@ -158,7 +158,7 @@ def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
         def infer(self, *_arguments, **_options):
             raise RuntimeError(raised)
 
-    engine.backend._whole, engine.backend._halves = Whole(Failing()), None
+    engine.backend._whole, engine.backend._halves = WholeBatch(Failing()), None
     with pytest.raises(seen) as caught:
         engine.run(pictures)
     assert type(caught.value) is seen
