@@ -1,4 +1,4 @@
-"""Collects images from many requests into batches for one engine. Knows no torch and no HTTP.
+"""Collects images from many requests into batches for one engine. Knows no torch, and of HTTP only what errors carry.
 
 Batch-when-free: an idle engine takes what is queued at once; while it runs, the next batch grows, and the engine's
 thread takes it as it is then, without a pause in which the event loop would have to hand it over. Only where those who
@@ -119,7 +119,10 @@ class Batcher:
         return Ticket(self._free_places, count)
 
     def submit(self, ticket: Ticket, images: Images, deadline: float) -> Job:
-        """Queue uint8 (N, 3, S, S), 1 <= N <= the ticket's places; `deadline` is a time.monotonic()."""
+        """Queue uint8 (N, 3, S, S), 1 <= N <= the ticket's places; `deadline` is a time.monotonic().
+
+        Raises EngineFailed if the engine is dead.
+        """
         if self._dead:
             raise EngineFailed
         ticket.give_back(ticket.places - len(images))

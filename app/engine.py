@@ -55,7 +55,7 @@ class Engine(Protocol):
         """The settings that are chosen by measurement, as this engine has them; one that is given them is its like."""
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (N, 3, S, S) to probabilities (N, classes). Raises EngineOutOfMemory and EngineBroken."""
+        """Map uint8 (N, 3, S, S) to probabilities, float32 (N, classes). Raises EngineOutOfMemory and EngineBroken."""
 
     def close(self) -> None:
         """Give back the memory; the engine never runs again."""
@@ -80,7 +80,10 @@ class CheckpointEngine:
         return {"batch_sizes": self.batch_sizes, **self.backend.tuning}
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (N, 3, S, S), N at most the largest batch size, to float32 (N, classes)."""
+        """Map uint8 (N, 3, S, S), N at most the largest batch size, to probabilities, float32 (N, classes).
+
+        Raises EngineOutOfMemory and EngineBroken.
+        """
         count = len(images)
         padded = next((size for size in self.batch_sizes if size >= count), count)
         if padded > count:
@@ -88,7 +91,10 @@ class CheckpointEngine:
         return self.calibration.probabilities_numpy(self.backend.logits(images)[:count])
 
     def prepare(self, largest: int) -> None:
-        """Choose the batch sizes by measurement, up to `largest`, or warm up those that were given."""
+        """Choose the batch sizes by measurement, up to `largest`, or warm up those that were given.
+
+        Raises what `run` raises.
+        """
         size = self.card["input_size"]
         if not self.batch_sizes:
             kind = _kind(self.backend)

@@ -1,4 +1,6 @@
-"""Which runtime computes a checkpoint, on which device and in which precision: the whole decision, and nothing else.
+"""Which runtime computes a checkpoint, on which device and in which precision: the whole decision in one place.
+
+Where the settings leave the runtime open:
 
     device cuda, or auto with a GPU        torch
     device cpu, or auto without a GPU      OpenVINO, with MNN for batches where that is faster; torch without OpenVINO

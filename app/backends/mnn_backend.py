@@ -93,7 +93,7 @@ class MnnBackend:
         return {"precision": self.dtype, "runtime": self.runtime, "split_batches": False}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory."""
         way = self._batches if len(images) >= MNN_FROM else self._single
         return way.logits(images)
 

@@ -160,7 +160,7 @@ class OpenVinoBackend:
         return {"precision": self.dtype, "runtime": self.runtime, "split_batches": self._halves is not None}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory."""
         way = self._halves if self._halves and len(images) >= HALVES_FROM else self._whole
         try:
             return way.logits(np.require(images, requirements=["C", "W"]))

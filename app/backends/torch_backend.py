@@ -68,7 +68,7 @@ class TorchBackend:
             torch.cuda.set_device(self._device)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken."""
         with torch_errors_classified(self._device, has_worked=self._has_worked):
             logits = self._forward(images)
         self._has_worked = True
