@@ -1,4 +1,4 @@
-"""Collects images from many requests into batches for one engine. Knows no torch and no HTTP.
+"""Collects images from many requests into batches for one engine. Knows no torch, and of HTTP only what errors carry.
 
 Batch-when-free: an idle engine takes what is queued at once; while it runs, the next batch grows, and the engine's
 thread takes it as it is then, without a pause in which the event loop would have to hand it over. Only where those who
@@ -22,23 +22,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.batching.admission import Load, require_room
-from app.batching.batches import (
-    Batch,
-    Computed,
-    EngineBroken,
-    EngineOutOfMemory,
-    Run,
-    Slice,
-    compute,
-    count_of,
-    in_halves,
-    joined,
-)
+from app.batching.batches import Batch, Computed, Run, Slice, compute, count_of, in_halves, joined
 from app.batching.engine_failures import EngineFailures
 from app.batching.engine_pace import EnginePace
 from app.batching.job_queue import JobQueue
-from app.batching.jobs import Images, Job, ModelIdentity, Probabilities, Ticket
+from app.batching.jobs import Images, Job, ModelIdentity, Ticket
 from app.batching.returning_clients import ReturningClients
 from app.errors import EngineFailed, ServiceError
 from app.threads import Worker
@@ -129,7 +119,10 @@ class Batcher:
         return Ticket(self._free_places, count)
 
     def submit(self, ticket: Ticket, images: Images, deadline: float) -> Job:
-        """Queue uint8 (N, 3, S, S), 1 <= N <= the ticket's places; `deadline` is a time.monotonic()."""
+        """Queue uint8 (N, 3, S, S), 1 <= N <= the ticket's places; `deadline` is a time.monotonic().
+
+        Raises EngineFailed if the engine is dead.
+        """
         if self._dead:
             raise EngineFailed
         ticket.give_back(ticket.places - len(images))
@@ -202,7 +195,8 @@ class Batcher:
         self._dead = True
         for batch in self._batches:
             batch.result.cancel()
-        for job in [*(job for batch in self._batches for job, _ in batch.slices), *self._jobs]:
+            batch.fail(EngineFailed())
+        for job in self._jobs:
             job.fail(EngineFailed())
         self._jobs.clear()
         self._batches.clear()
@@ -224,7 +218,8 @@ class Batcher:
                 self._apply(self._swap)
                 continue
             await self._wait_for_more()
-            self._enqueue_batch(self._form_batch(self.max_batch))
+            # While an engine waits to take over, only what a request that was begun has left.
+            self._enqueue_batch(self._jobs.take(self.max_batch, head_only=self._swap is not None))
             while self._batches:
                 self._top_up()
                 await self._finish_batch(self._batches[0])
@@ -242,34 +237,34 @@ class Batcher:
 
     async def _wait_for_more(self) -> None:
         """Wait as long as a batch that is not full had better wait, unless an engine is to take over."""
-        while self._swap is None and (left_s := self._worth_waiting_until() - time.monotonic()) > 0:
+        while self._swap is None:
+            until, self._enough = self._worth_waiting()
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                break
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await self._changed.wait()
         self._enough = 1
 
-    def _worth_waiting_until(self) -> float:
-        """Return until when a batch waits for more, as a time.monotonic(), or 0.0; `_enough` images end it before.
+    def _worth_waiting(self) -> tuple[float, int]:
+        """Return until when a batch waits for more, as a time.monotonic() or 0.0, and how many images end it before.
 
         With `max_wait_s`, as long as every request keeps the time to be computed; else for those who come back at once.
         """
         if self.max_wait_s:
             waiting = [job for job in self._jobs if not job.future.done()]
             full = sum(job.untaken for job in waiting) >= self.max_batch
-            return 0.0 if full else min((self._latest_start(job) for job in waiting), default=0.0)
+            return (0.0 if full else min((self._latest_start(job) for job in waiting), default=0.0)), 1
         missing, until = self._returning.awaited()
-        self._enough = min(self.max_batch, self._jobs.images + missing)
-        return until if self._jobs.images < self._enough else 0.0
+        enough = min(self.max_batch, self._jobs.images + missing)
+        return (until if self._jobs.images < enough else 0.0), enough
 
     def _latest_start(self, job: Job) -> float:
         """Return until when a request may wait for others and still be answered, as a time.monotonic()."""
         needed = max(2 * self._pace.batch_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
         return min(job.enqueued + self.max_wait_s, job.deadline - needed)
-
-    def _form_batch(self, room: int) -> list[Slice]:
-        """Take up to `room` images off the queue, of a request begun before while an engine waits to take over."""
-        return self._jobs.take(room, head_only=self._swap is not None)
 
     def _top_up(self) -> None:
         """Put what waits into the batch that the engine's thread comes to next, unless an engine waits to take over.
@@ -277,14 +272,14 @@ class Batcher:
         With a time to fill up, for quick engines, and where others are expected back, only what fills one.
         """
         at_once = self._pace.batch_s >= TOP_UP_MIN_BATCH_S and not self.max_wait_s and not self._returning.expected
-        enough = 1 if at_once else self.max_batch
-        while self._jobs.images >= enough and self._swap is None:
+        worth_handing_over = 1 if at_once else self.max_batch
+        while self._jobs.images >= worth_handing_over and self._swap is None:
             last = self._batches[-1]
             room = last.room(self.max_batch)
-            if last.open and not room:
+            if room == 0:
                 return
-            slices = self._form_batch(room or self.max_batch)
-            if not (room and last.add(slices)):  # the thread has begun it
+            slices = self._jobs.take(room or self.max_batch)
+            if room is None or not last.add(slices):  # the thread has begun it, now or just after
                 self._enqueue_batch(slices)
             elif last is self._batches[0]:
                 self._mark_running(slices)
@@ -317,22 +312,22 @@ class Batcher:
         try:
             computed = await self._result(batch)
         except EngineOutOfMemory as error:
-            log.warning("out of memory for a batch of %d, also in halves", count_of(batch.slices))
-            _fail(batch, EngineFailed())
+            log.warning("out of memory for a batch of %d, also in halves", batch.count)
+            batch.fail(EngineFailed())
             self._failures.add_out_of_memory(error)
             return
         except EngineBroken:
             raise
         except Exception as error:
-            log.exception("a batch of %d failed", count_of(batch.slices))
-            _fail(batch, ServiceError())
+            log.exception("a batch of %d failed", batch.count)
+            batch.fail(ServiceError())
             self._failures.add(error)
             return
-        if computed.probabilities is not None:  # a batch that nobody waited for any more tells nothing of the engine
+        if computed.slices:  # a batch that nobody waited for any more tells nothing of the engine
             self._failures.clear()
             now = time.monotonic()
             self._record_batch(computed.slices, computed.seconds, now)
-            self._deliver(computed.slices, computed.probabilities, now - computed.seconds, computed.seconds)
+            computed.deliver(self.model, now)
 
     async def _result(self, batch: Batch) -> Computed:
         """Wait for the engine; out of memory, try two halves once."""
@@ -342,7 +337,7 @@ class Batcher:
             halves = in_halves(batch.slices)
             if not all(halves):
                 raise
-            log.warning("out of memory for a batch of %d: trying two halves", count_of(batch.slices))
+            log.warning("out of memory for a batch of %d: trying two halves", batch.count)
             return joined([await self._worker.run(compute, self._run, half) for half in halves])
 
     def _record_batch(self, slices: list[Slice], seconds: float, now: float) -> None:
@@ -351,19 +346,3 @@ class Batcher:
         self._pace.batch_ended(count, seconds, full=count == self.max_batch)
         self._returning.batch_ended(sum(len(images) for job, images in slices if not job.untaken), seconds, now)
         self._on_batch(count, seconds)
-
-    def _deliver(self, slices: list[Slice], probabilities: Probabilities, started: float, seconds: float) -> None:
-        """Give float64 (N, classes) to the requests that wait for it; `started` is a time.monotonic()."""
-        at = 0
-        timed: Job | None = None
-        for job, images in slices:
-            job.started = job.started or max(started, job.enqueued)
-            spent_s = 0.0 if job is timed else seconds  # one batch, in however many slices it has this request
-            job.answer(probabilities[at : at + len(images)], self.model, spent_s)
-            timed = job
-            at += len(images)
-
-
-def _fail(batch: Batch, error: ServiceError) -> None:
-    for job, _ in batch.slices:
-        job.fail(error)

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from app.backends.backend import EngineUnavailable, RuntimeUnfit
 from app.batcher import Batcher
-from app.engine import Engine, EngineUnavailable, RuntimeUnfit, SelfTestFailed, load_engine
+from app.engine import Engine, SelfTestFailed, load_engine
 from app.imaging import Decoder
 from app.lifecycle import State
 from app.memory import give_back_memory

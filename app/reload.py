@@ -15,8 +15,8 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from app.batching.batches import EngineBroken, EngineOutOfMemory
-from app.engine import Engine, EngineUnavailable, SelfTestFailed
+from app.backends.backend import EngineBroken, EngineOutOfMemory, EngineUnavailable
+from app.engine import Engine, SelfTestFailed
 from app.memory import give_back_memory
 from app.predictor import EnginePredictor
 from app.telemetry import Telemetry

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.batching.batch_sizes import ladder
+from app.backends.batch_sizes import ladder
 from app.engine import CheckpointEngine
 from benchmarks.records import FOLDER
 

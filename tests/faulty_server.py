@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from app import imaging
-from app.batching.batches import EngineBroken, EngineOutOfMemory
+from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.main import create_app
 from app.server import serve
 from app.settings import Settings

@@ -1,6 +1,12 @@
-"""A checkpoint's network in the runtime, on the device and in the precision that the settings ask for.
+"""Which runtime computes a checkpoint, on which device and in which precision: the whole decision in one place.
 
-This room and the backends that it opens, but for mnn_backend.py, bring torch with them.
+Where the settings leave the runtime open:
+
+    device cuda, or auto with a GPU        torch
+    device cpu, or auto without a GPU      OpenVINO, with MNN for batches where that is faster; torch without OpenVINO
+
+torch takes two seconds to import and hundreds of megabytes for good, and OpenVINO is of no use to a GPU: each is
+imported where it has been chosen, and torch also where a GPU is in sight, for only torch can tell whether it is usable.
 """
 
 from __future__ import annotations
@@ -9,138 +15,137 @@ import logging
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
-from app.backends.agreement import BOUND, spread
-from app.backends.cuda_backend import PIECE, CudaBackend, distinct, open_cuda_backend
-from app.backends.torch_backend import TorchBackend
-from app.batching.batch_sizes import ladder
-from app.engine import Backend, EngineUnavailable
-from app.memory import clear_error_frames
+from app.backends.backend import Backend, EngineUnavailable
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.cores import available_cores
-from model.precision import has_fast_bfloat16
 
 log = logging.getLogger(__name__)
 
-# What "auto" takes on CUDA in place of a precision whose answers move too much with the size of a batch. float16 is as
-# fast as bfloat16 and rounds to an eighth of it; its smaller range is checked when a size is proven (cuda_backend.py).
-FINER = {"bfloat16": "float16", "float16": "float32"}
+# Where WSL puts the library of NVIDIA's driver, if there is one.
+WSL_DRIVERS = Path("/usr/lib/wsl/lib")
 
-# The oldest NVIDIA driver for each major version of the CUDA that torch was built with.
-MIN_DRIVERS = {"12": "R525", "13": "R580"}
 
-# So many pictures are compared in batches of each size: the worst of a few says little of the worst of all. They are
-# the checkpoint's own and shifted ones, see `distinct`.
-COMPARED = 256
+def open_backend(source: Checkpoint, settings: Settings) -> Backend:
+    """Put a checkpoint's network where the settings say.
+
+    Raises EngineUnavailable for what this machine or the runtime cannot do, and what the runtime raises.
+    """
+    runtime, device, precision = resolve(settings)
+    if runtime != "torch":
+        return _open_without_torch(source, settings, runtime, precision)
+    if device == "cpu":
+        from app.backends.torch_backend import TorchBackend
+
+        return TorchBackend(source, device, precision, settings.threads or available_cores())
+    from app.backends.cuda_precision import open_on_cuda
+
+    return open_on_cuda(source, settings, device, precision)
 
 
 def resolve(settings: Settings) -> tuple[str, str, str]:
     """Return runtime, device and precision, with what "auto" means on this machine.
 
-    Raises EngineUnavailable for a GPU that torch does not have, or the runtime does not use.
-    Warns of a GPU that cannot be used: a service on the CPU looks well, and is slow.
+    Where the settings leave the runtime open, "openvino" may yet become "mnn", by measurement.
+    Raises EngineUnavailable for what is not installed, a GPU that torch does not have, and what cannot go together.
     """
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cpu" and _nvidia_in_sight():
-            log.warning("serving on the CPU, but there is an NVIDIA GPU that torch cannot use: %s", _why_no_cuda())
+    device = _device(settings)
     runtime: str = settings.runtime
     if runtime == "auto":
-        runtime = "openvino" if device == "cpu" and find_spec("openvino") else "torch"
-    if device != "cpu" and runtime != "torch":
-        raise EngineUnavailable(f"runtime {runtime} needs device cpu")
+        runtime = "openvino" if device == "cpu" and _is_installed("openvino") else "torch"
     if device != "cpu":
-        _require_gpu(device)
-    return runtime, device, _precision(settings, runtime, device)
+        if runtime != "torch":
+            raise EngineUnavailable(f"runtime {runtime} needs device cpu")
+        from app.backends.cuda_device import require_gpu
 
-
-def _require_gpu(device: str) -> None:
-    if not torch.cuda.is_available():
-        raise EngineUnavailable(f"device {device} cannot be used: {_why_no_cuda()}")
-    count, index = torch.cuda.device_count(), torch.device(device).index or 0
-    if index >= count:
-        raise EngineUnavailable(f"there is no device {device}: torch sees {count} of them")
-
-
-def _nvidia_in_sight() -> bool:
-    return any(Path("/dev").glob("nvidia*"))
-
-
-def _why_no_cuda() -> str:
-    """Return what torch says when it is made to try, and what driver its CUDA asks for."""
-    try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-        reason = "no reason is known"
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    needed = MIN_DRIVERS.get((torch.version.cuda or "").partition(".")[0])
-    return f"{reason}; CUDA {torch.version.cuda} needs driver {needed} or newer" if needed else reason
-
-
-def _precision(settings: Settings, runtime: str, device: str) -> str:
-    if settings.precision != "auto":
-        return settings.precision
-    if runtime != "torch" and device == "cpu" and find_spec("openvino"):
-        from app.backends.openvino_backend import precision_of  # it imports openvino, which a GPU does not need
-
-        return precision_of(settings)
-    return "bfloat16" if has_fast_bfloat16(torch.device(device)) else "float32"
-
-
-def open_backend(source: Checkpoint, settings: Settings) -> Backend:
-    """Put a checkpoint's network where the settings say. Raises EngineUnavailable."""
-    runtime, device, precision = resolve(settings)
-    if runtime == "torch":
-        if precision == "int8":
-            raise EngineUnavailable("precision int8 needs device cpu and OpenVINO")
-        threads = settings.threads or available_cores()
-        if torch.device(device).type == "cpu":
-            if precision == "float16":
-                raise EngineUnavailable("precision float16 needs device cuda")
-            return TorchBackend(source, device, precision, threads)
-        return _open_on_cuda(source, settings, device, precision, threads)
-    if not find_spec("openvino"):
+        require_gpu(device)
+    elif runtime != "torch" and not _is_installed("openvino"):
         raise EngineUnavailable(f"runtime {runtime} needs OpenVINO, which is not installed here: pip install openvino")
-    from app.backends.mnn_backend import open_on_cpu
-
-    return open_on_cpu(source, settings)
-
-
-def _open_on_cuda(source: Checkpoint, settings: Settings, device: str, precision: str, threads: int) -> CudaBackend:
-    """Open the network in a precision whose answers agree between batch sizes, if the settings leave it open."""
-    while True:
-        backend = open_cuda_backend(source, device, precision, threads)
-        try:
-            off = _spread(source, settings, backend)
-        except BaseException as error:
-            clear_error_frames(error)
-            backend.close()
-            raise
-        finer = FINER.get(precision) if settings.precision == "auto" else None
-        if off <= BOUND or finer is None:
-            break
-        backend.close()
-        log.warning("not in %s but in %s: %s", precision, finer, _too_much(off))
-        precision = finer
-    if off > BOUND:
-        log.warning("in %s %s", precision, _too_much(off))
-    return backend
+    if settings.precision == "auto":
+        return runtime, device, _fast_float(runtime, device)
+    _require_precision(settings.precision, runtime, device)
+    return runtime, device, settings.precision
 
 
-def _too_much(off: float) -> str:
-    return f"probabilities move by {off:.4f} with the size of the batch, more than the promised {BOUND}"
+def may_need_torch(settings: Settings) -> bool:
+    """Whether torch may be what computes."""
+    if settings.runtime == "torch" or not _is_installed("openvino"):
+        return True
+    return _gpu_in_sight() and _is_installed("torch") if settings.device == "auto" else settings.device != "cpu"
 
 
-def _spread(source: Checkpoint, settings: Settings, backend: CudaBackend) -> float:
-    """Measure with the sizes that batches may have; all of them are to be run before ready in any case."""
-    calibration = source.metadata.calibration
-    sizes = settings.batch_sizes or ladder(min(PIECE, settings.max_queue_images))
-    pictures = distinct(source.self_test_images.numpy(), COMPARED)
-    return spread(
-        lambda images: calibration.probabilities_numpy(backend.logits(images)),
-        pictures,
-        {min(size, PIECE) for size in sizes},
-    )
+def _device(settings: Settings) -> str:
+    """Return "cpu" or the name of a CUDA device. Raises EngineUnavailable if torch is needed and not installed.
+
+    Warns of a GPU that cannot be used: a service on the CPU looks well, and is slow.
+    """
+    if not may_need_torch(settings):
+        if settings.device == "auto" and _gpu_in_sight():
+            log.warning("there is a GPU, but PyTorch is not installed here: serving on the CPU")
+        return "cpu"
+    if not _is_installed("torch"):
+        if settings.runtime != "torch" and settings.device in {"auto", "cpu"}:
+            raise EngineUnavailable("neither OpenVINO nor PyTorch is installed here: pip install openvino")
+        instead = "" if settings.runtime == "torch" else "; or device cpu"
+        raise EngineUnavailable(f"PyTorch is not installed here: pip install torch torchvision tqdm{instead}")
+    if settings.device != "auto":
+        return settings.device
+    from app.backends.cuda_device import is_usable, why_no_cuda
+
+    if is_usable():
+        return "cuda"
+    if _gpu_in_sight():
+        log.warning("serving on the CPU, but there is an NVIDIA GPU that torch cannot use: %s", why_no_cuda())
+    return "cpu"
+
+
+def _gpu_in_sight() -> bool:
+    """Whether there is a device file of a GPU that torch might use: NVIDIA, Tegra, or NVIDIA's in WSL."""
+    if any(file for name in ("nvidia*", "nvhost*", "nvmap") for file in Path("/dev").glob(name)):
+        return True
+    return Path("/dev/dxg").exists() and any(WSL_DRIVERS.glob("libcuda.so*"))  # WSL has the file for every maker's GPU
+
+
+def _is_installed(package: str) -> bool:
+    return find_spec(package) is not None
+
+
+def _fast_float(runtime: str, device: str) -> str:
+    """Return the faster float there, the first to be tried on CUDA (cuda_precision.py)."""
+    if runtime == "mnn":
+        return "float32"  # it has no other
+    if runtime == "openvino":
+        from app.backends import openvino_backend
+
+        return openvino_backend.fast_float()
+    from app.backends import torch_backend
+
+    return torch_backend.fast_float(device)
+
+
+def _require_precision(precision: str, runtime: str, device: str) -> None:
+    """Raise EngineUnavailable unless the runtime has the precision on that device."""
+    if precision == "float16" and device == "cpu":
+        raise EngineUnavailable("precision float16 needs device cuda")
+    if precision == "int8" and runtime == "torch":
+        raise EngineUnavailable("precision int8 needs device cpu and OpenVINO")
+    if precision != "float32" and runtime == "mnn":
+        raise EngineUnavailable("runtime mnn computes in float32: set precision float32")
+
+
+def _open_without_torch(source: Checkpoint, settings: Settings, runtime: str, precision: str) -> Backend:
+    """Open OpenVINO or MNN, and of the two the faster one where the settings leave that open."""
+    from app.backends.openvino_backend import open_openvino
+
+    if runtime == "mnn":
+        from app.backends.mnn_backend import open_mnn
+
+        return open_mnn(source, settings)
+    is_open = settings.runtime == "auto" and not settings.split_batches
+    if is_open and precision == "float32" and _is_installed("MNN"):
+        from app.backends.mnn_backend import open_mnn_if_faster
+
+        faster = open_mnn_if_faster(source, settings)
+        if faster is not None:
+            return faster
+    return open_openvino(source, settings, precision)

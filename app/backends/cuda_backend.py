@@ -12,19 +12,21 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app.backends.backend import EngineBroken, EngineOutOfMemory
+from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.backends.cuda_lane import CudaLane, CudnnSearch
 from app.backends.lanes import Lane, Lanes, Piece
-from app.backends.torch_backend import TorchBackend, is_out_of_memory, torch_errors_classified
-from app.batching.batch_sizes import ladder
-from app.batching.batches import EngineBroken, EngineOutOfMemory
+from app.backends.torch_backend import TorchBackend, torch_errors_classified
 from app.memory import clear_error_frames
 from model.checkpoint import Checkpoint
+from model.device import is_out_of_memory
 from model.fused_convolutions import CudnnKernels, FusedNetwork, Kernels, PlainKernels
 
 log = logging.getLogger(__name__)
@@ -65,8 +67,7 @@ class CudaBackend:
     """
 
     runtime = "torch"
-    split_batches = False
-    any_size = False
+    resizes_freely = False
 
     def __init__(
         self, eager: TorchBackend, modes: Sequence[ExecutionMode], examples: NDArray[np.uint8], sizes: tuple[int, ...]
@@ -80,6 +81,11 @@ class CudaBackend:
         self._lanes: Lanes | None = None
         self._proven: set[tuple[int, int]] = set()
         self._last_tried = 0
+
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """See Backend. The precision was not chosen by speed alone: another checkpoint may need a finer one."""
+        return {"runtime": self.runtime, "split_batches": False}
 
     @property
     def mode(self) -> str:
@@ -156,7 +162,7 @@ class CudaBackend:
             with _failure_told("the lanes"):  # the eager network will meet it, too
                 lanes.close()
 
-    def settle(self) -> None:
+    def release_setup_memory(self) -> None:
         """Give back the memory that cuDNN's search has worked in, which torch keeps otherwise."""
         torch.cuda.empty_cache()
 
@@ -219,4 +225,4 @@ def open_cuda_backend(source: Checkpoint, device: str, precision: str, threads: 
         ExecutionMode("CUDA graphs with fused convolutions", lanes_with(CudnnKernels)),
         ExecutionMode("CUDA graphs", lanes_with(PlainKernels)),
     ]
-    return CudaBackend(eager, modes, source.self_test_images.numpy(), ladder(PIECE))
+    return CudaBackend(eager, modes, source.self_test_images.numpy(), ladder(PIECE, LADDER_STEPS["cuda"]))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.timing import best_times
 
-# The clock on the wall and the processor's own: what either says is in app/batching/batch_sizes.py.
+# The clock on the wall and the processor's own: what either says is in app/backends/batch_sizes.py.
 CLOCKS = (time.perf_counter, time.process_time)
 
 # In turns, so many times if that does not take too many seconds.
@@ -34,7 +34,7 @@ def batch_of(examples: NDArray[np.uint8], values: int, least: int) -> NDArray[np
 def speedup(baseline: Candidate, candidate: Candidate, images: NDArray[np.uint8]) -> float:
     """Return the rate of `candidate` divided by that of `baseline`, for uint8 (N, 3, S, S).
 
-    By whichever clock shows the most: app/batching/batch_sizes.py says why.
+    By whichever clock shows the most: app/backends/batch_sizes.py says why.
     """
     best = best_times({way: partial(way.logits, images) for way in (baseline, candidate)}, TIMES, CLOCKS, BUDGET_S)
     return max(slow / quick for slow, quick in zip(best[baseline], best[candidate], strict=True))

@@ -7,15 +7,15 @@ Networks", arXiv:1509.09308.
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backends.backend import Backend, RuntimeUnfit
 from app.backends.measured import batch_of, speedup
 from app.backends.mnn_network import Mnn, MnnModel
-from app.backends.openvino_backend import open_openvino, precision_of
-from app.engine import Backend, EngineUnavailable, RuntimeUnfit
+from app.backends.openvino_backend import open_openvino
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.cores import available_cores
@@ -25,43 +25,54 @@ log = logging.getLogger(__name__)
 # From so many images on MNN computes: it shares the work on one between cores less well than OpenVINO does.
 MNN_FROM = 2
 
-# The choice between the two is made with images of so many values together; MNN has to save a tenth, which is what
-# OpenVINO's halves may gain beside an event loop.
+# The choice between the two is made with images of so many values together; MNN has to save a tenth of the time, which
+# is what OpenVINO's halves may gain beside an event loop.
 MEASURED_VALUES = 8 * 3 * 32 * 32
-MAX_RELATIVE_TIME = 0.9
+MIN_SPEEDUP = 1 / 0.9
 
 # By how much logits may differ, of the largest: Winograd's way rounds differently.
 TOLERANCE = 1e-3
 
 
-def open_on_cpu(source: Checkpoint, settings: Settings) -> Backend:
-    """Put a checkpoint's network on this CPU, in the runtime that the settings ask for or in the faster one.
+def open_mnn(source: Checkpoint, settings: Settings) -> MnnBackend:
+    """Put a checkpoint's network on this CPU.
 
-    Raises EngineUnavailable for float16 and if MNN is asked for and does not work here, and what OpenVINO raises.
+    Raises RuntimeUnfit if MNN does not work here or disagrees with OpenVINO, and what OpenVINO raises.
     """
-    if settings.precision == "float16":
-        raise EngineUnavailable("precision float16 needs device cuda")
-    if settings.runtime != "mnn" and not _may_be_faster(settings):
-        return open_openvino(source, settings)
-    if settings.runtime == "mnn" and precision_of(settings) != "float32":
-        raise EngineUnavailable("runtime mnn computes in float32: set precision float32")
-    single = open_openvino(source, settings.model_copy(update={"split_batches": False}))
+    single = _open_single(source, settings)
     try:
-        batches = Mnn(MnnModel(source), settings.threads or available_cores())
-        _compare(single, batches, source.facts.self_test_images)
-        if settings.runtime == "mnn" or _is_faster(single, batches, source.facts.self_test_images):
+        return MnnBackend(single, _open_batches(source, settings, single))
+    except Exception as error:
+        single.close()
+        raise RuntimeUnfit(f"runtime mnn does not work here: {error}") from error
+
+
+def open_mnn_if_faster(source: Checkpoint, settings: Settings) -> MnnBackend | None:
+    """Do the same, or return None if OpenVINO is as fast with batches, or MNN does not work here, which is warned of.
+
+    Raises what OpenVINO raises.
+    """
+    single = _open_single(source, settings)
+    try:
+        batches = _open_batches(source, settings, single)
+        if _is_faster(single, batches, source.facts.self_test_images):
             return MnnBackend(single, batches)
     except Exception as error:
-        if settings.runtime == "mnn":
-            raise RuntimeUnfit(f"runtime mnn does not work here: {error}") from error
         log.warning("MNN is left out: %s", error)
     single.close()
-    return open_openvino(source, settings)
+    return None
 
 
-def _may_be_faster(settings: Settings) -> bool:
-    asked_for_openvino = settings.runtime == "openvino" or settings.split_batches
-    return not asked_for_openvino and precision_of(settings) == "float32" and find_spec("MNN") is not None
+def _open_single(source: Checkpoint, settings: Settings) -> Backend:
+    """Open what computes single images, which cannot be divided."""
+    return open_openvino(source, settings.model_copy(update={"split_batches": False}), "float32")
+
+
+def _open_batches(source: Checkpoint, settings: Settings, single: Backend) -> Mnn:
+    """Open what computes batches. Raises ArithmeticError if it disagrees with `single`, and what MNN raises."""
+    batches = Mnn(MnnModel(source), settings.threads or available_cores())
+    _compare(single, batches, source.facts.self_test_images)
+    return batches
 
 
 class MnnBackend:
@@ -70,21 +81,25 @@ class MnnBackend:
     runtime = "mnn"
     device = "cpu"
     dtype = "float32"
-    split_batches = False
-    any_size = True  # MNN plans anew whenever it gets another size than before
+    resizes_freely = True  # MNN plans anew whenever it gets another size than before
 
     def __init__(self, single: Backend, batches: Mnn) -> None:
         self._single = single
         self._batches = batches
 
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """See Backend."""
+        return {"precision": self.dtype, "runtime": self.runtime, "split_batches": False}
+
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory."""
         way = self._batches if len(images) >= MNN_FROM else self._single
         return way.logits(images)
 
-    def settle(self) -> None:
+    def release_setup_memory(self) -> None:
         """Give back what setting up needed."""
-        self._single.settle()
+        self._single.release_setup_memory()
 
     def close(self) -> None:
         """Give both networks' memory back."""
@@ -105,4 +120,4 @@ def _is_faster(single: Backend, batches: Mnn, images: NDArray[np.uint8]) -> bool
     images = batch_of(images, MEASURED_VALUES, MNN_FROM)
     gained = speedup(single, batches, images)
     log.info("a batch of %d in MNN has %.2f times OpenVINO's rate, by measurement", len(images), gained)
-    return gained * MAX_RELATIVE_TIME >= 1
+    return gained >= MIN_SPEEDUP

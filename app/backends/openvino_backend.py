@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from openvino import InferRequest, Model, Tensor
 
+from app.backends.backend import EngineOutOfMemory
 from app.backends.measured import Candidate, batch_of, speedup
-from app.batching.batches import EngineOutOfMemory
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.cores import available_cores
@@ -31,24 +31,20 @@ HALVES_FROM = 6
 # are as quick as the whole (docs/architecture.md). So they are left only where they lose more than that, by measurement
 # with images of so many values together.
 MEASURED_VALUES = 32 * 3 * 32 * 32
-MIN_SPEEDUP = 0.9
+MIN_RELATIVE_RATE = 0.9
 
 
-def precision_of(settings: Settings) -> str:
-    """Return the precision that the settings ask for; "auto" is the faster float, and with MNN the only one it has."""
-    if settings.precision != "auto":
-        return settings.precision
-    return "float32" if settings.runtime == "mnn" else _fast_floats()
-
-
-def _fast_floats() -> str:
+def fast_float() -> str:
+    """Return the faster float on this CPU."""
     return "bfloat16" if has_fast_bfloat16() else "float32"
 
 
-def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
-    """Put a checkpoint's network on this CPU, as the settings say. Raises what OpenVINO raises."""
+def open_openvino(source: Checkpoint, settings: Settings, precision: str) -> OpenVinoBackend:
+    """Put a checkpoint's network on this CPU, in float32, bfloat16 or int8. Raises what OpenVINO raises.
+
+    Of the settings those count that say how it is computed: `threads`, `pin_threads` and `split_batches`.
+    """
     threads = settings.threads or available_cores()
-    precision = precision_of(settings)
     metadata, spec = source.metadata, source.metadata.network_spec()
     tensors = {name: stored.array() for name, stored in source.stored.items()}
     constants = FileBacked(FileBacked.size_of([one.nbytes for one in tensors.values()]))
@@ -57,7 +53,7 @@ def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
         model = quantised_model(*described, images=source.facts.self_test_images, threads=threads)
     else:
         model = openvino_model(*described)
-    floats = _fast_floats() if precision == "int8" else precision
+    floats = fast_float() if precision == "int8" else precision
     examples = source.facts.self_test_images
     split = settings.split_batches
     if threads == 1 or (split is None and precision == "int8"):  # whose halves gain nothing in the service either
@@ -67,7 +63,7 @@ def open_openvino(source: Checkpoint, settings: Settings) -> OpenVinoBackend:
     )
 
 
-class Whole:
+class WholeBatch:
     """All of a batch on all threads, layer by layer."""
 
     def __init__(self, request: InferRequest) -> None:
@@ -112,7 +108,7 @@ class Halves:
 
 
 class OpenVinoBackend:
-    """Compiled for this CPU; any batch size will do.
+    """Compiled for this CPU; takes batches of any size, but sets up each new one, which takes time and memory.
 
     `precision` is float32, bfloat16 or int8, `floats` that of what is left in floats. The model's weights lie in
     `constants`. Large batches are computed in two halves as `split` says; None does so unless that is found to be
@@ -121,7 +117,7 @@ class OpenVinoBackend:
 
     runtime = "openvino"
     device = "cpu"
-    any_size = False
+    resizes_freely = False
 
     def __init__(
         self,
@@ -148,7 +144,7 @@ class OpenVinoBackend:
             options["TBB_PARTITIONER"] = "AUTO"
         whole = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})  # a batch on all threads
         self._compiled = [whole]
-        self._whole: Candidate = Whole(whole.create_infer_request())
+        self._whole: Candidate = WholeBatch(whole.create_infer_request())
         self._halves: Candidate | None = None
         if split is not False:
             divided = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2})
@@ -159,12 +155,12 @@ class OpenVinoBackend:
         self._constants = constants  # OpenVINO may look at them as long as the model lives
 
     @property
-    def split_batches(self) -> bool:
-        """Whether large batches are computed in two halves."""
-        return self._halves is not None
+    def tuning(self) -> dict[str, Any]:
+        """See Backend."""
+        return {"precision": self.dtype, "runtime": self.runtime, "split_batches": self._halves is not None}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory."""
         way = self._halves if self._halves and len(images) >= HALVES_FROM else self._whole
         try:
             return way.logits(np.require(images, requirements=["C", "W"]))
@@ -173,7 +169,7 @@ class OpenVinoBackend:
                 raise EngineOutOfMemory from error
             raise
 
-    def settle(self) -> None:
+    def release_setup_memory(self) -> None:
         """Give back the constants, which OpenVINO has put into an order of its own, and what setting up needed."""
         for compiled in self._compiled:
             compiled.release_memory()
@@ -188,4 +184,4 @@ def _halves_pay_off(halves: Candidate, whole: Candidate, examples: NDArray[np.ui
     images = batch_of(examples, MEASURED_VALUES, HALVES_FROM)
     gained = speedup(whole, halves, images)
     log.info("a batch of %d in two halves has %.2f times the rate, by measurement", len(images), gained)
-    return gained >= MIN_SPEEDUP
+    return gained >= MIN_RELATIVE_RATE

@@ -8,39 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.batching.batches import EngineBroken, EngineOutOfMemory
+from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.memory import clear_error_frames
 from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint
+from model.device import is_out_of_memory
+from model.precision import has_fast_bfloat16
 from model.transforms import normalise
 
-# What the driver, cuDNN and cuBLAS say, and torch of a CPU. Unlike other CUDA errors "CUDA error: out of memory", which
-# is what the driver's own calls say, such as those for graphs and pinned memory, is over once it has been reported.
-NO_MEMORY = (
-    "can't allocate memory",
-    "CUDA error: out of memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
 
-# What torch says when no kernel of cuDNN works: there is none for this GPU, or none got its workspace, an error that
-# torch keeps to itself. Where such a convolution has worked before, it is the memory.
-NO_ENGINE = "unable to find an engine to execute this computation"
+def fast_float(device: str) -> str:
+    """Return the faster float on a device, "cpu", "cuda" or "cuda:N"."""
+    return "bfloat16" if has_fast_bfloat16(torch.device(device)) else "float32"
 
 
 class TorchBackend:
     """Batch norm folded, channels last, in float32, bfloat16 or float16 (`precision`)."""
 
     runtime = "torch"
-    split_batches = False
-    any_size = False
+    resizes_freely = False
 
     def __init__(self, source: Checkpoint, device: str, precision: str, threads: int) -> None:
         self._device = torch.device(device)
@@ -60,6 +53,11 @@ class TorchBackend:
         self.std = torch.tensor(source.metadata.std, device=self._device)
         self._has_worked = False
 
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """See Backend."""
+        return {"precision": self.dtype, "runtime": self.runtime, "split_batches": False}
+
     def enter(self) -> None:
         """Make a CUDA device that has a number the calling thread's own; to be called before it works there.
 
@@ -70,7 +68,7 @@ class TorchBackend:
             torch.cuda.set_device(self._device)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (N, 3, S, S) to float32 logits (N, classes)."""
+        """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken."""
         with torch_errors_classified(self._device, has_worked=self._has_worked):
             logits = self._forward(images)
         self._has_worked = True
@@ -88,7 +86,7 @@ class TorchBackend:
         inputs = normalise(images, self.mean, self.std).to(self._dtype, memory_format=torch.channels_last)
         return network(inputs).float()
 
-    def settle(self) -> None:
+    def release_setup_memory(self) -> None:
         """Nothing is left over."""
 
     def close(self) -> None:
@@ -115,21 +113,3 @@ def torch_errors_classified(device: torch.device, *, has_worked: bool = False) -
         if device.type == "cuda" and "CUDA error" in str(error):  # sticky: the context is lost
             raise EngineBroken("the CUDA context is lost") from error
         raise
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether memory was missing, on a device or for Python itself."""
-    return isinstance(error, MemoryError) or is_out_of_memory(error)
-
-
-def is_out_of_memory(error: BaseException | None, *, has_worked: bool = False) -> bool:
-    """Whether it says so, or was raised in the handling of one that does: ending a failed capture raises again.
-
-    `has_worked` says whether the same has been computed before, in a batch of whatever size: see NO_ENGINE.
-    """
-    texts = (*NO_MEMORY, NO_ENGINE) if has_worked else NO_MEMORY
-    while error is not None:
-        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts):
-            return True
-        error = error.__context__
-    return False

@@ -42,8 +42,9 @@ class Load(NamedTuple):
 def require_room(load: Load, count: int, deadline: float, *, max_queue_images: int, max_queue_s: float) -> None:
     """Raise QueueFull, saying when to come back, if there is no room or no time for `count` images.
 
-    They are wanted by `deadline`, a time.monotonic(), and what is ahead of them must not take longer than
-    `max_queue_s`; but two batches may always wait, so that the engine has work. Raises DeadlinePassed after it.
+    They are wanted by `deadline`, a time.monotonic(), and have to be done by then, unless nothing waits. What is ahead
+    of them must not take longer than `max_queue_s`, unless less than two batches wait: the engine is to have work.
+    Raises DeadlinePassed after the deadline.
     """
     left_s = deadline - time.monotonic()
     if left_s <= 0:

@@ -11,16 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batching.jobs import Images, Job, Probabilities
-
-
-class EngineOutOfMemory(Exception):
-    """The batch did not fit; a smaller one may."""
-
-
-class EngineBroken(Exception):
-    """The engine will not work again in this process."""
-
+from app.batching.jobs import Images, Job, ModelIdentity, Probabilities
+from app.errors import ServiceError
 
 DECIMALS = 6  # of probabilities in answers
 
@@ -39,6 +31,19 @@ class Computed:
     probabilities: Probabilities | None
     seconds: float
 
+    def deliver(self, model: ModelIdentity, ended: float) -> None:
+        """Give the requests their probabilities, on the event loop; `ended` is when, as a time.monotonic()."""
+        if self.probabilities is None:
+            return
+        at = 0
+        timed: Job | None = None
+        for job, images in self.slices:
+            job.started = job.started or max(ended - self.seconds, job.enqueued)
+            spent_s = 0.0 if job is timed else self.seconds  # one batch, in however many slices it has this request
+            job.answer(self.probabilities[at : at + len(images)], model, spent_s)
+            timed = job
+            at += len(images)
+
 
 class Batch:
     """Slices of requests that the engine's thread has, or will come to; until then it takes more.
@@ -53,9 +58,9 @@ class Batch:
         self._open = True
         self._lock = threading.Lock()
 
-    def room(self, most: int) -> int:
-        """Return how many images it takes until it has `most`, or 0 if the thread has begun; `add` asks again."""
-        return max(0, most - self.count) if self._open else 0
+    def room(self, most: int) -> int | None:
+        """Return how many images it takes until it has `most`, or None if the thread has begun; `add` asks again."""
+        return max(0, most - self.count) if self._open else None
 
     def add(self, slices: list[Slice]) -> bool:
         """Take more, and return True, unless the thread has begun."""
@@ -71,10 +76,10 @@ class Batch:
             self._open = False
         return compute(run, self.slices)
 
-    @property
-    def open(self) -> bool:
-        """Whether the thread has not come to it yet."""
-        return self._open
+    def fail(self, error: ServiceError) -> None:
+        """End all its requests with an error, on the event loop, unless they have ended already."""
+        for job, _ in self.slices:
+            job.fail(error)
 
 
 def compute(run: Run, slices: list[Slice]) -> Computed:

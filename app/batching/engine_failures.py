@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from app.batching.batches import EngineBroken
+from app.backends.backend import EngineBroken
 
 MAX_CONSECUTIVE_FAILURES = 3
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from app.backends.contenders import Run
+    from app.commands.bench_contenders import Run
 
 SETTINGS = ("weights", "weights_sha256", "device", "precision", "runtime", "threads")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -78,9 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
+    from app.backends.backend import EngineUnavailable
     from app.backends.choice import open_backend
-    from app.backends.contenders import contenders, engine_is, explained
-    from app.engine import EngineUnavailable
+    from app.commands.bench_contenders import contenders, engine_is, explained
     from model import checkpoint
     from model.checkpoint import CheckpointError
     from model.cores import available_cores
@@ -155,7 +155,7 @@ def _warm_up(run: Run, images: NDArray[np.uint8], sizes: tuple[int, ...], engine
 
     Raises EngineUnavailable for a contender that is hopelessly slow.
     """
-    from app.engine import EngineUnavailable
+    from app.backends.backend import EngineUnavailable
 
     for size in sizes:
         run(images[:size])

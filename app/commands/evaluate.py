@@ -53,10 +53,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the scores; exit 1 below --min-accuracy."""
-    from app.backends.torch_backend import lacks_memory
     from model.checkpoint import CheckpointError
     from model.data import DataError
-    from model.device import DeviceError
+    from model.device import DeviceError, lacks_memory
     from model.extras import MissingExtra
 
     set_up_logging("info", "text")

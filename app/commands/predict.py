@@ -31,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = read_settings(arguments)
     from PIL import Image
 
-    from app.engine import EngineUnavailable, SelfTestFailed, load_engine
+    from app.backends.backend import EngineUnavailable
+    from app.engine import SelfTestFailed, load_engine
     from app.errors import ServiceError, TooManyPixels
     from app.imaging import decode
     from model.metadata import CheckpointError

@@ -117,9 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     The exit status is 128 + the signal's number where one stopped it.
     """
-    from app.backends.torch_backend import lacks_memory
     from model.data import DataError
-    from model.device import limit_threads, pick_device
+    from model.device import lacks_memory, limit_threads, pick_device
     from model.extras import MissingExtra
     from model.train import Stopped
     from model.training.distributed import join_world

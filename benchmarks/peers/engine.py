@@ -71,7 +71,7 @@ class EagerEngine:
         import torch
 
         from app.backends.choice import resolve
-        from app.backends.contenders import contenders
+        from app.commands.bench_contenders import contenders
         from model import checkpoint
 
         torch.set_num_threads(settings.threads or available_cores())

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from app.batching.batches import EngineBroken
+from app.backends.backend import EngineBroken
 from app.http.parameters import Options
 from tests.api.asking import PICTURE, PNG, assert_problem, post
 from tests.api.conftest import occupied, serving

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from app.batching.batches import EngineOutOfMemory
-from app.engine import EngineUnavailable, SelfTestFailed
+from app.backends.backend import EngineOutOfMemory, EngineUnavailable
+from app.engine import SelfTestFailed
 from model.checkpoint import CheckpointError
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise

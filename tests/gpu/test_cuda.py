@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from app.backends.agreement import BOUND
+from app.backends.backend import EngineOutOfMemory
+from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.backends.cuda_backend import (
     LANES,
     PIECE,
@@ -17,8 +19,6 @@ from app.backends.cuda_backend import (
     open_cuda_backend,
 )
 from app.backends.cuda_lane import CudaLane
-from app.batching.batch_sizes import ladder
-from app.batching.batches import EngineOutOfMemory
 from app.engine import MAX_BATCH_BY_DEVICE, load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
@@ -27,7 +27,9 @@ from model.fused_convolutions import FusedNetwork, PlainKernels
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
 DEVICE = "cuda"
+SIZES = ladder(PIECE, LADDER_STEPS[DEVICE])
 MANY = 1000
+COUNTS = {*ladder(MANY, LADDER_STEPS[DEVICE]), 5, PIECE - 1, PIECE + 1, 2 * PIECE + 1, 3 * PIECE + 44}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def require_same(backend, images):
     assert np.abs(logits - expected).max() <= TOLERANCES[backend.dtype] * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("count", sorted({*ladder(MANY), 5, PIECE - 1, PIECE + 1, 2 * PIECE + 1, 3 * PIECE + 44}))
+@pytest.mark.parametrize("count", sorted(COUNTS))
 def test_graphs_give_the_eager_logits(backend, pictures, count):
     require_same(backend, pictures[:count])
 
@@ -224,7 +226,7 @@ def test_too_little_memory_in_the_midst_of_a_recording_is_told_and_leaves_the_wa
         return eager.logits_by(network, images)
 
     ways = [ExecutionMode("scarce", lambda: open_lanes_with(scarce, source))]
-    backend = CudaBackend(eager, ways, source.self_test_images.numpy(), ladder(PIECE))
+    backend = CudaBackend(eager, ways, source.self_test_images.numpy(), SIZES)
     try:
         with pytest.raises(EngineOutOfMemory):
             backend.logits(pictures[:PIECE])
@@ -247,7 +249,7 @@ def test_what_cannot_be_recorded_leaves_a_device_that_works(source, pictures, ca
         return logits + 0 * logits.sum().item()  # the host waits for the device, which no recording allows
 
     ways = [ExecutionMode("waiting", lambda: open_lanes_with(waiting, source)), *good._modes]
-    backend = CudaBackend(good.eager, ways, source.self_test_images.numpy(), ladder(PIECE))
+    backend = CudaBackend(good.eager, ways, source.self_test_images.numpy(), SIZES)
     require_same(backend, pictures[:300])
     assert backend.mode != "waiting"
     assert "waiting does not work here" in caplog.text
@@ -264,7 +266,7 @@ def test_recordings_that_fail_take_no_more_memory_each_time(source, pictures):
             return logits + 0 * logits.sum().item()
 
         ways = [ExecutionMode("waiting", lambda: open_lanes_with(waiting, source))]
-        backend = CudaBackend(eager, ways, source.self_test_images.numpy(), ladder(PIECE))
+        backend = CudaBackend(eager, ways, source.self_test_images.numpy(), SIZES)
         backend.logits(pictures[:300])
         assert backend.mode == "eager"
         backend.close()

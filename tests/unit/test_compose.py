@@ -3,8 +3,8 @@
 import json
 import re
 
-from app.backends.choice import FINER
 from app.backends.cuda_lane import SEARCH_S
+from app.backends.cuda_precision import FINER
 from app.processes.supervisor import MARGIN_S
 from app.settings import Settings
 from tests.conftest import ROOT

@@ -5,8 +5,7 @@ import re
 import pytest
 from prometheus_client import Counter
 
-from app.batching.batch_sizes import ladder
-from app.engine import LADDER_STEPS
+from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.processes.supervisor import MARGIN_S
 from app.routes.predict import PATH
 from app.settings import Settings

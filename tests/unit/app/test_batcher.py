@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from app.batcher import TOP_UP_MIN_BATCH_S, Batcher
+from app.batching.batches import Computed
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, QueueFull
 from tests.batchers import MODEL, occupied, pictures, running, submit
 from tests.fakes import FakeEngine, rounded_probabilities
@@ -267,7 +268,7 @@ async def test_places_are_free_from_when_the_engine_comes_to_a_batch():
         batcher._run = lambda images: go_on.acquire(timeout=30) and compute(images)
         batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
         first = submit(batcher, pictures(1))
-        while not batcher._batches or batcher._batches[0].open:
+        while not batcher._batches or batcher._batches[0].room(1) is not None:
             await asyncio.sleep(0)
         second = submit(batcher, pictures(3))
         assert (batcher.queued_images, batcher._running_images) == (3, 1)
@@ -325,7 +326,7 @@ async def test_a_request_waits_until_the_first_of_its_batches_begins(enqueued, q
     job = batcher.submit(batcher.admit(8, math.inf), images, math.inf)
     job.enqueued = enqueued
     for now, part in ((107.0, images[:4]), (115.0, images[4:])):
-        batcher._deliver([(job, part)], rounded_probabilities(part), started=now - 5.0, seconds=5.0)
+        Computed([(job, part)], rounded_probabilities(part), 5.0).deliver(MODEL, now)
     outcome = job.future.result()
     assert (outcome.queue_s, outcome.inference_s) == (queue_s, 10.0)
 

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
+from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.batcher import TOP_UP_MIN_BATCH_S
-from app.batching.batches import EngineBroken, EngineOutOfMemory
 from app.batching.engine_failures import MAX_CONSECUTIVE_FAILURES
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, ServiceError
 from tests.batchers import occupied, pictures, running, submit
@@ -180,7 +180,7 @@ async def test_a_dying_loop_fails_what_waits(monkeypatch):
     engine = FakeEngine()
     reasons = []
     async with running(engine, on_fatal=reasons.append) as batcher:
-        monkeypatch.setattr(batcher, "_form_batch", lambda _room: 1 / 0)
+        monkeypatch.setattr(batcher._jobs, "take", lambda _room, **_: 1 / 0)
         with pytest.raises(EngineFailed):
             await submit(batcher, pictures(1))
         assert reasons
@@ -252,7 +252,7 @@ async def test_each_of_many_batches_in_a_row_is_progress():
         batcher._run = lambda images: gate.acquire(timeout=30) and probabilities_of(images)
         batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
         first = submit(batcher, pictures(1))
-        while not batcher._batches or batcher._batches[0].open:
+        while not batcher._batches or batcher._batches[0].room(1) is not None:
             await asyncio.sleep(0)
         second = submit(batcher, pictures(1, seed=1))
         await asyncio.sleep(0)

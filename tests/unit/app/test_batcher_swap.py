@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from app.batching.batches import EngineBroken
+from app.backends.backend import EngineBroken
 from app.errors import DeadlinePassed, EngineFailed, ServiceError
 from tests.batchers import MODEL, occupied, pictures, running, submit
 from tests.fakes import FakeEngine, rounded_probabilities

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from app.backends import contenders
 from app.cli import build_parser
 from app.commands import bench as bench_command
+from app.commands import bench_contenders
 from model import machine
 
 
@@ -58,7 +58,7 @@ def test_what_the_processor_only_imitates_is_left_out_with_a_reason(toy_weights,
         return lambda: run
 
     made = {"engine": contender(0.1), "slow": contender(0.5), "hopeless": contender(1.01)}
-    monkeypatch.setattr(contenders, "contenders", lambda *_: made)
+    monkeypatch.setattr(bench_contenders, "contenders", lambda *_: made)
     sides = []
 
     def product_s(matrix, _times=1):

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from app import engine as engine_module
+from app.backends.backend import EngineBroken, EngineOutOfMemory
+from app.backends.batch_sizes import ladder
 from app.backends.choice import open_backend
-from app.backends.openvino_backend import Whole, open_openvino
-from app.batching.batch_sizes import ladder
-from app.batching.batches import EngineBroken, EngineOutOfMemory
-from app.engine import MAX_BATCH_BY_DEVICE, CheckpointEngine, EngineUnavailable, SelfTestFailed, load_engine
+from app.backends.openvino_backend import WholeBatch, open_openvino
+from app.engine import MAX_BATCH_BY_DEVICE, CheckpointEngine, SelfTestFailed, load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.batch_norm_folding import fold_batch_norm
@@ -109,7 +109,7 @@ def test_a_broken_kernel_fails_the_self_test(source):
 @pytest.mark.parametrize("batch_sizes", [(1, 16), None], ids=["given, as for a reload", "chosen"])
 @pytest.mark.parametrize("wrong", [lambda count: count == 1, lambda count: count > 5], ids=["alone", "in a batch"])
 def test_what_computes_large_batches_is_tested_as_what_computes_single_images_is(monkeypatch, wrong, batch_sizes):
-    opened = engine_module._open_without
+    opened = engine_module.open_backend
 
     def half_broken(source, settings):
         backend = opened(source, settings)
@@ -117,7 +117,7 @@ def test_what_computes_large_batches_is_tested_as_what_computes_single_images_is
         backend.logits = lambda images: right(images) * (np.nan if wrong(len(images)) else 1)
         return backend
 
-    monkeypatch.setattr(engine_module, "_open_without", half_broken)
+    monkeypatch.setattr(engine_module, "open_backend", half_broken)
     monkeypatch.setattr(engine_module, "choose_batch_sizes", lambda *_args, **_options: (1, 16))
     with pytest.raises(SelfTestFailed):
         load_engine(Settings(device="cpu", runtime="openvino", batch_sizes=batch_sizes))
@@ -158,7 +158,7 @@ def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
         def infer(self, *_arguments, **_options):
             raise RuntimeError(raised)
 
-    engine.backend._whole, engine.backend._halves = Whole(Failing()), None
+    engine.backend._whole, engine.backend._halves = WholeBatch(Failing()), None
     with pytest.raises(seen) as caught:
         engine.run(pictures)
     assert type(caught.value) is seen
@@ -173,7 +173,7 @@ def test_openvino_cuts_layers_finer_than_there_are_threads(source):
 
 @pytest.mark.parametrize("pin", [True, False])
 def test_threads_stay_on_their_cores_only_if_asked_to(source, pin):
-    backend = open_openvino(source, Settings(device="cpu", pin_threads=pin))
+    backend = open_openvino(source, Settings(pin_threads=pin), "float32")
     assert all(compiled.get_property("ENABLE_CPU_PINNING") is pin for compiled in backend._compiled)
 
 
@@ -209,37 +209,12 @@ def test_int8_tolerates_rounding_and_no_more(source):
     [("float32", 0.04, True), ("float32", 0.07, False), ("bfloat16", 0.07, False), ("int8", 0.07, True)],
 )
 def test_only_eight_bit_integers_may_be_further_off_than_the_checkpoint_says(source, dtype, off, passes):
-    backend = Noting(any_size=True)
+    backend = Noting(resizes_freely=True)
     backend.dtype = dtype
     engine = CheckpointEngine(source.facts, backend, (len(source.facts.self_test_images),))
     engine.run = lambda _images: source.facts.self_test_probabilities + np.float32(off)
     with nullcontext() if passes else pytest.raises(SelfTestFailed, match=r"tolerance 0\.05"):
         engine.self_test(*engine.batch_sizes)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"device": "cpu", "runtime": "torch", "precision": "int8"}, "int8 needs device cpu and OpenVINO"),
-        ({"device": "cpu", "runtime": "torch", "precision": "float16"}, "float16 needs device cuda"),
-        ({"device": "cpu", "runtime": "openvino", "precision": "float16"}, "float16 needs device cuda"),
-        ({"device": "cpu", "runtime": "mnn", "precision": "float16"}, "float16 needs device cuda"),
-        ({"device": "cuda", "runtime": "openvino", "precision": "float32"}, "openvino needs device cpu"),
-        ({"device": "cuda", "runtime": "mnn", "precision": "float32"}, "mnn needs device cpu"),
-        ({"device": "cuda", "runtime": "openvino"}, "openvino needs device cpu"),
-        ({"device": "cpu", "runtime": "mnn", "precision": "int8"}, "mnn computes in float32"),
-    ],
-)
-def test_what_cannot_be_is_said_in_one_line(source, options, message):
-    with pytest.raises(EngineUnavailable, match=message):
-        open_backend(source, Settings(**options))
-
-
-def test_without_openvino_a_cpu_runs_torch(source, monkeypatch):
-    monkeypatch.setattr("app.backends.choice.find_spec", lambda _name: None)
-    assert open_backend(source, Settings(device="cpu")).runtime == "torch"
-    with pytest.raises(EngineUnavailable, match="not installed"):
-        open_backend(source, Settings(device="cpu", runtime="openvino"))
 
 
 def test_batch_sizes_are_measured_unless_given(source):
@@ -254,44 +229,44 @@ def test_batch_sizes_are_measured_unless_given(source):
 class Noting:
     """Notes the sizes of its batches."""
 
-    runtime, device, dtype, split_batches = "none", "cpu", "float32", False
+    runtime, device, dtype = "none", "cpu", "float32"
 
-    def __init__(self, any_size):
-        self.any_size = any_size
+    def __init__(self, resizes_freely):
+        self.resizes_freely = resizes_freely
         self.sizes = []
 
     def logits(self, images):
         self.sizes.append(len(images))
         return np.zeros((len(images), 10), np.float32)
 
-    def settle(self):
-        self.settled = True
+    def release_setup_memory(self):
+        self.has_released = True
 
 
 @pytest.mark.parametrize(
-    ("any_size", "chosen", "run"), [(False, ladder(64, 4), ladder(64, 4)), (True, (*range(1, 65),), (1, 64))], ids=str
+    ("resizes_freely", "chosen", "run"),
+    [(False, ladder(64, 4), ladder(64, 4)), (True, (*range(1, 65),), (1, 64))],
+    ids=str,
 )
-def test_where_any_size_will_do_none_is_padded_and_those_between_are_not_run(
-    source, monkeypatch, any_size, chosen, run
+def test_where_sizes_change_freely_none_is_padded_and_those_between_are_not_run(
+    source, monkeypatch, resizes_freely, chosen, run
 ):
     monkeypatch.setattr("app.engine.choose_batch_sizes", lambda *_, steps, **_options: ladder(64, steps))
-    backend = Noting(any_size)
+    backend = Noting(resizes_freely)
     engine = CheckpointEngine(source.facts, backend)
     engine.prepare(64)
     assert engine.batch_sizes == chosen
     assert backend.sizes == [*reversed(run)]
-    assert backend.settled
+    assert backend.has_released
     engine.run(np.zeros((33, 3, 32, 32), np.uint8))
-    assert backend.sizes[-1] == (33 if any_size else 40)
+    assert backend.sizes[-1] == (33 if resizes_freely else 40)
 
 
-@pytest.mark.parametrize(("device", "kept"), [("cpu", True), ("cuda", False), ("cuda:1", False)])
-def test_a_precision_that_was_chosen_for_its_speed_stays_with_the_next_checkpoint(source, device, kept):
-    backend = Noting(any_size=True)
-    backend.device = device
-    engine = CheckpointEngine(source.facts, backend, (1,))
-    assert ("precision" in engine.tuning) is kept
-    assert engine.tuning["batch_sizes"] == (1,)
+def test_what_was_chosen_by_measurement_is_told_as_settings(engine):
+    tuning = engine.tuning
+    assert tuning["batch_sizes"] == engine.batch_sizes
+    assert (tuning["runtime"], tuning["precision"]) == (engine.card["runtime"], engine.card["dtype"])
+    assert tuning.keys() <= Settings.model_fields.keys()
 
 
 def test_the_card_says_what_is_served(source):
@@ -306,7 +281,7 @@ def test_the_card_says_what_is_served(source):
 @pytest.mark.parametrize(("fitted_on", "calibrated"), [("5000 images", True), ("given", False), ("not fitted", False)])
 def test_a_temperature_that_was_fitted_on_no_images_is_no_calibration(source, fitted_on, calibrated):
     metadata = source.metadata.model_copy(update={"temperature_fitted_on": fitted_on})
-    engine = CheckpointEngine(replace(source.facts, metadata=metadata), Noting(any_size=True))
+    engine = CheckpointEngine(replace(source.facts, metadata=metadata), Noting(resizes_freely=True))
     assert engine.card["calibrated"] is calibrated
 
 

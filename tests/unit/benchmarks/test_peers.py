@@ -195,7 +195,7 @@ def test_every_peer_has_its_pins_and_its_module():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_an_eager_engine_is_laid_out_channels_last_and_has_all_cores(monkeypatch, precision):
     """Ray gives a replica as many threads as the cores that it reserves."""
-    import app.backends.contenders as ways
+    import app.commands.bench_contenders as ways
 
     made = []
     names = {f"eager {dtype}{layout}" for dtype in ("float32", "bfloat16") for layout in ("", " channels-last")}

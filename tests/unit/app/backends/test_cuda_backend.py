@@ -28,10 +28,14 @@ def test_cudnn_searches_for_a_lane_before_eager_has_settled_on_its_guess():
     assert backend.eager.batches == ["prepare", 1]
 
 
+def test_the_next_checkpoint_may_need_a_finer_precision_which_is_therefore_not_kept():
+    assert make([PretendedLane()]).tuning == {"runtime": "torch", "split_batches": False}
+
+
 def test_what_the_search_worked_in_is_given_back_before_ready(monkeypatch):
     emptied = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
-    make([PretendedLane()]).settle()
+    make([PretendedLane()]).release_setup_memory()
     assert emptied
 
 

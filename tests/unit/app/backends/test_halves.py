@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from app.backends import measured, openvino_backend
-from app.backends.openvino_backend import HALVES_FROM, MIN_SPEEDUP, OpenVinoBackend, open_openvino
-from app.batching.batches import EngineOutOfMemory
+from app.backends.backend import EngineOutOfMemory
+from app.backends.openvino_backend import HALVES_FROM, MIN_RELATIVE_RATE, OpenVinoBackend, open_openvino
 from app.engine import load_engine
 from app.settings import Settings
 from model import checkpoint
@@ -23,7 +23,7 @@ def source() -> Checkpoint:
 def opened(source: Checkpoint, monkeypatch: pytest.MonkeyPatch, *, gain: float, threads: int = 2) -> OpenVinoBackend:
     """Open the backend where halves are so many times as quick."""
     monkeypatch.setattr(openvino_backend, "speedup", lambda *_: gain)
-    return open_openvino(source, Settings(device="cpu", threads=threads))
+    return open_openvino(source, Settings(threads=threads), "float32")
 
 
 def pictures(count: int) -> np.ndarray:
@@ -72,9 +72,8 @@ def test_eight_bit_integers_are_computed_whole_unless_halves_are_asked_for(
     source: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino_backend, "speedup", lambda *_: 2.0)
-    settings = Settings(device="cpu", threads=2, precision="int8")
-    assert not open_openvino(source, settings).split_batches
-    assert open_openvino(source, settings.model_copy(update={"split_batches": True})).split_batches
+    assert not open_openvino(source, Settings(threads=2), "int8").tuning["split_batches"]
+    assert open_openvino(source, Settings(threads=2, split_batches=True), "int8").tuning["split_batches"]
 
 
 @pytest.mark.parametrize("split", [True, False])
@@ -83,9 +82,9 @@ def test_what_is_given_is_not_measured(source: Checkpoint, monkeypatch: pytest.M
         raise AssertionError("as beside an engine that serves")
 
     monkeypatch.setattr(openvino_backend, "speedup", measure)
-    settings = Settings(device="cpu", threads=2, split_batches=split)
-    assert open_openvino(source, settings).split_batches is split
-    assert not open_openvino(source, settings.model_copy(update={"threads": 1})).split_batches  # there is one thread
+    assert open_openvino(source, Settings(threads=2, split_batches=split), "float32").tuning["split_batches"] is split
+    one_thread = Settings(threads=1, split_batches=split)
+    assert not open_openvino(source, one_thread, "float32").tuning["split_batches"]
 
 
 @pytest.mark.parametrize("gain", [0.8, 2.0])
@@ -95,7 +94,7 @@ def test_an_engine_that_is_given_what_another_one_found_is_its_like(
     monkeypatch.setattr(openvino_backend, "speedup", lambda *_: gain)
     settings = Settings(device="cpu", runtime="openvino", threads=2, max_queue_images=256)
     first = load_engine(settings)
-    assert first.backend.split_batches is (gain >= MIN_SPEEDUP)
+    assert first.tuning["split_batches"] is (gain >= MIN_RELATIVE_RATE)
     monkeypatch.setattr(openvino_backend, "speedup", lambda *_: 2.8 - gain)
     assert load_engine(settings.model_copy(update=first.tuning)).tuning == first.tuning
 

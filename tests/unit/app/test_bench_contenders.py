@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from app.backends import cuda_backend
-from app.backends.contenders import contenders
+from app.backends.backend import EngineUnavailable
 from app.backends.cuda_backend import CudaBackend, open_cuda_backend
 from app.backends.torch_backend import TorchBackend
-from app.engine import EngineUnavailable
+from app.commands.bench_contenders import contenders
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from tests.fake_cuda import FakeCuda
@@ -36,9 +36,7 @@ def test_every_size_is_compiled_for_each_that_compiles(source, monkeypatch):
         return graph.forward
 
     compile_with = partial(torch.compile, backend=backend)
-    monkeypatch.setattr(
-        "app.backends.contenders.torch.compile", lambda module, dynamic, mode: compile_with(module, dynamic=dynamic)
-    )
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic, mode: compile_with(module, dynamic=dynamic))
     sizes = range(1, 7)
     for name in ("torch.compile float32", "torch.compile bfloat16"):
         run = contenders(source, Settings(threads=1), "cpu")[name]()
@@ -55,7 +53,7 @@ def test_cuda_graphs_are_what_is_measured(source, monkeypatch):
     cuda = FakeCuda().install(monkeypatch)
     monkeypatch.setattr(cuda_backend, "PIECE", 4)
     monkeypatch.setattr(
-        "app.backends.contenders.open_cuda_backend",
+        "app.commands.bench_contenders.open_cuda_backend",
         lambda source, _device, precision, threads: open_cuda_backend(source, "cpu", precision, threads),
     )
     images = source.self_test_images.numpy()
@@ -66,7 +64,7 @@ def test_cuda_graphs_are_what_is_measured(source, monkeypatch):
 
 def test_what_fell_back_is_left_out(source, monkeypatch):
     monkeypatch.setattr(
-        "app.backends.contenders.open_cuda_backend",
+        "app.commands.bench_contenders.open_cuda_backend",
         lambda source, _device, precision, threads: CudaBackend(
             TorchBackend(source, "cpu", precision, threads), [], source.self_test_images.numpy(), (1,)
         ),

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from app.backends.backend import Backend, EngineUnavailable
 from app.backends.choice import open_backend
 from app.backends.cuda_backend import open_cuda_backend
 from app.backends.mnn_network import Mnn, MnnModel
-from app.engine import Backend, CheckpointEngine, EngineUnavailable
+from app.engine import CheckpointEngine
 from app.settings import Settings
 from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint
@@ -34,7 +35,7 @@ Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 MAX_COMPILATIONS = 256
 
 
-class Whole(nn.Module):
+class ContenderModule(nn.Module):
     """Uint8 images to probabilities: what every contender computes."""
 
     def __init__(self, source: Checkpoint, network: nn.Module) -> None:
@@ -63,7 +64,8 @@ def contenders(
         def make() -> Run:
             network = fold_batch_norm(source.network()) if folded else source.network()
             layout = torch.channels_last if channels_last else torch.contiguous_format
-            return _torch_run(Whole(source, network.to(device, dtype, memory_format=layout)).to(device), device)  # type: ignore[call-overload]
+            network = network.to(device, dtype, memory_format=layout)  # type: ignore[call-overload]
+            return _torch_run(ContenderModule(source, network).to(device), device)
 
         return make
 
@@ -137,7 +139,7 @@ def _compiled(source: Checkpoint, dtype: torch.dtype, device: str, mode: str | N
     # torch counts compilations of the same code, whichever network it belongs to, and beyond 8 runs it as it is.
     torch._dynamo.config.recompile_limit = MAX_COMPILATIONS
     network = fold_batch_norm(source.network()).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return _torch_run(torch.compile(Whole(source, network).to(device), dynamic=False, mode=mode), device)
+    return _torch_run(torch.compile(ContenderModule(source, network).to(device), dynamic=False, mode=mode), device)
 
 
 def _mnn(source: Checkpoint, threads: int) -> Run:
@@ -146,10 +148,12 @@ def _mnn(source: Checkpoint, threads: int) -> Run:
     return lambda images: calibration.probabilities_numpy(network.logits(images))
 
 
-def _traceable(source: Checkpoint) -> tuple[Whole, Tensor]:
+def _traceable(source: Checkpoint) -> tuple[ContenderModule, Tensor]:
     """Return what a converter follows, batch norm folded, and an example of its images, uint8 (2, 3, S, S)."""
     size = source.metadata.input_size
-    return Whole(source, fold_batch_norm(source.network())).eval(), torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    return ContenderModule(source, fold_batch_norm(source.network())).eval(), torch.zeros(
+        2, 3, size, size, dtype=torch.uint8
+    )
 
 
 def _openvino_converted(source: Checkpoint, threads: int) -> Run:

@@ -9,10 +9,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batching.batches import EngineOutOfMemory
+from app.backends.backend import EngineOutOfMemory
 from model.timing import Clock
 
 log = logging.getLogger(__name__)
+
+# The seconds of some runs: of each run, by each clock.
+Times = list[list[float]]
+
+# By device: a size costs CUDA a recorded graph and a CPU 1.4 MB; a padded image costs a CPU as much as a real one.
+LADDER_STEPS = {"cpu": 4, "cuda": 2}
 
 BUDGET_S = 1.0
 
@@ -34,7 +40,7 @@ def choose_batch_sizes(
     input_size: int,
     largest: int,
     *,
-    steps: int = 2,
+    steps: int,
     budget_s: float = BUDGET_S,
     clocks: Sequence[Clock] = (time.perf_counter,),
 ) -> tuple[int, ...]:
@@ -57,26 +63,27 @@ def choose_batch_sizes(
     image fits.
     """
     spent_s = 0.0
-    rates: list[dict[int, float]] = [{} for _ in clocks]  # images/s by size, by each clock
+    rates = Rates(len(clocks))
     size, fits = 1, largest
     while size <= fits:
         images = np.zeros((size, 3, input_size, input_size), np.uint8)
         try:
             run(images)
             times = _times(run, images, clocks)
-            if size >= MIN_LARGEST_BATCH and not _gains(rates, size, times):  # or so it seems beside another program
+            # Or so it seems beside another program.
+            if size >= MIN_LARGEST_BATCH and not rates.gains_over_half(size, times):
                 half_times = _times(run, images[: size // 2], clocks)
-                _note(rates, size // 2, half_times)
+                rates.note(size // 2, half_times)
                 spent_s += sum(one[0] for one in half_times)
                 times += _times(run, images, clocks)
         except EngineOutOfMemory:
             if size == 1:
                 raise
             fits = size - 1
-            size = 2 * max(rates[0])
+            size = 2 * rates.largest
             continue
-        goes_on = size < MIN_LARGEST_BATCH or _gains(rates, size, times)
-        _note(rates, size, times)
+        goes_on = size < MIN_LARGEST_BATCH or rates.gains_over_half(size, times)
+        rates.note(size, times)
         if not goes_on:
             break  # on a processor, whose memory for a larger one nobody would need again
         wall_s = [one[0] for one in times]
@@ -87,21 +94,57 @@ def choose_batch_sizes(
             size *= 2
         else:
             break
-    chosen = max(_smallest_good(known) for known in rates)
-    measured = [", ".join(f"{size}: {rate:.0f}" for size, rate in known.items()) for known in rates]
-    log.info(
-        "the best batch holds %d images, by measurement: %s images/s", chosen, "; by processor time ".join(measured)
-    )
-    fastest = max(rate for known in rates for rate in known.values())
-    least = min(MIN_LARGEST_BATCH, int(MIN_LARGEST_BATCH_MAX_S * fastest))
-    return ladder(min(max(chosen, least), largest if fits == largest else max(rates[0])), steps)
+    chosen = rates.smallest_good()
+    log.info("the best batch holds %d images, by measurement: %s images/s", chosen, rates)
+    least = min(MIN_LARGEST_BATCH, int(MIN_LARGEST_BATCH_MAX_S * rates.highest))
+    return ladder(min(max(chosen, least), largest if fits == largest else rates.largest), steps)
 
 
-def _times(
-    run: Callable[[NDArray[np.uint8]], object], images: NDArray[np.uint8], clocks: Sequence[Clock]
-) -> list[list[float]]:
-    """Return the seconds by each clock of a few runs, of one if it is long."""
-    times: list[list[float]] = []
+class Rates:
+    """Images/s by batch size, by each of so many clocks: of a size's quickest run, whose `times` are given."""
+
+    def __init__(self, clocks: int) -> None:
+        self._by_clock: list[dict[int, float]] = [{} for _ in range(clocks)]
+
+    def note(self, size: int, times: Times) -> None:
+        """Let the rates of a size be those of the quickest of these runs."""
+        for rates, rate in zip(self._by_clock, self._of(size, times), strict=True):
+            rates[size] = rate
+
+    def gains_over_half(self, size: int, times: Times) -> bool:
+        """Whether these runs of a size, not noted yet, make it worthwhile after half of it, by any clock."""
+        found = zip(self._by_clock, self._of(size, times), strict=True)
+        return any(rate >= rates.get(size // 2, 0.0) * MIN_SPEEDUP for rates, rate in found)
+
+    def smallest_good(self) -> int:
+        """Return the smallest size that none beats by more than MIN_SPEEDUP, by the clock that asks for the largest."""
+        return max(
+            next(size for size, rate in rates.items() if rate * MIN_SPEEDUP >= max(rates.values()))
+            for rates in self._by_clock
+        )
+
+    @property
+    def largest(self) -> int:
+        """The largest size that was noted."""
+        return max(self._by_clock[0])
+
+    @property
+    def highest(self) -> float:
+        """The highest rate of any size, by any clock."""
+        return max(rate for rates in self._by_clock for rate in rates.values())
+
+    def __str__(self) -> str:
+        by_clock = [", ".join(f"{size}: {rate:.0f}" for size, rate in rates.items()) for rates in self._by_clock]
+        return "; by processor time ".join(by_clock)
+
+    @staticmethod
+    def _of(size: int, times: Times) -> list[float]:
+        return [size / max(min(seconds), 1e-9) for seconds in zip(*times, strict=True)]
+
+
+def _times(run: Callable[[NDArray[np.uint8]], object], images: NDArray[np.uint8], clocks: Sequence[Clock]) -> Times:
+    """Return the seconds of a few runs, of one if it is long."""
+    times: Times = []
     while len(times) < RUNS and sum(one[0] for one in times) < RUNS_S:
         started = [clock() for clock in clocks]
         run(images)
@@ -109,30 +152,7 @@ def _times(
     return times
 
 
-def _note(rates: list[dict[int, float]], size: int, times: list[list[float]]) -> None:
-    """Let the rates of a size be those of these runs."""
-    for known, rate in zip(rates, _rates(size, times), strict=True):
-        known[size] = rate
-
-
-def _gains(rates: list[dict[int, float]], size: int, times: list[list[float]]) -> bool:
-    """Whether a size is worthwhile after half of it, by any clock."""
-    now = _rates(size, times)
-    return any(rate >= known.get(size // 2, 0.0) * MIN_SPEEDUP for known, rate in zip(rates, now, strict=True))
-
-
-def _rates(size: int, times: list[list[float]]) -> list[float]:
-    """Return the images/s of the quickest run, by each clock."""
-    return [size / max(min(by_clock), 1e-9) for by_clock in zip(*times, strict=True)]
-
-
-def _smallest_good(rates: dict[int, float]) -> int:
-    """Return the smallest size that none beats by more than MIN_SPEEDUP."""
-    best = max(rates.values())
-    return next(size for size, rate in rates.items() if rate * MIN_SPEEDUP >= best)
-
-
-def ladder(largest: int, steps: int = 2) -> tuple[int, ...]:
+def ladder(largest: int, steps: int) -> tuple[int, ...]:
     """Return sizes up to `largest`, so many `steps` from each power of two to the next.
 
     With two: 1, 2, 3, 4, 6, 8, 12, ...; padding adds a half at most, a fifth on average. With four: 1, 2, ..., 8, 10,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.batching.batch_sizes import MIN_LARGEST_BATCH, RUNS, choose_batch_sizes, ladder
-from app.batching.batches import EngineOutOfMemory
+from app.backends.backend import EngineOutOfMemory
+from app.backends.batch_sizes import MIN_LARGEST_BATCH, RUNS, choose_batch_sizes, ladder
 
 
 class Machine:
@@ -19,7 +19,7 @@ class Machine:
         self.now += self.seconds(len(images))
 
     def choose(self, largest=64, budget_s=1.0):
-        return choose_batch_sizes(self.run, 8, largest, budget_s=budget_s, clocks=(lambda: self.now,))
+        return choose_batch_sizes(self.run, 8, largest, budget_s=budget_s, steps=2, clocks=(lambda: self.now,))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ class Machine:
 )
 def test_the_smallest_batch_that_is_as_fast_as_any(seconds, largest, best):
     sizes = Machine(seconds).choose(largest)
-    assert sizes == ladder(best)
+    assert sizes == ladder(best, 2)
 
 
 def test_it_stays_within_its_budget():
@@ -54,13 +54,13 @@ def test_first_runs_are_charged_like_the_others():
 
 def test_a_slow_network_is_run_at_least_once():
     machine = Machine(lambda images: 3.0 * images)
-    assert machine.choose() == ladder(1)
+    assert machine.choose() == ladder(1, 2)
     assert machine.batches == [1, 1]
 
 
 def test_no_batch_is_made_long_for_nothing():
     machine = Machine(lambda images: 0.04 * images)
-    assert machine.choose() == ladder(12)  # half a second
+    assert machine.choose() == ladder(12, 2)  # half a second
 
 
 def test_a_size_that_gained_nothing_is_the_last_one():
@@ -79,7 +79,7 @@ def test_what_a_first_run_sets_up_is_not_the_measurements():
         usual(images)
 
     machine.run = run
-    assert machine.choose(largest=1024) == ladder(256)
+    assert machine.choose(largest=1024) == ladder(256, 2)
 
 
 def test_of_a_few_runs_the_quickest_counts():
@@ -88,7 +88,7 @@ def test_of_a_few_runs_the_quickest_counts():
         return 0.009 if disturbed and images > MIN_LARGEST_BATCH else 0.001
 
     machine = Machine(seconds)
-    assert machine.choose(largest=64) == ladder(64)
+    assert machine.choose(largest=64) == ladder(64, 2)
 
 
 def test_a_size_that_another_program_disturbed_is_measured_again():
@@ -97,7 +97,7 @@ def test_a_size_that_another_program_disturbed_is_measured_again():
         return 0.5 if first else 0.02 + 0.0001 * images
 
     machine = Machine(seconds)
-    assert machine.choose(largest=64, budget_s=5.0) == ladder(64)
+    assert machine.choose(largest=64, budget_s=5.0) == ladder(64, 2)
 
 
 def test_a_machine_that_becomes_slower_for_all_sizes_does_not_make_the_larger_ones_look_bad():
@@ -106,12 +106,12 @@ def test_a_machine_that_becomes_slower_for_all_sizes_does_not_make_the_larger_on
         return pace * (0.003 + 0.0005 * images)  # each doubling gains 10 % and more
 
     machine = Machine(seconds)
-    assert machine.choose(largest=64, budget_s=5.0) == ladder(64)
+    assert machine.choose(largest=64, budget_s=5.0) == ladder(64, 2)
 
 
 def test_where_there_is_time_what_is_never_chosen_is_not_measured():
     machine = Machine(lambda images: 0.01 * images**0.8)  # a processor that needs all of the second
-    assert machine.choose() == ladder(32)
+    assert machine.choose() == ladder(32, 2)
     assert sorted({*machine.batches}) == [1, MIN_LARGEST_BATCH, 32]
 
 
@@ -128,7 +128,7 @@ def test_a_size_that_does_not_fit_ends_the_measurement(room, largest):
             raise EngineOutOfMemory
         return 0.001
 
-    assert Machine(seconds).choose(largest=1024) == ladder(largest)
+    assert Machine(seconds).choose(largest=1024) == ladder(largest, 2)
 
 
 def test_if_not_even_one_image_fits_it_says_so():
@@ -159,7 +159,7 @@ def test_a_ladder_reaches_its_end_and_pads_little(largest, steps, most):
 
 
 def test_ladders_are_what_the_documents_say():
-    assert ladder(24) == (1, 2, 3, 4, 6, 8, 12, 16, 24)
+    assert ladder(24, 2) == (1, 2, 3, 4, 6, 8, 12, 16, 24)
     assert ladder(24, 4) == (*range(1, 9), 10, 12, 14, 16, 20, 24)
 
 
@@ -177,10 +177,10 @@ def test_beside_other_programs_the_processors_own_time_counts():
         now["wall"] += 0.002 * len(images)
 
     def choose(*clocks):
-        return choose_batch_sizes(run, 8, 64, clocks=[lambda clock=clock: now[clock] for clock in clocks])
+        return choose_batch_sizes(run, 8, 64, steps=2, clocks=[lambda clock=clock: now[clock] for clock in clocks])
 
-    assert choose("wall") == ladder(MIN_LARGEST_BATCH)
-    assert choose("wall", "processor") == ladder(64)
+    assert choose("wall") == ladder(MIN_LARGEST_BATCH, 2)
+    assert choose("wall", "processor") == ladder(64, 2)
 
 
 def test_a_start_on_a_busy_machine_does_not_make_batches_small_for_good():
@@ -192,7 +192,7 @@ def test_a_start_on_a_busy_machine_does_not_make_batches_small_for_good():
         now["processor"] += 0.01 * len(images)
 
     clocks = (lambda: now["wall"], lambda: now["processor"])
-    assert choose_batch_sizes(run, 8, 64, clocks=clocks) == ladder(MIN_LARGEST_BATCH)
+    assert choose_batch_sizes(run, 8, 64, steps=2, clocks=clocks) == ladder(MIN_LARGEST_BATCH, 2)
 
 
 def test_threads_that_have_nothing_to_do_cost_no_processor_time_and_count_all_the_same():
@@ -202,4 +202,5 @@ def test_threads_that_have_nothing_to_do_cost_no_processor_time_and_count_all_th
         now["processor"] += 0.001 * len(images)
         now["wall"] += 0.001 + 0.0001 * len(images)
 
-    assert choose_batch_sizes(run, 8, 64, clocks=(lambda: now["wall"], lambda: now["processor"])) == ladder(64)
+    clocks = (lambda: now["wall"], lambda: now["processor"])
+    assert choose_batch_sizes(run, 8, 64, steps=2, clocks=clocks) == ladder(64, 2)
