@@ -22,13 +22,13 @@ from app.http.accept_loop import AcceptLoop
 from app.http.bodies import BodyBudget
 from app.http.connection_limits import ConnectionLimits, raise_file_limit
 from app.http.connections import Connection
-from app.http.direct import DirectPredict
 from app.http.handshakes import MAX_HANDSHAKES, Handshakes
 from app.http.ports import drop_new_connections, open_port
 from app.http.recognising_connections import RecognisingConnection
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks
 from app.pidfile import pid_file
+from app.routes.fast_predict import DirectPredict
 from app.service import Service
 from app.settings import Settings
 from app.signals import Signals

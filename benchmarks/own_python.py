@@ -19,8 +19,8 @@ import uvloop
 from uvicorn.server import ServerState
 
 from app.errors import QueueFull
-from app.http.direct import DirectPredict
 from app.main import create_app
+from app.routes.fast_predict import DirectPredict
 from app.server import connection_options, prepare_process
 from app.settings import Settings
 from benchmarks.closed_loop import PICTURES

@@ -1,6 +1,6 @@
 """POST /predict as the framework answers it and documents it: the way of one request, top to bottom.
 
-Small requests, which are most of them, take the same steps without the framework: app/http/direct.py.
+Small requests, which are most of them, take the same steps without the framework: fast_predict.py.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.batching.jobs import Job, Outcome
 from app.errors import NotReady, ServiceError
-from app.http.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.http.bodies import SMALL_BODY_BYTES, read_body, refuse_codings, split_images
 from app.http.direct_interface import WHEN_GONE
 from app.http.parameters import Options, Parameters, Positive
 from app.imaging import Entry
 from app.predictor import Predictor
+from app.routes.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.routes.common import KeyDep, ServiceDep
 from app.routes.document import PREDICT_BODY, PREDICT_RESPONSES
 from app.schemas import PredictResponse

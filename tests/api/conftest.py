@@ -5,8 +5,8 @@ import httpx
 import pytest
 import uvicorn
 
-from app.http.direct import DirectPredict
 from app.main import create_app
+from app.routes.fast_predict import DirectPredict
 from app.server import connection_options
 from app.settings import Settings
 from tests.conftest import encode, noise

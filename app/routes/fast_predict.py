@@ -2,7 +2,7 @@
 
     the whole request is here, there is room -> key? parameters? -> split -> decode -> batcher -> JSON -> connection
 
-The steps are those of app/routes/predict.py, which documents the route and takes what is large or comes slowly. What is
+The steps are those of predict.py, which documents the route and takes what is large or comes slowly. What is
 left out is all that stands between: a task, ASGI's messages, middleware, routing, dependencies. Nothing is awaited here
 unless threads decode: the batcher calls back.
 """
@@ -18,7 +18,6 @@ import numpy as np
 
 from app.batching.jobs import Outcome, Ticket
 from app.errors import ClientGone, NotReady, QueueFull, ServiceError
-from app.http.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
 from app.http.direct_interface import ResponseChannel
 from app.http.heads import Head, KnownHead
@@ -28,6 +27,7 @@ from app.http.request_ids import request_id_of
 from app.imaging import Decoded, Entry
 from app.lifecycle import State
 from app.predictor import Predictor
+from app.routes.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.routes.common import take_key
 from app.routes.predict import PATH
 from app.service import Service
