@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BodyTooSlow, DeadlinePassed, NotReady, ServiceError
-from app.http.direct_interface import WHOLE
+from app.http.connections import WHOLE
 from app.http.problems import PROBLEM_TYPE, SECURITY_HEADERS, problem_body, problem_headers
 from app.http.request_ids import given_id_in, request_id_of
 from app.lifecycle import State

@@ -8,8 +8,7 @@ from uvicorn.server import ServerState
 
 from app.http.bodies import BodyBudget
 from app.http.connection_limits import ConnectionLimits
-from app.http.connections import Connection
-from app.http.direct_interface import WHOLE
+from app.http.connections import WHOLE, Connection
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HALF = b"GET / HTTP/1.1\r\nho"

@@ -16,11 +16,17 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, QueueFull, ServiceError
 from app.http.connection_limits import ConnectionLimits
 from app.http.dates import date_line
-from app.http.direct_interface import WHEN_GONE, WHOLE
 from app.http.ending import Ending
 from app.http.parsing import ParsingConnection, UvicornOptions
 from app.http.problems import Headers, problem_answers
 from app.http.request_ids import new_request_id
+
+# The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
+WHEN_GONE = "resnet.when_gone"
+
+# The ASGI extension for what is whole: its "respond", "body_is_here" and "awaits_100_continue" are the methods
+# of Connection.
+WHOLE = "resnet.whole"
 
 LATE_S = 0.05
 

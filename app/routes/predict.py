@@ -18,7 +18,7 @@ from pydantic.json_schema import SkipJsonSchema
 from app.batching.jobs import Job, Outcome
 from app.errors import NotReady, ServiceError
 from app.http.bodies import SMALL_BODY_BYTES, read_body, refuse_codings, split_images
-from app.http.direct_interface import WHEN_GONE
+from app.http.connections import WHEN_GONE
 from app.http.parameters import Options, Parameters, Positive
 from app.imaging import Entry
 from app.predictor import Predictor
