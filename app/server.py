@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 from app.admin import AdminServer
 from app.http.accept_loop import AcceptLoop
-from app.http.bodies import BodyBudget
+from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits, raise_file_limit
 from app.http.connections import Connection
 from app.http.fast_connections import FastConnection
@@ -251,7 +251,7 @@ def connection_options(service: Service, max_connections: int, fast_path: FastPr
         unread_timeout_s=settings.keep_alive_s,
         max_connections=max_connections,
         on_refused=service.telemetry.record_refusal,
-        unread=BodyBudget(settings.max_buffered_bytes // settings.http_processes),
+        unread=ByteBudget(settings.max_buffered_bytes // settings.http_processes),
     )
     connection = partial(FastConnection, fast_path=fast_path) if fast_path else Connection
     return {

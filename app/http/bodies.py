@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from email.message import Message
 
 from pydantic_core import from_json
@@ -19,7 +18,6 @@ from app.errors import (
     BodyTooLarge,
     ClientGone,
     MalformedRequest,
-    QueueFull,
     ServiceError,
     TooManyImages,
     UnsupportedMediaType,
@@ -38,39 +36,6 @@ MAX_PART_HEADER_BYTES = 8192
 # The email package takes the square of it: seconds for a header of 60 kB.
 MAX_PARAMETERS = 32
 MAX_LENGTH_DIGITS = 20
-
-
-class BodyBudget:
-    """The bytes of bodies that all requests together may hold; what one holds is given back when it is done with."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.held_bytes = 0
-
-    @contextmanager
-    def hold(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes bytes from the budget. It raises QueueFull when there are not so many left."""
-        mine = 0
-
-        def take(count: int) -> None:
-            nonlocal mine
-            self.take(count)
-            mine += count
-
-        try:
-            yield take
-        finally:
-            self.give_back(mine)
-
-    def take(self, count: int) -> None:
-        """Take bytes that `give_back` will return. Raises QueueFull when there are not so many left."""
-        if self.held_bytes + count > self.max_bytes:
-            raise QueueFull(retry_after_s=1)
-        self.held_bytes += count
-
-    def give_back(self, count: int) -> None:
-        """Return bytes that were taken."""
-        self.held_bytes -= count
 
 
 async def read_body(

@@ -16,7 +16,8 @@ from app.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from app.http.bodies import MAX_PARAMETERS, USUAL_FILE, BodyBudget, _parameter, read_body, split_images
+from app.http.bodies import MAX_PARAMETERS, USUAL_FILE, _parameter, read_body, split_images
+from app.http.byte_budget import ByteBudget
 
 JSON = "application/json"
 
@@ -164,7 +165,7 @@ def test_an_empty_image_body_is_malformed():
 
 @pytest.mark.anyio
 async def test_all_bodies_together_have_a_budget_that_comes_back():
-    budget = BodyBudget(10)
+    budget = ByteBudget(10)
     with budget.hold() as take:
         assert await read_body(receiver(b"sixsix"), None, take, max_bytes=10, time=(5, BodyTooSlow())) == b"sixsix"
         with pytest.raises(QueueFull), budget.hold() as other:

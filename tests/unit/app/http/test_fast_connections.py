@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.errors import BodyTooSlow, QueueFull
+from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits
 from app.http.fast_connections import FastConnection
 from app.http.problems import problem_answers
@@ -69,7 +70,7 @@ class Echo:
 
 
 def connect(fast_path):
-    limits = ConnectionLimits(60.0, 60.0, 10, lambda _code: None)
+    limits = ConnectionLimits(60.0, 60.0, 10, lambda _code: None, ByteBudget(1000))
     config = uvicorn.Config(
         answer, http=partial(FastConnection, fast_path=fast_path, limits=limits), ws="none", log_config=None
     )
