@@ -23,9 +23,7 @@ log = logging.getLogger(__name__)
 TOO_SLOW = frozenset({BodyTooSlow.status, DeadlinePassed.status})
 
 
-def problem_response(
-    error: ServiceError, request_id: str | None, more_headers: Mapping[str, str] | None = None
-) -> Response:
+def problem_response(error: ServiceError, request_id: str, more_headers: Mapping[str, str] | None = None) -> Response:
     """Turn an error into `application/problem+json`, with the headers that its status asks for."""
     headers = {**(more_headers or {}), **problem_headers(error)}
     body = problem_body(error, request_id)

@@ -78,8 +78,11 @@ class Service(ABC):
             raise NotReady
         return self._predictor
 
-    def require_room(self) -> None:
-        """Raise QueueFull while not even one image, with the longest deadline, may join the queue."""
+    def refuse_if_full(self) -> None:
+        """Raise QueueFull while not even one image, with the longest deadline, may join the queue.
+
+        Raises EngineFailed if the engine is dead.
+        """
         if self._predictor is not None and self.lifecycle.serving:
             self._predictor.batcher.require_room(1, time.monotonic() + self.settings.timeout_ms / 1000)
 

@@ -141,7 +141,7 @@ async def measure() -> list[dict[str, float]]:
         protocol: Callable[..., asyncio.Protocol] = config.http_protocol_class
         load = ClosedLoop(partial(protocol, config=config, server_state=ServerState(), app_state={}))
 
-        room = service.require_room
+        room = service.refuse_if_full
 
         def full() -> None:
             raise QueueFull(retry_after_s=1)
@@ -150,7 +150,7 @@ async def measure() -> list[dict[str, float]]:
         for number in range(ROUNDS + 1):
             took = {}
             for name, (lists, status) in FORMS.items():
-                service.require_room = full if status == b"429" else room
+                service.refuse_if_full = full if status == b"429" else room
                 took[name] = round(await load.run(lists, status), 1)
             if number:  # the first one warms up
                 rounds.append(took)

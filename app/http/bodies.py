@@ -23,6 +23,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.http.npy import NPY_TYPE, read_npy
+from app.http.parameters import BodyDeadline
 from app.imaging import Entry
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
@@ -44,22 +45,20 @@ async def read_body(
     take: Callable[[int], None],
     *,
     max_bytes: int,
-    time: tuple[float, ServiceError],
+    deadline: BodyDeadline,
 ) -> bytes:
     """Read a body of at most `max_bytes`, taking each chunk's bytes from the budget.
 
-    `time` is the seconds that it has, and what is raised after them. Raises BodyTooLarge as well (before reading, if
-    the length is announced), QueueFull and ClientGone.
+    Raises the deadline's error, BodyTooLarge (before reading, if the length is announced), QueueFull and ClientGone.
     """
     if content_length is not None and content_length.isdigit():
         digits = content_length.lstrip("0")  # of which there may be more than Python would read
         if len(digits) > MAX_LENGTH_DIGITS or int(digits or "0") > max_bytes:
             raise BodyTooLarge(max_bytes)
-    timeout_s, too_slow = time
     chunks: list[bytes] = []
     total = 0
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(deadline.timeout_s):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -73,7 +72,7 @@ async def read_body(
                 if not message.get("more_body", False):
                     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
     except TimeoutError as error:
-        raise too_slow from error
+        raise deadline.error from error
 
 
 def split_images(content_type: str | None, body: bytes, max_images: int, size: int) -> list[Entry]:

@@ -22,6 +22,7 @@ from app.errors import ClientGone, ServiceError
 from app.http.cached_headers import CachedHeader, RequestHead
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
+from app.http.parameters import BodyDeadline
 from app.http.parsing import UvicornOptions
 from app.http.problems import Headers
 
@@ -45,8 +46,8 @@ class FastPath(Protocol):
     def begin(self, connection: FastConnection, head: RequestHead, body: bytes) -> None:
         """Answer a request by `connection.send_answer`, now or later."""
 
-    def body_time(self, head: RequestHead) -> tuple[float, ServiceError]:
-        """Return for how many seconds a body may come, and what the answer is if it does not."""
+    def body_deadline(self, head: RequestHead) -> BodyDeadline:
+        """Return how long a request's body may take."""
 
     def refuse(
         self, connection: FastConnection, head: RequestHead, error: ServiceError, *, body_is_here: bool = True
@@ -282,8 +283,8 @@ class FastConnection(Connection):
     def _watch(self) -> None:
         """Let the body's time run while a small one is awaited, and else the header's."""
         if self._awaits_body and self._body_timer is None:
-            seconds, error = self._fast_path.body_time(self._head())
-            self._body_timer = self.loop.call_later(seconds, self._body_late, error)
+            deadline = self._fast_path.body_deadline(self._head())
+            self._body_timer = self.loop.call_later(deadline.timeout_s, self._body_late, deadline.error)
         super()._watch()
 
     def _body_late(self, error: ServiceError) -> None:

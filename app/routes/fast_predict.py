@@ -21,8 +21,8 @@ from app.errors import ClientGone, NotReady, QueueFull, ServiceError
 from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
 from app.http.cached_headers import CachedHeader, RequestHead
 from app.http.fast_connections import FastConnection
-from app.http.parameters import Options
-from app.http.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_answers, problem_body, problem_headers
+from app.http.parameters import BodyDeadline, Options
+from app.http.problems import SECURITY_HEADERS, Headers, problem_answers, problem_body, problem_fields
 from app.http.request_ids import request_id_of
 from app.imaging import Decoded, Entry
 from app.lifecycle import State
@@ -63,10 +63,10 @@ class FastPredict:
         exchange = Exchange(self.service, connection, head)
         exchange.attempt(exchange.begin, body)
 
-    def body_time(self, head: RequestHead) -> tuple[float, ServiceError]:
-        """Return for how many seconds a body may come, and what the answer is if it does not."""
+    def body_deadline(self, head: RequestHead) -> BodyDeadline:
+        """Return how long a request's body may take."""
         settings = self.service.settings
-        return head.parameters.body_time(settings.timeout_ms, settings.body_timeout_s)
+        return head.parameters.body_deadline(settings.timeout_ms, settings.body_timeout_s)
 
     def refuse(
         self, connection: FastConnection, head: RequestHead, error: ServiceError, *, body_is_here: bool = True
@@ -81,7 +81,7 @@ class FastPredict:
         """
         if self._refusal is None and self.service.lifecycle.state is State.READY:
             try:
-                self.service.require_room()
+                self.service.refuse_if_full()
             except ServiceError as error:
                 return error
         return self._refusal
@@ -232,8 +232,7 @@ class Exchange:
             telemetry.images.labels(error.code).inc(self._count)
         if not isinstance(error, ClientGone):
             telemetry.record_refusal(error.code)
-        headers = [(b"content-type", PROBLEM_TYPE.encode())]
-        headers += [(name.encode(), value.encode()) for name, value in problem_headers(error).items()]
+        headers = problem_fields(error)
         if not body_is_here:
             headers.append((b"connection", b"close"))  # the rest of it may still come
         self._end(error.status, headers, problem_body(error, self._request_id))

@@ -16,6 +16,7 @@ from app.errors import BodyTooSlow, QueueFull
 from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits
 from app.http.fast_connections import FastConnection
+from app.http.parameters import BodyDeadline
 from app.http.problems import problem_answers
 from tests.connections import Transport, answer, ended
 
@@ -62,8 +63,8 @@ class Echo:
         self.asked.append((head.given_id, (head.content_type, head.key, head.codings, head.parameters), body))
         conversation.send_answer(200, [(b"content-length", b"2")], b"ok")
 
-    def body_time(self, head):
-        return 60.0, BodyTooSlow()
+    def body_deadline(self, head):
+        return BodyDeadline(60.0, BodyTooSlow())
 
     def refuse(self, conversation, head, error, *, body_is_here=True):
         conversation.send_answer(error.status, [(b"content-length", b"0")], b"")
