@@ -1,4 +1,4 @@
-"""uvicorn with signal handling of our own: it drains, where uvicorn would close its port first."""
+"""uvicorn with an end that loses nobody who was let in; the signals that begin it are those of signals.py."""
 
 from __future__ import annotations
 

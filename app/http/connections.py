@@ -1,6 +1,7 @@
 """One client's connection. What uvicorn would keep open for ever ends here: silence, half a header, an unread answer.
 
-The body's time is kept by `read_body`, the time between two requests by uvicorn's own keep-alive timer.
+The body's time is kept by `read_body` and, for small ones, by fast_connections.py; the time between two requests by
+uvicorn's own keep-alive timer.
 """
 
 from __future__ import annotations
