@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from app.backends.backend import EngineBroken, EngineOutOfMemory
-from app.batching.admission import Load, require_room
+from app.batching.admission import Load, check_room
 from app.batching.batches import Batch, Computed, Run, Slice, compute, count_of, in_halves, joined
 from app.batching.engine_failures import EngineFailures
 from app.batching.engine_pace import EnginePace
@@ -102,10 +102,10 @@ class Batcher:
     # -- for requests
 
     def require_room(self, count: int, deadline: float) -> None:
-        """Raise what `app.batching.admission.require_room` raises, or EngineFailed if the engine is dead."""
+        """Raise what `app.batching.admission.check_room` raises, or EngineFailed if the engine is dead."""
         if self._dead:
             raise EngineFailed
-        require_room(self.load, count, deadline, max_queue_images=self.max_queue_images, max_queue_s=self.max_queue_s)
+        check_room(self.load, count, deadline, max_queue_images=self.max_queue_images, max_queue_s=self.max_queue_s)
 
     @property
     def load(self) -> Load:

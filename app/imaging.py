@@ -1,4 +1,4 @@
-"""Bytes of an image file -> uint8 array (3, S, S), in threads, with errors that clients may see.
+"""Bytes of an image file -> uint8 array (3, S, S), in threads but for tiny ones, with errors that clients may see.
 
 How a file becomes pixels is defined in model.pictures, for training and service alike.
 """

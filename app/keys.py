@@ -1,4 +1,4 @@
-"""API keys: who asks, and how many of their requests may be under way. Only digests are kept, never a key."""
+"""API keys: who asks, and how many of their requests may be in flight. Only digests are kept, never a key."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SINGLE = "RESNET_API_KEY"  # the name of the key that is given as a setting
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key's name, the SHA-256 digest of the key, and how many requests it may have under way (None: any number)."""
+    """A key's name, the SHA-256 digest of the key, and how many requests it may have in flight (None: any number)."""
 
     name: str
     digest: bytes
     max_concurrent: int | None = None
 
 
-class UnderWay(Protocol):
-    """Counts the requests under way by their keys' names."""
+class InFlight(Protocol):
+    """Counts the requests in flight by their keys' names."""
 
     def begin(self, name: str, limit: int | None) -> bool:
         """Count a request, unless there are `limit` already; return whether it was counted."""
@@ -40,7 +40,7 @@ class UnderWay(Protocol):
         """Count a request no longer."""
 
 
-class LocalUnderWay:
+class LocalInFlight:
     """Those of this process."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Keys:
         self._single = [Key(SINGLE, digest_of(single.get_secret_value().encode()))] if single else []
         self._path = settings.api_keys_file
         self._keys: list[Key] = []
-        self.under_way: UnderWay = LocalUnderWay()
+        self.in_flight: InFlight = LocalInFlight()
         self._read()
 
     @property
@@ -88,13 +88,13 @@ class Keys:
         return found if scheme.lower() == "bearer" else None
 
     def take(self, key: Key) -> Callable[[], None]:
-        """Count a request as under way, until what is returned is called.
+        """Count a request as in flight until what is returned is called.
 
         Raises TooManyRequests if the key has as many as it may.
         """
-        if not self.under_way.begin(key.name, key.max_concurrent):
+        if not self.in_flight.begin(key.name, key.max_concurrent):
             raise TooManyRequests(retry_after_s=1)
-        return partial(self.under_way.end, key.name)
+        return partial(self.in_flight.end, key.name)
 
     def reload(self) -> bool:
         """Read the file again and log what came of it; a file that cannot be used leaves the keys as they are."""

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.errors import BadParameter, ClientGone, MalformedRequest, MethodNotAllowed, NotFound, ServiceError
-from app.http.middleware import RequestContext, problem_response
+from app.middleware import RequestContext, problem_response
 from app.routes import health, predict
 from app.routes.docs import mount_docs
 from app.routes.document import KEY_IS_ASKED_FOR

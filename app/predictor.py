@@ -51,7 +51,8 @@ class Queue(Protocol):
 class Predictor:
     """What a prediction passes through, as requests see it. `card` is what the served checkpoint says of itself.
 
-    `openings` are how the JSON of each class begins in answers: '{"label":"cat","index":3,"probability":'.
+    `openings` are how the JSON of each class begins in answers: '{"label":"cat","index":3,"probability":'. Made at the
+    start, where a label that is no text ends the service and not a request.
     """
 
     def __init__(self, card: dict[str, Any], batcher: Queue, decoder: Decoder) -> None:

@@ -1,4 +1,4 @@
-"""What comes out of the service, for the OpenAPI document and for clients' generators."""
+"""What goes into the service and comes out of it, for the OpenAPI document and for clients' generators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""uvicorn with signal handling of our own: it drains, where uvicorn would close its port first."""
+"""uvicorn with an end that loses nobody who was let in; the signals that begin it are those of signals.py."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from fastapi import FastAPI
 
 from app.admin import AdminServer
 from app.http.accept_loop import AcceptLoop
-from app.http.bodies import BodyBudget
+from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits, raise_file_limit
 from app.http.connections import Connection
-from app.http.direct import DirectPredict
+from app.http.fast_connections import FastConnection
 from app.http.handshakes import MAX_HANDSHAKES, Handshakes
 from app.http.ports import drop_new_connections, open_port
-from app.http.recognising_connections import RecognisingConnection
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks
 from app.pidfile import pid_file
+from app.routes.fast_predict import FastPredict
 from app.service import Service
 from app.settings import Settings
 from app.signals import Signals
@@ -225,7 +225,7 @@ def main_server_config(app: FastAPI, service: Service) -> uvicorn.Config:
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
-        **connection_options(service, max_connections, DirectPredict(service)),
+        **connection_options(service, max_connections, FastPredict(service)),
     )
 
 
@@ -243,7 +243,7 @@ def create_admin_server(service: Service) -> AdminServer | None:
     return AdminServer(config, service, open_port(settings.probes_host, settings.admin_port, BACKLOG))
 
 
-def connection_options(service: Service, max_connections: int, direct: DirectPredict | None = None) -> dict[str, Any]:
+def connection_options(service: Service, max_connections: int, fast_path: FastPredict | None = None) -> dict[str, Any]:
     """Return the options of uvicorn that both ports have in common."""
     settings = service.settings
     limits = ConnectionLimits(
@@ -251,9 +251,9 @@ def connection_options(service: Service, max_connections: int, direct: DirectPre
         unread_timeout_s=settings.keep_alive_s,
         max_connections=max_connections,
         on_refused=service.telemetry.record_refusal,
-        unread=BodyBudget(settings.max_buffered_bytes // settings.http_processes),
+        unread=ByteBudget(settings.max_buffered_bytes // settings.http_processes),
     )
-    connection = partial(RecognisingConnection, direct=direct) if direct else Connection
+    connection = partial(FastConnection, fast_path=fast_path) if fast_path else Connection
     return {
         "http": partial(connection, limits=limits),
         "ws": "none",

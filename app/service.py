@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 
 from app.errors import NotReady
-from app.http.bodies import BodyBudget
+from app.http.byte_budget import ByteBudget
 from app.http.tls import Certificate
 from app.keys import Keys
 from app.lifecycle import Lifecycle, State
@@ -33,7 +33,7 @@ class Service(ABC):
         self.certificate = (
             Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
         )
-        self.body_budget = BodyBudget(settings.max_buffered_bytes // settings.http_processes)
+        self.body_budget = ByteBudget(settings.max_buffered_bytes // settings.http_processes)
         self.lifecycle = Lifecycle()
         self._predictor: Predictor | None = None
         self.files_refused: list[str] = []  # the last time that they were read again
@@ -78,8 +78,11 @@ class Service(ABC):
             raise NotReady
         return self._predictor
 
-    def require_room(self) -> None:
-        """Raise QueueFull while not even one image, with the longest deadline, may join the queue."""
+    def refuse_if_full(self) -> None:
+        """Raise QueueFull while not even one image, with the longest deadline, may join the queue.
+
+        Raises EngineFailed if the engine is dead.
+        """
         if self._predictor is not None and self.lifecycle.serving:
             self._predictor.batcher.require_room(1, time.monotonic() + self.settings.timeout_ms / 1000)
 

@@ -6,10 +6,9 @@ from functools import partial
 import uvicorn
 from uvicorn.server import ServerState
 
-from app.http.bodies import BodyBudget
+from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits
-from app.http.connections import Connection
-from app.http.direct_interface import WHOLE
+from app.http.connections import WHOLE, Connection
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HALF = b"GET / HTTP/1.1\r\nho"
@@ -77,7 +76,7 @@ class Port:
 
     def __init__(self, app=answer, header_timeout_s=60.0, unread_timeout_s=60.0, max_connections=10):
         self.refused = []
-        self.unread = BodyBudget(100)
+        self.unread = ByteBudget(100)
         limits = ConnectionLimits(
             header_timeout_s, unread_timeout_s, max_connections, self.refused.append, unread=self.unread
         )

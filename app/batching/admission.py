@@ -39,7 +39,7 @@ class Load(NamedTuple):
         return (self.running_images + self.queued_images + count) / self.images_per_s
 
 
-def require_room(load: Load, count: int, deadline: float, *, max_queue_images: int, max_queue_s: float) -> None:
+def check_room(load: Load, count: int, deadline: float, *, max_queue_images: int, max_queue_s: float) -> None:
     """Raise QueueFull, saying when to come back, if there is no room or no time for `count` images.
 
     They are wanted by `deadline`, a time.monotonic(), and have to be done by then, unless nothing waits. What is ahead

@@ -32,9 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     from PIL import Image
 
     from app.backends.backend import EngineUnavailable
+    from app.batching.batches import DECIMALS
     from app.engine import SelfTestFailed, load_engine
     from app.errors import ServiceError, TooManyPixels
     from app.imaging import decode
+    from app.routes.answers import ranking
     from model.metadata import CheckpointError
 
     try:
@@ -49,11 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         line: dict[str, Any] = {"file": str(file)}
         try:
             image = decode(read_picture(file), size, max_pixels)
-            probabilities = engine.run(image[None])[0]
-            best = probabilities.argsort()[::-1][: arguments.top_k]
-            line["probabilities"] = [
-                {"label": classes[i], "probability": round(float(probabilities[i]), 6)} for i in best
-            ]
+            probabilities = engine.run(image[None])[0].astype(float).round(DECIMALS)
+            ranked = ranking(probabilities.tolist(), arguments.top_k)
+            line["probabilities"] = [{"label": classes[index], "probability": one} for index, one in ranked]
         except PictureError as error:
             line["error"] = str(error)
         except TooManyPixels as error:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from email.message import Message
 
 from pydantic_core import from_json
@@ -19,12 +18,12 @@ from app.errors import (
     BodyTooLarge,
     ClientGone,
     MalformedRequest,
-    QueueFull,
     ServiceError,
     TooManyImages,
     UnsupportedMediaType,
 )
 from app.http.npy import NPY_TYPE, read_npy
+from app.http.parameters import BodyDeadline
 from app.imaging import Entry
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
@@ -40,61 +39,26 @@ MAX_PARAMETERS = 32
 MAX_LENGTH_DIGITS = 20
 
 
-class BodyBudget:
-    """The bytes of bodies that all requests together may hold; what one holds is given back when it is done with."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.held_bytes = 0
-
-    @contextmanager
-    def hold(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes bytes from the budget. It raises QueueFull when there are not so many left."""
-        mine = 0
-
-        def take(count: int) -> None:
-            nonlocal mine
-            self.take(count)
-            mine += count
-
-        try:
-            yield take
-        finally:
-            self.give_back(mine)
-
-    def take(self, count: int) -> None:
-        """Take bytes that `give_back` will return. Raises QueueFull when there are not so many left."""
-        if self.held_bytes + count > self.max_bytes:
-            raise QueueFull(retry_after_s=1)
-        self.held_bytes += count
-
-    def give_back(self, count: int) -> None:
-        """Return bytes that were taken."""
-        self.held_bytes -= count
-
-
 async def read_body(
     receive: Receive,
     content_length: str | None,
     take: Callable[[int], None],
     *,
     max_bytes: int,
-    time: tuple[float, ServiceError],
+    deadline: BodyDeadline,
 ) -> bytes:
     """Read a body of at most `max_bytes`, taking each chunk's bytes from the budget.
 
-    `time` is the seconds that it has, and what is raised after them. Raises BodyTooLarge as well (before reading, if
-    the length is announced), QueueFull and ClientGone.
+    Raises the deadline's error, BodyTooLarge (before reading, if the length is announced), QueueFull and ClientGone.
     """
     if content_length is not None and content_length.isdigit():
         digits = content_length.lstrip("0")  # of which there may be more than Python would read
         if len(digits) > MAX_LENGTH_DIGITS or int(digits or "0") > max_bytes:
             raise BodyTooLarge(max_bytes)
-    timeout_s, too_slow = time
     chunks: list[bytes] = []
     total = 0
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(deadline.timeout_s):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -108,7 +72,7 @@ async def read_body(
                 if not message.get("more_body", False):
                     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
     except TimeoutError as error:
-        raise too_slow from error
+        raise deadline.error from error
 
 
 def split_images(content_type: str | None, body: bytes, max_images: int, size: int) -> list[Entry]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from app.http.bodies import BodyBudget
+from app.http.byte_budget import ByteBudget
 
 # Open files that are not connections: the port, the event loop, libraries, /proc for the metrics, probes on their port.
 OTHER_FILES = 128
-
-UNREAD_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,7 @@ class ConnectionLimits:
     unread_timeout_s: float
     max_connections: int
     on_refused: Callable[[str], None]
-    unread: BodyBudget = field(default_factory=lambda: BodyBudget(UNREAD_BYTES))
+    unread: ByteBudget
 
 
 def raise_file_limit(wanted: int, others: int = 0) -> int:

@@ -1,6 +1,7 @@
 """One client's connection. What uvicorn would keep open for ever ends here: silence, half a header, an unread answer.
 
-The body's time is kept by `read_body`, the time between two requests by uvicorn's own keep-alive timer.
+The body's time is kept by `read_body` and, for small ones, by fast_connections.py; the time between two requests by
+uvicorn's own keep-alive timer.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, QueueFull, ServiceError
 from app.http.connection_limits import ConnectionLimits
 from app.http.dates import date_line
-from app.http.direct_interface import WHEN_GONE, WHOLE
-from app.http.ending import Ending
+from app.http.ending import DISCARD_S, Ending
 from app.http.parsing import ParsingConnection, UvicornOptions
 from app.http.problems import Headers, problem_answers
 from app.http.request_ids import new_request_id
 
+# The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
+WHEN_GONE = "resnet.when_gone"
+
+# The ASGI extension for what is whole: its "respond", "body_is_here" and "awaits_100_continue" are the methods
+# of Connection.
+WHOLE = "resnet.whole"
+
 LATE_S = 0.05
 
-# What a refused client still sends is thrown away for so long.
+# What a refused client still sends is thrown away for so long; where it sent `Expect: 100-continue`, and may send its
+# body all the same, for DISCARD_S.
 LINGER_S = 1.0
-
-# The same of one that sent `Expect: 100-continue`: it may send its body all the same, without having waited.
-LINGER_FOR_BODY_S = 5.0
 
 # For a header of which a part has come when the connection is to be closed: the rest is on its way, or never comes.
 LAST_HEADER_S = 0.5
@@ -205,7 +210,7 @@ class Connection(ParsingConnection):
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if cycle.more_body and (unasked or not cycle.keep_alive):
-            self._linger(LINGER_FOR_BODY_S if unasked else LINGER_S)
+            self._linger(DISCARD_S if unasked else LINGER_S)
         elif not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()

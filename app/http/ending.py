@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from app.errors import UNREAD_RESPONSE, QueueFull
 from app.http.connection_limits import ConnectionLimits
 
-# A client that is refused may send its body all the same, having waited for no leave. More than this is an attack.
-LINGER_BYTES = 64 << 20
+# A client that is refused may send its body all the same, having waited for no leave: so much of it is thrown away, and
+# for so long. More is an attack.
+DISCARD_BYTES = 64 << 20
+DISCARD_S = 5.0
 
 # For the client's part of the end, once it has taken all that was sent.
 LAST_S = 3.0
@@ -27,7 +29,7 @@ class Ending:
         self._limits = limits
         self._transport = transport
         self.lingers = False  # nothing is sent any more, and what comes is thrown away
-        self._linger_bytes = LINGER_BYTES  # that are still thrown away
+        self._linger_bytes = DISCARD_BYTES  # that are still thrown away
         self._unread_bytes = 0  # in the limits' count, since the client stopped to read
         self._held_bytes = 0  # the same, of a response that is sent in pieces
         self._paused = False

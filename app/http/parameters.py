@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 from starlette.datastructures import QueryParams
@@ -20,6 +20,13 @@ class Options:
 
     deadline: float
     top_k: int
+
+
+class BodyDeadline(NamedTuple):
+    """For how many seconds a body may come, and what the answer is if it has not come by then."""
+
+    timeout_s: float
+    error: ServiceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +53,15 @@ class Parameters:
         if self.bad:
             raise BadParameter.of(self.bad)
 
-    def body_time(self, timeout_ms: int, body_timeout_s: float) -> tuple[float, ServiceError]:
-        """Return for how many seconds the body may come, and what the answer is if it does not.
+    def body_deadline(self, timeout_ms: int, body_timeout_s: float) -> BodyDeadline:
+        """Return when the body must be here: after `body_timeout_s`, or at the request's deadline if that comes first.
 
-        That is `body_timeout_s`, unless the request's deadline, `timeout_ms` at most, comes first.
+        That one is `timeout_ms` at most.
         """
         deadline_s = min(self.x_timeout_ms or timeout_ms, timeout_ms) / 1000
-        return (deadline_s, DeadlinePassed()) if deadline_s < body_timeout_s else (body_timeout_s, BodyTooSlow())
+        if deadline_s < body_timeout_s:
+            return BodyDeadline(deadline_s, DeadlinePassed())
+        return BodyDeadline(body_timeout_s, BodyTooSlow())
 
     def resolve(self, classes: int, timeout_ms: int, began: float) -> Options:
         """Return what they mean for a model of so many classes, `timeout_ms` after `began` at the latest.

@@ -33,7 +33,13 @@ def problem_headers(error: ServiceError) -> dict[str, str]:
     return headers
 
 
-def problem_body(error: ServiceError, request_id: str | None) -> bytes:
+def problem_fields(error: ServiceError) -> Headers:
+    """Return the same, and the content type, as a connection sends them."""
+    headers = {"content-type": PROBLEM_TYPE, **problem_headers(error)}
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def problem_body(error: ServiceError, request_id: str) -> bytes:
     """Return the problem with the request's id, as JSON. The id is sane: nothing in it needs escaping."""
     return _with_id(_beginning(error.code, error.title, error.status, error.detail), request_id)
 
@@ -43,8 +49,7 @@ def problem_answers(error: ServiceError, *, close: bool = False) -> Callable[[st
 
     What is the same for all requests is made here, once: in an overload the rest is done thousands of times a second.
     """
-    lines = [(b"content-type", PROBLEM_TYPE.encode()), *SECURITY_HEADERS]
-    lines += [(name.encode(), value.encode()) for name, value in problem_headers(error).items()]
+    lines = [*problem_fields(error), *SECURITY_HEADERS]
     if close:
         lines.append((b"connection", b"close"))
     head = STATUS_LINE[error.status] + date_line() + b"".join(b"%s: %s\r\n" % line for line in lines)
@@ -57,9 +62,8 @@ def problem_answers(error: ServiceError, *, close: bool = False) -> Callable[[st
     return answer
 
 
-def _with_id(beginning: bytes, request_id: str | None) -> bytes:
-    quoted = b"null" if request_id is None else b'"%s"' % request_id.encode()
-    return b'%s, "request_id": %s}' % (beginning, quoted)
+def _with_id(beginning: bytes, request_id: str) -> bytes:
+    return b'%s, "request_id": "%s"}' % (beginning, request_id.encode())
 
 
 @lru_cache(maxsize=256)  # texts are fixed

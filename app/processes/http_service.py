@@ -42,7 +42,7 @@ class HttpService(Service):
         self._unready: str | None = "the engine process has not been heard of"
         self._reloads = Reloads(running=False, finished=0, outcome=None, ended_at=None)
         super().__init__(settings)
-        self.keys.under_way = shared.under_way
+        self.keys.in_flight = shared.in_flight
         self._end = end
         self._shared = shared
         self._index = index

@@ -1,4 +1,4 @@
-"""How many requests each key has under way in all HTTP processes together, so that a key's limit is one for all.
+"""How many requests each key has in flight in all HTTP processes together, so that a key's limit is one for all.
 
 Rows of a part of the shared memory, found by the name's digest and changed under a lock on the file, which the kernel
 lets go if its holder dies. A row whose count is zero is free: it may become another name's.
@@ -16,12 +16,12 @@ ROWS = 4096
 NEAR = 64  # rows from a name's own place on that may be its
 
 DIGEST_BYTES = 16
-ROW = struct.Struct(f"{DIGEST_BYTES}sQ")  # digest of the name, requests under way
+ROW = struct.Struct(f"{DIGEST_BYTES}sQ")  # digest of the name, requests in flight
 TABLE_BYTES = ROWS * ROW.size
 
 
-class SharedUnderWay:
-    """app.keys.UnderWay in `table`, TABLE_BYTES of zeros at first that processes share; `file` is what they lock."""
+class SharedInFlight:
+    """app.keys.InFlight in `table`, TABLE_BYTES of zeros at first that processes share; `file` is what they lock."""
 
     def __init__(self, table: memoryview, file: int) -> None:
         self._table = table

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from app.batching.admission import Load, require_room
+from app.batching.admission import Load, check_room
 from app.batching.jobs import Images, Job, ModelIdentity, Outcome, Ticket
 from app.errors import EngineFailed
 from app.processes.frames import AnswerCodec, Kind, Payload, pack_submission, pack_with_id, unpack_refusal
@@ -52,7 +52,7 @@ class RemoteBatcher:
         """Raise QueueFull or EngineFailed as far as can be known here; the engine process has the last word."""
         if self._lost:
             raise EngineFailed
-        require_room(self.load, count, deadline, max_queue_images=self._max_queue_images, max_queue_s=self._max_queue_s)
+        check_room(self.load, count, deadline, max_queue_images=self._max_queue_images, max_queue_s=self._max_queue_s)
 
     def admit(self, count: int, deadline: float) -> Ticket:
         """Reserve places for `count` images that are wanted by `deadline`. Raises what `require_room` raises."""

@@ -2,7 +2,7 @@
 
 So an HTTP process refuses what there is no room for, and answers probes, without asking anybody. Each number is eight
 aligned bytes that one process writes: there is nothing to lock, and two of them may be a moment apart. The exact bound
-is the engine process' own, when the images get there. What has to be exact here, how many requests a key has under way,
+is the engine process' own, when the images get there. What has to be exact here, how many requests a key has in flight,
 stands behind a lock (key_counts.py).
 """
 
@@ -13,7 +13,7 @@ import os
 import time
 
 from app.batching.admission import Load
-from app.processes.key_counts import TABLE_BYTES, SharedUnderWay
+from app.processes.key_counts import TABLE_BYTES, SharedInFlight
 
 # Written by the engine process.
 HEARTBEAT, QUEUED, RUNNING, RATE, MAX_BATCH, STALLED = range(6)
@@ -39,7 +39,7 @@ class SharedState:
         self.processes = processes
         memory = memoryview(mmap.mmap(file, _words_bytes(processes) + TABLE_BYTES))
         self._words = memory[: _words_bytes(processes)].cast("d")
-        self.under_way = SharedUnderWay(memory[_words_bytes(processes) :], file)
+        self.in_flight = SharedInFlight(memory[_words_bytes(processes) :], file)
         self._first = [ENGINE_WORDS + PROCESS_WORDS * index for index in range(processes)]
 
     @classmethod

@@ -1,4 +1,7 @@
-"""Probes and metrics, which may have a port of their own, and the model's card. No I/O, and never behind inference."""
+"""Probes and metrics, which may have a port of their own, and the model's card. Never behind inference.
+
+Nothing here is awaited, but for the metrics of several processes: the engine process puts them together.
+"""
 
 from __future__ import annotations
 

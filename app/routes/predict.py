@@ -1,6 +1,6 @@
 """POST /predict as the framework answers it and documents it: the way of one request, top to bottom.
 
-Small requests, which are most of them, take the same steps without the framework: app/http/direct.py.
+Small requests, which are most of them, take the same steps without the framework: fast_predict.py.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.batching.jobs import Job, Outcome
 from app.errors import NotReady, ServiceError
-from app.http.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.http.bodies import SMALL_BODY_BYTES, read_body, refuse_codings, split_images
-from app.http.direct_interface import WHEN_GONE
+from app.http.connections import WHEN_GONE
 from app.http.parameters import Options, Parameters, Positive
 from app.imaging import Entry
 from app.predictor import Predictor
+from app.routes.answers import answer_json, nothing_to_compute, rankings, readable, record_images, server_timing
 from app.routes.common import KeyDep, ServiceDep
 from app.routes.document import PREDICT_BODY, PREDICT_RESPONSES
 from app.schemas import PredictResponse
@@ -56,7 +56,7 @@ async def predict(
 
     The array is a .npy file of uint8 (N, 3, S, S) in C order, RGB, S the model's input size: nothing is left to decode.
     """
-    service.require_room()  # before the body is read
+    service.refuse_if_full()  # before the body is read
     predictor = service.require_predictor()
     settings = service.settings
     parameters = Parameters(top_k, x_timeout_ms)
@@ -68,7 +68,7 @@ async def predict(
             headers.get("content-length"),
             take,
             max_bytes=settings.max_body_bytes,
-            time=parameters.body_time(settings.timeout_ms, settings.body_timeout_s),
+            deadline=parameters.body_deadline(settings.timeout_ms, settings.body_timeout_s),
         )
         predictor = service.require_predictor()  # which may have ended while the body came
         refuse_codings(headers.getlist("content-encoding"))
@@ -90,29 +90,31 @@ async def _classify(
         telemetry.decode_seconds.observe(decode_s)
         images = readable(decoded)
         if images:
-            outcome = await _outcome(request, predictor.batcher.submit(ticket, np.stack(images), options.deadline))
+            outcome = await _await_job(request, predictor.batcher.submit(ticket, np.stack(images), options.deadline))
         else:
             outcome = nothing_to_compute(predictor)
     except BaseException as error:
-        telemetry.images.labels(_outcome_of(error)).inc(len(entries))
+        telemetry.images.labels(_metric_label(error)).inc(len(entries))
         raise
     finally:
         ticket.release()
+    ranked = rankings(outcome, options.top_k)
+    record_images(telemetry, decoded, outcome, ranked)
     return Response(
-        answer_json(predictor, telemetry, decoded, outcome, options.top_k),
+        answer_json(predictor, decoded, outcome, ranked),
         media_type="application/json",
         headers={"server-timing": server_timing(decode_s, outcome)},
     )
 
 
-def _outcome_of(error: BaseException) -> str:
+def _metric_label(error: BaseException) -> str:
     """Return what the metrics call the outcome of a request that ended so."""
     if isinstance(error, asyncio.CancelledError):  # the drain's time is over
         return NotReady.code
     return error.code if isinstance(error, ServiceError) else ServiceError.code
 
 
-async def _outcome(request: Request, job: Job) -> Outcome:
+async def _await_job(request: Request, job: Job) -> Outcome:
     """Wait for a job, and abandon it when the client leaves."""
     tell = request.scope.get("extensions", {}).get(WHEN_GONE, NOBODY_TELLS)["tell"]
     tell(job.abandon)

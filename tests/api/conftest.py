@@ -5,8 +5,8 @@ import httpx
 import pytest
 import uvicorn
 
-from app.http.direct import DirectPredict
 from app.main import create_app
+from app.routes.fast_predict import FastPredict
 from app.server import connection_options
 from app.settings import Settings
 from tests.conftest import encode, noise
@@ -45,7 +45,7 @@ async def serving(engine=None, factory=None, wait=True, **settings):
     app = create_app(Settings(**settings), load)
     service = app.state.service
     config = uvicorn.Config(
-        app, port=0, timeout_graceful_shutdown=5, **connection_options(service, 100, DirectPredict(service))
+        app, port=0, timeout_graceful_shutdown=5, **connection_options(service, 100, FastPredict(service))
     )
     async with (
         Server(config).running() as port,

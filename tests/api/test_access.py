@@ -46,7 +46,7 @@ async def test_each_key_of_the_file_opens_and_is_counted_by_its_name(keys_file):
         assert "eve" not in text
 
 
-async def test_one_key_cannot_have_more_requests_under_way_than_its_limit(keys_file):
+async def test_one_key_cannot_have_more_requests_in_flight_than_its_limit(keys_file):
     engine = FakeEngine()
     async with serving(engine, api_keys_file=keys_file) as client:
         bob, alice = PNG | bearer("bob key"), PNG | bearer("alice key")

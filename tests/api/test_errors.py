@@ -98,7 +98,7 @@ async def test_408_where_a_body_has_as_long_as_a_request(half):
 @pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
 @pytest.mark.parametrize("whose", ["the caller's", "the server's"])
 async def test_504_at_the_deadline_while_the_body_is_awaited(monkeypatch, half, whose):
-    monkeypatch.setattr("app.http.middleware.DISCARD_S", 3600)  # nobody waits for more of it
+    monkeypatch.setattr("app.middleware.DISCARD_S", 3600)  # nobody waits for more of it
     if whose == "the caller's":
         settings, half = {}, half.replace(b"\r\n", b"\r\nx-timeout-ms: 50\r\n", 1)
     else:
@@ -220,7 +220,7 @@ async def test_500_hides_the_bug_and_the_next_request_works(caplog, size):
     assert f"request {answer.headers['x-request-id']} failed" in caplog.text
 
 
-@pytest.mark.parametrize(("room", "size"), [("app.http.direct", 10), ("app.routes.predict", 100_000)])
+@pytest.mark.parametrize(("room", "size"), [("app.routes.fast_predict", 10), ("app.routes.predict", 100_000)])
 async def test_500_from_the_http_side_carries_the_request_id_that_the_log_has(client, monkeypatch, caplog, room, size):
     monkeypatch.setattr(f"{room}.split_images", lambda *_: 1 / 0)
     answer = await post(client, bytes(size))

@@ -132,7 +132,7 @@ async def test_the_time_spent_is_in_a_header(client):
 async def test_the_times_are_milliseconds_of_what_they_name(monkeypatch):
     clock = itertools.count(0, 0.25)  # decoding takes 0.25 s
     fake = SimpleNamespace(perf_counter=lambda: next(clock), monotonic=time.monotonic, sleep=time.sleep)
-    monkeypatch.setattr("app.http.direct.time", fake)
+    monkeypatch.setattr("app.routes.fast_predict.time", fake)
     engine = FakeEngine()
     async with serving(engine) as client:
         answer = await client.post("/predict", content=PICTURES[0], headers=PNG)

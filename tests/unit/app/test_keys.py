@@ -92,7 +92,7 @@ def test_reloading_replaces_the_keys_and_a_bad_file_leaves_them(path, caplog):
     assert keys.find("Bearer single") is not None
 
 
-def test_a_key_has_at_most_so_many_requests_under_way_also_across_a_reload(path):
+def test_a_key_has_at_most_so_many_requests_in_flight_also_across_a_reload(path):
     keys = Keys(Settings(api_keys_file=path))
     bob = keys.find("Bearer bob's key")
     releases = [keys.take(bob), keys.take(bob)]
@@ -106,4 +106,4 @@ def test_a_key_has_at_most_so_many_requests_under_way_also_across_a_reload(path)
     releases.append(keys.take(bob))
     for release in releases:
         release()
-    assert keys.under_way._counts == {}
+    assert keys.in_flight._counts == {}

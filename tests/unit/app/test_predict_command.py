@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -83,3 +84,10 @@ def test_what_is_no_file_that_ends_is_named_and_the_others_are_answered(tmp_path
         f"{tmp_path}/none.png: cannot be read: No such file or directory",
         f"{cat}: cat 75.0%, dog 25.0%",
     ]
+
+
+def test_of_classes_that_are_as_likely_the_first_one_is_named_first_as_in_the_services_answers(monkeypatch, capsys):
+    monkeypatch.setattr(Cats, "run", lambda _self, images: np.array([[0.5, 0.5 + 1e-7]] * len(images), np.float32))
+    cat = ROOT / "examples" / "cat.png"
+    assert predict(cat) == 0
+    assert capsys.readouterr().out == f"{cat}: cat 50.0%, dog 50.0%\n"

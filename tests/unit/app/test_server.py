@@ -14,6 +14,7 @@ import uvloop
 
 from app.engine_service import EngineService
 from app.http.accept_loop import AcceptLoop
+from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
 from app.server import LISTENERS, Server, main_server_config
@@ -87,7 +88,7 @@ async def read_answer(client):
 
 async def shut_over_an_unread_request():
     """Close an idle connection in whose socket a request lies that the loop has not read; return what comes then."""
-    limits = ConnectionLimits(60, 60, 10, lambda _reason: None)
+    limits = ConnectionLimits(60, 60, 10, lambda _reason: None, ByteBudget(1000))
     server, running, address = await started(partial(Connection, limits=limits))
     with socket.create_connection(address) as idle, socket.create_connection(address) as busy:
         for client in (idle, busy):
@@ -136,7 +137,7 @@ def test_a_crowd_is_let_in_within_a_few_turns_of_the_loop(new_loop):
 
 async def shut_over_a_newcomer(*, speaks):
     """End with a client that has connected and sent nothing yet; return what it is answered."""
-    limits = ConnectionLimits(60, 60, 10, lambda _reason: None)
+    limits = ConnectionLimits(60, 60, 10, lambda _reason: None, ByteBudget(1000))
     server, running, address = await started(partial(Connection, limits=limits))
     with socket.create_connection(address) as client:
         client.setblocking(False)

@@ -16,9 +16,12 @@ from app.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from app.http.bodies import MAX_PARAMETERS, USUAL_FILE, BodyBudget, _parameter, read_body, split_images
+from app.http.bodies import MAX_PARAMETERS, USUAL_FILE, _parameter, read_body, split_images
+from app.http.byte_budget import ByteBudget
+from app.http.parameters import BodyDeadline
 
 JSON = "application/json"
+FAR, SOON = BodyDeadline(5, BodyTooSlow()), BodyDeadline(0.01, BodyTooSlow())
 
 
 def receiver(*chunks, ending=None):
@@ -47,33 +50,33 @@ def no_limit(_count):
 
 @pytest.mark.anyio
 async def test_a_body_is_read_whole():
-    body = await read_body(receiver(b"ab", b"", b"cd"), None, no_limit, max_bytes=4, time=(5, BodyTooSlow()))
+    body = await read_body(receiver(b"ab", b"", b"cd"), None, no_limit, max_bytes=4, deadline=FAR)
     assert body == b"abcd"
 
 
 @pytest.mark.anyio
 async def test_a_length_may_have_zeros_in_front():
     length = "0" * 5000 + "4"  # more digits than int() takes
-    assert await read_body(receiver(b"abcd"), length, no_limit, max_bytes=4, time=(5, BodyTooSlow())) == b"abcd"
+    assert await read_body(receiver(b"abcd"), length, no_limit, max_bytes=4, deadline=FAR) == b"abcd"
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("length", [None, "5", "junk", "0" * 5000 + "5", "9" * 5000])
 async def test_too_many_bytes_are_refused_whether_announced_or_not(length):
     with pytest.raises(BodyTooLarge):
-        await read_body(receiver(b"ab", b"cde"), length, no_limit, max_bytes=4, time=(5, BodyTooSlow()))
+        await read_body(receiver(b"ab", b"cde"), length, no_limit, max_bytes=4, deadline=FAR)
 
 
 @pytest.mark.anyio
 async def test_a_body_that_stops_coming_is_too_slow():
     with pytest.raises(BodyTooSlow):
-        await read_body(receiver(b"ab", ending="never"), None, no_limit, max_bytes=4, time=(0.01, BodyTooSlow()))
+        await read_body(receiver(b"ab", ending="never"), None, no_limit, max_bytes=4, deadline=SOON)
 
 
 @pytest.mark.anyio
 async def test_a_client_that_leaves_is_gone():
     with pytest.raises(ClientGone):
-        await read_body(receiver(b"ab", ending="leave"), None, no_limit, max_bytes=4, time=(5, BodyTooSlow()))
+        await read_body(receiver(b"ab", ending="leave"), None, no_limit, max_bytes=4, deadline=FAR)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +167,11 @@ def test_an_empty_image_body_is_malformed():
 
 @pytest.mark.anyio
 async def test_all_bodies_together_have_a_budget_that_comes_back():
-    budget = BodyBudget(10)
+    budget = ByteBudget(10)
     with budget.hold() as take:
-        assert await read_body(receiver(b"sixsix"), None, take, max_bytes=10, time=(5, BodyTooSlow())) == b"sixsix"
+        assert await read_body(receiver(b"sixsix"), None, take, max_bytes=10, deadline=FAR) == b"sixsix"
         with pytest.raises(QueueFull), budget.hold() as other:
-            await read_body(receiver(b"four", b"five5"), None, other, max_bytes=10, time=(5, BodyTooSlow()))
+            await read_body(receiver(b"four", b"five5"), None, other, max_bytes=10, deadline=FAR)
         assert budget.held_bytes == 6
     assert budget.held_bytes == 0
 

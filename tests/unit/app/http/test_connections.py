@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from app.http.connection_limits import OTHER_FILES, raise_file_limit
-from app.http.direct_interface import WHEN_GONE, WHOLE
+from app.http.connections import WHEN_GONE, WHOLE
 from tests.connections import HALF, REQUEST, Port, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]

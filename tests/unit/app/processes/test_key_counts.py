@@ -5,24 +5,24 @@ import sys
 import pytest
 
 from app.processes import key_counts
-from app.processes.key_counts import NEAR, SharedUnderWay
+from app.processes.key_counts import NEAR, SharedInFlight
 from app.processes.shared_state import SharedState
 from tests.conftest import ROOT
 
 RACER = """
 import sys
 from app.processes.shared_state import SharedState
-under_way = SharedState(int(sys.argv[1]), 1).under_way
+in_flight = SharedState(int(sys.argv[1]), 1).in_flight
 print("ready", flush=True)
 sys.stdin.readline()
-print(sum(under_way.begin("key", 10_000) for _ in range(20_000)))
+print(sum(in_flight.begin("key", 10_000) for _ in range(20_000)))
 """
 
 
 @pytest.fixture
 def views():
     first = SharedState.create(2)
-    yield first.under_way, SharedState(first.file, 2).under_way
+    yield first.in_flight, SharedState(first.file, 2).in_flight
     os.close(first.file)
 
 
@@ -64,9 +64,9 @@ def test_processes_that_count_at_once_never_exceed_a_limit():
 @pytest.fixture
 def crowded(monkeypatch):
     """A table in which all names want the same place."""
-    monkeypatch.setattr(SharedUnderWay, "_digest", lambda _self, name: bytes(4) + name.encode().ljust(12))
+    monkeypatch.setattr(SharedInFlight, "_digest", lambda _self, name: bytes(4) + name.encode().ljust(12))
     shared = SharedState.create(1)
-    yield shared.under_way
+    yield shared.in_flight
     os.close(shared.file)
 
 

@@ -1,9 +1,9 @@
-"""A request's header, as those who answer on its connection see it, and how it is known again.
+"""A request's header as the fast path sees it, and the cache of one, which spares the parser those that are like it.
 
 Clients that keep a connection open send the same header again and again, but for the length of the body, a boundary
 and, behind a proxy, what it adds to tell requests apart. Parsing it is a third of what a small request costs, and
-refusing one in an overload is little else. So a connection keeps the last header of a small request as bytes; what has
-the same bytes around those values was parsed once and means the same but for them.
+refusing one in an overload is little else. So a connection caches the last header of a small request as bytes; what
+has the same bytes around those values was parsed once and means the same but for them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEXT = re.compile(rb"[!-~](?:[ -~]*[!-~])?")  # as the parser gives it, without 
 MAX_VALUE_BYTES = 512
 
 
-class Head:
+class RequestHead:
     """What the header of a POST says, of equal names the first one; `parameters` are not judged."""
 
     __slots__ = ("codings", "content_type", "given_id", "key", "parameters")
@@ -46,9 +46,9 @@ class Head:
         timeout = fields.get(b"x-timeout-ms")
         self.parameters = Parameters.read(query, timeout) if query or timeout is not None else NO_PARAMETERS
 
-    def but_for(self, values: dict[bytes, bytes]) -> Head:
+    def but_for(self, values: dict[bytes, bytes]) -> RequestHead:
         """Return what the header of another request says, which has other `values` of those that may differ."""
-        other = Head.__new__(Head)
+        other = RequestHead.__new__(RequestHead)
         other.codings, other.key, other.parameters = self.codings, self.key, self.parameters
         other.content_type = values.get(CONTENT_TYPE, b"").decode("latin-1")
         other.given_id = given_id_in(values)
@@ -56,16 +56,16 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownHead:
+class CachedHeader:
     """A header by its bytes: `start`, and then by name each value that may differ and the bytes behind it."""
 
     start: bytes
     rest: tuple[tuple[bytes, bytes], ...]
-    head: Head
+    head: RequestHead
 
     @classmethod
-    def of(cls, request: bytes, head: Head) -> KnownHead | None:
-        """Return the header of `request`, to be known again, or None if it is not of the usual form.
+    def of(cls, request: bytes, head: RequestHead) -> CachedHeader | None:
+        """Return the header of `request` for the cache, or None if it is not of the usual form.
 
         `request` is one whole request as it came, `head` what the parser has read of it. That all bytes behind the
         first blank line are as many as content-length says is checked, so that the header does end there.
@@ -90,7 +90,7 @@ class KnownHead:
             return None
         return cls(pieces[0], tuple(zip(names, pieces[1:], strict=True)), head)
 
-    def match(self, request: bytes) -> tuple[Head, int, bytes] | None:
+    def match(self, request: bytes) -> tuple[RequestHead, int, bytes] | None:
         """Match the bytes that have come of a request against this header.
 
         Returns what its header says, the length that is announced and what has come of the body; None if the header

@@ -1,22 +1,22 @@
-"""A header that is known again: exactly the requests that the parser would have read the same way."""
+"""A cached header matches exactly the requests that the parser would have read the same way."""
 
 import pytest
 
-from app.http.heads import Head, KnownHead
+from app.http.cached_headers import CachedHeader, RequestHead
 
 FIELDS = b"host: x\r\nContent-Type: image/png\r\n"
 FIRST = b"POST /predict?top_k=2 HTTP/1.1\r\n" + FIELDS + b"Content-Length: 5\r\naccept: */*\r\n\r\n12345"
 PARSED = [(b"host", b"x"), (b"content-type", b"image/png"), (b"content-length", b"5"), (b"accept", b"*/*")]
 
 
-def known(request=FIRST, headers=PARSED):
-    return KnownHead.of(request, Head(headers, b"top_k=2"))
+def cached(request=FIRST, headers=PARSED):
+    return CachedHeader.of(request, RequestHead(headers, b"top_k=2"))
 
 
 @pytest.mark.parametrize("body", [b"abcde", b"", b"x" * 12_345, b"\r\n\r\n", b"content-length: 9\r\n\r\n"])
 def test_another_body_of_any_length_is_found(body):
     request = FIRST.replace(b"Length: 5", b"Length: %d" % len(body)).removesuffix(b"12345") + body
-    assert known().match(request)[1:] == (len(body), body)
+    assert cached().match(request)[1:] == (len(body), body)
 
 
 OTHERS = {
@@ -47,13 +47,13 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_differs_in_anything_else_is_not_known(name):
-    assert known().match(OTHERS[name]) is None
+def test_what_differs_in_anything_else_does_not_match(name):
+    assert cached().match(OTHERS[name]) is None
 
 
 @pytest.mark.parametrize("behind", [b"", b"1234", b"12345P", b"12345" + FIRST])
 def test_what_is_behind_the_header_is_told_with_the_length_that_it_has_to_have(behind):
-    assert known().match(FIRST.removesuffix(b"12345") + behind)[1:] == (5, behind)
+    assert cached().match(FIRST.removesuffix(b"12345") + behind)[1:] == (5, behind)
 
 
 UNUSUAL = {
@@ -69,12 +69,12 @@ UNUSUAL = {
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_an_unusual_request_is_not_remembered(name):
-    assert known(UNUSUAL[name]) is None
+    assert cached(UNUSUAL[name]) is None
 
 
 def test_a_length_within_another_fields_value_is_not_taken_for_the_length():
     decoy = FIRST.replace(b"host: x", b"host: x\r\nx-note: content-length: 7")
-    one = known(decoy, [*PARSED, (b"x-note", b"content-length: 7")])
+    one = cached(decoy, [*PARSED, (b"x-note", b"content-length: 7")])
     assert one.match(decoy.replace(b"h: 5\r", b"h: 2\r").replace(b"12345", b"ab"))[1:] == (2, b"ab")
     assert one.match(decoy.replace(b"length: 7", b"length: 5")) is None
 
@@ -89,7 +89,7 @@ PARSED_APART = [*PARSED, (b"traceparent", b"00-%s-00f067aa0ba902b7-01" % TRACE)]
 
 
 def test_what_only_tells_requests_apart_may_differ_and_names_the_request():
-    first = known(TOLD_APART, [*PARSED_APART, (b"x-request-id", b"one")])
+    first = cached(TOLD_APART, [*PARSED_APART, (b"x-request-id", b"one")])
     one = first.match(TOLD_APART.replace(b": one", b": another.one").replace(b"0.7, 1", b"0.255, 2001::1, 1"))
     assert one is not None
     assert (one[0].given_id, one[1:]) == (b"another.one", (5, b"12345"))
@@ -99,9 +99,9 @@ def test_what_only_tells_requests_apart_may_differ_and_names_the_request():
 
 def test_a_request_without_an_id_is_named_by_its_own_trace():
     without = TOLD_APART.replace(b"X-Request-ID: one\r\n", b"")
-    found = known(without, PARSED_APART).match(without.replace(TRACE, TRACE[::-1]))
+    found = cached(without, PARSED_APART).match(without.replace(TRACE, TRACE[::-1]))
     assert found[0].given_id == TRACE[::-1]
-    assert known(without, PARSED_APART).match(without.replace(b"00-" + TRACE, b"ff-"))[0].given_id == b""
+    assert cached(without, PARSED_APART).match(without.replace(b"00-" + TRACE, b"ff-"))[0].given_id == b""
 
 
 DIFFERENT_IDS = {
@@ -121,7 +121,7 @@ DIFFERENT_IDS = {
 @pytest.mark.parametrize("name", DIFFERENT_IDS)
 def test_an_id_that_the_parser_would_read_in_another_way_or_not_is_left_to_it(name):
     usual = FIRST.replace(b"accept", b"x-request-id: usual\r\naccept")
-    one = known(usual, [*PARSED, (b"x-request-id", b"usual")])
+    one = cached(usual, [*PARSED, (b"x-request-id", b"usual")])
     assert one.match(usual.replace(b"x-request-id: usual", b"x-request-id: " + b"a" * 512)) is not None
     assert one.match(usual.replace(b"x-request-id: usual", DIFFERENT_IDS[name])) is None
 
@@ -129,12 +129,12 @@ def test_an_id_that_the_parser_would_read_in_another_way_or_not_is_left_to_it(na
 @pytest.mark.parametrize("value", [b"", b"a\tb", b"\xe4", b"a" * 513, b"one "])
 def test_a_header_with_an_id_of_an_unusual_form_is_not_remembered(value):
     unusual = FIRST.replace(b"accept", b"x-request-id: " + value + b"\r\naccept")
-    assert known(unusual, [*PARSED, (b"x-request-id", value)]) is None
+    assert cached(unusual, [*PARSED, (b"x-request-id", value)]) is None
 
 
 def test_of_an_id_that_is_given_twice_the_first_counts():
     twice = FIRST.replace(b"accept", b"x-request-id: one\r\nX-Request-ID: two\r\naccept")
-    first = known(twice, [*PARSED, (b"x-request-id", b"one"), (b"x-request-id", b"two")])
+    first = cached(twice, [*PARSED, (b"x-request-id", b"one"), (b"x-request-id", b"two")])
     assert first.match(twice.replace(b": one", b": three"))[0].given_id == b"three"
     assert first.match(twice.replace(b": two", b": three"))[0].given_id == b"one"
     assert first.match(twice.replace(b": two", b": \0")) is None
@@ -142,13 +142,13 @@ def test_of_an_id_that_is_given_twice_the_first_counts():
 
 def test_a_body_of_another_kind_is_judged_by_its_own_content_type():
     other = FIRST.replace(b"image/png", b"multipart/form-data; boundary=b17")
-    assert known().match(other)[0].content_type == "multipart/form-data; boundary=b17"
+    assert cached().match(other)[0].content_type == "multipart/form-data; boundary=b17"
 
 
 def test_a_header_says_what_requests_are_judged_by():
     twice = [(b"x-request-id", b"first"), (b"x-request-id", b"second"), (b"authorization", b"Bearer \xe4")]
-    head = Head([*twice, (b"content-encoding", b"gzip"), (b"content-encoding", b"br")], b"top_k=7")
+    head = RequestHead([*twice, (b"content-encoding", b"gzip"), (b"content-encoding", b"br")], b"top_k=7")
     assert (head.given_id, head.key, head.content_type) == (b"first", "Bearer ä", "")
-    assert (head.codings, Head(twice, b"").codings) == (["gzip", "br"], [])
+    assert (head.codings, RequestHead(twice, b"").codings) == (["gzip", "br"], [])
     assert head.parameters.top_k == 7
-    assert Head([(b"x-timeout-ms", b"soon")], b"").parameters.bad == ("x-timeout-ms",)
+    assert RequestHead([(b"x-timeout-ms", b"soon")], b"").parameters.bad == ("x-timeout-ms",)

@@ -1,4 +1,4 @@
-"""A connection that knows a header again takes every request as one does that has it parsed."""
+"""A connection with a cached header takes every request as one does that has it parsed."""
 
 import asyncio
 import gc
@@ -13,9 +13,11 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.errors import BodyTooSlow, QueueFull
+from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits
+from app.http.fast_connections import FastConnection
+from app.http.parameters import BodyDeadline
 from app.http.problems import problem_answers
-from app.http.recognising_connections import RecognisingConnection
 from tests.connections import Transport, answer, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
@@ -43,7 +45,7 @@ class Echo:
     max_body_bytes = 1000
 
     def __init__(self):
-        self.known = None
+        self.cached_header = None
         self.asked = []
         self.refusal = None
         self.awake = 0
@@ -61,17 +63,17 @@ class Echo:
         self.asked.append((head.given_id, (head.content_type, head.key, head.codings, head.parameters), body))
         conversation.send_answer(200, [(b"content-length", b"2")], b"ok")
 
-    def body_time(self, head):
-        return 60.0, BodyTooSlow()
+    def body_deadline(self, head):
+        return BodyDeadline(60.0, BodyTooSlow())
 
     def refuse(self, conversation, head, error, *, body_is_here=True):
         conversation.send_answer(error.status, [(b"content-length", b"0")], b"")
 
 
-def connect(direct):
-    limits = ConnectionLimits(60.0, 60.0, 10, lambda _code: None)
+def connect(fast_path):
+    limits = ConnectionLimits(60.0, 60.0, 10, lambda _code: None, ByteBudget(1000))
     config = uvicorn.Config(
-        answer, http=partial(RecognisingConnection, direct=direct, limits=limits), ws="none", log_config=None
+        answer, http=partial(FastConnection, fast_path=fast_path, limits=limits), ws="none", log_config=None
     )
     config.load()
     connection = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})
@@ -93,8 +95,8 @@ def mutated(draw):
     return data
 
 
-def is_known(connection, data):
-    found = connection._known.match(data)
+def is_cached(connection, data):
+    found = connection._cached.match(data)
     return found is not None and len(found[2]) == found[1]
 
 
@@ -105,19 +107,19 @@ async def told_without_ids(transport):
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 3])
-async def test_what_has_almost_a_known_header_is_taken_as_by_the_parser(pieces):
+async def test_what_has_almost_the_cached_header_is_taken_as_by_the_parser(pieces):
     draw = random.Random(pieces)
-    known = 0
+    cached = 0
     for _ in range(3000 // pieces):
         data = mutated(draw)
         cuts = sorted(draw.sample(range(1, len(data)), pieces - 1))
         before, after = Echo(), Echo()
         old, old_transport = connect(before)
         old.data_received(request())
-        assert old._known is not None
+        assert old._cached is not None
         old_transport.sent, before.asked = b"", []
         new, new_transport = connect(after)
-        known += is_known(old, data)
+        cached += is_cached(old, data)
         for connection in (old, new):
             for begin, end in pairwise([0, *cuts, len(data)]):
                 connection.data_received(data[begin:end])
@@ -129,16 +131,16 @@ async def test_what_has_almost_a_known_header_is_taken_as_by_the_parser(pieces):
             for task in connection.tasks:
                 task.cancel()
             connection.connection_lost(None)
-    assert 500 < known * pieces < 2500
+    assert 500 < cached * pieces < 2500
 
 
 async def test_a_header_is_forgotten_for_the_next_one_and_times_run_as_ever():
     echo = Echo()
     connection, transport = connect(echo)
     connection.data_received(request())
-    first = connection._known
+    first = connection._cached
     connection.data_received(request(b"other"))
-    assert connection._known is first
+    assert connection._cached is first
     assert connection.timeout_keep_alive_task is not None
     assert connection._header_timer is None
     connection.data_received(request()[:10])
@@ -146,12 +148,12 @@ async def test_a_header_is_forgotten_for_the_next_one_and_times_run_as_ever():
     assert connection._header_timer is not None
     connection.data_received(request()[10:])  # in pieces, by the parser
     connection.data_received(request().replace(b"*/*", b"*/x"))
-    assert connection._known is not first
+    assert connection._cached is not first
     assert len(echo.asked) == 4
     assert transport.sent.count(b"HTTP/1.1 200 ") == 4
 
 
-async def test_a_new_connection_knows_the_header_that_was_known_last():
+async def test_a_new_connection_begins_with_the_header_that_was_cached_last():
     echo = Echo()
     old, _ = connect(echo)
     old.data_received(request())
@@ -170,8 +172,8 @@ async def test_a_header_with_a_key_stays_with_its_connection():
     echo = Echo()
     old, _ = connect(echo)
     old.data_received(request().replace(b"accept: */*", b"authorization: Bearer secret"))
-    assert old._known is not None
-    assert connect(echo)[0]._known is None
+    assert old._cached is not None
+    assert connect(echo)[0]._cached is None
 
 
 async def test_nobody_rests_while_connections_come():
@@ -185,7 +187,7 @@ async def test_nobody_rests_while_connections_come():
     assert echo.awake == before + 1
 
 
-async def test_the_header_time_of_a_new_connection_ends_with_a_known_header():
+async def test_the_header_time_of_a_new_connection_ends_with_a_cached_header():
     echo = Echo()
     old, _ = connect(echo)
     old.data_received(request())
@@ -196,12 +198,12 @@ async def test_the_header_time_of_a_new_connection_ends_with_a_known_header():
     assert new.timeout_keep_alive_task is None
 
 
-@pytest.mark.parametrize("known_before", [True, False])
-async def test_who_is_turned_away_has_a_whole_idle_time_from_then_on(known_before):
+@pytest.mark.parametrize("cached_before", [True, False])
+async def test_who_is_turned_away_has_a_whole_idle_time_from_then_on(cached_before):
     echo = Echo()
     connection, transport = connect(echo)
     connection.data_received(request())
-    if not known_before:
+    if not cached_before:
         connection, transport = connect(echo)
     echo.refusal = QueueFull(retry_after_s=1)
     connection.data_received(request())
@@ -215,7 +217,7 @@ async def test_who_is_turned_away_has_a_whole_idle_time_from_then_on(known_befor
     assert transport.is_closing()
 
 
-async def test_a_connection_that_is_to_close_takes_no_known_request():
+async def test_a_connection_that_is_to_close_takes_no_request_by_the_cache():
     echo = Echo()
     connection, transport = connect(echo)
     connection.data_received(request())
@@ -233,12 +235,12 @@ def in_two(body=BODY):
     return header + end, body
 
 
-async def test_a_header_that_came_without_its_body_is_known_too_and_so_is_the_next_one(monkeypatch):
+async def test_a_header_that_came_without_its_body_is_cached_too_and_so_is_the_next_one(monkeypatch):
     echo = Echo()
     connection, transport = connect(echo)
     for piece in in_two():
         connection.data_received(piece)
-    assert connection._known is not None
+    assert connection._cached is not None
     monkeypatch.setattr(connection, "_parse", lambda _: pytest.fail("parsed"))
     for piece in in_two(b"the next one"):
         connection.data_received(piece)
@@ -248,7 +250,7 @@ async def test_a_header_that_came_without_its_body_is_known_too_and_so_is_the_ne
 
 
 def held(body):
-    """A connection that has had a request and the known header of another one, whose body is returned."""
+    """A connection that has had a request and the cached header of another one, whose body is returned."""
     echo = Echo()
     connection, transport = connect(echo)
     connection.data_received(request())
@@ -270,7 +272,7 @@ async def test_a_body_that_does_not_follow_soon_is_awaited_by_the_parser():
     assert transport.sent.count(b"HTTP/1.1 200 ") == 2
 
 
-async def test_a_connection_that_is_to_close_awaits_the_body_of_a_known_header():
+async def test_a_connection_that_is_to_close_awaits_the_body_of_a_cached_header():
     echo, connection, transport, body = held(b"last")
     connection.shutdown()
     assert not transport.is_closing()
@@ -305,7 +307,7 @@ async def test_nothing_is_left_of_a_client_that_resets_an_idle_connection(turned
     assert left() is None
 
 
-async def test_a_known_header_lets_no_large_body_through():
+async def test_a_cached_header_lets_no_large_body_through():
     echo = Echo()
     connection, transport = connect(echo)
     connection.data_received(request())
@@ -315,10 +317,10 @@ async def test_a_known_header_lets_no_large_body_through():
     assert transport.sent.count(b"HTTP/1.1 200 ") == 2, "the application's answer"
 
 
-async def test_a_header_that_asks_for_the_connections_end_is_not_known():
+async def test_a_header_that_asks_for_the_connections_end_is_not_cached():
     echo = Echo()
     connection, transport = connect(echo)
     connection.data_received(request().replace(b"accept: */*", b"connection: close"))
     assert len(echo.asked) == 1
     assert transport.is_closing()
-    assert connection._known is echo.known is None
+    assert connection._cached is echo.cached_header is None

@@ -14,6 +14,9 @@ from app.imaging import Decoded
 from app.predictor import Predictor
 from app.telemetry import Telemetry
 
+# Classes by index, each with its probability, the likeliest first.
+Ranking = list[tuple[int, float]]
+
 
 def readable(decoded: list[Decoded]) -> list[NDArray[np.uint8]]:
     """Return the images that could be read. Raises the error of one that is alone in its request."""
@@ -28,21 +31,26 @@ def nothing_to_compute(predictor: Predictor) -> Outcome:
     return Outcome(np.empty((0, len(predictor.classes))), predictor.batcher.model, 0.0, 0.0)
 
 
-def answer_json(
-    predictor: Predictor, telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, top_k: int
-) -> bytes:
+def rankings(outcome: Outcome, top_k: int) -> list[Ranking]:
+    """Return, for each image that was computed, its `top_k` likeliest classes."""
+    return [ranking(row, top_k) for row in outcome.probabilities.tolist()]
+
+
+def ranking(probabilities: list[float], top_k: int) -> Ranking:
+    """Return the likeliest classes with their probabilities, the likeliest first; of equal ones the first one is."""
+    order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:top_k]
+    return [(index, probabilities[index]) for index in order]
+
+
+def answer_json(predictor: Predictor, decoded: list[Decoded], outcome: Outcome, ranked: list[Ranking]) -> bytes:
     """Return the JSON that says, for each image in the request's order, what it shows or what is wrong with it.
 
     Written as text: all but the numbers is the same in every answer, and an encoder takes twice the time.
     """
-    rankings = [ranking(row, top_k) for row in outcome.probabilities.tolist()]
-    telemetry.queue_seconds.observe(outcome.queue_s)
-    telemetry.record_prediction([one[0][0] for one in rankings], [one[0][1] for one in rankings])
-    following = iter(rankings)
+    following = iter(ranked)
     predictions: list[str] = []
     for one in decoded:
         if isinstance(one, ServiceError):
-            telemetry.images.labels(one.code).inc()
             predictions.append(to_json({"error": one.problem()}).decode())
         else:
             classes = [f"{predictor.openings[index]}{probability!r}}}" for index, probability in next(following)]
@@ -50,10 +58,13 @@ def answer_json(
     return f'{{"model":{to_json(outcome.model).decode()},"predictions":[{",".join(predictions)}]}}'.encode()
 
 
-def ranking(probabilities: list[float], top_k: int) -> list[tuple[int, float]]:
-    """Return the likeliest classes with their probabilities, the likeliest first; of equal ones the first one is."""
-    order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:top_k]
-    return [(index, probabilities[index]) for index in order]
+def record_images(telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, ranked: list[Ranking]) -> None:
+    """Count what an answer says of each image."""
+    telemetry.queue_seconds.observe(outcome.queue_s)
+    telemetry.record_prediction([one[0][0] for one in ranked], [one[0][1] for one in ranked])
+    for one in decoded:
+        if isinstance(one, ServiceError):
+            telemetry.images.labels(one.code).inc()
 
 
 def server_timing(decode_s: float, outcome: Outcome) -> str:

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.http.middleware import RequestContext
 from app.lifecycle import State
+from app.middleware import RequestContext
 
 pytestmark = pytest.mark.anyio
 
@@ -75,7 +75,7 @@ async def test_at_the_end_of_a_drain_who_has_no_answer_yet_gets_503(app):
 
 
 async def test_an_answer_that_breaks_off_before_anything_was_sent_is_500(monkeypatch):
-    monkeypatch.setattr("app.http.middleware.DISCARD_S", 0.0)
+    monkeypatch.setattr("app.middleware.DISCARD_S", 0.0)
     conversation = Conversation(breaks)
     await conversation.task
     assert [message.get("status") for message in conversation.sent] == [500, None]

@@ -1,10 +1,10 @@
-"""POST /predict of a small body, answered on its connection: the way that most requests take, top to bottom.
+"""The fast path of POST /predict, which small bodies take, and so most requests: top to bottom, on their connection.
 
     the whole request is here, there is room -> key? parameters? -> split -> decode -> batcher -> JSON -> connection
 
-The steps are those of app/routes/predict.py, which documents the route and takes what is large or comes slowly. What is
-left out is all that stands between: a task, ASGI's messages, middleware, routing, dependencies. Nothing is awaited here
-unless threads decode: the batcher calls back.
+The steps are those of predict.py, which documents the route and takes what is large or comes slowly. What is left out:
+a task, ASGI's messages, middleware, routing, dependencies. Nothing is awaited here unless threads decode: the batcher
+calls back.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 
 from app.batching.jobs import Outcome, Ticket
 from app.errors import ClientGone, NotReady, QueueFull, ServiceError
-from app.http.answers import answer_json, nothing_to_compute, readable, server_timing
 from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
-from app.http.direct_interface import ResponseChannel
-from app.http.heads import Head, KnownHead
-from app.http.parameters import Options
-from app.http.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_answers, problem_body, problem_headers
+from app.http.cached_headers import CachedHeader, RequestHead
+from app.http.fast_connections import FastConnection
+from app.http.parameters import BodyDeadline, Options
+from app.http.problems import SECURITY_HEADERS, Headers, problem_answers, problem_body, problem_fields
 from app.http.request_ids import request_id_of
 from app.imaging import Decoded, Entry
 from app.lifecycle import State
 from app.predictor import Predictor
+from app.routes.answers import answer_json, nothing_to_compute, rankings, readable, record_images, server_timing
 from app.routes.common import take_key
 from app.routes.predict import PATH
 from app.service import Service
@@ -44,33 +44,35 @@ MAX_REST_S = 0.005
 AWAKE_S = 0.005
 
 
-class DirectPredict:
-    """Answers requests to `path` whose bodies hold at most `max_body_bytes`."""
+class FastPredict:
+    """The fast path (`FastPath`) to a service."""
 
     path = PATH
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.max_body_bytes = min(SMALL_BODY_BYTES, service.settings.max_body_bytes)
-        self.known: KnownHead | None = None
+        self.cached_header: CachedHeader | None = None
         self._refusal: ServiceError | None = None  # of this turn of the event loop
         self._refusal_answer: Callable[[str], bytes]
         self._turned_away = 0  # in this turn
         self._awake_until = 0.0  # a time.monotonic()
 
-    def begin(self, channel: ResponseChannel, head: Head, body: bytes) -> None:
-        """Answer a request, now or later. Raises nothing."""
-        exchange = Exchange(self.service, channel, head)
+    def begin(self, connection: FastConnection, head: RequestHead, body: bytes) -> None:
+        """Answer a request, now or later."""
+        exchange = Exchange(self.service, connection, head)
         exchange.attempt(exchange.begin, body)
 
-    def body_time(self, head: Head) -> tuple[float, ServiceError]:
-        """Return for how many seconds a body may come, and what the answer is if it does not."""
+    def body_deadline(self, head: RequestHead) -> BodyDeadline:
+        """Return how long a request's body may take."""
         settings = self.service.settings
-        return head.parameters.body_time(settings.timeout_ms, settings.body_timeout_s)
+        return head.parameters.body_deadline(settings.timeout_ms, settings.body_timeout_s)
 
-    def refuse(self, channel: ResponseChannel, head: Head, error: ServiceError, *, body_is_here: bool = True) -> None:
-        """Answer a request with an error: its body did not come, or `refusal_of_all` refuses all of them."""
-        Exchange(self.service, channel, head).refuse(error, body_is_here=body_is_here)
+    def refuse(
+        self, connection: FastConnection, head: RequestHead, error: ServiceError, *, body_is_here: bool = True
+    ) -> None:
+        """Answer a request with an error."""
+        Exchange(self.service, connection, head).refuse(error, body_is_here=body_is_here)
 
     def refusal_of_all(self) -> ServiceError | None:
         """Return the error that every request gets now, or None.
@@ -79,12 +81,12 @@ class DirectPredict:
         """
         if self._refusal is None and self.service.lifecycle.state is State.READY:
             try:
-                self.service.require_room()
+                self.service.refuse_if_full()
             except ServiceError as error:
                 return error
         return self._refusal
 
-    def immediate_refusal(self, head: Head, error: ServiceError) -> bytes:
+    def immediate_refusal(self, head: RequestHead, error: ServiceError) -> bytes:
         """Return the whole answer to a request that is refused for what `refusal_of_all` returned.
 
         Every later request in this turn of the event loop gets the same error.
@@ -101,7 +103,7 @@ class DirectPredict:
         return self._refusal_answer(request_id)
 
     def stay_awake(self) -> None:
-        """Do not rest for a moment: something else than a known header has come."""
+        """Do not rest for a moment: something else than a cached header has come."""
         self._awake_until = time.monotonic() + AWAKE_S
 
     def _end_turn(self) -> None:
@@ -120,7 +122,7 @@ class Exchange:
 
     __slots__ = (
         "_began",
-        "_channel",
+        "_connection",
         "_count",
         "_decode_s",
         "_decoded",
@@ -134,10 +136,10 @@ class Exchange:
         "_ticket",
     )
 
-    def __init__(self, service: Service, channel: ResponseChannel, head: Head) -> None:
+    def __init__(self, service: Service, connection: FastConnection, head: RequestHead) -> None:
         self._service = service
-        self._channel = channel
-        self._began = channel.began  # which is of another request once this one is answered
+        self._connection = connection
+        self._began = connection.began  # which is of another request once this one is answered
         self._head = head
         self._request_id = request_id_of(head.given_id)
         self._release_key: Callable[[], None] | None = None
@@ -181,7 +183,7 @@ class Exchange:
         began = time.perf_counter()
         decoded = predictor.decoder.decode_here(entries)
         if decoded is None:
-            self._channel.start(self._decode_in_threads(entries, began))
+            self._connection.start(self._decode_in_threads(entries, began))
         else:
             self._submit(decoded, began)
 
@@ -208,16 +210,18 @@ class Exchange:
         assert self._ticket is not None
         batch = images[0][None] if len(images) == 1 else np.stack(images)
         job = self._predictor.batcher.submit(self._ticket, batch, self._options.deadline)
-        self._channel.when_gone(job.abandon)
+        self._connection.when_gone(job.abandon)
         job.future.add_done_callback(self._done)
 
     def _done(self, future: asyncio.Future[Outcome]) -> None:
         """Go on once the batcher has an answer, or none."""
-        self._channel.when_gone(None)
+        self._connection.when_gone(None)
         self.attempt(lambda: self._answer(future.result()))
 
     def _answer(self, outcome: Outcome) -> None:
-        body = answer_json(self._predictor, self._service.telemetry, self._decoded, outcome, self._options.top_k)
+        ranked = rankings(outcome, self._options.top_k)
+        record_images(self._service.telemetry, self._decoded, outcome, ranked)
+        body = answer_json(self._predictor, self._decoded, outcome, ranked)
         timing = server_timing(self._decode_s, outcome).encode()
         self._end(200, [(b"content-type", b"application/json"), (b"server-timing", timing)], body)
 
@@ -228,8 +232,7 @@ class Exchange:
             telemetry.images.labels(error.code).inc(self._count)
         if not isinstance(error, ClientGone):
             telemetry.record_refusal(error.code)
-        headers = [(b"content-type", PROBLEM_TYPE.encode())]
-        headers += [(name.encode(), value.encode()) for name, value in problem_headers(error).items()]
+        headers = problem_fields(error)
         if not body_is_here:
             headers.append((b"connection", b"close"))  # the rest of it may still come
         self._end(error.status, headers, problem_body(error, self._request_id))
@@ -250,8 +253,8 @@ class Exchange:
         ]
         if self._service.lifecycle.state is not State.READY:
             headers.append((b"connection", b"close"))  # clients move to another instance before the port closes
-        self._channel.send_answer(status, headers, body)
-        seconds = time.monotonic() - self._began  # of this request: the channel may have begun the next one
+        self._connection.send_answer(status, headers, body)
+        seconds = time.monotonic() - self._began  # of this request: the connection may have begun the next one
         self._service.telemetry.record_answer(PATH, status, seconds)
         if log.isEnabledFor(logging.DEBUG):
             seen = self._seen(status) | {"seconds": seconds}

@@ -1,4 +1,4 @@
-"""A request answered on its connection and by the framework: the same answers to the same requests."""
+"""A request answered by the fast path and by the framework: the same answers to the same requests."""
 
 import asyncio
 import hashlib
@@ -42,10 +42,10 @@ KEYS = {"no key": {}, "a wrong key": {"authorization": "Bearer wrong"}, "the key
 async def both_ways(client, query, headers, picture=None):
     """Ask once as clients do, and once the framework itself, without a connection."""
     body = encode(picture or noise())
-    direct = await client.post("/predict" + query, content=body, headers=headers)
-    assert parsedate_to_datetime(direct.headers["date"]).tzinfo is UTC
+    fast = await client.post("/predict" + query, content=body, headers=headers)
+    assert parsedate_to_datetime(fast.headers["date"]).tzinfo is UTC
     async with httpx.AsyncClient(transport=httpx.ASGITransport(client.app), base_url="http://test") as framework:
-        return direct, await framework.post("/predict" + query, content=body, headers=headers)
+        return fast, await framework.post("/predict" + query, content=body, headers=headers)
 
 
 def content(answer: httpx.Response):
@@ -61,18 +61,18 @@ def content(answer: httpx.Response):
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_both_ways_give_the_same_answer(name):
     async with serving() as client:
-        direct, framework = await both_ways(client, *REQUESTS[name])
-        assert content(direct) == content(framework)
+        fast, framework = await both_ways(client, *REQUESTS[name])
+        assert content(fast) == content(framework)
         metrics = (await client.get("/metrics")).text
-    assert f'resnet_requests_total{{route="/predict",status="{direct.status_code}"}} 2.0' in metrics
+    assert f'resnet_requests_total{{route="/predict",status="{fast.status_code}"}} 2.0' in metrics
 
 
 @pytest.mark.parametrize("name", KEYS)
 @pytest.mark.parametrize("query", ["", "?top_k=0"])
 async def test_both_ways_ask_for_the_key_first(name, query):
     async with serving(api_key="secret") as client:
-        direct, framework = await both_ways(client, query, PNG | KEYS[name])
-        assert content(direct) == content(framework)
+        fast, framework = await both_ways(client, query, PNG | KEYS[name])
+        assert content(fast) == content(framework)
 
 
 async def answers_of(client, head, *pieces):
@@ -136,8 +136,8 @@ async def test_a_client_that_leaves_within_its_body_is_counted_and_holds_nothing
 
 async def test_a_picture_that_threads_decode_is_answered_like_a_tiny_one():
     async with serving() as client:
-        direct, framework = await both_ways(client, "", PNG, noise(200, 150))
-        assert content(direct) == content(framework)
+        fast, framework = await both_ways(client, "", PNG, noise(200, 150))
+        assert content(fast) == content(framework)
 
 
 async def test_other_methods_and_paths_are_the_frameworks():
@@ -148,9 +148,9 @@ async def test_other_methods_and_paths_are_the_frameworks():
 
 async def test_both_ways_turn_away_alike():
     async with no_room() as (client, _):
-        direct, framework = await both_ways(client, "?top_k=1", PNG)
-        assert direct.status_code == 429
-        assert content(direct) == content(framework)
+        fast, framework = await both_ways(client, "?top_k=1", PNG)
+        assert fast.status_code == 429
+        assert content(fast) == content(framework)
         metrics = (await client.get("/metrics")).text
         assert 'resnet_requests_total{route="/predict",status="429"} 2.0' in metrics
         assert 'resnet_rejected_total{reason="queue-full"} 2.0' in metrics
@@ -252,7 +252,7 @@ async def test_a_header_that_comes_again_is_not_parsed_again_and_means_the_same(
         assert 'resnet_requests_total{route="/predict",status="200"} 5.0' in metrics
 
 
-async def test_a_known_header_does_not_let_a_withdrawn_key_in(parsed, tmp_path):
+async def test_a_cached_header_does_not_let_a_withdrawn_key_in(parsed, tmp_path):
     digest = hashlib.sha256(b"secret").hexdigest()
     file = tmp_path / "keys.txt"
     file.write_text(f"me:{digest}\n")
@@ -266,7 +266,7 @@ async def test_a_known_header_does_not_let_a_withdrawn_key_in(parsed, tmp_path):
         assert len(parsed) == 1
 
 
-async def test_what_follows_a_known_request_that_waits_is_answered_behind_it(parsed):
+async def test_what_follows_a_request_with_a_cached_header_that_waits_is_answered_behind_it(parsed):
     engine = FakeEngine()
     async with serving(engine) as service:
         client = await Client.connect(service)
@@ -284,13 +284,13 @@ async def test_what_follows_a_known_request_that_waits_is_answered_behind_it(par
             assert (await client.ask(PICTURE))[0] == 200
 
 
-@pytest.mark.parametrize("known", [False, True])
-async def test_of_accepted_requests_in_a_row_all_are_answered_when_a_drain_begins(known):
+@pytest.mark.parametrize("cached", [False, True])
+async def test_of_accepted_requests_in_a_row_all_are_answered_when_a_drain_begins(cached):
     """Only the last answer closes the connection, behind which nothing waits."""
     engine = FakeEngine()
     async with serving(engine) as service:
         client = await Client.connect(service)
-        if known:
+        if cached:
             assert (await client.ask(PICTURE))[0] == 200
         async with occupied(engine, service):
             client.writer.write((HEAD % len(PICTURE) + b"\r\n" + PICTURE) * 3)
@@ -322,7 +322,7 @@ async def test_the_time_of_a_request_is_its_own_where_another_one_waits_behind_i
         assert total >= 2 * waited  # of the one that occupied the engine, and of the first behind it
 
 
-async def test_a_client_that_leaves_while_its_known_request_waits_is_counted_and_holds_nothing():
+async def test_a_client_that_leaves_while_its_request_with_a_cached_header_waits_is_counted_and_holds_nothing():
     engine = FakeEngine()
     async with serving(engine) as service:
         client = await Client.connect(service)
@@ -339,7 +339,7 @@ async def test_a_client_that_leaves_while_its_known_request_waits_is_counted_and
             engine.release()
 
 
-async def test_known_requests_are_turned_away_until_there_is_room(parsed):
+async def test_requests_with_a_cached_header_are_turned_away_until_there_is_room(parsed):
     async with no_room() as (service, let_go):
         client = await Client.connect(service)
         assert [(await client.ask(PICTURE))[0] for _ in range(20)] == [429] * 20
@@ -356,8 +356,8 @@ async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch
     async with no_room() as (service, _):
         rests = []
         monkeypatch.setattr(Load, "batch_s", batch_s)
-        monkeypatch.setattr("app.http.direct.AWAKE_S", 0.0)
-        monkeypatch.setattr("app.http.direct.time.sleep", rests.append)
+        monkeypatch.setattr("app.routes.fast_predict.AWAKE_S", 0.0)
+        monkeypatch.setattr("app.routes.fast_predict.time.sleep", rests.append)
         clients = [await Client.connect(service) for _ in range(5)]
         assert [(await client.ask(PICTURE))[0] for client in clients] == [429] * 5
         assert rests == [rest_s] * 5  # also where the parser had to read the header
@@ -373,15 +373,15 @@ async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch
 async def test_it_does_not_rest_while_anything_else_may_need_it(monkeypatch):
     async with no_room() as (service, _):
         rests = []
-        monkeypatch.setattr("app.http.direct.time.sleep", rests.append)
+        monkeypatch.setattr("app.routes.fast_predict.time.sleep", rests.append)
         monkeypatch.setattr(Load, "batch_s", 1.0)
-        monkeypatch.setattr("app.http.direct.AWAKE_S", 1000.0)
+        monkeypatch.setattr("app.routes.fast_predict.AWAKE_S", 1000.0)
         client = await Client.connect(service)
         assert (await client.ask(PICTURE))[0] == 429
         assert (await service.get("/livez")).status_code == 200
         assert (await client.ask(PICTURE))[0] == 429
         assert rests == []
-        monkeypatch.setattr("app.http.direct.AWAKE_S", 0.0)
+        monkeypatch.setattr("app.routes.fast_predict.AWAKE_S", 0.0)
         assert (await service.get("/livez")).status_code == 200
         assert (await client.ask(PICTURE))[0] == 429
         assert rests == [0.005]

@@ -11,22 +11,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BodyTooSlow, DeadlinePassed, NotReady, ServiceError
-from app.http.direct_interface import WHOLE
-from app.http.problems import PROBLEM_TYPE, SECURITY_HEADERS, problem_body, problem_headers
+from app.http.connections import WHOLE
+from app.http.ending import DISCARD_BYTES, DISCARD_S
+from app.http.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_body, problem_headers
 from app.http.request_ids import given_id_in, request_id_of
 from app.lifecycle import State
 from app.service import Service
 
 log = logging.getLogger(__name__)
 
-DISCARD_BYTES = 64 << 20
-DISCARD_S = 5.0
 TOO_SLOW = frozenset({BodyTooSlow.status, DeadlinePassed.status})
 
 
-def problem_response(
-    error: ServiceError, request_id: str | None, more_headers: Mapping[str, str] | None = None
-) -> Response:
+def problem_response(error: ServiceError, request_id: str, more_headers: Mapping[str, str] | None = None) -> Response:
     """Turn an error into `application/problem+json`, with the headers that its status asks for."""
     headers = {**(more_headers or {}), **problem_headers(error)}
     body = problem_body(error, request_id)
@@ -75,6 +72,56 @@ class BodyWatch:
             return
 
 
+class _Exchange:
+    """One request and the answer to it. `status` is 0 until the application has answered."""
+
+    def __init__(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+        head = dict(reversed(scope["headers"]))  # of equal names the first one, as cached_headers.py has it
+        whole = scope.get("extensions", {}).get(WHOLE, {})
+        self.request_id = request_id_of(given_id_in(head))
+        self.body = BodyWatch(head, receive, whole)
+        self.status = 0
+        self._service = service
+        self._scope = scope
+        self._send = send
+        self._respond = whole.get("respond") if scope["method"] != "HEAD" else None
+        self._start: Message | None = None  # waits here for the body, so that both can be sent at once
+        self._sent = False
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the application, with the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            await self.body.discard_rest(self.status)
+            message["headers"] = [*message["headers"], *self._headers()]
+            self._start = message
+            return
+        start, self._start = self._start, None
+        if start is None:
+            await self._send(message)
+            return
+        self._sent = True
+        if self._respond is not None and not message.get("more_body", False):
+            await self._respond(self.status, start["headers"], message.get("body", b""))
+        else:
+            await self._send(start)
+            await self._send(message)
+
+    async def refuse(self, error: ServiceError) -> None:
+        """Answer with a problem in place of the application, unless its own answer has begun to be sent."""
+        if not self._sent:
+            self._service.telemetry.record_refusal(error.code)
+            await problem_response(error, self.request_id)(self._scope, self.body.receive, self.send)
+
+    def _headers(self) -> Headers:
+        headers = [(b"x-request-id", self.request_id.encode()), *SECURITY_HEADERS]
+        if self._service.lifecycle.state is not State.READY or not self.body.complete:
+            # Not ready: clients move to another instance before the port closes. Incomplete body: uvicorn would go on
+            # reading it, without limit of time or size.
+            headers.append((b"connection", b"close"))
+        return headers
+
+
 class RequestContext:
     """Plain ASGI middleware; the route's template, not the raw path, labels the metrics."""
 
@@ -88,54 +135,21 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        head = dict(reversed(scope["headers"]))  # of equal names the first one, as heads.py has it
-        request_id = request_id_of(given_id_in(head))
-        scope.setdefault("state", {})["request_id"] = request_id
-        status = 0
-        sent = False
-        start: Message | None = None
-        whole = scope.get("extensions", {}).get(WHOLE, {})
-        body = BodyWatch(head, receive, whole)
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status, start, sent
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                await body.discard_rest(status)
-                headers = [*message["headers"], (b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
-                if self.service.lifecycle.state is not State.READY or not body.complete:
-                    # Not ready: clients move to another instance before the port closes. Incomplete body: uvicorn
-                    # would go on reading it, without limit of time or size.
-                    headers.append((b"connection", b"close"))
-                message["headers"] = headers
-                start = message
-                return
-            if start is not None:  # it waits here for the body, so that both can be sent at once
-                first, start, sent = start, None, True
-                if whole and scope["method"] != "HEAD" and not message.get("more_body", False):
-                    await whole["respond"](status, first["headers"], message.get("body", b""))
-                    return
-                await send(first)
-            await send(message)
-
+        exchange = _Exchange(self.service, scope, receive, send)
+        request_id = scope.setdefault("state", {})["request_id"] = exchange.request_id
         # What answers GET answers HEAD (RFC 9110): the connection leaves the body out, by its own scope.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self.app(inner, body.receive, send_with_headers)
+            await self.app(inner, exchange.body.receive, exchange.send)
         except asyncio.CancelledError:  # the drain's time is over, perhaps while the rest of a refused body was read
-            body.give_up()
-            if not sent:
-                self.service.telemetry.record_refusal(NotReady.code)
-                await problem_response(NotReady(), request_id)(scope, receive, send_with_headers)
+            exchange.body.give_up()
+            await exchange.refuse(NotReady())
         except Exception:
-            log.exception(
-                "request %s failed", request_id, extra={"request_id": request_id, "status": ServiceError.status}
-            )
-            if not sent:
-                self.service.telemetry.record_refusal(ServiceError.code)
-                await problem_response(ServiceError(), request_id)(scope, receive, send_with_headers)
+            seen = {"request_id": request_id, "status": ServiceError.status}
+            log.exception("request %s failed", request_id, extra=seen)
+            await exchange.refuse(ServiceError())
         finally:
-            self._record(inner, request_id, status, time.perf_counter() - started)
+            self._record(inner, request_id, exchange.status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")

@@ -1,0 +1,312 @@
+"""The fast path: a connection that answers small requests itself, without the application.
+
+    bytes -> cached header, whole body? -> answered, or refused in an overload
+                          , a part of it? -> held for a moment, in which the rest may come
+          -> parser -> small and whole? -> answered, or refused; its header is cached from then on
+                    -> the application, as any other request: connections.py
+
+What is answered and what a header means is the same with the cache (cached_headers.py) and without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Protocol, Unpack, cast
+
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from app.errors import ClientGone, ServiceError
+from app.http.cached_headers import CachedHeader, RequestHead
+from app.http.connection_limits import ConnectionLimits
+from app.http.connections import Connection
+from app.http.parameters import BodyDeadline
+from app.http.parsing import UvicornOptions
+from app.http.problems import Headers
+
+# Many clients send a header and its body one after the other; what takes longer than this goes to the parser.
+BODY_SOON_S = 0.01
+
+# Of a header that is cached. Most are a tenth of it.
+MAX_CACHED_BYTES = 4096
+
+
+class FastPath(Protocol):
+    """What answers requests to `path` whose bodies hold at most `max_body_bytes`; it raises nothing.
+
+    `cached_header` is the one without a key that a connection cached last: what a new connection begins with.
+    """
+
+    path: str
+    max_body_bytes: int
+    cached_header: CachedHeader | None
+
+    def begin(self, connection: FastConnection, head: RequestHead, body: bytes) -> None:
+        """Answer a request by `connection.send_answer`, now or later."""
+
+    def body_deadline(self, head: RequestHead) -> BodyDeadline:
+        """Return how long a request's body may take."""
+
+    def refuse(
+        self, connection: FastConnection, head: RequestHead, error: ServiceError, *, body_is_here: bool = True
+    ) -> None:
+        """Answer a request with an error: its body did not come, or `refusal_of_all` refuses all of them."""
+
+    def refusal_of_all(self) -> ServiceError | None:
+        """Return the error that every request gets now, or None."""
+
+    def immediate_refusal(self, head: RequestHead, error: ServiceError) -> bytes:
+        """Return the whole answer to a request that is refused for what `refusal_of_all` returned."""
+
+    def stay_awake(self) -> None:
+        """Be quick for a moment: something else than a request with a cached header has come."""
+
+
+class FastConnection(Connection):
+    """A connection whose small requests to one path are answered by `fast_path`.
+
+    `began` is when the active request did, a time.monotonic(). Between two pieces of data a connection is in one of
+    four states.
+
+    - Between two requests: what comes next may have the cached header.
+    - The cached header is held: `_held` has all that came of the request, of which the parser knows nothing.
+    - A header was parsed whose body comes now: `_begun` is that header, which may be cached once the body is here.
+    - Anything else: until the parser is between two requests again, all goes there.
+    """
+
+    def __init__(self, *, fast_path: FastPath, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
+        super().__init__(limits=limits, **uvicorns)
+        self._fast_path = fast_path
+        self.began = 0.0
+        self._cached = fast_path.cached_header
+        self._idle_since = 0.0  # a time of the loop: the keep-alive timer may have begun before
+        self._held = b""
+        self._held_since = 0.0
+        self._held_timer: asyncio.TimerHandle | None = None
+        self._parser_is_idle = True  # it has ended a request and seen no byte of the next
+        self._begun = b""  # the first piece of data of what the parser reads, if that is a header without a body
+        self._messages = 0  # that the parser has begun since that piece
+        self._last_head: RequestHead | None = None  # of a small request that the last piece of data ended
+        self._turned_away = False  # whether a request in it was refused for what all are refused for
+        self._awaits_body = False
+        self._body_timer: asyncio.TimerHandle | None = None
+
+    # -- what the client does
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first header. Where clients come in crowds, nobody rests until all are let in."""
+        self._fast_path.stay_awake()
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes: a small request with the cached header at once, others by way of the parser."""
+        self.heard = True
+        held = self._held and self._take_held()
+        data = held + data
+        if self._cached is not None and self._may_begin() and (found := self._cached.match(data)) is not None:
+            head, length, body = found
+            if len(body) == length <= self._fast_path.max_body_bytes:
+                self._begin_cached(head, body, self._held_since if held else time.monotonic())
+                return
+            if len(body) < length <= self._fast_path.max_body_bytes and not held:
+                self._hold(data)
+                return
+        self._parse(data)
+
+    def shutdown(self) -> None:
+        """Close once what the client has sent is answered."""
+        self._give_up_held()
+        super().shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self._take_held()
+        super().connection_lost(exc)
+        if self._awaits_body:
+            self._end_of_wait()
+            self._fast_path.refuse(self, self._head(), ClientGone())
+
+    def _may_begin(self) -> bool:
+        """Whether the next byte is a request's first one, and that request may be answered at once."""
+        return (
+            self._parser_is_idle
+            and not self._unparsed
+            and not self._answering()
+            and not self._last
+            and not self.flow.write_paused
+            and not self._stopped_reading()
+        )
+
+    # -- the cached header
+
+    def _begin_cached(self, head: RequestHead, body: bytes, began: float) -> None:
+        """Begin to answer a request that is here whole, and of which the parser knows nothing."""
+        self._overhead_bytes = 0
+        error = self._fast_path.refusal_of_all()
+        if error is not None:
+            self.transport.write(self._fast_path.immediate_refusal(head, error))
+            self._idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:  # else it will see that it is too early
+                self.on_response_complete()
+            return
+        self._unset_keepalive_if_required()
+        self.cycle = self._active = WholeRequest(self.on_response_complete)
+        self.began = began
+        if self._header_timer is not None:  # of a new connection
+            self._watch()
+        self._fast_path.begin(self, head, body)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, unless it has been idle only since a request was turned away."""
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _hold(self, data: bytes) -> None:
+        """Keep the cached header, with or without a part of its body, for the moment in which the rest may come."""
+        self._unset_keepalive_if_required()
+        self._held, self._held_since = data, time.monotonic()
+        self._held_timer = self.loop.call_later(BODY_SOON_S, self._give_up_held)
+
+    def _take_held(self) -> bytes:
+        """Return what is held, and hold it no longer."""
+        if self._held_timer is not None:
+            self._held_timer.cancel()
+            self._held_timer = None
+        held, self._held = self._held, b""
+        return held
+
+    def _give_up_held(self) -> None:
+        """Let the parser have what is held: the times of bodies run from there, and a drain waits for them."""
+        if held := self._take_held():
+            self._parse(held)
+
+    # -- a header that is not cached
+
+    def _parse(self, data: bytes) -> None:
+        """Let the parser have bytes, and cache the header if they end a small request, the only one."""
+        if self._may_begin():
+            self._begun, self._messages = b"", 0
+            whole = data
+        else:
+            whole = self._begun + data if self._begun else b""
+        self._last_head, self._turned_away = None, False
+        super().data_received(data)
+        if not self._turned_away:
+            self._fast_path.stay_awake()
+        if whole and self._last_head is not None and self._messages == 1 and self._parser_is_idle:
+            self._cache(whole, self._last_head)
+        self._begun = whole if self._awaits_body and whole is data and len(data) <= MAX_CACHED_BYTES else b""
+
+    def _cache(self, request: bytes, head: RequestHead) -> None:
+        """Cache a request's header, unless it is long or has asked for the connection's end."""
+        size = request.find(b"\r\n\r\n")
+        if size > MAX_CACHED_BYTES or self._active is None or not self._active.keep_alive:
+            return
+        self._cached = CachedHeader.of(request, head)
+        if self._cached is not None and not head.key:  # to compare keys must take the same time for all of them
+            self._fast_path.cached_header = self._cached
+
+    def on_message_begin(self) -> None:
+        """Take note of a request's first byte."""
+        self._messages += 1
+        self._parser_is_idle = False
+        super().on_message_begin()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Begin to answer a request: a small one here, as soon as its body is, any other one in the application."""
+        if not self._is_small(cycle):
+            super()._start_asgi_task(cycle, app)
+            return
+        self._active = cycle
+        self.began = time.monotonic()
+        if cycle.more_body:
+            self._awaits_body = True
+        else:  # It came while the request before it was answered. Not here: thousands may wait, one within the other.
+            self.loop.call_soon(self._begin_parsed)
+
+    def _is_small(self, cycle: RequestResponseCycle) -> bool:
+        """Whether a request's header announces what `FastPath` takes."""
+        scope = cycle.scope
+        if scope["method"] != "POST" or scope["path"] != self._fast_path.path:
+            return False
+        if cycle.waiting_for_100_continue or self.flow.write_paused:
+            return False
+        for name, value in cast(Headers, scope["headers"]):
+            if name == b"content-length":
+                return len(value) < 9 and int(value) <= self._fast_path.max_body_bytes
+        return False
+
+    def on_message_complete(self) -> None:
+        """End a request, and begin to answer it."""
+        self._parser_is_idle = True
+        super().on_message_complete()
+        if self._awaits_body and not self.cycle.more_body and self.cycle is self._active:
+            self._begin_parsed()
+
+    def _begin_parsed(self) -> None:
+        """Begin to answer the active request, which the parser has read to its end."""
+        cycle = self._active
+        assert cycle is not None
+        self._end_of_wait()
+        head = self._last_head = self._head()
+        error = self._fast_path.refusal_of_all()
+        if error is None:
+            body, cycle.body = bytes(cycle.body), bytearray()  # which an idle connection would keep
+            self._fast_path.begin(self, head, body)
+            return
+        self._turned_away = True
+        if cycle.keep_alive and not self._last and not cycle.disconnected:
+            self.transport.write(self._fast_path.immediate_refusal(head, error))
+            self._end_answer(cycle)
+        else:
+            self._fast_path.refuse(self, head, error)
+
+    def _head(self) -> RequestHead:
+        """Return what the header of the active request says."""
+        assert self._active is not None
+        scope = self._active.scope
+        return RequestHead(cast(Headers, scope["headers"]), scope["query_string"])
+
+    # -- times
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Run a part of a request that takes longer; it is cancelled when a drain's time is over."""
+        task = self.loop.create_task(work)
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def _watch(self) -> None:
+        """Let the body's time run while a small one is awaited, and else the header's."""
+        if self._awaits_body and self._body_timer is None:
+            deadline = self._fast_path.body_deadline(self._head())
+            self._body_timer = self.loop.call_later(deadline.timeout_s, self._body_late, deadline.error)
+        super()._watch()
+
+    def _body_late(self, error: ServiceError) -> None:
+        self._end_of_wait()
+        self._fast_path.refuse(self, self._head(), error, body_is_here=False)
+
+    def _end_of_wait(self) -> None:
+        """Await the active request's body no longer."""
+        self._awaits_body = False
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+
+class WholeRequest(RequestResponseCycle):
+    """What a connection keeps of a request that was here whole: how far its answer is."""
+
+    message_event = asyncio.Event()  # one for all: nobody awaits messages of what is here whole
+    more_body = False
+    waiting_for_100_continue = False
+    disconnected = response_started = response_complete = False
+    keep_alive = True
+
+    def __init__(self, on_response: Callable[[], None]) -> None:
+        self.on_response = on_response
