@@ -252,6 +252,7 @@ def connection_options(service: Service, max_connections: int, fast_path: FastPr
         max_connections=max_connections,
         on_refused=service.telemetry.record_refusal,
         unread=ByteBudget(settings.max_buffered_bytes // settings.http_processes),
+        max_age_s=settings.connection_age_s or math.inf,
     )
     connection = partial(FastConnection, fast_path=fast_path) if fast_path else Connection
     return {

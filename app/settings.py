@@ -120,9 +120,9 @@ class Settings(BaseSettings):
         int, Field(ge=1, description="most images in one request; max_queue_images if that is less")
     ] = 256
     max_pixels: Annotated[int, Field(ge=1024, description="most pixels in one image (width x height)")] = 4096 * 4096
-    max_connections: Annotated[int, Field(ge=1, description="connections open at once; more are closed unanswered")] = (
-        4096
-    )
+    max_connections: Annotated[
+        int, Field(ge=1, description="connections open at once; one more closes an idle one, or is closed unanswered")
+    ] = 4096
     header_timeout_s: Annotated[
         float,
         Field(
@@ -131,6 +131,15 @@ class Settings(BaseSettings):
     ] = 10.0
     body_timeout_s: Annotated[float, Field(gt=0, le=A_DAY_S, description="time for a request's body to arrive")] = 10.0
     keep_alive_s: Annotated[int, Field(ge=1, le=A_DAY_S, description="idle time before a connection is closed")] = 75
+    connection_age_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=A_DAY_S,
+            description="age from which a connection is closed after its next response, so that clients spread over "
+            "new replicas; 0 keeps it",
+        ),
+    ] = 0.0
     decode_threads: Annotated[int, Field(ge=0, le=256, description="threads that decode images; 0 is one a core")] = 0
     drain_delay_s: Annotated[
         float, Field(ge=0, le=A_DAY_S, description="time between turning unready and closing the port on SIGTERM")

@@ -1,6 +1,7 @@
 """A connection over a transport that only notes what is done to it."""
 
 import asyncio
+import math
 from functools import partial
 
 import uvicorn
@@ -74,11 +75,13 @@ def responding(status=200, *headers, body=b""):
 class Port:
     """What uvicorn has for one port."""
 
-    def __init__(self, app=answer, header_timeout_s=60.0, unread_timeout_s=60.0, max_connections=10):
+    def __init__(
+        self, app=answer, header_timeout_s=60.0, unread_timeout_s=60.0, max_connections=10, max_age_s=math.inf
+    ):
         self.refused = []
         self.unread = ByteBudget(100)
         limits = ConnectionLimits(
-            header_timeout_s, unread_timeout_s, max_connections, self.refused.append, unread=self.unread
+            header_timeout_s, unread_timeout_s, max_connections, self.refused.append, self.unread, max_age_s
         )
         config = uvicorn.Config(
             app,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ OTHER_FILES = 128
 class ConnectionLimits:
     """What the connections of one port may take; `on_refused` is told the reason of each refusal.
 
-    `unread` are the bytes of responses that clients have not read, of all connections together.
+    `unread` are the bytes of responses that clients have not read, of all connections together. The first response on a
+    connection that is older than `max_age_s`, or a tenth less or more, is its last one.
     """
 
     header_timeout_s: float
@@ -24,6 +26,7 @@ class ConnectionLimits:
     max_connections: int
     on_refused: Callable[[str], None]
     unread: ByteBudget
+    max_age_s: float = math.inf
 
 
 def raise_file_limit(wanted: int, others: int = 0) -> int:

@@ -7,8 +7,12 @@ uvicorn's own keep-alive timer.
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import select
 from collections.abc import Callable
+from itertools import islice
+from operator import itemgetter
 from typing import Unpack
 
 from uvicorn._types import ASGI3Application
@@ -38,6 +42,12 @@ LINGER_S = 1.0
 # For a header of which a part has come when the connection is to be closed: the rest is on its way, or never comes.
 LAST_HEADER_S = 0.5
 
+# Of those that are open when there are too many, so many are looked at for the one that has been idle for longest.
+LOOKED_AT = 256
+
+# By which share a connection's age differs, so that those that were opened together are not all closed together.
+AGE_SPREAD = 0.1
+
 # A larger answer is sent in such pieces, as its client reads them.
 RESPONSE_PIECE_BYTES = 64 << 10
 
@@ -62,24 +72,54 @@ class Connection(ParsingConnection):
         }
         self._ending: Ending
         self._last = False  # whether the connection is to be closed after what is under way
+        self._old = False  # whether it is to be closed after its next response
         self._active: RequestResponseCycle | None = None  # is answered; uvicorn's `cycle` is the one that is read
         self._refusal: ServiceError | None = None  # of what follows a request that is not answered yet
         self.heard = False  # whether the client has sent anything yet
         self._gone = False
         self._tell_gone: Callable[[], None] | None = None
         self._header_timer: asyncio.TimerHandle | None = None
+        self._age_timer: asyncio.TimerHandle | None = None
 
     # -- what the client does
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first header, unless there are too many connections already."""
+        """Begin to wait for the first header; where there are too many connections, an idle one has to go, or this."""
         super().connection_made(transport)
         self._ending = Ending(self._limits, transport)
         if len(self.connections) > self._limits.max_connections:
             self._limits.on_refused(TOO_MANY_CONNECTIONS)
-            transport.abort()
-            return
+            if not self._make_room():
+                transport.abort()
+                return
+        if self._limits.max_age_s < math.inf:
+            spread = random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD)  # noqa: S311 - no secret
+            self._age_timer = self.loop.call_later(self._limits.max_age_s * spread, self._grow_old)
         self._watch()
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for longest, of those looked at; return whether there was one."""
+        others = (one for one in islice(self.connections, LOOKED_AT) if one is not self and isinstance(one, Connection))
+        idle = [(since, one) for one in others if (since := one.idle_since()) is not None]
+        for _, one in sorted(idle, key=itemgetter(0)):
+            if not one._has_unread():
+                one.transport.abort()
+                return True
+        return False
+
+    def idle_since(self) -> float | None:
+        """Return since when, by the loop's time, the client has had all that it asked for; None while it has not."""
+        if self._stopped_reading() or self._answering() or self._header_begun or self._ending.is_unread():
+            return None
+        if self.timeout_keep_alive_task is not None:
+            return self.timeout_keep_alive_task.when() - self.timeout_keep_alive
+        if self._header_timer is not None:
+            return self._header_timer.when() - self._limits.header_timeout_s
+        return None
+
+    def _grow_old(self) -> None:
+        """Close after the next response, which says so: the client's next connection may be to another replica."""
+        self._old = True
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a header or a body; those that follow a refusal are thrown away."""
@@ -97,8 +137,9 @@ class Connection(ParsingConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
-        if self._header_timer is not None:
-            self._header_timer.cancel()
+        for timer in (self._header_timer, self._age_timer):
+            if timer is not None:
+                timer.cancel()
         self._ending.over()
         self._unset_keepalive_if_required()  # uvicorn leaves it running where the client has reset the connection
         super().connection_lost(exc)
@@ -191,7 +232,7 @@ class Connection(ParsingConnection):
     def _response_head(self, cycle: RequestResponseCycle, status: int, headers: Headers) -> bytes:
         """Return an answer's header. The last one closes, but not while requests that were accepted wait behind it."""
         lines = [STATUS_LINE[status], date_line()]
-        last = self._last
+        last = self._last or self._old
         for name, value in headers:
             if name == b"connection" and value == b"close":
                 last = True

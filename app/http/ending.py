@@ -51,6 +51,10 @@ class Ending:
             self._unread_bytes += left  # of its last piece, until the client reads it
             self._limits.unread.give_back(count - left)
 
+    def is_unread(self) -> bool:
+        """Whether there is anything that the client has not read."""
+        return self._paused or self._transport.get_write_buffer_size() > 0
+
     def pause(self) -> None:
         """The client has stopped to read: count what lies there, and give it a while."""
         self._paused = True

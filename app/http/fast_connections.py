@@ -128,13 +128,18 @@ class FastConnection(Connection):
             self._end_of_wait()
             self._fast_path.refuse(self, self._head(), ClientGone())
 
+    def idle_since(self) -> float | None:
+        """Return since when, by the loop's time, the client has had all that it asked for; None while it has not."""
+        since = super().idle_since()
+        return None if since is None or self._held else max(since, self._idle_since)
+
     def _may_begin(self) -> bool:
         """Whether the next byte is a request's first one, and that request may be answered at once."""
         return (
             self._parser_is_idle
             and not self._unparsed
             and not self._answering()
-            and not self._last
+            and not (self._last or self._old)
             and not self.flow.write_paused
             and not self._stopped_reading()
         )
@@ -260,7 +265,7 @@ class FastConnection(Connection):
             self._fast_path.begin(self, head, body)
             return
         self._turned_away = True
-        if cycle.keep_alive and not self._last and not cycle.disconnected:
+        if cycle.keep_alive and not (self._last or self._old or cycle.disconnected):
             self.transport.write(self._fast_path.immediate_refusal(head, error))
             self._end_answer(cycle)
         else:

@@ -10,7 +10,7 @@ import pytest
 
 from app.http.connection_limits import OTHER_FILES, raise_file_limit
 from app.http.connections import WHEN_GONE, WHOLE
-from tests.connections import HALF, REQUEST, Port, ended
+from tests.connections import HALF, REQUEST, Port, ended, responding
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
 
@@ -143,13 +143,14 @@ async def test_a_request_is_told_when_its_client_leaves(when, behind):
     await ended(protocol)
 
 
-async def test_a_connection_too_many_is_closed_and_one_that_ends_makes_room():
+async def test_where_all_are_busy_a_connection_too_many_is_closed_and_one_that_ends_makes_room():
     port = Port(max_connections=2)
-    first, _ = port.connect()
-    _, second = port.connect()
+    (first, one), (second, another) = port.connect(), port.connect()
+    for protocol in (first, second):
+        protocol.data_received(HALF)
     third, refused = port.connect()
     assert refused.aborted
-    assert not second.is_closing()
+    assert not any(transport.is_closing() for transport in (one, another))
     assert port.refused == ["too-many-connections"]
     third.connection_lost(None)
     first.connection_lost(None)
@@ -157,10 +158,85 @@ async def test_a_connection_too_many_is_closed_and_one_that_ends_makes_room():
     assert not fourth.is_closing()
 
 
-async def test_the_end_of_a_connection_ends_its_timers():
+async def test_the_connection_that_has_been_idle_for_longest_makes_room_for_another_one():
+    port = Port(max_connections=3)
+    connected = [port.connect() for _ in range(3)]
+    for protocol, _ in connected[1:]:  # the first one's client has never sent anything
+        protocol.data_received(REQUEST)
+        await ended(protocol)
+    (silent, one), (answered, another), (_, latest) = connected
+    _, new = port.connect()
+    assert one.aborted
+    assert not any(transport.is_closing() for transport in (another, latest, new))
+    silent.connection_lost(None)
+    _, newer = port.connect()
+    assert another.aborted
+    assert not any(transport.is_closing() for transport in (latest, new, newer))
+    answered.connection_lost(None)
+    assert port.refused == ["too-many-connections"] * 2
+
+
+BUSY = {
+    "half a header": lambda protocol, _transport: protocol.data_received(HALF),
+    "a response that is not read": lambda _protocol, transport: setattr(transport, "unread", 5),
+    "a request that lies in the socket": lambda protocol, _transport: setattr(protocol, "_has_unread", lambda: True),
+    "its end": lambda protocol, _transport: protocol._linger(60.0),
+}
+
+
+@pytest.mark.parametrize("name", BUSY)
+async def test_a_connection_with_something_under_way_makes_no_room(name):
+    port = Port(max_connections=1)
+    busy, transport = port.connect()
+    BUSY[name](busy, transport)
+    _, refused = port.connect()
+    assert refused.aborted
+    assert not transport.aborted
+
+
+async def test_a_connection_that_is_answered_makes_no_room():
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def wait(scope, receive, send):
+        asked.set()
+        await go.wait()
+        await responding()(scope, receive, send)
+
+    port = Port(wait, max_connections=1)
+    busy, transport = port.connect()
+    busy.data_received(REQUEST)
+    await asked.wait()
+    _, refused = port.connect()
+    assert refused.aborted
+    go.set()
+    await ended(busy)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_the_first_response_on_an_old_connection_says_that_it_is_the_last_one():
+    protocol, transport = Port(responding(), max_age_s=3600.0).connect()
+    assert 0.89 * 3600 < protocol._age_timer.when() - protocol.loop.time() < 1.11 * 3600
+    protocol.data_received(REQUEST)
+    await ended(protocol)
+    assert b"connection: close" not in transport.sent
+    protocol._grow_old()
+    assert not transport.is_closing()
+    transport.sent = b""
+    protocol.data_received(REQUEST)
+    await ended(protocol)
+    assert b"\r\nconnection: close\r\n" in transport.sent
+    assert transport.is_closing()
+
+
+async def test_a_connection_has_no_age_unless_it_is_asked_for():
     protocol, _ = Port().connect()
+    assert protocol._age_timer is None
+
+
+async def test_the_end_of_a_connection_ends_its_timers():
+    protocol, _ = Port(max_age_s=3600.0).connect()
     protocol.pause_writing()
-    timers = [protocol._header_timer, protocol._ending._abort_timer]
+    timers = [protocol._header_timer, protocol._age_timer, protocol._ending._abort_timer]
     protocol.connection_lost(ConnectionResetError())
     assert all(timer.cancelled() for timer in timers)
 

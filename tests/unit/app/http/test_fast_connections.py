@@ -324,3 +324,31 @@ async def test_a_header_that_asks_for_the_connections_end_is_not_cached():
     assert len(echo.asked) == 1
     assert transport.is_closing()
     assert connection._cached is echo.cached_header is None
+
+
+async def test_an_old_connection_closes_after_its_next_response_whether_that_is_an_answer_or_a_refusal():
+    for refusal in (None, QueueFull(retry_after_s=1)):
+        echo = Echo()
+        connection, transport = connect(echo)
+        connection.data_received(request())
+        connection._grow_old()
+        assert not transport.is_closing()
+        echo.refusal, transport.sent = refusal, b""
+        connection.data_received(request())
+        assert b"connection: close" in transport.sent
+        assert transport.is_closing()
+
+
+async def test_a_request_that_is_held_for_its_body_is_not_idle():
+    _, connection, _, _ = held(b"soon")
+    assert connection.idle_since() is None
+
+
+async def test_who_is_turned_away_has_been_idle_since_then():
+    echo = Echo()
+    connection, _ = connect(echo)
+    connection.data_received(request())
+    answered = connection.idle_since()
+    echo.refusal = QueueFull(retry_after_s=1)
+    connection.data_received(request())
+    assert answered < connection.idle_since() == connection._idle_since
