@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.commands.data_flags import add_data, check_writable, named_path
+from app.commands.data_flags import AmongPictures, add_data, check_outside, check_writable, named_path
 from app.commands.numbers import share, whole
 from app.commands.settings_flags import add_settings, read_settings
 from app.telemetry import set_up_logging
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = read_settings(arguments)
     try:
         dataset, result, probabilities = _measure(arguments, settings)
-    except (DataError, CheckpointError, MissingExtra, DeviceError, OSError) as error:
+    except (DataError, AmongPictures, CheckpointError, MissingExtra, DeviceError, OSError) as error:
         print(f"resnet: error: {error}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
@@ -98,6 +98,7 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset
     limit_threads()
     if arguments.report:  # what is wrong with it had better be known before the evaluation's minutes
         require_matplotlib()
+        check_outside("--report", arguments.report, arguments.data)
         check_writable(arguments.report / "report.json")
     check_writable(arguments.json)
     if arguments.record:

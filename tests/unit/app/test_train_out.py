@@ -24,7 +24,7 @@ def test_a_run_among_the_pictures_would_be_learnt_as_a_class(tmp_path, monkeypat
     monkeypatch.chdir(pictures)
     assert train("--data", f"folder:{tmp_path / 'link' if link else '.'}", "--out", out) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"resnet: error: --out {out} lies within {pictures}, where the run's own files would be")
+    assert said.startswith(f"resnet: error: --out {out} lies within {pictures}, where the files in it would be")
     assert [path.name for path in pictures.iterdir()] == ["cat"]
 
 
