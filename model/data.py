@@ -177,15 +177,7 @@ def hold_out(dataset: Dataset, count: int, seed: int = 0, *, consume: bool = Fal
     within the memory of `dataset`, which is then of no use any more: there may be gigabytes. Raises DataError if
     `count` is negative or more than that leaves.
     """
-    check_hold_out(dataset, count)
-    of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(dataset), generator=generator)
-    if dataset.in_digest_order:
-        order = torch.arange(len(dataset))
-    held = torch.zeros(len(dataset), dtype=torch.bool)
-    for label, share in enumerate(proportional_shares(count, of_each)):
-        held[order[dataset.labels[order] == label][:share]] = True
+    held = held_out_mask(dataset, count, seed)
     indices = torch.arange(len(dataset))
     held_out = dataset.select(indices[held], "held-out")
     kept = indices[~held]
@@ -197,6 +189,20 @@ def hold_out(dataset: Dataset, count: int, seed: int = 0, *, consume: bool = Fal
     paths = None if dataset.paths is None else tuple(dataset.paths[i] for i in kept.tolist())
     images, labels = dataset.images[: len(kept)], dataset.labels[kept]
     return replace(dataset, split="train", images=images, labels=labels, paths=paths), held_out
+
+
+def held_out_mask(dataset: Dataset, count: int, seed: int = 0) -> Tensor:
+    """Return bool (N,): which images `hold_out` holds out. Raises DataError as it does."""
+    check_hold_out(dataset, count)
+    of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(dataset), generator=generator)
+    if dataset.in_digest_order:
+        order = torch.arange(len(dataset))
+    held = torch.zeros(len(dataset), dtype=torch.bool)
+    for label, share in enumerate(proportional_shares(count, of_each)):
+        held[order[dataset.labels[order] == label][:share]] = True
+    return held
 
 
 def check_hold_out(dataset: Dataset, count: int) -> None:

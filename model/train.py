@@ -22,6 +22,7 @@ from model.evaluate import score
 from model.training.distributed import World
 from model.training.epoch_tally import EpochTally
 from model.training.finish import final_network, write_checkpoint
+from model.training.initial_weights import held_out_but_seen
 from model.training.learner import Learner, TrainingError
 from model.training.recipe import Recipe, lineage
 from model.training.run_folder import RunFolder, differences
@@ -88,6 +89,9 @@ class Trainer:
         self.progress, self.on_epoch = progress, on_epoch
         self.progress_every_s, self.save_every_s = progress_every_s, save_every_s
         self.fingerprint = dataset.fingerprint()  # of all images, before any is moved
+        self.held_but_seen = 0
+        if init_from is not None:
+            self.held_but_seen = held_out_but_seen(init_from, dataset, self.fingerprint, recipe.hold_out)
         training, self.held = hold_out(dataset, recipe.hold_out, consume=consume)
         self.learner = Learner(recipe, training, device=device, init_from=init_from, world=world, compiled=compiled)
         self.world = self.learner.world
@@ -131,6 +135,7 @@ class Trainer:
 
     def _run(self) -> None:
         """Do what is left of the run."""
+        self._tell_of_seen_images()
         if self.world.is_main:
             self.folder.begin({"recipe": self.recipe.to_dict(), **self.learner.means()})
             self.folder.forget_metrics_after(self.epoch)
@@ -292,6 +297,7 @@ class Trainer:
     def _finish(self) -> None:
         """Write the checkpoint of the averaged network."""
         learner = self.learner
+        self._tell_of_seen_images()  # once more, where the figures are
         write_checkpoint(
             self.folder.checkpoint,
             final_network(learner, self.init_from, self.recipe.keep_initial),
@@ -299,9 +305,22 @@ class Trainer:
             fingerprint=self.fingerprint,
             training=learner.training,
             held=self.held,
+            held_but_seen=self.held_but_seen,
             temperature=self.temperature,
             recipe=self._recipe_done(),
         )
+
+    def _tell_of_seen_images(self) -> None:
+        """Warn if the initial weights were trained on held-out images: these then say more than they should."""
+        if self.held_but_seen and self.world.is_main:
+            fitted = ", and so does the calibration that is fitted on them" if self.temperature is None else ""
+            log.warning(
+                "the weights of --init-from were trained on %d of the %d held-out images: "
+                "the held-out figures promise more than new images will show%s",
+                self.held_but_seen,
+                len(self.held),
+                fitted,
+            )
 
     def _recipe_done(self) -> dict[str, Any]:
         """Return the recipe with what the run took, and the runs that it started from, if any."""
