@@ -162,14 +162,16 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
 
     from model import checkpoint
     from model.train import Trainer
+    from model.training.run_folder import RunFolder
     from model.training.tensorboard_log import TensorBoardLog
 
     began = time.monotonic()
     log_epoch: OnEpoch | None = None
+    RunFolder(arguments.out).check_ours()  # what fails had better fail before all is read
     with ExitStack() as stack:
         if arguments.tensorboard and world.is_main:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
-        init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None  # or fails before all is read
+        init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None
         dataset = load_split(arguments, split="train")
         recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu", dataset, init_from)
         data_loading_s = time.monotonic() - began

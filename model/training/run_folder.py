@@ -19,6 +19,8 @@ import torch
 from model.checkpoint import CheckpointError, load, pinned_sha256, write_atomically
 from model.training.learner import TrainingError
 
+LINE_BEGINS = '{"epoch": '
+
 
 class RunFolder:
     """`settings.json`, `metrics.jsonl`, `state.pt` and, at the end, `checkpoint.safetensors` under one path."""
@@ -28,6 +30,26 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.state = path / "state.pt"
         self.checkpoint = path / "checkpoint.safetensors"
+
+    def check_ours(self) -> None:
+        """Raise TrainingError for files of somebody else's that a run would write over, OSError for unreadable ones.
+
+        Beside the state of a run they are a run's.
+        """
+        if self.state.exists():
+            return
+        settings, timing = (_read_object(self.path / name) for name in ("settings.json", "timing.json"))
+        begun = settings is not None and isinstance(settings.get("recipe"), dict)
+        if settings is not None and not begun:
+            self._refuse("settings.json")
+        lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
+        if lines and not (begun and all(_is_ours(line) for line in lines)):
+            self._refuse(self.metrics.name)
+        if timing is not None and not (begun and {"training", "total"} <= timing.keys()):
+            self._refuse("timing.json")
+
+    def _refuse(self, name: str) -> None:
+        raise TrainingError(f"{self.path / name} is of no run, and would be written over: give another --out")
 
     @contextmanager
     def taken(self) -> Iterator[None]:
@@ -93,13 +115,34 @@ class RunFolder:
             return None
 
     def check_writable(self) -> None:
-        """Raise TrainingError if a checkpoint here must not be replaced, CheckpointError if its pins cannot be read."""
+        """Raise TrainingError if something here must not be replaced, CheckpointError if pins cannot be read.
+
+        And OSError as `check_ours` does.
+        """
         if pinned_sha256(self.checkpoint) is not None:
             raise TrainingError(f"{self.checkpoint} is pinned by the SHA256SUMS beside it: give another --out")
         if self.checkpoint.exists() and not self.state.exists():
             raise TrainingError(
                 f"{self.path} holds a checkpoint without the state of its run: give another --out, or move it away"
             )
+        self.check_ours()
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object of a file: an empty one where it holds anything else, None where there is no file."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_ours(line: str) -> bool:
+    """Return whether a line of metrics is a run's, be it one that a crash has broken off or left as zeros."""
+    line = line.strip("\0")
+    return _epoch_of(line) > 0 or line[: len(LINE_BEGINS)] == LINE_BEGINS[: len(line)]
 
 
 def _epoch_of(line: str) -> int:

@@ -42,3 +42,11 @@ def test_a_run_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, mo
     assert train("--out", tmp_path / "deep" / "run", "--tensorboard") == 1
     assert capsys.readouterr().err == f"resnet: error: [Errno 13] Permission denied: '{tmp_path}'\n"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_among_files_of_another_kind_is_refused_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "settings.json").write_text('{"theme": "dark"}')
+    assert train("--out", tmp_path, "--tensorboard") == 1
+    assert capsys.readouterr().err.startswith(f"resnet: error: {tmp_path}/settings.json is of no run")
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+    assert (tmp_path / "settings.json").read_text() == '{"theme": "dark"}'

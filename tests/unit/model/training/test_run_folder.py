@@ -91,3 +91,46 @@ def test_a_broken_line_in_the_midst_of_the_metrics_moves_no_other(tmp_path: Path
     folder.metrics.write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n{"epoch": 4}\n')
     folder.forget_metrics_after(3)
     assert folder.metrics.read_text() == '{"epoch": 1}\n{"epoch": 3}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("settings.json", '{"theme": "dark"}'),
+        ("settings.json", "theme = dark"),
+        ("settings.json", '["recipe"]'),
+        ("settings.json", '{"recipe": "pancakes"}'),
+        ("settings.json", "[" * 100_000),
+        ("metrics.jsonl", '{"loss": 1.0}\n'),
+        ("metrics.jsonl", "some notes\n"),
+        ("timing.json", '{"breakfast": "at eight"}'),
+    ],
+)
+@pytest.mark.parametrize("begun", [True, False])
+def test_files_of_no_run_are_not_written_over(tmp_path: Path, name: str, content: str, begun: bool) -> None:
+    folder = RunFolder(tmp_path)
+    if begun:
+        folder.begin({"recipe": {}})
+    (tmp_path / name).write_text(content)
+    with pytest.raises(TrainingError, match=rf"{name} is of no run, and would be written over: give another --out"):
+        folder.check_writable()
+    folder.save_state({})
+    folder.check_writable()  # beside a state they are a run's, such as those that a crash has broken
+
+
+def test_what_another_program_measured_each_epoch_is_no_runs_without_its_settings(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"epoch": 1})
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl is of no run"):
+        folder.check_ours()
+
+
+@pytest.mark.parametrize("end", ["", "{", '{"epoch": 2, "lo', "\0\0\0"])
+def test_what_a_crash_leaves_before_the_first_state_is_a_runs(tmp_path: Path, end: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.check_ours()
+    folder.begin({"recipe": {"seed": 1}})
+    folder.append_metrics({"epoch": 1})
+    folder.write_json("timing.json", {"training": 1.0, "total": 2.0})
+    folder.metrics.write_text(folder.metrics.read_text() + end)
+    folder.check_writable()
