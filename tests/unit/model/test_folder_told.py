@@ -87,6 +87,18 @@ def test_test_pictures_that_look_like_training_pictures_are_named(
     assert caplog.messages[-1] == f"{tmp_path}: 1 test picture(s) {note}"
 
 
+def test_that_of_very_many_test_pictures_a_part_was_compared_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "train", 3)
+    write_folder(tmp_path / "test", 2, first=3)
+    load_folder(tmp_path, split="train")
+    assert "were compared" not in caplog.text
+    monkeypatch.setattr("model.look_alikes.MAX_PAIRS", 9 * 4)
+    load_folder(tmp_path, split="train")
+    assert "4 of 6 test pictures were compared with all training pictures" in caplog.text
+
+
 def test_that_nothing_is_kept_for_the_test_is_said_before_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
