@@ -118,7 +118,8 @@ class Learner:
     def step(self, epoch: int, number: int, order: Tensor, draws: AugmentationDraws) -> tuple[Tensor, Tensor]:
         """Do step `number` of an epoch, given what `draw_epoch` returned for it; both are counted from 0.
 
-        Returns the mean loss of this process's images and how many of them were right, 0-dimensional, on the device.
+        Returns the mean loss of this process's images and how many of them were right, 0-dimensional, on the device. Of
+        an image with a CutMix patch, the label of the larger part is the right one.
         """
         recipe = self.recipe
         batch = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
@@ -133,7 +134,9 @@ class Learner:
         if recipe.cutmix:
             chosen = draws.select(index)
             kept = chosen.kept_share(self.images.shape[-1])
-            loss = kept * loss + (1 - kept) * self._loss(logits, self.labels[chosen.partner])
+            partners = self.labels[chosen.partner]
+            loss = kept * loss + (1 - kept) * self._loss(logits, partners)
+            labels = torch.where(kept >= 0.5, labels, partners)
         mean_loss = loss.mean()
         self.optimiser.zero_grad(set_to_none=True)
         mean_loss.backward()  # type: ignore[no-untyped-call]
