@@ -19,6 +19,19 @@ import torch
 from model.checkpoint import CheckpointError, load, pinned_sha256, write_atomically
 from model.training.learner import TrainingError
 
+# What every state has; newer ones have more.
+STATE: dict[str, type | tuple[type, ...]] = {
+    "recipe": str,
+    "epoch": int,
+    "seconds": (int, float),
+    "tally": dict,
+    "updates": int,
+    "network": dict,
+    "average": dict,
+    "optimiser": dict,
+}
+TALLY = {"loss_sum", "correct", "steps", "seconds"}
+
 LINE_BEGINS = '{"epoch": '
 
 
@@ -94,7 +107,7 @@ class RunFolder:
         write_atomically(self.state, buffer.getvalue())
 
     def load_state(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the saved state, or None if there is none. Raises TrainingError for a damaged one."""
+        """Return the saved state, or None if there is none. Raises TrainingError for a damaged one, or no state."""
         if not self.state.exists():
             return None
         try:
@@ -103,9 +116,10 @@ class RunFolder:
             raise
         except Exception as error:  # torch raises many kinds: EOFError, KeyError, RuntimeError, UnpicklingError, ...
             raise TrainingError(f"{self.state} is damaged: remove it to begin anew") from error
-        if not isinstance(state, dict):
+        if not _is_state(state):
             raise TrainingError(f"{self.state} is no state of a run: remove it to begin anew")
-        return state
+        found: dict[str, Any] = state
+        return found
 
     def temperature(self) -> float | None:
         """Return the temperature of the finished checkpoint, None where there is none that is intact."""
@@ -126,6 +140,17 @@ class RunFolder:
                 f"{self.path} holds a checkpoint without the state of its run: give another --out, or move it away"
             )
         self.check_ours()
+
+
+def _is_state(state: Any) -> bool:
+    """Return whether what a file holds has all that a run goes on from, in the form that it was saved in."""
+    if not isinstance(state, dict) or any(not isinstance(state.get(name), form) for name, form in STATE.items()):
+        return False
+    try:
+        identity = json.loads(state["recipe"])
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(identity, dict) and bool(state["tally"].keys() == TALLY)
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:

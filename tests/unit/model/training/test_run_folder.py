@@ -8,6 +8,17 @@ from model.checkpoint import write_atomically
 from model.training.learner import TrainingError
 from model.training.run_folder import RunFolder, differences
 
+STATE = {
+    "recipe": "{}",
+    "epoch": 3,
+    "seconds": 1.5,
+    "tally": {"loss_sum": torch.tensor(0.0), "correct": torch.tensor(0.0), "steps": 0, "seconds": 0.0},
+    "updates": 9,
+    "network": {},
+    "average": {},
+    "optimiser": {},
+}
+
 
 def test_lines_beyond_an_epoch_are_forgotten_and_broken_ones_with_them(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "deep" / "run")
@@ -23,11 +34,11 @@ def test_lines_beyond_an_epoch_are_forgotten_and_broken_ones_with_them(tmp_path:
 def test_state_comes_back(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.load_state(torch.device("cpu")) is None
-    folder.save_state({"epoch": 3, "weights": {"w": torch.arange(3)}})
+    folder.save_state(STATE | {"network": {"w": torch.arange(3)}})
     state = folder.load_state(torch.device("cpu"))
     assert state is not None
     assert state["epoch"] == 3
-    assert torch.equal(state["weights"]["w"], torch.arange(3))
+    assert torch.equal(state["network"]["w"], torch.arange(3))
 
 
 def test_settings_are_json(tmp_path: Path) -> None:
@@ -44,8 +55,20 @@ def test_a_damaged_state_is_said_in_one_line(tmp_path: Path, content: bytes | No
         folder.load_state(torch.device("cpu"))
 
 
-def test_what_is_no_state_is_none(tmp_path: Path) -> None:
-    torch.save([1, 2], tmp_path / "state.pt")
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"model": {}, "optimizer": {}, "epoch": 3},
+        {name: value for name, value in STATE.items() if name != "optimiser"},
+        STATE | {"epoch": "three"},
+        STATE | {"tally": {}},
+        STATE | {"recipe": "pancakes"},
+        STATE | {"recipe": "[]"},
+    ],
+)
+def test_what_is_no_state_is_none(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "state.pt")
     with pytest.raises(TrainingError, match="no state of a run"):
         RunFolder(tmp_path).load_state(torch.device("cpu"))
 
