@@ -22,7 +22,7 @@ from model.evaluate import score
 from model.training.distributed import World
 from model.training.epoch_tally import EpochTally
 from model.training.finish import final_network, write_checkpoint
-from model.training.initial_weights import held_out_but_seen
+from model.training.initial_weights import digest, held_out_but_seen
 from model.training.learner import Learner, TrainingError
 from model.training.recipe import Recipe, lineage
 from model.training.run_folder import RunFolder, differences
@@ -259,7 +259,7 @@ class Trainer:
     @cached_property
     def _identity(self) -> str:
         """What must be the same for a saved state to be gone on from."""
-        start = self.init_from.version if self.init_from else None
+        start = digest(self.init_from) if self.init_from else None
         identity = {**self.recipe.to_dict(), "init_from": start, "images": self.fingerprint}
         mean_std = self.held.mean, self.held.std
         if mean_std != self.dataset_mean_std:  # else the images say it
@@ -286,8 +286,11 @@ class Trainer:
             raise TrainingError(f"not all processes find the same state in {self.folder.path}: --out must be shared")
         if state is None:
             return
-        if state["recipe"] != self._identity:
-            how = differences(state["recipe"], self._identity)
+        saved = json.loads(state["recipe"])
+        if self.init_from is not None and saved.get("init_from") == self.init_from.version:
+            saved["init_from"] = digest(self.init_from)  # older states name the file, whose metadata may change
+        if saved != json.loads(self._identity):
+            how = differences(json.dumps(saved), self._identity)
             raise TrainingError(f"{self.folder.path} holds another run ({how}): give another --out")
         self.learner.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, content_digest
 from model.data import DataError, Dataset, held_out_mask
+
+
+def digest(source: Checkpoint) -> str:
+    """Return the SHA-256 (hex) of what a run takes of a checkpoint: weights, network, classes, mean and std.
+
+    Not the file's: what is recorded in the metadata meanwhile makes no other run.
+    """
+    metadata = source.metadata
+    taken = {
+        "architecture": metadata.architecture,
+        "classes": metadata.classes,
+        "mean": metadata.mean,
+        "std": metadata.std,
+    }
+    return content_digest(taken, source.stored)
 
 
 def held_out_but_seen(source: Checkpoint, dataset: Dataset, fingerprint: str, count: int) -> int:

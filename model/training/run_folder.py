@@ -142,9 +142,9 @@ class RunFolder:
         self.check_ours()
 
 
-def _is_state(state: Any) -> bool:
+def _is_state(state: object) -> bool:
     """Return whether what a file holds has all that a run goes on from, in the form that it was saved in."""
-    if not isinstance(state, dict) or any(not isinstance(state.get(name), form) for name, form in STATE.items()):
+    if not isinstance(state, dict) or any(not isinstance(state.get(name), STATE[name]) for name in STATE):
         return False
     try:
         identity = json.loads(state["recipe"])
