@@ -21,9 +21,10 @@ from model.data import Dataset, hold_out
 from model.evaluate import score
 from model.training.distributed import World
 from model.training.epoch_tally import EpochTally
+from model.training.errors import Stopped, TrainingError
 from model.training.finish import final_network, write_checkpoint
 from model.training.initial_weights import digest, held_out_but_seen
-from model.training.learner import Learner, TrainingError
+from model.training.learner import Learner
 from model.training.recipe import Recipe, lineage
 from model.training.run_folder import RunFolder, differences
 
@@ -33,12 +34,6 @@ Progress = Callable[[int, int, dict[str, float]], None]
 OnEpoch = Callable[[dict[str, Any]], None]
 
 AGREE_EVERY_STEPS = 20
-
-
-class Stopped(TrainingError):
-    """Training was asked to stop, and has saved its state; all processes stop together."""
-
-    raised_by_all = True  # at the same step, so that join_world may end what connects them
 
 
 class Trainer:

@@ -121,9 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     from model.data import DataError
     from model.device import limit_threads, pick_device
     from model.extras import MissingExtra
-    from model.train import Stopped
     from model.training.distributed import join_world
-    from model.training.learner import TrainingError
+    from model.training.errors import Stopped, TrainingError
 
     signals: list[int] = []
     try:

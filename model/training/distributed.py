@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from model.training.errors import TrainingError
+
 
 @dataclass(frozen=True)
 class World:
@@ -88,7 +90,7 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     except BaseException as error:
         # The others may wait for what this process will not do any more. NCCL's end would wait for them, and torchrun
         # ends them only once this process has ended.
-        if device.type != "cuda" or getattr(error, "raised_by_all", False):
+        if device.type != "cuda" or (isinstance(error, TrainingError) and error.raised_by_all):
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()

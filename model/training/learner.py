@@ -19,16 +19,13 @@ from model.precision import has_fast_bfloat16
 from model.resnet import ResNet
 from model.training.augment import AugmentationDraws, augment_batch, draw_augmentation, random_stream
 from model.training.distributed import World
+from model.training.errors import TrainingError
 from model.training.im2col_convolution import use_im2col_convolutions
 from model.training.optim import MovingAverage, one_cycle, parameter_groups
 from model.training.recipe import Recipe
 from model.transforms import normalise, resize_batch
 
 log = logging.getLogger(__name__)
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what was kept."""
 
 
 def compiler_works(device: torch.device) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from model.checkpoint import CheckpointError, load, pinned_sha256, write_atomically
-from model.training.learner import TrainingError
+from model.training.errors import TrainingError
 
 # What every state has; newer ones have more.
 STATE: dict[str, type | tuple[type, ...]] = {

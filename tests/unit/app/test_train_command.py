@@ -18,7 +18,8 @@ import torch
 
 from app.cli import build_parser
 from model.train import Trainer
-from model.training.learner import Learner, TrainingError
+from model.training.errors import TrainingError
+from model.training.learner import Learner
 from tests.unit.app.toy_runs import train
 
 STEPS = 24  # an epoch: 112 images, 16 held out, 4 a step

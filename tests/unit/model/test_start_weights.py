@@ -10,7 +10,7 @@ import torch
 from model import checkpoint
 from model.evaluate import compute_logits
 from model.train import Trainer
-from model.training.learner import TrainingError
+from model.training.errors import TrainingError
 from tests.toy_training import toy_dataset
 from tests.unit.model.runs import RECIPE, trainer
 

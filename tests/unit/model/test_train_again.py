@@ -10,7 +10,7 @@ import torch
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.train import Trainer
-from model.training.learner import TrainingError
+from model.training.errors import TrainingError
 from model.training.run_folder import RunFolder
 from tests.toy_training import toy_dataset
 from tests.unit.model.runs import RECIPE, epochs_in, everything_stored, trainer

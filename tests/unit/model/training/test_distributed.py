@@ -12,9 +12,10 @@ from torch import distributed as dist
 
 from model import checkpoint
 from model.resnet import resnet18
-from model.train import Stopped, Trainer
+from model.train import Trainer
 from model.training.distributed import World, join_world
-from model.training.learner import Learner, TrainingError
+from model.training.errors import Stopped, TrainingError
+from model.training.learner import Learner
 from tests import toy_training
 from tests.toy_training import RECIPE, toy_dataset
 

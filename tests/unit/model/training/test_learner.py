@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from model.data import Dataset
 from model.resnet import resnet18
 from model.training.distributed import World
-from model.training.learner import Learner, TrainingError
+from model.training.errors import TrainingError
+from model.training.learner import Learner
 from model.training.optim import one_cycle
 from model.training.recipe import Recipe
 from model.transforms import normalise

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.checkpoint import write_atomically
-from model.training.learner import TrainingError
+from model.training.errors import TrainingError
 from model.training.run_folder import RunFolder, differences
 
 STATE = {
