@@ -19,6 +19,7 @@ from torch import Tensor
 from model.checkpoint import Checkpoint
 from model.data import Dataset, hold_out
 from model.evaluate import score
+from model.training.checks import check_recipe
 from model.training.distributed import World
 from model.training.epoch_tally import EpochTally
 from model.training.errors import Stopped, TrainingError
@@ -66,13 +67,14 @@ class Trainer:
         progress_every_s: float = 0.5,
         save_every_s: float = 120.0,
     ) -> None:
-        if recipe.hold_out == 0 and temperature is None:
-            raise TrainingError(
-                "nothing is held out to fit the temperature on: give --temperature, or --hold-out and pictures for it"
-            )
-        if temperature is not None and not temperature > 0:
-            raise TrainingError(f"the temperature must be above 0, not {temperature}")
-        if recipe.keep_initial and (init_from is None or init_from.metadata.classes != dataset.classes):
+        check_recipe(
+            recipe,
+            dataset.images.shape[-1],
+            temperature=temperature,
+            has_initial=init_from is not None,
+            processes=world.size if world else 1,
+        )
+        if recipe.keep_initial and init_from is not None and init_from.metadata.classes != dataset.classes:
             raise TrainingError("--keep-initial needs --init-from, a checkpoint of the same classes")
         self.recipe = recipe
         self.dataset_mean_std = dataset.mean, dataset.std

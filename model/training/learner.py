@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from model.evaluate import compute_logits
 from model.precision import has_fast_bfloat16
 from model.resnet import ResNet
 from model.training.augment import AugmentationDraws, augment_batch, draw_augmentation, random_stream
+from model.training.checks import check_same_network
 from model.training.distributed import World
 from model.training.errors import TrainingError
 from model.training.im2col_convolution import use_im2col_convolutions
@@ -55,8 +55,6 @@ class Learner:
         self.world = world or World()
         if len(training) < recipe.batch_size:
             raise TrainingError(f"{len(training)} training images are fewer than one batch of {recipe.batch_size}")
-        if recipe.batch_size % self.world.size:
-            raise TrainingError(f"{self.world.size} processes cannot share a batch of {recipe.batch_size} equally")
         self.recipe = recipe
         self.training = training
         self.device = device
@@ -168,15 +166,7 @@ class Learner:
 
     def _take_weights(self, source: Checkpoint) -> None:
         """Start from a checkpoint's weights; with other classes, all but the head. Raises TrainingError."""
-        theirs = Architecture.from_dict(source.metadata.architecture)
-        if replace(theirs, num_classes=self.architecture.num_classes) != self.architecture:
-            options = [name for name in asdict(theirs) if name != "num_classes"]
-            wanted = [
-                f"--{name.replace('_', '-')} {getattr(theirs, name)} (not {getattr(self.architecture, name)})"
-                for name in options
-                if getattr(theirs, name) != getattr(self.architecture, name)
-            ]
-            raise TrainingError(f"{source.path} is of another architecture: to go on from it give {', '.join(wanted)}")
+        check_same_network(self.architecture, Architecture.from_dict(source.metadata.architecture), str(source.path))
         weights = source.network().state_dict()
         if source.metadata.classes != self.training.classes:
             weights |= {f"head.{name}": value for name, value in self.network.head.state_dict().items()}

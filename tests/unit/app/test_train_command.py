@@ -229,6 +229,7 @@ def test_missing_tensorboard_is_said_before_training(
         ("--epochs", "0"),
         ("--epochs", "-1"),
         ("--batch-size", "0"),
+        ("--batch-size", "1"),
         ("--batch-size", "many"),
         ("--label-smoothing", "2"),
         ("--temperature", "inf"),

@@ -15,7 +15,6 @@ from model.resnet import resnet18
 from model.train import Trainer
 from model.training.distributed import World, join_world
 from model.training.errors import Stopped, TrainingError
-from model.training.learner import Learner
 from tests import toy_training
 from tests.toy_training import RECIPE, toy_dataset
 
@@ -139,9 +138,9 @@ def test_shares_are_disjoint_and_cover_the_batch() -> None:
     assert {len(share) for share in shares} == {4}
 
 
-def test_batch_that_cannot_be_shared_equally_is_refused() -> None:
+def test_batch_that_cannot_be_shared_equally_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="3 processes cannot share a batch of 16"):
-        Learner(RECIPE, toy_dataset(), device=torch.device("cpu"), world=World(0, 3))
+        Trainer(RECIPE, toy_dataset(), tmp_path, device=torch.device("cpu"), world=World(0, 3))
 
 
 def test_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
