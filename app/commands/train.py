@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import signal
 import sys
 import time
@@ -173,8 +174,9 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
         init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None
         default_preset = "best" if device.type == "cuda" else "cpu"
         check_flags(arguments, default_preset, init_from, world.size)
-        dataset = load_split(arguments, split="train")
-        recipe = build_recipe(arguments, default_preset, dataset, init_from)
+        with _told_by_one(world):
+            dataset = load_split(arguments, split="train")
+            recipe = build_recipe(arguments, default_preset, dataset, init_from)
         data_loading_s = time.monotonic() - began
         bar = None
         if world.is_main and sys.stderr.isatty():
@@ -205,6 +207,17 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
         }
         trainer.folder.write_json("timing.json", {name: round(value, 2) for name, value in seconds.items()})
     return path
+
+
+@contextmanager
+def _told_by_one(world: World) -> Iterator[None]:
+    """Let one process alone warn of the pictures while the block runs: all of them read the same ones."""
+    if not world.is_main:
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @contextmanager

@@ -6,10 +6,12 @@ everything here does nothing. NCCL carries the data between GPUs, gloo between C
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -65,7 +67,16 @@ class World:
             return network
         convert_sync_batch_norm(network, device)
         ids = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(network, device_ids=ids, **_leaving_buffers_alone())
+
+
+def _leaving_buffers_alone() -> dict[str, Any]:
+    """Return the option of the installed torch that keeps buffers from being sent at each step: they are alike anyway.
+
+    torch 2.14 has given it another name, and warns of the one before, which is all that older ones know.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
 
 @contextmanager
