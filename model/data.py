@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import heapq
 import os
 import tarfile
 import zlib
@@ -200,8 +201,9 @@ def held_out_mask(dataset: Dataset, count: int, seed: int = 0) -> Tensor:
     if dataset.in_digest_order:
         order = torch.arange(len(dataset))
     held = torch.zeros(len(dataset), dtype=torch.bool)
-    for label, share in enumerate(proportional_shares(count, of_each)):
-        held[order[dataset.labels[order] == label][:share]] = True
+    by_class = torch.split(order[dataset.labels[order].argsort(stable=True)], of_each)
+    for indices, share in zip(by_class, proportional_shares(count, of_each), strict=True):
+        held[indices[:share]] = True
     return held
 
 
@@ -229,15 +231,19 @@ def proportional_shares(count: int, of_each: Sequence[int]) -> list[int]:
     shares = [
         min(max(count * images // total, low), high) for images, low, high in zip(of_each, least, most, strict=True)
     ]
-    labels = range(len(of_each))
-
-    def shortfall(label: int) -> int:
-        """Return how far a class is below its exact share, in images times `total`; ties go to the first class."""
-        return count * of_each[label] - shares[label] * total
-
-    while (missing := count - sum(shares)) != 0:
-        if missing > 0:
-            shares[max((label for label in labels if shares[label] < most[label]), key=shortfall)] += 1
-        else:
-            shares[min((label for label in labels if shares[label] > least[label]), key=shortfall)] -= 1
+    missing = count - sum(shares)
+    step = 1 if missing > 0 else -1
+    bounds = most if missing > 0 else least
+    # A class's distance from its exact share, in images times `total`, the farthest first; ties go to the first class.
+    distances = [
+        (step * (share * total - count * images), label)
+        for label, (share, images) in enumerate(zip(shares, of_each, strict=True))
+        if share != bounds[label]
+    ]
+    heapq.heapify(distances)
+    for _ in range(abs(missing)):
+        distance, label = heapq.heappop(distances)
+        shares[label] += step
+        if shares[label] != bounds[label]:
+            heapq.heappush(distances, (distance + total, label))
     return shares
