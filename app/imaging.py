@@ -92,7 +92,6 @@ class Decoder:
         self.threads = threads or min(MAX_THREADS, available_cores())
         # What Pillow warns of in damaged files would go to the log, and stay in memory: Python remembers each text.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which no setting could raise
         self._begun: dict[int, float] = {}
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from model.data import DataError, Dataset, NoTestSet, Split, channel_statistics
-from model.folder_files import bombs_are_errors, decode, read_and_deduplicate
+from model.folder_files import decode, quiet_pillow, read_and_deduplicate
 from model.folder_layout import (
     NO_TEST,
     BadFiles,
@@ -99,7 +99,7 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
     if split == "train":
         tell_of_doubts(folder.root, folder.split_dirs)
     bad = BadFiles(folder.root, on_bad_image)
-    with bombs_are_errors():
+    with quiet_pillow():
         files, test_files, found = _choose_files(folder, split, bad, image_size)
         test_images, _, test_paths = decode(test_files, image_size, bad)
         tested = thumbnails(test_images)
