@@ -21,7 +21,8 @@ from PIL import Image
 from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from app.threads import in_thread
 from model.cores import available_cores
-from model.pictures import PictureError, PictureTooLarge, open_picture, picture_pixels
+from model.picture_files import PictureError
+from model.pictures import PictureTooLarge, open_picture, picture_pixels
 from model.plain_png import read_plain_png
 
 # A picture this small is decoded in less time than a hop to another thread takes.

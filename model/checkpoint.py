@@ -34,8 +34,6 @@ if TYPE_CHECKING:  # who only serves on a CPU has no torch
 
     from model.resnet import ResNet
 
-__all__ = ["Checkpoint", "CheckpointError", "Metadata", "load", "save"]
-
 METADATA_KEY = "resnet"
 SELF_TEST_IMAGES = "self_test.images"
 SELF_TEST_PROBABILITIES = "self_test.probabilities"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "test", "all"]
 
 ROWS_AT_ONCE = 256
+HOLD_OUT_SEED = 0
 
 
 class DataError(ValueError):
@@ -168,17 +169,17 @@ def _triple(values: Tensor) -> Triple:
     return red, green, blue
 
 
-def hold_out(dataset: Dataset, count: int, seed: int = 0, *, consume: bool = False) -> tuple[Dataset, Dataset]:
+def hold_out(dataset: Dataset, count: int, *, consume: bool = False) -> tuple[Dataset, Dataset]:
     """Split a training set into (the rest, `count` held-out images), every class in proportion to its images.
 
-    The split depends on `seed` alone, not on a run's seed, so that sibling runs hold out the same images. Where images
+    The split does not depend on a run's seed, so that sibling runs hold out the same images. Where images
     are in the order of their digests, the first of each class are held out: what is added later moves few others, so
     that a network that goes on learning has hardly seen what it is calibrated on. Every class
     keeps one image to train on; if `count` allows, each class that can gives one. With `consume` the rest is moved
     within the memory of `dataset`, which is then of no use any more: there may be gigabytes. Raises DataError if
     `count` is negative or more than that leaves.
     """
-    held = held_out_mask(dataset, count, seed)
+    held = held_out_mask(dataset, count)
     indices = torch.arange(len(dataset))
     held_out = dataset.select(indices[held], "held-out")
     kept = indices[~held]
@@ -192,11 +193,11 @@ def hold_out(dataset: Dataset, count: int, seed: int = 0, *, consume: bool = Fal
     return replace(dataset, split="train", images=images, labels=labels, paths=paths), held_out
 
 
-def held_out_mask(dataset: Dataset, count: int, seed: int = 0) -> Tensor:
+def held_out_mask(dataset: Dataset, count: int) -> Tensor:
     """Return bool (N,): which images `hold_out` holds out. Raises DataError as it does."""
     check_hold_out(dataset, count)
     of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(HOLD_OUT_SEED)
     order = torch.randperm(len(dataset), generator=generator)
     if dataset.in_digest_order:
         order = torch.arange(len(dataset))

@@ -18,8 +18,6 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from model.picture_files import PictureError
 from model.transforms import evaluation_transform
 
-__all__ = ["PictureError", "PictureTooLarge", "encode_png", "open_picture", "picture_pixels"]
-
 # What phones save: their owner would look for damage in vain.
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis"})
 

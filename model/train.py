@@ -134,7 +134,7 @@ class Trainer:
         """Do what is left of the run."""
         self._tell_of_seen_images()
         if self.world.is_main:
-            self.folder.begin({"recipe": self.recipe.to_dict(), **self.learner.means()})
+            self.folder.begin({"recipe": self.recipe.to_dict(), **self.learner.hardware()})
             self.folder.forget_metrics_after(self.epoch)
         if self.learner.compiled and self.epoch < self.recipe.epochs:
             self.compile_seconds = self.learner.compile()
@@ -324,7 +324,7 @@ class Trainer:
 
     def _recipe_done(self) -> dict[str, Any]:
         """Return the recipe with what the run took, and the runs that it started from, if any."""
-        done = self.recipe.to_dict() | {"training_seconds": round(self.seconds), **self.learner.means()}
+        done = self.recipe.to_dict() | {"training_seconds": round(self.seconds), **self.learner.hardware()}
         if self.init_from is not None:
             done["init_from"] = lineage(self.init_from.version, self.init_from.metadata.recipe)
         return done

@@ -77,10 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
     from app.backends.contenders import contenders, engine_is, explained
     from app.engine import EngineUnavailable
     from model import checkpoint
-    from model.checkpoint import CheckpointError
     from model.cores import available_cores
     from model.cost import count_macs
     from model.machine import describe
+    from model.metadata import CheckpointError
 
     threads = settings.threads or available_cores()
     settings = settings.model_copy(update={"threads": threads})

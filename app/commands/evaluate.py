@@ -54,10 +54,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the scores; exit 1 below --min-accuracy."""
     from app.backends.torch_backend import lacks_memory
-    from model.checkpoint import CheckpointError
     from model.data import DataError
     from model.device import DeviceError
     from model.extras import MissingExtra
+    from model.metadata import CheckpointError
 
     set_up_logging("info", "text")
     for flag in ("record", "robustness"):
@@ -119,12 +119,13 @@ def _check_recordable(weights: Path) -> None:
     Of a link, the file that it leads to is the one that would change: what pins either of them counts.
     """
     from model import checkpoint
+    from model.metadata import CheckpointError
 
     file = _linked_file(weights)
     for path in dict.fromkeys((weights, file)):
         if checkpoint.pinned_sha256(path):
             pins = path.with_name(checkpoint.PINS)
-            raise checkpoint.CheckpointError(f"--record would change {path}, which is pinned: remove {pins} first")
+            raise CheckpointError(f"--record would change {path}, which is pinned: remove {pins} first")
     check_writable(file.with_name(f".{file.name}.tmp"))
 
 

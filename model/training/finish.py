@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from model import checkpoint
 from model.architecture import Architecture
 from model.calibration import Calibration, fit_calibration
-from model.checkpoint import Checkpoint, Metadata
+from model.checkpoint import Checkpoint
 from model.data import Dataset
 from model.evaluate import compute_logits, score
+from model.metadata import Metadata
 from model.training.interpolate import STATISTICS_IMAGES, interpolate, reestimate_batch_norm
 from model.training.learner import Learner
 

@@ -89,7 +89,7 @@ class Learner:
         """The number of steps of the whole run."""
         return self.recipe.epochs * self.steps_per_epoch
 
-    def means(self) -> dict[str, str]:
+    def hardware(self) -> dict[str, str]:
         """Return what does the work, and in which precision, as settings and checkpoint say it.
 
         The latter is the type that products are computed in, which a measurement chooses on some processors.

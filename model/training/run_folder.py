@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import CheckpointError, load, pinned_sha256, write_atomically
+from model.checkpoint import load, pinned_sha256, write_atomically
+from model.metadata import CheckpointError
 from model.training.errors import TrainingError
 
 # What every state has; newer ones have more.

@@ -9,7 +9,7 @@ import pytest
 
 from app.batching.batches import EngineOutOfMemory
 from app.engine import EngineUnavailable, SelfTestFailed
-from model.checkpoint import CheckpointError
+from model.metadata import CheckpointError
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import CLASSES, FakeEngine, probabilities_of

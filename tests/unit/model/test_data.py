@@ -57,13 +57,12 @@ def test_hold_out_takes_the_same_share_of_every_class() -> None:
     assert held.labels.bincount(minlength=3).tolist() == [4, 4, 4]
 
 
-def test_hold_out_depends_on_its_own_seed_alone() -> None:
+def test_hold_out_depends_on_no_runs_seed() -> None:
     splits = []
     for run_seed in (1, 2):
         torch.manual_seed(run_seed)
         splits.append(numbers(hold_out(numbered(), 12)[1]))
     assert splits[0] == splits[1]
-    assert splits[0] != numbers(hold_out(numbered(), 12, seed=1)[1])
 
 
 def test_in_the_order_of_digests_the_first_of_each_class_are_held_out() -> None:

@@ -9,7 +9,8 @@ from PIL import Image
 
 from model.data import DataError
 from model.folder import load_folder
-from model.pictures import PictureError, open_picture
+from model.picture_files import PictureError
+from model.pictures import open_picture
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
 
