@@ -34,7 +34,7 @@ def _cpu_has(question: str) -> bool:
 
 @cache
 def _is_measured_faster() -> bool:
-    """Multiply matrices in both, in turn, and compare the best_times times of each."""
+    """Multiply matrices in both, in turn, and compare the best times of each."""
     sides = MEASURED_SIZE, MEASURED_SIZE
     matrices = {dtype: torch.full(sides, 0.5, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
     runs = {dtype: partial(torch.mm, matrix, matrix) for dtype, matrix in matrices.items()}

@@ -148,6 +148,10 @@ class Learner:
         return logits.float()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return each image's cross-entropy, float32 (B,), against labels int64 (B,) that are smoothed.
+
+        Label smoothing: Szegedy et al. 2015, "Rethinking the Inception Architecture", arXiv:1512.00567.
+        """
         return functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="none")
 
     def compile(self) -> float:

@@ -1,6 +1,7 @@
 """The folder of a training run: settings, a line of metrics an epoch, and the state to go on from after a crash.
 
-Every file appears whole or not at all; what was written last and is broken off by a crash is dropped on the next start.
+Every file appears whole or not at all, but for the metrics, to which lines are appended: one that a crash has broken
+off is dropped on the next start.
 """
 
 from __future__ import annotations
