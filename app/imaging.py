@@ -21,7 +21,8 @@ from PIL import Image
 from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from app.threads import in_thread
 from model.cores import available_cores
-from model.pictures import PictureError, PictureTooLarge, open_picture, picture_pixels
+from model.picture_files import PictureError
+from model.pictures import PictureTooLarge, open_picture, picture_pixels
 from model.plain_png import read_plain_png
 
 # A picture this small is decoded in less time than a hop to another thread takes.
@@ -92,7 +93,6 @@ class Decoder:
         self.threads = threads or min(MAX_THREADS, available_cores())
         # What Pillow warns of in damaged files would go to the log, and stay in memory: Python remembers each text.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which no setting could raise
         self._begun: dict[int, float] = {}
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
 

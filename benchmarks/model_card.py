@@ -92,11 +92,14 @@ def shared(runs: list[dict[str, Any]], name: str) -> object:
 def run_row(number: int, recipe: dict[str, Any]) -> str:
     """Return a table row of one run."""
     sent = "".join(f", {recipe[name]:.0%} {name}" for name in ("jpeg", "greyscale", "rescale") if recipe.get(name))
+    averaged = ""
+    if kept := recipe.get("keep_initial"):
+        averaged = f"; averaged with the network of the run before, {kept:.0%} of its weights (WiSE-FT), then batch norm's statistics taken anew"
     phases = ", then ".join(f"{epochs} at {size} x {size}" for size, epochs in recipe["phases"])
     return (
         f"| run {number} | epochs: {phases} pixels; one-cycle to {recipe['learning_rate']} with {recipe['warmup']:.0%} warm-up; "
         f"crop after {recipe['crop_padding']} reflected pixels, flip, cutout {recipe['cutout']}{sent}; "
-        f"label smoothing {recipe['label_smoothing']}; seed {recipe['seed']}; {recipe['device']}, {recipe['training_seconds'] / 60:.0f} minutes |"
+        f"label smoothing {recipe['label_smoothing']}{averaged}; seed {recipe['seed']}; {recipe['device']}, {recipe['training_seconds'] / 60:.0f} minutes |"
     )
 
 
@@ -125,8 +128,10 @@ it again; `GET /model` shows it too).
 |---|---|---|---|---|
 {chr(10).join(scores_row(one) for one in metadata.measured)}
 
-No test-time augmentation. The weights are the moving average at the end of the last epoch; no test image chose
-anything: the test set was looked at after training only. Probabilities are
+No test-time augmentation. The weights are the moving average at the end of the last epoch. No test image was trained on,
+fitted the temperature or chose an epoch. But the test set was measured after several of the runs below, not after the last
+one alone, and that another one should follow was decided knowing those figures: the ones above may be a little better than
+on pictures that nobody has looked at. Probabilities are
 softmax(-s^g / T) with s = -log softmax(logits), g = {metadata.calibration_exponent:.4f} and T = {metadata.temperature:.4f}, fitted on {metadata.temperature_fitted_on}.
 
 | class | right on the test set |

@@ -71,43 +71,77 @@ def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration:
     scaling: Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599; the exponent is our own, and
     so is that temperatures near 1 are taken to be likelier beforehand (see LOG_TEMPERATURE_PRIOR_STD): ten images that
     are all classified rightly would ask for temperature 0, which says that there are too few of them, and nothing of
-    the network. Both numbers stay within bounds.
+    the network. Both numbers stay within bounds. Where the fit of both ends in no
+    numbers, as it may for enormous logits, it is the temperature's alone.
     """
     import torch
 
     surprisal = -torch.log_softmax(logits.double(), dim=1).clamp_max(-1e-12)  # whose power has a gradient everywhere
-    if len(labels) < MIN_IMAGES_FOR_EXPONENT:
-        return Calibration(_fit(surprisal, labels)[0])
-    temperature, exponent = _fit(surprisal, labels, exponent=None)
-    bounded = _within(FITTED_EXPONENT_BOUNDS, exponent)
-    if bounded != exponent:  # that temperature belongs to another exponent
-        temperature, _ = _fit(surprisal, labels, exponent=bounded)
-    return Calibration(temperature, bounded)
+    free = _fit(surprisal, labels) if len(labels) >= MIN_IMAGES_FOR_EXPONENT else None
+    if free is not None and _within_bounds(free) == free:
+        return free
+    found = [_within_bounds(_fit(surprisal, labels, exponent=1.0))]
+    if free is None or not (math.isfinite(free.temperature) and math.isfinite(free.exponent)):
+        return found[0]
+    # Each number belongs to the other: where one has to stay at its bound, the other is fitted to that one.
+    bounded = _within_bounds(free)
+    if bounded.temperature != free.temperature:
+        edge = _within_bounds(_fit(surprisal, labels, temperature=bounded.temperature))
+        found += [edge, _within_bounds(_fit(surprisal, labels, exponent=edge.exponent))]
+    if bounded.exponent != free.exponent:
+        found.append(_within_bounds(_fit(surprisal, labels, exponent=bounded.exponent)))
+    return min(found, key=lambda one: _loss_of(one, surprisal, labels))
 
 
-def _fit(surprisal: Tensor, labels: Tensor, exponent: float | None = 1.0) -> tuple[float, float]:
-    """Return the temperature, clamped to its bounds, and the exponent: the one given, or for None the fitted one."""
+def _fit(
+    surprisal: Tensor, labels: Tensor, *, temperature: float | None = None, exponent: float | None = None
+) -> Calibration:
+    """Fit what is not given of the two numbers, without bounds; they may come out as infinite or nan."""
     import torch
-    from torch.nn import functional
 
-    log_temperature = torch.zeros((), dtype=torch.double, requires_grad=True)
-    log_exponent = torch.tensor(math.log(exponent or 1.0), dtype=torch.double, requires_grad=exponent is None)
-    fitted = [log_temperature, log_exponent] if exponent is None else [log_temperature]
-    optimiser = torch.optim.LBFGS(fitted, max_iter=200, line_search_fn="strong_wolfe")
+    given = [None if one is None else math.log(one) for one in (temperature, exponent)]
+    logarithms = [torch.tensor(one or 0.0, dtype=torch.double, requires_grad=one is None) for one in given]
+    optimiser = torch.optim.LBFGS(
+        [one for one in logarithms if one.requires_grad], max_iter=200, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        powered = -(surprisal ** log_exponent.exp()) / log_temperature.exp()
-        prior = (log_temperature / LOG_TEMPERATURE_PRIOR_STD) ** 2 / 2
-        loss = functional.cross_entropy(powered, labels) + prior / len(labels)
+        loss = _loss(logarithms[0], logarithms[1], surprisal, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    found = _within(FITTED_TEMPERATURE_BOUNDS, float(log_temperature.detach().exp()))
-    return found, float(log_exponent.detach().exp())
+    return Calibration(*(float(one.detach().exp()) for one in logarithms))
+
+
+def _loss(log_temperature: Tensor, log_exponent: Tensor, surprisal: Tensor, labels: Tensor) -> Tensor:
+    """Return what is minimised: the negative log of the posterior, in nats per image."""
+    from torch.nn import functional
+
+    powered = -(surprisal ** log_exponent.exp()) / log_temperature.exp()
+    prior = (log_temperature / LOG_TEMPERATURE_PRIOR_STD) ** 2 / 2
+    return functional.cross_entropy(powered, labels) + prior / len(labels)
+
+
+def _loss_of(calibration: Calibration, surprisal: Tensor, labels: Tensor) -> float:
+    """Return `_loss` of two numbers, infinite where it is no number."""
+    import torch
+
+    logarithms = torch.tensor([calibration.temperature, calibration.exponent], dtype=torch.double).log()
+    loss = float(_loss(logarithms[0], logarithms[1], surprisal, labels))
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _within_bounds(found: Calibration) -> Calibration:
+    """Bring both numbers within their bounds; for no number take 1, which changes nothing."""
+    return Calibration(
+        _within(FITTED_TEMPERATURE_BOUNDS, found.temperature), _within(FITTED_EXPONENT_BOUNDS, found.exponent)
+    )
 
 
 def _within(bounds: tuple[float, float], value: float) -> float:
     lowest, highest = bounds
+    if math.isnan(value):
+        return 1.0
     return min(max(value, lowest), highest)

@@ -1,7 +1,7 @@
 """One file that holds all of a trained network: tensors, metadata, and a proof that it still works.
 
 The format is safetensors: a JSON header and raw numbers, so that loading one can never run code. The header's
-`resnet` entry is the metadata below as JSON; the tensors `self_test.images` and `self_test.probabilities` are
+`resnet` entry is model.metadata.Metadata as JSON; the tensors `self_test.images` and `self_test.probabilities` are
 inputs and the answers that training measured, which an engine must reproduce before it serves. A digest over
 metadata and tensors makes a changed byte show; the SHA-256 of the whole file is the checkpoint's version.
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:  # who only serves on a CPU has no torch
     from torch import Tensor, nn
 
     from model.resnet import ResNet
-
-__all__ = ["Checkpoint", "CheckpointError", "Metadata", "load", "save"]
 
 METADATA_KEY = "resnet"
 SELF_TEST_IMAGES = "self_test.images"

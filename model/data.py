@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import heapq
 import os
 import tarfile
 import zlib
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "test", "all"]
 
 ROWS_AT_ONCE = 256
+HOLD_OUT_SEED = 0
 
 
 class DataError(ValueError):
@@ -167,25 +169,17 @@ def _triple(values: Tensor) -> Triple:
     return red, green, blue
 
 
-def hold_out(dataset: Dataset, count: int, seed: int = 0, *, consume: bool = False) -> tuple[Dataset, Dataset]:
+def hold_out(dataset: Dataset, count: int, *, consume: bool = False) -> tuple[Dataset, Dataset]:
     """Split a training set into (the rest, `count` held-out images), every class in proportion to its images.
 
-    The split depends on `seed` alone, not on a run's seed, so that sibling runs hold out the same images. Where images
+    The split does not depend on a run's seed, so that sibling runs hold out the same images. Where images
     are in the order of their digests, the first of each class are held out: what is added later moves few others, so
     that a network that goes on learning has hardly seen what it is calibrated on. Every class
     keeps one image to train on; if `count` allows, each class that can gives one. With `consume` the rest is moved
     within the memory of `dataset`, which is then of no use any more: there may be gigabytes. Raises DataError if
     `count` is negative or more than that leaves.
     """
-    check_hold_out(dataset, count)
-    of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(dataset), generator=generator)
-    if dataset.in_digest_order:
-        order = torch.arange(len(dataset))
-    held = torch.zeros(len(dataset), dtype=torch.bool)
-    for label, share in enumerate(proportional_shares(count, of_each)):
-        held[order[dataset.labels[order] == label][:share]] = True
+    held = held_out_mask(dataset, count)
     indices = torch.arange(len(dataset))
     held_out = dataset.select(indices[held], "held-out")
     kept = indices[~held]
@@ -197,6 +191,21 @@ def hold_out(dataset: Dataset, count: int, seed: int = 0, *, consume: bool = Fal
     paths = None if dataset.paths is None else tuple(dataset.paths[i] for i in kept.tolist())
     images, labels = dataset.images[: len(kept)], dataset.labels[kept]
     return replace(dataset, split="train", images=images, labels=labels, paths=paths), held_out
+
+
+def held_out_mask(dataset: Dataset, count: int) -> Tensor:
+    """Return bool (N,): which images `hold_out` holds out. Raises DataError as it does."""
+    check_hold_out(dataset, count)
+    of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
+    generator = torch.Generator().manual_seed(HOLD_OUT_SEED)
+    order = torch.randperm(len(dataset), generator=generator)
+    if dataset.in_digest_order:
+        order = torch.arange(len(dataset))
+    held = torch.zeros(len(dataset), dtype=torch.bool)
+    by_class = torch.split(order[dataset.labels[order].argsort(stable=True)], of_each)
+    for indices, share in zip(by_class, proportional_shares(count, of_each), strict=True):
+        held[indices[:share]] = True
+    return held
 
 
 def check_hold_out(dataset: Dataset, count: int) -> None:
@@ -223,15 +232,19 @@ def proportional_shares(count: int, of_each: Sequence[int]) -> list[int]:
     shares = [
         min(max(count * images // total, low), high) for images, low, high in zip(of_each, least, most, strict=True)
     ]
-    labels = range(len(of_each))
-
-    def shortfall(label: int) -> int:
-        """Return how far a class is below its exact share, in images times `total`; ties go to the first class."""
-        return count * of_each[label] - shares[label] * total
-
-    while (missing := count - sum(shares)) != 0:
-        if missing > 0:
-            shares[max((label for label in labels if shares[label] < most[label]), key=shortfall)] += 1
-        else:
-            shares[min((label for label in labels if shares[label] > least[label]), key=shortfall)] -= 1
+    missing = count - sum(shares)
+    step = 1 if missing > 0 else -1
+    bounds = most if missing > 0 else least
+    # A class's distance from its exact share, in images times `total`, the farthest first; ties go to the first class.
+    distances = [
+        (step * (share * total - count * images), label)
+        for label, (share, images) in enumerate(zip(shares, of_each, strict=True))
+        if share != bounds[label]
+    ]
+    heapq.heapify(distances)
+    for _ in range(abs(missing)):
+        distance, label = heapq.heappop(distances)
+        shares[label] += step
+        if shares[label] != bounds[label]:
+            heapq.heappush(distances, (distance + total, label))
     return shares

@@ -52,15 +52,13 @@ def compute_logits(
     std: tuple[float, ...],
     *,
     size: int | None = None,
-    batch_size: int | None = None,
     autocast: torch.dtype | None = None,
 ) -> Tensor:
     """Return float32 logits (N, classes) on the CPU of uint8 images (N, 3, S, S), in evaluation mode.
 
-    `size` resizes the batch first (progressive training); `batch_size` None takes as many images at once as suit their
-    side; `autocast` computes in that dtype, else it is float32.
+    `size` resizes the batch first (progressive training); `autocast` computes in that dtype, else it is float32.
     """
-    batch_size = batch_size or batch_size_for(max(images.shape[-1], size or 0))
+    batch_size = batch_size_for(max(images.shape[-1], size or 0))
     device = next(network.parameters()).device
     channel_mean, channel_std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     was_training = network.training

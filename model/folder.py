@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from model.data import DataError, Dataset, NoTestSet, Split, channel_statistics
-from model.folder_files import bombs_are_errors, decode, read_and_deduplicate
+from model.folder_files import decode, quiet_pillow, read_and_deduplicate
 from model.folder_layout import (
     NO_TEST,
     BadFiles,
@@ -59,7 +59,9 @@ class PictureFolder:
     @property
     def test_split(self) -> str | None:
         """The folder to test on, None where a share of all pictures is."""
-        return None if not self.split_dirs else "test" if "test" in self.split_dirs else "val"
+        if not self.split_dirs:
+            return None
+        return "test" if "test" in self.split_dirs else "val"
 
     def places(self, split: Split) -> tuple[str | None, ...]:
         """Return which folders to load of a split, by their names in `split_dirs`: None is the one of all pictures."""
@@ -99,7 +101,7 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
     if split == "train":
         tell_of_doubts(folder.root, folder.split_dirs)
     bad = BadFiles(folder.root, on_bad_image)
-    with bombs_are_errors():
+    with quiet_pillow():
         files, test_files, found = _choose_files(folder, split, bad, image_size)
         test_images, _, test_paths = decode(test_files, image_size, bad)
         tested = thumbnails(test_images)
@@ -107,7 +109,7 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
         images, labels, paths = decode(files, image_size, bad)
     bad.report()
     _check_enough(folder.root, split, labels, folder.classes)
-    called = folder.test_split or split if split == "test" else split
+    called = (folder.test_split or "test") if split == "test" else split
     suffix = "" if split == "all" else f" of the {called} split"
     log.info("%s: %d classes, %d pictures%s", folder.root, len(folder.classes), len(labels), suffix)
     if not folder.split_dirs and split == "test":
@@ -131,18 +133,22 @@ def _choose_files(
     """
     to_train = split == "train"
     listed = folder.files(folder.places(split), bad, may_lack=not to_train)
-    separate = folder.files((folder.test_split,), bad, may_lack=True) if to_train and folder.test_split else []
+    separate: list[PictureFile] = []
+    if to_train and folder.test_split:
+        separate = folder.files((folder.test_split,), bad, may_lack=True)
     for count in (len(listed), len(separate)):
         _check_memory(count, image_size)
-    files, tested = read_and_deduplicate(listed, bad), read_and_deduplicate(separate, bad)
-    if folder.test_split and to_train:
-        return _drop_test_duplicates(files, {file.digest for file in tested}), tested, len(files)
+    files = read_and_deduplicate(listed, bad)
     if folder.test_split or split == "all":
-        return files, [], len(files)
+        if not to_train:
+            return files, [], len(files)
+        tested = read_and_deduplicate(separate, bad)
+        return _drop_test_duplicates(files, {file.digest for file in tested}), tested, len(files)
     share = _choose_test_files(files)
-    kept = [file for file in files if file not in share]
     tested = [file for file in files if file in share]
-    return (kept, tested, len(files)) if to_train else (tested, [], len(files))
+    if not to_train:
+        return tested, [], len(files)
+    return [file for file in files if file not in share], tested, len(files)
 
 
 def _check_memory(count: int, size: int) -> None:

@@ -149,8 +149,18 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 
 def tell_of_doubts(root: Path, split_dirs: Mapping[str, Path]) -> None:
-    """Warn of what is hardly meant so: folders taken for classes that each hold the same ones, pictures of no class."""
+    """Warn of what is hardly meant so.
+
+    Folders taken for classes that each hold the same ones, classes that differ in capital letters alone, and pictures
+    of no class.
+    """
     folders = class_folders(split_dirs.get("train", root))
+    written = Counter(name.casefold() for name in folders)
+    twice = [name for name in folders if written[name.casefold()] > 1]
+    if twice:
+        log.warning(
+            "%s: classes that differ in capital letters alone are classes of their own: %s", root, some_of(twice)
+        )
     common = set.intersection(*({inner.name for inner in sub_folders(folder)} for folder in folders.values()))
     if len(common) > 1:
         advice = (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.data import Dataset
 from model.folder_layout import MAX_NAMED, NO_TEST, PictureFile
-from model.look_alikes import in_floats, look_alikes, thumbnails
+from model.look_alikes import compared, in_floats, look_alikes, thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +69,16 @@ def tell_of_test_pictures(root: Path, dataset: Dataset, tested: Tensor, paths: S
         log.warning("%s: no picture is kept for the test: %s", root, NO_TEST)
         return
     trained = dataset.paths or ()
+    looked_at = len(compared(len(dataset), len(paths)))
+    if looked_at < len(paths):
+        log.info("%s: %d of %d test pictures were compared with all training pictures", root, looked_at, len(paths))
     pairs = look_alikes(thumbnails(dataset.images), tested)
     if pairs:
         some = "; ".join(f"{_below(root, paths[i])} like {_below(root, trained[j])}" for i, j in pairs[:MAX_SHOWN])
         more = f"; and {len(pairs) - MAX_SHOWN} more" if len(pairs) > MAX_SHOWN else ""
+        of = f" of {looked_at}" if looked_at < len(paths) else ""
         note = "look like training pictures, so the test says more than it should"
-        log.warning("%s: %d test picture(s) %s: %s%s", root, len(pairs), note, some, more)
+        log.warning("%s: %d%s test picture(s) %s: %s%s", root, len(pairs), of, note, some, more)
 
 
 def _below(root: Path, path: str) -> str:

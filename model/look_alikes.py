@@ -37,22 +37,31 @@ def thumbnails(images: Tensor) -> Tensor:
     return torch.cat([functional.adaptive_avg_pool2d(part, SIDE).flatten(1) for part in in_floats(images)])
 
 
+def compared(trained: int, tested: int) -> Tensor:
+    """Return which of so many test pictures are compared with so many training pictures, > 0: int64 (M,), rising.
+
+    All of them, or of more than MAX_PAIRS pairs as many as that allows, at even distances.
+    """
+    count = min(tested, max(1, MAX_PAIRS // trained))
+    return torch.arange(count) * tested // max(1, count)
+
+
 def look_alikes(trained: Tensor, tested: Tensor) -> list[tuple[int, int]]:
     """Return (i, j) for each test thumbnail i that has a training thumbnail which looks like it: the nearest one, j.
 
-    Both are float32 (N, 192), N > 0, from `thumbnails`. Of very many, the first MAX_PAIRS / N tested are looked at.
+    Both are float32 (N, 192), N > 0, from `thumbnails`. Of the test thumbnails those that are `compared` are looked at.
     """
     mean = trained.mean(dim=0)
-    contrast, tested_contrast = _contrast(trained, mean), _contrast(tested, mean)
-    trained, tested = trained - mean, tested - mean  # small numbers: torch.cdist subtracts squares
+    contrast = _contrast(trained, mean)
+    trained = trained - mean  # small numbers: torch.cdist subtracts squares
     found = []
-    looked_at = min(len(tested), MAX_PAIRS // len(trained))
-    for start in range(0, looked_at, PART):
-        part = slice(start, min(start + PART, looked_at))
-        distance, nearest = torch.cdist(tested[part], trained).min(dim=1)
-        least = torch.minimum(tested_contrast[part], contrast[nearest])
+    for part in torch.split(compared(len(trained), len(tested)), PART):
+        tested_contrast = _contrast(tested[part], mean)
+        distance, nearest = torch.cdist(tested[part] - mean, trained).min(dim=1)
+        least = torch.minimum(tested_contrast, contrast[nearest])
         alike = (least >= LEAST_CONTRAST) & (distance / trained.shape[1] ** 0.5 <= ALIKE * least)
-        found += [(start + i, int(nearest[i])) for i in alike.nonzero()[:, 0].tolist()]
+        chosen = alike.nonzero()[:, 0]
+        found += list(zip(part[chosen].tolist(), nearest[chosen].tolist(), strict=True))
     return found
 
 

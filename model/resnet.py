@@ -2,7 +2,7 @@
 
 A network is a stem, stages of residual blocks, global average pooling and one linear layer:
 
-    images (N, 3, S, S) -> stem -> stages[0..3] -> mean over space -> head -> logits (N, classes)
+    images (N, 3, S, S) -> stem -> stages -> mean over space -> head -> logits (N, classes)
 
 Which layers they have, and the sources, are in model/architecture.py.
 """
@@ -11,25 +11,29 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from model.architecture import (
-    EXPANSION,
-    Architecture,
-    BlockSpec,
-    ConvSpec,
-    NetworkSpec,
-    Shortcut,
-    Stem,
-    bottleneck_width,
-)
+from model.architecture import Architecture, BlockSpec, ConvSpec, NetworkSpec, Stem
+
+
+def convolution(spec: ConvSpec) -> nn.Conv2d:
+    """Build a convolution: (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+    return nn.Conv2d(
+        spec.in_channels,
+        spec.out_channels,
+        spec.kernel,
+        stride=spec.stride,
+        padding=spec.padding,
+        groups=spec.groups,
+        bias=False,
+    )
 
 
 class Projection(nn.Module):
     """1x1 convolution and batch norm that bring a shortcut to its block's output shape."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, spec: ConvSpec) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.conv = convolution(spec)
+        self.norm = nn.BatchNorm2d(spec.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
@@ -37,31 +41,25 @@ class Projection(nn.Module):
         return y
 
 
-def make_shortcut(in_channels: int, out_channels: int, stride: int, kind: Shortcut = "identity") -> nn.Module | None:
-    """Identity where the shape stays, a projection where stride or width changes (option B of the paper).
-
-    Nothing at all for kind "none": the block of a plain network.
-    """
-    if kind == "none":
+def make_shortcut(spec: BlockSpec) -> nn.Module | None:
+    """Build a block's shortcut: the identity where it has no projection, and nothing at all in a plain network."""
+    if spec.shortcut == "none":
         return None
-    if stride == 1 and in_channels == out_channels:
-        return nn.Identity()
-    return Projection(in_channels, out_channels, stride)
+    return nn.Identity() if spec.projection is None else Projection(spec.projection)
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around an identity: relu(F(x) + shortcut(x)), or relu(F(x)) without a shortcut."""
 
-    expansion = EXPANSION["basic"]
-
-    def __init__(self, in_channels: int, width: int, stride: int = 1, *, shortcut: Shortcut = "identity") -> None:
+    def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
+        first, second = spec.layers
+        self.conv1 = convolution(first)
+        self.norm1 = nn.BatchNorm2d(first.out_channels)
+        self.conv2 = convolution(second)
+        self.norm2 = nn.BatchNorm2d(second.out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.shortcut = make_shortcut(in_channels, width, stride, shortcut)
+        self.shortcut = make_shortcut(spec)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, width, H / stride, W / stride)."""
@@ -78,29 +76,17 @@ class Bottleneck(nn.Module):
     32 groups of width 4 are ResNeXt's 32x4d.
     """
 
-    expansion = EXPANSION["bottleneck"]
-
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int = 1,
-        *,
-        groups: int = 1,
-        width_per_group: int = 64,
-        shortcut: Shortcut = "identity",
-    ) -> None:
+    def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        inner = bottleneck_width(width, groups, width_per_group)
-        out_channels = width * self.expansion
-        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, groups=groups, bias=False)
-        self.norm2 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
-        self.norm3 = nn.BatchNorm2d(out_channels)
+        down, middle, up = spec.layers
+        self.conv1 = convolution(down)
+        self.norm1 = nn.BatchNorm2d(down.out_channels)
+        self.conv2 = convolution(middle)
+        self.norm2 = nn.BatchNorm2d(middle.out_channels)
+        self.conv3 = convolution(up)
+        self.norm3 = nn.BatchNorm2d(up.out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.shortcut = make_shortcut(in_channels, out_channels, stride, shortcut)
+        self.shortcut = make_shortcut(spec)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, 4 * width, H / stride, W / stride)."""
@@ -113,17 +99,13 @@ class Bottleneck(nn.Module):
 
 def make_block(spec: BlockSpec) -> ResidualBlock | Bottleneck:
     """Build one block."""
-    shape = (spec.in_channels, spec.width, spec.stride)
-    if spec.kind == "basic":
-        return ResidualBlock(*shape, shortcut=spec.shortcut)
-    return Bottleneck(*shape, groups=spec.groups, width_per_group=spec.width_per_group, shortcut=spec.shortcut)
+    return ResidualBlock(spec) if spec.kind == "basic" else Bottleneck(spec)
 
 
 def make_stem(spec: ConvSpec, *, pool: bool) -> nn.Sequential:
     """Build the layers before the first stage: for small images they keep the resolution, for large ones a quarter."""
     stem = nn.Sequential()
-    convolution = nn.Conv2d(3, spec.out_channels, spec.kernel, stride=spec.stride, padding=spec.padding, bias=False)
-    stem.add_module("conv", convolution)
+    stem.add_module("conv", convolution(spec))
     stem.add_module("norm", nn.BatchNorm2d(spec.out_channels))
     stem.add_module("relu", nn.ReLU(inplace=True))
     if pool:

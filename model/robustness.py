@@ -70,7 +70,7 @@ def score_corrupted(
     std: tuple[float, ...],
     calibration: Calibration,
     *,
-    names: Iterable[str] = tuple(CORRUPTIONS),
+    names: Iterable[str],
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, Scores]:
     """Score a calibrated network on a dataset under each corruption of `names`, in float32.

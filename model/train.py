@@ -19,10 +19,13 @@ from torch import Tensor
 from model.checkpoint import Checkpoint
 from model.data import Dataset, hold_out
 from model.evaluate import score
+from model.training.checks import check_recipe
 from model.training.distributed import World
 from model.training.epoch_tally import EpochTally
+from model.training.errors import Stopped, TrainingError
 from model.training.finish import final_network, write_checkpoint
-from model.training.learner import Learner, TrainingError
+from model.training.initial_weights import digest, held_out_but_seen
+from model.training.learner import Learner
 from model.training.recipe import Recipe, lineage
 from model.training.run_folder import RunFolder, differences
 
@@ -32,12 +35,6 @@ Progress = Callable[[int, int, dict[str, float]], None]
 OnEpoch = Callable[[dict[str, Any]], None]
 
 AGREE_EVERY_STEPS = 20
-
-
-class Stopped(TrainingError):
-    """Training was asked to stop, and has saved its state; all processes stop together."""
-
-    raised_by_all = True  # at the same step, so that join_world may end what connects them
 
 
 class Trainer:
@@ -70,13 +67,14 @@ class Trainer:
         progress_every_s: float = 0.5,
         save_every_s: float = 120.0,
     ) -> None:
-        if recipe.hold_out == 0 and temperature is None:
-            raise TrainingError(
-                "nothing is held out to fit the temperature on: give --temperature, or --hold-out and pictures for it"
-            )
-        if temperature is not None and not temperature > 0:
-            raise TrainingError(f"the temperature must be above 0, not {temperature}")
-        if recipe.keep_initial and (init_from is None or init_from.metadata.classes != dataset.classes):
+        check_recipe(
+            recipe,
+            dataset.images.shape[-1],
+            temperature=temperature,
+            has_initial=init_from is not None,
+            processes=world.size if world else 1,
+        )
+        if recipe.keep_initial and init_from is not None and init_from.metadata.classes != dataset.classes:
             raise TrainingError("--keep-initial needs --init-from, a checkpoint of the same classes")
         self.recipe = recipe
         self.dataset_mean_std = dataset.mean, dataset.std
@@ -88,6 +86,9 @@ class Trainer:
         self.progress, self.on_epoch = progress, on_epoch
         self.progress_every_s, self.save_every_s = progress_every_s, save_every_s
         self.fingerprint = dataset.fingerprint()  # of all images, before any is moved
+        self.held_but_seen = 0
+        if init_from is not None:
+            self.held_but_seen = held_out_but_seen(init_from, dataset, self.fingerprint, recipe.hold_out)
         training, self.held = hold_out(dataset, recipe.hold_out, consume=consume)
         self.learner = Learner(recipe, training, device=device, init_from=init_from, world=world, compiled=compiled)
         self.world = self.learner.world
@@ -131,8 +132,9 @@ class Trainer:
 
     def _run(self) -> None:
         """Do what is left of the run."""
+        self._tell_of_seen_images()
         if self.world.is_main:
-            self.folder.begin({"recipe": self.recipe.to_dict(), **self.learner.means()})
+            self.folder.begin({"recipe": self.recipe.to_dict(), **self.learner.hardware()})
             self.folder.forget_metrics_after(self.epoch)
         if self.learner.compiled and self.epoch < self.recipe.epochs:
             self.compile_seconds = self.learner.compile()
@@ -254,7 +256,7 @@ class Trainer:
     @cached_property
     def _identity(self) -> str:
         """What must be the same for a saved state to be gone on from."""
-        start = self.init_from.version if self.init_from else None
+        start = digest(self.init_from) if self.init_from else None
         identity = {**self.recipe.to_dict(), "init_from": start, "images": self.fingerprint}
         mean_std = self.held.mean, self.held.std
         if mean_std != self.dataset_mean_std:  # else the images say it
@@ -281,8 +283,11 @@ class Trainer:
             raise TrainingError(f"not all processes find the same state in {self.folder.path}: --out must be shared")
         if state is None:
             return
-        if state["recipe"] != self._identity:
-            how = differences(state["recipe"], self._identity)
+        saved = json.loads(state["recipe"])
+        if self.init_from is not None and saved.get("init_from") == self.init_from.version:
+            saved["init_from"] = digest(self.init_from)  # older states name the file, whose metadata may change
+        if saved != json.loads(self._identity):
+            how = differences(json.dumps(saved), self._identity)
             raise TrainingError(f"{self.folder.path} holds another run ({how}): give another --out")
         self.learner.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]
@@ -292,6 +297,7 @@ class Trainer:
     def _finish(self) -> None:
         """Write the checkpoint of the averaged network."""
         learner = self.learner
+        self._tell_of_seen_images()  # once more, where the figures are
         write_checkpoint(
             self.folder.checkpoint,
             final_network(learner, self.init_from, self.recipe.keep_initial),
@@ -299,13 +305,26 @@ class Trainer:
             fingerprint=self.fingerprint,
             training=learner.training,
             held=self.held,
+            held_but_seen=self.held_but_seen,
             temperature=self.temperature,
             recipe=self._recipe_done(),
         )
 
+    def _tell_of_seen_images(self) -> None:
+        """Warn if the initial weights were trained on held-out images: these then say more than they should."""
+        if self.held_but_seen and self.world.is_main:
+            fitted = ", and so does the calibration that is fitted on them" if self.temperature is None else ""
+            log.warning(
+                "the weights of --init-from were trained on %d of the %d held-out images: "
+                "the held-out figures promise more than new images will show%s",
+                self.held_but_seen,
+                len(self.held),
+                fitted,
+            )
+
     def _recipe_done(self) -> dict[str, Any]:
         """Return the recipe with what the run took, and the runs that it started from, if any."""
-        done = self.recipe.to_dict() | {"training_seconds": round(self.seconds), **self.learner.means()}
+        done = self.recipe.to_dict() | {"training_seconds": round(self.seconds), **self.learner.hardware()}
         if self.init_from is not None:
             done["init_from"] = lineage(self.init_from.version, self.init_from.metadata.recipe)
         return done

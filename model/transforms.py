@@ -15,13 +15,12 @@ from PIL import Image
 if TYPE_CHECKING:  # who only decodes pictures needs no torch, which takes two seconds and hundreds of MB
     from torch import Tensor
 
+Triple = tuple[float, float, float]  # one number for each of red, green and blue
+
 # The true per-channel figures of CIFAR-10's 50,000 training images, as fractions of 255. The often-seen std
 # (0.2023, 0.1994, 0.2010) is the mean of the per-image stds. A checkpoint carries the ones it was trained with.
-Triple = tuple[float, float, float]
-
 CIFAR10_MEAN: Triple = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD: Triple = (0.2470, 0.2435, 0.2616)
-
 
 # Of an image's side, in pixels: beyond them a number can only be a slip, and memory goes by the side's square.
 MIN_SIDE, MAX_SIDE = 8, 512

@@ -82,10 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
     from app.backends.choice import open_backend
     from app.commands.bench_contenders import contenders, engine_is, explained
     from model import checkpoint
-    from model.checkpoint import CheckpointError
     from model.cores import available_cores
     from model.cost import count_macs
     from model.machine import describe
+    from model.metadata import CheckpointError
 
     threads = settings.threads or available_cores()
     settings = settings.model_copy(update={"threads": threads})

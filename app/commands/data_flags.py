@@ -55,20 +55,31 @@ def check_writable(path: Path | None) -> None:
         target.unlink()
 
 
+class AmongPictures(ValueError):
+    """What a command writes would lie among the pictures that it reads; the message says which flag to change."""
+
+
+def check_outside(flag: str, folder: Path, data: str) -> None:
+    """Raise AmongPictures if a folder to write to, named by `flag`, lies within the folder of pictures of --data."""
+    kind, _, path = data.partition(":")
+    if kind != "folder":
+        return
+    # Path.resolve raises where links lead in a circle, and Path.expanduser of nobody's home.
+    pictures = Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111
+    if Path(os.path.realpath(folder)).is_relative_to(pictures):
+        raise AmongPictures(
+            f"{flag} {folder} lies within {pictures}, where the files in it would be taken for pictures: "
+            f"give {flag} another folder"
+        )
+
+
 def check_out(out: Path, data: str) -> None:
-    """Raise OSError if a run's folder can neither be written to nor made, ValueError if it lies among the pictures.
+    """Raise OSError if a run's folder can neither be written to nor made, AmongPictures if it lies among the pictures.
 
     Nothing is made yet: a run that comes to nothing is to leave nothing.
     """
+    check_outside("--out", out, data)
     place = Path(os.path.realpath(out))  # Path.resolve raises where links lead in a circle
-    kind, _, path = data.partition(":")
-    if kind == "folder":
-        pictures = Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111 (of nobody's home it raises nothing)
-        if place.is_relative_to(pictures):
-            raise ValueError(
-                f"--out {out} lies within {pictures}, where the run's own files would be taken for pictures: "
-                "give an --out elsewhere"
-            )
     there = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.commands.data_flags import add_data, check_writable, named_path
+from app.commands.data_flags import AmongPictures, add_data, check_outside, check_writable, named_path
 from app.commands.numbers import share, whole
 from app.commands.settings_flags import add_settings, read_settings
 from app.telemetry import set_up_logging
@@ -53,10 +53,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the scores; exit 1 below --min-accuracy."""
-    from model.checkpoint import CheckpointError
     from model.data import DataError
     from model.device import DeviceError, lacks_memory
     from model.extras import MissingExtra
+    from model.metadata import CheckpointError
 
     set_up_logging("info", "text")
     for flag in ("record", "robustness"):
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = read_settings(arguments)
     try:
         dataset, result, probabilities = _measure(arguments, settings)
-    except (DataError, CheckpointError, MissingExtra, DeviceError, OSError) as error:
+    except (DataError, AmongPictures, CheckpointError, MissingExtra, DeviceError, OSError) as error:
         print(f"resnet: error: {error}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
@@ -97,6 +97,7 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset
     limit_threads()
     if arguments.report:  # what is wrong with it had better be known before the evaluation's minutes
         require_matplotlib()
+        check_outside("--report", arguments.report, arguments.data)
         check_writable(arguments.report / "report.json")
     check_writable(arguments.json)
     if arguments.record:
@@ -117,12 +118,13 @@ def _check_recordable(weights: Path) -> None:
     Of a link, the file that it leads to is the one that would change: what pins either of them counts.
     """
     from model import checkpoint
+    from model.metadata import CheckpointError
 
     file = _linked_file(weights)
     for path in dict.fromkeys((weights, file)):
         if checkpoint.pinned_sha256(path):
             pins = path.with_name(checkpoint.PINS)
-            raise checkpoint.CheckpointError(f"--record would change {path}, which is pinned: remove {pins} first")
+            raise CheckpointError(f"--record would change {path}, which is pinned: remove {pins} first")
     check_writable(file.with_name(f".{file.name}.tmp"))
 
 

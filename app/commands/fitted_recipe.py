@@ -19,6 +19,38 @@ log = logging.getLogger(__name__)
 FEW_STEPS = 1000  # CIFAR-10's shortest recipe, for a CPU, has 3,510
 
 
+def check_flags(
+    arguments: argparse.Namespace, default_preset: str, init_from: Checkpoint | None, processes: int
+) -> None:
+    """Raise TrainingError for what the flags alone show to be impossible: to read all pictures may take minutes."""
+    from model.training.checks import check_recipe, check_same_network
+
+    given, size = _given(arguments), arguments.image_size
+    recipe = replace(PRESETS[arguments.preset or default_preset], **({"cutout": 0} | given))
+    if init_from is not None:
+        theirs = Architecture.from_dict(init_from.metadata.architecture)
+        own = asdict(theirs) | {name: value for name, value in given.items() if name in asdict(theirs)}
+        recipe = replace(recipe, **{name: value for name, value in own.items() if name != "num_classes"})
+        check_same_network(recipe.architecture(theirs.num_classes, size), theirs, str(init_from.path))
+    check_recipe(
+        recipe,
+        size,
+        temperature=arguments.temperature,
+        has_initial=init_from is not None,
+        processes=processes if "batch_size" in given else 1,  # else the pictures may have a say in it
+    )
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a recipe that were given on the command line."""
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if value is not None and name in Recipe.__dataclass_fields__
+    }
+    return given if arguments.epochs is None else given | {"phases": ((arguments.image_size, arguments.epochs),)}
+
+
 def build_recipe(
     arguments: argparse.Namespace, default_preset: str, dataset: Dataset, init_from: Checkpoint | None = None
 ) -> Recipe:
@@ -29,13 +61,7 @@ def build_recipe(
     """
     from model.data import check_hold_out
 
-    given: dict[str, Any] = {
-        name: value
-        for name, value in vars(arguments).items()
-        if value is not None and name in Recipe.__dataclass_fields__
-    }
-    if arguments.epochs is not None:
-        given["phases"] = ((arguments.image_size, arguments.epochs),)
+    given = _given(arguments)
     if "hold_out" in given:
         check_hold_out(dataset, given["hold_out"])  # before a recipe is told of that nothing can be trained by
     preset = PRESETS[arguments.preset or default_preset]

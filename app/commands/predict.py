@@ -29,8 +29,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the likeliest classes of each file; exit 1 if one could not be read."""
     settings = read_settings(arguments)
-    from PIL import Image
-
     from app.backends.backend import EngineUnavailable
     from app.batching.batches import DECIMALS
     from app.engine import SelfTestFailed, load_engine
@@ -44,7 +42,6 @@ def run(arguments: argparse.Namespace) -> int:
     except (CheckpointError, EngineUnavailable, SelfTestFailed) as error:
         raise SystemExit(f"resnet: error: {error}") from None
     max_pixels = settings.max_pixels if "max_pixels" in settings.model_fields_set else MAX_OWN_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # Pillow has limits of its own, which no flag could raise
     classes, size = engine.card["classes"], engine.card["input_size"]
     failed = False
     for file in arguments.files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.commands.data_flags import add_data, check_out, load_split, named_path
-from app.commands.fitted_recipe import build_recipe
+from app.commands.fitted_recipe import build_recipe, check_flags
 from app.commands.numbers import rate, seed, share, temperature, whole
 from app.commands.progress import ProgressBar
 from app.commands.train_report import report
@@ -72,14 +73,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=whole(1, MAX_EPOCHS), help="train so many epochs at full size instead of the preset's phases"
     )
     length.add_argument("--phases", type=_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
-    parser.add_argument("--batch-size", type=whole(1), help=f"images a step [{_preset_values('batch_size')}]")
+    parser.add_argument("--batch-size", type=whole(2), help=f"images a step [{_preset_values('batch_size')}]")
     parser.add_argument("--learning-rate", type=rate, help=f"peak of the schedule [{_preset_values('learning_rate')}]")
     parser.add_argument("--weight-decay", type=rate, help=f"[{_preset_values('weight_decay')}]")
     parser.add_argument("--label-smoothing", type=share, help=f"[{_preset_values('label_smoothing')}]")
     parser.add_argument(
         "--cutout",
         type=whole(0, MAX_SIDE),
-        help=f"side of the blacked-out square, pixels [{_preset_values('cutout')}]",
+        help=f"side of a square covered with the mean colour, pixels [{_preset_values('cutout')}]",
     )
     parser.add_argument(
         "--cutmix", type=share, help=f"share of images with a patch of another [{_preset_values('cutmix')}]"
@@ -120,9 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     from model.data import DataError
     from model.device import lacks_memory, limit_threads, pick_device
     from model.extras import MissingExtra
-    from model.train import Stopped
     from model.training.distributed import join_world
-    from model.training.learner import TrainingError
+    from model.training.errors import Stopped, TrainingError
 
     signals: list[int] = []
     try:
@@ -161,16 +161,21 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
 
     from model import checkpoint
     from model.train import Trainer
+    from model.training.run_folder import RunFolder
     from model.training.tensorboard_log import TensorBoardLog
 
     began = time.monotonic()
     log_epoch: OnEpoch | None = None
+    RunFolder(arguments.out).check_ours()  # what fails had better fail before all is read
     with ExitStack() as stack:
         if arguments.tensorboard and world.is_main:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
-        init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None  # or fails before all is read
-        dataset = load_split(arguments, split="train")
-        recipe = build_recipe(arguments, "best" if device.type == "cuda" else "cpu", dataset, init_from)
+        init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None
+        default_preset = "best" if device.type == "cuda" else "cpu"
+        check_flags(arguments, default_preset, init_from, world.size)
+        with _told_by_one(world):
+            dataset = load_split(arguments, split="train")
+            recipe = build_recipe(arguments, default_preset, dataset, init_from)
         data_loading_s = time.monotonic() - began
         bar = None
         if world.is_main and sys.stderr.isatty():
@@ -201,6 +206,17 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
         }
         trainer.folder.write_json("timing.json", {name: round(value, 2) for name, value in seconds.items()})
     return path
+
+
+@contextmanager
+def _told_by_one(world: World) -> Iterator[None]:
+    """Let one process alone warn of the pictures while the block runs: all of them read the same ones."""
+    if not world.is_main:
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @contextmanager

@@ -63,7 +63,8 @@ def draw_augmentation(augmentation: Augmentation, count: int, size: int, *, seed
 
     Every image is shifted by up to `crop_padding` pixels either way, flipped with probability 1/2, and has a square
     of `cutout` pixels a side covered (DeVries and Taylor 2017, arXiv:1708.04552). A share `cutmix` gets a patch of
-    another image (Yun et al. 2019, arXiv:1905.04899), its area uniform between nothing and everything. With
+    another image (Yun et al. 2019, arXiv:1905.04899), its area uniform between nothing and everything; that image, too,
+    is shifted and flipped first, by its own choices. With
     `alternating_flip`, an image's first flip is random and every later epoch shows the other side (Jordan 2024,
     arXiv:2404.00498). A share `greyscale` loses its colours, a share `rescale` is blurred by scaling, and a share
     `jpeg` is saved at a quality from 40 to 95.
@@ -120,15 +121,12 @@ def augment_batch(
     size = images.shape[-1]
     chosen = draws.select(index)
     along = torch.arange(size, device=images.device)
-    rows = _reflect(along + chosen.shift_y[:, None], size)
-    columns = _reflect(along + chosen.shift_x[:, None], size)
-    columns = torch.where(chosen.flip[:, None], size - 1 - columns, columns)
     channels_last = images.permute(0, 2, 3, 1)
-    changed = channels_last[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+    changed = _cropped_and_flipped(channels_last, index, chosen)
     if augmentation.cutmix:
+        partners = _cropped_and_flipped(channels_last, chosen.partner, draws.select(chosen.partner))
         patch = _box(along, chosen.patch_y, chosen.patch_x, chosen.patch_height, chosen.patch_width)
-        # The partners lie in memory as `images` do, and so does what is made of both.
-        changed = torch.where(patch, channels_last[chosen.partner], changed).contiguous()
+        changed = torch.where(patch, partners, changed).contiguous()
     if augmentation.greyscale or augmentation.rescale or augmentation.jpeg:
         # After the crop: at serving, too, JPEG's blocks begin at the corner of the picture.
         sent = apply_corruptions(changed.permute(0, 3, 1, 2), chosen.grey, chosen.rescaled, chosen.quality)
@@ -138,6 +136,16 @@ def augment_batch(
         hole = _box(along, chosen.cutout_y, chosen.cutout_x, side, side)
         changed = torch.where(hole, fill, changed)
     return changed.permute(0, 3, 1, 2)
+
+
+def _cropped_and_flipped(channels_last: Tensor, index: Tensor, chosen: AugmentationDraws) -> Tensor:
+    """Return the images of (N, S, S, 3) that `index`, int64 (B,), names, shifted and flipped as `chosen` for these."""
+    size = channels_last.shape[1]
+    along = torch.arange(size, device=channels_last.device)
+    rows = _reflect(along + chosen.shift_y[:, None], size)
+    columns = _reflect(along + chosen.shift_x[:, None], size)
+    columns = torch.where(chosen.flip[:, None], size - 1 - columns, columns)
+    return channels_last[index[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:

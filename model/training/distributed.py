@@ -6,15 +6,19 @@ everything here does nothing. NCCL carries the data between GPUs, gloo between C
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from model.training.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,16 @@ class World:
             return network
         convert_sync_batch_norm(network, device)
         ids = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(network, device_ids=ids, **_leaving_buffers_alone())
+
+
+def _leaving_buffers_alone() -> dict[str, Any]:
+    """Return the option of the installed torch that keeps buffers from being sent at each step: they are alike anyway.
+
+    torch 2.14 has given it another name, and warns of the one before, which is all that older ones know.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
 
 @contextmanager
@@ -88,7 +101,7 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     except BaseException as error:
         # The others may wait for what this process will not do any more. NCCL's end would wait for them, and torchrun
         # ends them only once this process has ended.
-        if device.type != "cuda" or getattr(error, "raised_by_all", False):
+        if device.type != "cuda" or (isinstance(error, TrainingError) and error.raised_by_all):
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()

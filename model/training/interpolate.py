@@ -27,14 +27,12 @@ def interpolate(network: nn.Module, initial: dict[str, Tensor], share: float) ->
 
 
 @torch.no_grad()
-def reestimate_batch_norm(
-    network: nn.Module, images: Tensor, mean: Triple, std: Triple, *, batch_size: int | None = None
-) -> None:
+def reestimate_batch_norm(network: nn.Module, images: Tensor, mean: Triple, std: Triple) -> None:
     """Take batch norm's running statistics anew, in place, from uint8 images (N, 3, S, S): plain means over batches.
 
-    `batch_size` None takes as many images at once as suit their side, and enough for statistics of a batch.
+    As many images are taken at once as suit their side, and enough for statistics of a batch.
     """
-    batch_size = batch_size or batch_size_for(images.shape[-1], STATISTICS_BATCH, least=SMALLEST_BATCH)
+    batch_size = batch_size_for(images.shape[-1], STATISTICS_BATCH, least=SMALLEST_BATCH)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

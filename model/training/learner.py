@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -18,17 +17,15 @@ from model.evaluate import compute_logits
 from model.precision import has_fast_bfloat16
 from model.resnet import ResNet
 from model.training.augment import AugmentationDraws, augment_batch, draw_augmentation, random_stream
+from model.training.checks import check_same_network
 from model.training.distributed import World
+from model.training.errors import TrainingError
 from model.training.im2col_convolution import use_im2col_convolutions
 from model.training.optim import MovingAverage, one_cycle, parameter_groups
 from model.training.recipe import Recipe
 from model.transforms import normalise, resize_batch
 
 log = logging.getLogger(__name__)
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what was kept."""
 
 
 def compiler_works(device: torch.device) -> bool:
@@ -58,8 +55,6 @@ class Learner:
         self.world = world or World()
         if len(training) < recipe.batch_size:
             raise TrainingError(f"{len(training)} training images are fewer than one batch of {recipe.batch_size}")
-        if recipe.batch_size % self.world.size:
-            raise TrainingError(f"{self.world.size} processes cannot share a batch of {recipe.batch_size} equally")
         self.recipe = recipe
         self.training = training
         self.device = device
@@ -94,7 +89,7 @@ class Learner:
         """The number of steps of the whole run."""
         return self.recipe.epochs * self.steps_per_epoch
 
-    def means(self) -> dict[str, str]:
+    def hardware(self) -> dict[str, str]:
         """Return what does the work, and in which precision, as settings and checkpoint say it.
 
         The latter is the type that products are computed in, which a measurement chooses on some processors.
@@ -118,7 +113,8 @@ class Learner:
     def step(self, epoch: int, number: int, order: Tensor, draws: AugmentationDraws) -> tuple[Tensor, Tensor]:
         """Do step `number` of an epoch, given what `draw_epoch` returned for it; both are counted from 0.
 
-        Returns the mean loss of this process's images and how many of them were right, 0-dimensional, on the device.
+        Returns the mean loss of this process's images and how many of them were right, 0-dimensional, on the device. Of
+        an image with a CutMix patch, the label of the larger part is the right one.
         """
         recipe = self.recipe
         batch = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
@@ -133,7 +129,9 @@ class Learner:
         if recipe.cutmix:
             chosen = draws.select(index)
             kept = chosen.kept_share(self.images.shape[-1])
-            loss = kept * loss + (1 - kept) * self._loss(logits, self.labels[chosen.partner])
+            partners = self.labels[chosen.partner]
+            loss = kept * loss + (1 - kept) * self._loss(logits, partners)
+            labels = torch.where(kept >= 0.5, labels, partners)
         mean_loss = loss.mean()
         self.optimiser.zero_grad(set_to_none=True)
         mean_loss.backward()  # type: ignore[no-untyped-call]
@@ -150,6 +148,10 @@ class Learner:
         return logits.float()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return each image's cross-entropy, float32 (B,), against labels int64 (B,) that are smoothed.
+
+        Label smoothing: Szegedy et al. 2015, "Rethinking the Inception Architecture", arXiv:1512.00567.
+        """
         return functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="none")
 
     def compile(self) -> float:
@@ -168,15 +170,7 @@ class Learner:
 
     def _take_weights(self, source: Checkpoint) -> None:
         """Start from a checkpoint's weights; with other classes, all but the head. Raises TrainingError."""
-        theirs = Architecture.from_dict(source.metadata.architecture)
-        if replace(theirs, num_classes=self.architecture.num_classes) != self.architecture:
-            options = [name for name in asdict(theirs) if name != "num_classes"]
-            wanted = [
-                f"--{name.replace('_', '-')} {getattr(theirs, name)} (not {getattr(self.architecture, name)})"
-                for name in options
-                if getattr(theirs, name) != getattr(self.architecture, name)
-            ]
-            raise TrainingError(f"{source.path} is of another architecture: to go on from it give {', '.join(wanted)}")
+        check_same_network(self.architecture, Architecture.from_dict(source.metadata.architecture), str(source.path))
         weights = source.network().state_dict()
         if source.metadata.classes != self.training.classes:
             weights |= {f"head.{name}": value for name, value in self.network.head.state_dict().items()}

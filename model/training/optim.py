@@ -29,7 +29,9 @@ def one_cycle(step: int, steps: int, warmup: float, peak: float) -> float:
 class MovingAverage:
     """Exponential moving average of a network's weights and batch-norm statistics.
 
-    The decay grows with the number of updates, min(decay, (1 + n) / (10 + n)), so that early steps are forgotten.
+    Tarvainen and Valpola 2017, "Mean teachers are better role models", arXiv:1703.01780. The decay grows with the
+    number of updates, min(decay, (1 + n) / (10 + n)), so that early steps are forgotten, as in TensorFlow's
+    ExponentialMovingAverage.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

@@ -62,6 +62,9 @@ def parse_phases(text: str) -> Phases:
 class Recipe:
     """How to train what. `phases` are (image size in pixels, epochs); `warmup` is a share of all steps.
 
+    Images that grow from phase to phase: fast.ai's entry to DAWNBench 2018 (progressive resizing), and Tan and Le 2021,
+    "EfficientNetV2", arXiv:2104.00298.
+
     `arch` to `shortcut` are the network's, see model.architecture.Architecture; `stem` "auto" is chosen by the image
     size. `keep_initial` is the share of the weights it started from in the final ones, see model.training.interpolate.
     """

@@ -1,6 +1,7 @@
 """The folder of a training run: settings, a line of metrics an epoch, and the state to go on from after a crash.
 
-Every file appears whole or not at all; what was written last and is broken off by a crash is dropped on the next start.
+Every file appears whole or not at all, but for the metrics, to which lines are appended: one that a crash has broken
+off is dropped on the next start.
 """
 
 from __future__ import annotations
@@ -16,8 +17,24 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import CheckpointError, load, pinned_sha256, write_atomically
-from model.training.learner import TrainingError
+from model.checkpoint import load, pinned_sha256, write_atomically
+from model.metadata import CheckpointError
+from model.training.errors import TrainingError
+
+# What every state has; newer ones have more.
+STATE: dict[str, type | tuple[type, ...]] = {
+    "recipe": str,
+    "epoch": int,
+    "seconds": (int, float),
+    "tally": dict,
+    "updates": int,
+    "network": dict,
+    "average": dict,
+    "optimiser": dict,
+}
+TALLY = {"loss_sum", "correct", "steps", "seconds"}
+
+LINE_BEGINS = '{"epoch": '
 
 
 class RunFolder:
@@ -28,6 +45,26 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.state = path / "state.pt"
         self.checkpoint = path / "checkpoint.safetensors"
+
+    def check_ours(self) -> None:
+        """Raise TrainingError for files of somebody else's that a run would write over, OSError for unreadable ones.
+
+        Beside the state of a run they are a run's.
+        """
+        if self.state.exists():
+            return
+        settings, timing = (_read_object(self.path / name) for name in ("settings.json", "timing.json"))
+        begun = settings is not None and isinstance(settings.get("recipe"), dict)
+        if settings is not None and not begun:
+            self._refuse("settings.json")
+        lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
+        if lines and not (begun and all(_is_ours(line) for line in lines)):
+            self._refuse(self.metrics.name)
+        if timing is not None and not (begun and {"training", "total"} <= timing.keys()):
+            self._refuse("timing.json")
+
+    def _refuse(self, name: str) -> None:
+        raise TrainingError(f"{self.path / name} is of no run, and would be written over: give another --out")
 
     @contextmanager
     def taken(self) -> Iterator[None]:
@@ -72,7 +109,7 @@ class RunFolder:
         write_atomically(self.state, buffer.getvalue())
 
     def load_state(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the saved state, or None if there is none. Raises TrainingError for a damaged one."""
+        """Return the saved state, or None if there is none. Raises TrainingError for a damaged one, or no state."""
         if not self.state.exists():
             return None
         try:
@@ -81,9 +118,10 @@ class RunFolder:
             raise
         except Exception as error:  # torch raises many kinds: EOFError, KeyError, RuntimeError, UnpicklingError, ...
             raise TrainingError(f"{self.state} is damaged: remove it to begin anew") from error
-        if not isinstance(state, dict):
+        if not _is_state(state):
             raise TrainingError(f"{self.state} is no state of a run: remove it to begin anew")
-        return state
+        found: dict[str, Any] = state
+        return found
 
     def temperature(self) -> float | None:
         """Return the temperature of the finished checkpoint, None where there is none that is intact."""
@@ -93,13 +131,45 @@ class RunFolder:
             return None
 
     def check_writable(self) -> None:
-        """Raise TrainingError if a checkpoint here must not be replaced, CheckpointError if its pins cannot be read."""
+        """Raise TrainingError if something here must not be replaced, CheckpointError if pins cannot be read.
+
+        And OSError as `check_ours` does.
+        """
         if pinned_sha256(self.checkpoint) is not None:
             raise TrainingError(f"{self.checkpoint} is pinned by the SHA256SUMS beside it: give another --out")
         if self.checkpoint.exists() and not self.state.exists():
             raise TrainingError(
                 f"{self.path} holds a checkpoint without the state of its run: give another --out, or move it away"
             )
+        self.check_ours()
+
+
+def _is_state(state: object) -> bool:
+    """Return whether what a file holds has all that a run goes on from, in the form that it was saved in."""
+    if not isinstance(state, dict) or any(not isinstance(state.get(name), STATE[name]) for name in STATE):
+        return False
+    try:
+        identity = json.loads(state["recipe"])
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(identity, dict) and bool(state["tally"].keys() == TALLY)
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object of a file: an empty one where it holds anything else, None where there is no file."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_ours(line: str) -> bool:
+    """Return whether a line of metrics is a run's, be it one that a crash has broken off or left as zeros."""
+    line = line.strip("\0")
+    return _epoch_of(line) > 0 or line[: len(LINE_BEGINS)] == LINE_BEGINS[: len(line)]
 
 
 def _epoch_of(line: str) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from app.backends.backend import EngineOutOfMemory, EngineUnavailable
 from app.engine import SelfTestFailed
-from model.checkpoint import CheckpointError
+from model.metadata import CheckpointError
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import CLASSES, FakeEngine, probabilities_of

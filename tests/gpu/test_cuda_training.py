@@ -9,7 +9,8 @@ import torch
 from model import checkpoint
 from model.device import pick_device
 from model.evaluate import compute_logits
-from model.train import Stopped, Trainer
+from model.train import Trainer
+from model.training.errors import Stopped
 from tests.toy_training import OVERFITTING, RECIPE, toy_dataset
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]

@@ -7,8 +7,8 @@ import torch
 
 from model import checkpoint
 from model.architecture import Architecture
-from model.checkpoint import Metadata
 from model.data import Dataset
+from model.metadata import Metadata
 from tests.unit.app.toy_runs import toy_dataset
 
 TOY_CLASSES = ("ant", "bee", "cat", "dog")

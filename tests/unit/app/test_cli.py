@@ -7,7 +7,6 @@ import tomllib
 from importlib.metadata import PackageNotFoundError
 
 import pytest
-from PIL import Image
 
 from app import engine
 from app.cli import main
@@ -37,7 +36,6 @@ def test_a_name_that_the_terminal_has_no_letters_for_is_shown_as_escapes(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(engine, "load_engine", lambda _settings: Cat())
         patch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding=encoding))
-        patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # set back at the end
         patch.setattr(sys, "argv", ["resnet", "predict", str(tmp_path / name)])
         with pytest.raises(SystemExit) as ended:
             main()

@@ -86,6 +86,21 @@ def test_report_folder_that_is_a_file_is_one_line(
     assert str(toy_weights) in line
 
 
+@pytest.mark.parametrize("report", ["new", "cat/report", "."])
+@pytest.mark.parametrize("link", [False, True])
+def test_a_report_among_the_pictures_would_be_a_class_the_next_time(
+    toy_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], report: str, link: bool
+) -> None:
+    pictures, folder = tmp_path / "pictures", tmp_path / ("link" if link else "pictures") / report
+    (pictures / "cat").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(pictures)
+    data = f"folder:{pictures}"
+    assert evaluate("--weights", str(toy_weights), "--data", data, "--report", str(folder)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"resnet: error: --report {folder} lies within {pictures}, where the files in it would be")
+    assert [path.relative_to(pictures) for path in pictures.rglob("*")] == [Path("cat")]
+
+
 def never(*_: object) -> None:
     raise AssertionError("the evaluation has begun")
 

@@ -4,7 +4,6 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from app import engine
 from app.cli import build_parser
@@ -20,7 +19,6 @@ PANORAMA = (20_000, 10_000)  # more than Pillow does
 @pytest.fixture(autouse=True)
 def cats(monkeypatch):
     monkeypatch.setattr(engine, "load_engine", lambda _settings: Cats())
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # set back at the end
     monkeypatch.delenv("RESNET_MAX_PIXELS", raising=False)
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import pty
 import re
@@ -10,6 +11,7 @@ import struct
 import sys
 import termios
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import torch
 
 from app.cli import build_parser
 from model.train import Trainer
-from model.training.learner import Learner, TrainingError
+from model.training.distributed import World
+from model.training.errors import TrainingError
+from model.training.learner import Learner
 from tests.unit.app.toy_runs import train
 
 STEPS = 24  # an epoch: 112 images, 16 held out, 4 a step
@@ -171,6 +175,22 @@ def test_a_finished_run_keeps_its_times(tmp_path: Path) -> None:
     assert (tmp_path / "timing.json").read_text() == "of the run"
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_of_several_processes_warns_of_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, rank: int
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        logging.getLogger("model.training").warning("of another kind")
+        raise TrainingError("here")
+
+    monkeypatch.setattr("model.training.distributed.join_world", lambda device: nullcontext((World(rank, 2), device)))
+    monkeypatch.setattr("model.train.Trainer", stop)
+    monkeypatch.setattr("app.commands.train.set_up_logging", lambda *_: None)
+    assert train(tmp_path, "--no-report") == 1
+    assert ("steps are few for fresh weights" in caplog.text) == (rank == 0)
+    assert "of another kind" in caplog.text
+
+
 def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path, "--no-report") == 0
     printed = capfd.readouterr()
@@ -228,6 +248,7 @@ def test_missing_tensorboard_is_said_before_training(
         ("--epochs", "0"),
         ("--epochs", "-1"),
         ("--batch-size", "0"),
+        ("--batch-size", "1"),
         ("--batch-size", "many"),
         ("--label-smoothing", "2"),
         ("--temperature", "inf"),

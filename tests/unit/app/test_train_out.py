@@ -1,8 +1,9 @@
-"""Where `resnet train` may leave its run, which is found out before anything is read."""
+"""Where `resnet train` may leave its run, and which flags go together: found out before anything is read."""
 
 import pytest
 
 from app.cli import build_parser
+from app.settings import SHIPPED_WEIGHTS
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def test_a_run_among_the_pictures_would_be_learnt_as_a_class(tmp_path, monkeypat
     monkeypatch.chdir(pictures)
     assert train("--data", f"folder:{tmp_path / 'link' if link else '.'}", "--out", out) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"resnet: error: --out {out} lies within {pictures}, where the run's own files would be")
+    assert said.startswith(f"resnet: error: --out {out} lies within {pictures}, where the files in it would be")
     assert [path.name for path in pictures.iterdir()] == ["cat"]
 
 
@@ -42,3 +43,55 @@ def test_a_run_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, mo
     assert train("--out", tmp_path / "deep" / "run", "--tensorboard") == 1
     assert capsys.readouterr().err == f"resnet: error: [Errno 13] Permission denied: '{tmp_path}'\n"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_among_files_of_another_kind_is_refused_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "settings.json").write_text('{"theme": "dark"}')
+    assert train("--out", tmp_path, "--tensorboard") == 1
+    assert capsys.readouterr().err.startswith(f"resnet: error: {tmp_path}/settings.json is of no run")
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+    assert (tmp_path / "settings.json").read_text() == '{"theme": "dark"}'
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--keep-initial", "0.3"], "--keep-initial needs --init-from"),
+        (["--arch", "resnet18", "--groups", "32"], "groups and width_per_group are for bottleneck blocks"),
+        (["--hold-out", "0"], "nothing is held out"),
+        (["--cutout", "32"], "--cutout 32 would cover images of 32 x 32 pixels"),
+        (["--cutout", "64", "--image-size", "48"], "--cutout 64 would cover images of 48 x 48 pixels"),
+        (
+            ["--init-from", SHIPPED_WEIGHTS, "--arch", "resnet34"],
+            "to go on from it give --arch resnet18 (not resnet34)",
+        ),
+        (["--init-from", SHIPPED_WEIGHTS, "--groups", "2"], "to go on from it give --groups 1 (not 2)"),
+        (["--init-from", SHIPPED_WEIGHTS, "--image-size", "96", "--stem", "auto"], "give --stem cifar (not imagenet)"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused_before_anything_is_read(tmp_path, capsys, flags, said):
+    assert train("--data", "folder:pictures", "--out", tmp_path / "run", *flags) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--image-size", "8", "--preset", "best"],
+        ["--init-from", SHIPPED_WEIGHTS, "--keep-initial", "0.3", "--image-size", "96"],
+        ["--hold-out", "0", "--temperature", "1"],
+    ],
+)
+def test_flags_that_may_go_together_are_not(tmp_path, monkeypatch, flags):
+    class Reached(Exception):
+        pass
+
+    def load(*_, **__):
+        raise Reached
+
+    monkeypatch.setattr("model.datasets.load_dataset", load)
+    with pytest.raises(Reached):
+        train("--data", "folder:pictures", "--out", tmp_path / "run", *flags)

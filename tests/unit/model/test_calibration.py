@@ -66,6 +66,33 @@ def test_a_temperature_suits_the_exponent_that_is_kept() -> None:
         assert functional.nll_loss(calibration.probabilities(logits).log(), labels) > nll
 
 
+@pytest.mark.parametrize(("exponent", "temperature"), [(2.9, 30.0), (0.55, 0.05)])
+def test_an_exponent_suits_the_temperature_that_is_kept(exponent: float, temperature: float) -> None:
+    """Of labels drawn from softmax(-s^g / T), whose T lies beyond the bounds."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(5000, 10, generator=generator, dtype=torch.double)
+    truth = Calibration(temperature, exponent).probabilities(logits)
+    labels = torch.multinomial(truth, 1, generator=generator)[:, 0]
+    found = fit_calibration(logits, labels)
+    assert found.temperature == pytest.approx(10.0 if temperature > 1 else 0.2)
+    nll = functional.nll_loss(found.probabilities(logits).log(), labels)
+    assert nll < 1.04 * functional.nll_loss(truth.log(), labels)
+    for other in (0.9, 1.1):
+        calibration = Calibration(found.temperature, found.exponent * other)
+        assert functional.nll_loss(calibration.probabilities(logits).log(), labels) > nll
+
+
+@pytest.mark.parametrize(
+    ("scale", "count", "classes", "seed"), [(500, 1000, 3, 1), (700, 1000, 10, 0), (1e4, 1000, 100, 1)]
+)
+def test_enormous_logits_that_are_all_right_end_in_numbers(scale: float, count: int, classes: int, seed: int) -> None:
+    logits = scale * torch.randn(count, classes, generator=torch.Generator().manual_seed(seed))
+    found = fit_calibration(logits, logits.argmax(dim=1))
+    assert 0.2 <= found.temperature <= 10
+    assert 0.5 <= found.exponent <= 3
+    assert bool(found.probabilities(logits).isfinite().all())
+
+
 def test_exponent_mends_what_a_temperature_cannot() -> None:
     logits, labels = power_distorted()
     found = fit_calibration(logits, labels)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from model import checkpoint
 from model.architecture import Architecture
-from model.checkpoint import SELF_TEST_IMAGES, SELF_TEST_PROBABILITIES, Checkpoint, CheckpointError, Metadata
-from model.metadata import MAX_CLASSES
+from model.checkpoint import SELF_TEST_IMAGES, SELF_TEST_PROBABILITIES, Checkpoint
+from model.metadata import MAX_CLASSES, CheckpointError, Metadata
 
 METADATA = Metadata(
     name="toy",

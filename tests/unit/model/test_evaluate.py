@@ -61,11 +61,12 @@ def test_score_of_an_impossible_label_is_finite() -> None:
     assert score(torch.tensor([[1.0, 0.0]]), dataset_of([1])).nll == pytest.approx(27.6, abs=0.1)
 
 
-def test_compute_logits_normalises_and_keeps_the_order_over_batches() -> None:
+def test_compute_logits_normalises_and_keeps_the_order_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.evaluate.batch_size_for", lambda _side: 3)
     images = torch.randint(0, 256, (7, 3, 4, 4), dtype=torch.uint8)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
     expected = network(normalise(images, torch.tensor(CIFAR10_MEAN), torch.tensor(CIFAR10_STD)))
-    logits = compute_logits(network, images, CIFAR10_MEAN, CIFAR10_STD, batch_size=3)
+    logits = compute_logits(network, images, CIFAR10_MEAN, CIFAR10_STD)
     torch.testing.assert_close(logits, expected.detach())
 
 

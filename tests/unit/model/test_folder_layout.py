@@ -43,6 +43,18 @@ def test_folders_within_classes_are_not_doubted(tmp_path: Path, caplog: pytest.L
     assert warnings(caplog) == []
 
 
+def test_classes_that_differ_in_capital_letters_alone_are_doubted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, name in enumerate(("Disc", "disc", "grass")):
+        write_folder(tmp_path / "x", 20, kinds=(name.lower(),), first=20 * number)
+        (tmp_path / "x" / name.lower()).rename(tmp_path / name)
+    (tmp_path / "x").rmdir()
+    assert load_folder(tmp_path, split="train").classes == ("Disc", "disc", "grass")
+    said = "classes that differ in capital letters alone are classes of their own: 'Disc', 'disc'"
+    assert warnings(caplog) == [f"{tmp_path}: {said}"]
+
+
 @pytest.mark.parametrize("split", [None, "train"])
 def test_pictures_beside_the_class_folders_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, split: str | None

@@ -9,7 +9,8 @@ from PIL import Image
 
 from model.data import DataError
 from model.folder import load_folder
-from model.pictures import PictureError, open_picture
+from model.picture_files import PictureError
+from model.pictures import open_picture
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
 
@@ -85,6 +86,18 @@ def test_test_pictures_that_look_like_training_pictures_are_named(
     load_folder(tmp_path, split="train")
     note = "look like training pictures, so the test says more than it should: 'test/a/anew.jpg' like 'train/a/1.png'"
     assert caplog.messages[-1] == f"{tmp_path}: 1 test picture(s) {note}"
+
+
+def test_that_of_very_many_test_pictures_a_part_was_compared_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "train", 3)
+    write_folder(tmp_path / "test", 2, first=3)
+    load_folder(tmp_path, split="train")
+    assert "were compared" not in caplog.text
+    monkeypatch.setattr("model.look_alikes.MAX_PAIRS", 9 * 4)
+    load_folder(tmp_path, split="train")
+    assert "4 of 6 test pictures were compared with all training pictures" in caplog.text
 
 
 def test_that_nothing_is_kept_for_the_test_is_said_before_training(

@@ -54,11 +54,23 @@ def test_of_what_has_no_contrast_nothing_is_said() -> None:
     assert look_alikes(thumbnails(flat), thumbnails(flat)) == []
 
 
-def test_very_many_are_not_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_an_even_sample_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     thumbs = seen(scenes(20))
     assert look_alikes(thumbs, thumbs) == [(number, number) for number in range(20)]
     monkeypatch.setattr(module, "MAX_PAIRS", 20 * 7)
-    assert look_alikes(thumbs, thumbs) == [(number, number) for number in range(7)]
+    assert [i for i, _ in look_alikes(thumbs, thumbs)] == [0, 2, 5, 8, 11, 14, 17]
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "count"), [(10, 0, 0), (10, 4, 4), (10, 12, 10), (100, 3, 1), (999, 3, 1)]
+)
+def test_one_at_least_is_looked_at_and_none_twice(
+    monkeypatch: pytest.MonkeyPatch, trained: int, tested: int, count: int
+) -> None:
+    monkeypatch.setattr(module, "MAX_PAIRS", 100)
+    chosen = module.compared(trained, tested).tolist()
+    assert len(set(chosen)) == len(chosen) == count
+    assert all(0 <= one < tested for one in chosen)
 
 
 def test_on_cifar10_few_are_alike_and_what_was_saved_anew_is_known_again(

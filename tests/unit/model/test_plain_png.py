@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from model.pictures import PictureError, open_picture, picture_pixels
+from model.picture_files import PictureError
+from model.pictures import open_picture, picture_pixels
 from model.plain_png import read_plain_png
 from tests.bombs import chunk
 

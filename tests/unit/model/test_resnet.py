@@ -6,14 +6,13 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from model.architecture import MAX_GROUPED_WIDTH, Architecture
+from model.architecture import MAX_GROUPED_WIDTH, Architecture, BlockSpec
 from model.batch_norm_folding import fold_batch_norm
 from model.cost import count_macs, count_parameters
 from model.resnet import (
-    Bottleneck,
     Projection,
-    ResidualBlock,
     ResNet,
+    make_block,
     make_shortcut,
     resnet18,
     resnet34,
@@ -115,14 +114,14 @@ def test_shortcut_is_a_projection_only_where_the_shape_changes(name: str) -> Non
 
 @pytest.mark.parametrize(("channels", "stride"), [((8, 16), 1), ((8, 8), 2), ((8, 16), 2)])
 def test_projection_brings_the_input_to_the_new_shape(channels: tuple[int, int], stride: int) -> None:
-    shortcut = make_shortcut(*channels, stride)
+    shortcut = make_shortcut(BlockSpec("block", "basic", *channels, stride))
     assert isinstance(shortcut, Projection)
     assert shortcut(torch.randn(2, channels[0], 8, 8)).shape == (2, channels[1], 8 // stride, 8 // stride)
 
 
 def test_identity_shortcut_returns_its_input() -> None:
     images = torch.randn(2, 8, 4, 4)
-    assert torch.equal(make_shortcut(8, 8, 1)(images), images)
+    assert torch.equal(make_shortcut(BlockSpec("block", "basic", 8, 8))(images), images)
 
 
 def conv(inputs: int, outputs: int, kernel: int) -> int:
@@ -171,10 +170,10 @@ def test_plain_network_is_the_residual_one_without_its_shortcuts(name: str) -> N
 
 def test_plain_block_adds_nothing() -> None:
     images = torch.randn(2, 8, 4, 4)
-    for kind, last in ((ResidualBlock, "norm2"), (Bottleneck, "norm3")):
-        residual = kind(8, 8 // kind.expansion).eval()
+    for kind, width, last in (("basic", 8, "norm2"), ("bottleneck", 2, "norm3")):
+        residual = make_block(BlockSpec("block", kind, 8, width)).eval()
         nn.init.zeros_(getattr(residual, last).weight)  # F(x) = 0, so that only the shortcut is left
-        plain = kind(8, 8 // kind.expansion, shortcut="none").eval()
+        plain = make_block(BlockSpec("block", kind, 8, width, shortcut="none")).eval()
         plain.load_state_dict(residual.state_dict())
         assert torch.equal(residual(images), images.relu())
         assert torch.equal(plain(images), torch.zeros_like(images))

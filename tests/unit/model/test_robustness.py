@@ -93,7 +93,7 @@ def test_scores_are_those_of_the_corrupted_pictures(network: nn.Module, monkeypa
 
 
 def test_table_says_the_change_against_clean(network: nn.Module) -> None:
-    scores = score_corrupted(network, dataset(), CIFAR10_MEAN, CIFAR10_STD, Calibration())
+    scores = score_corrupted(network, dataset(), CIFAR10_MEAN, CIFAR10_STD, Calibration(), names=CORRUPTIONS)
     table = robustness_table(scores)
     assert list(table) == list(CORRUPTIONS)
     for name, row in table.items():

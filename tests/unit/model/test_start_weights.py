@@ -10,7 +10,7 @@ import torch
 from model import checkpoint
 from model.evaluate import compute_logits
 from model.train import Trainer
-from model.training.learner import TrainingError
+from model.training.errors import TrainingError
 from tests.toy_training import toy_dataset
 from tests.unit.model.runs import RECIPE, trainer
 
@@ -64,6 +64,34 @@ def test_as_many_classes_of_other_names_get_a_fresh_head_too(tmp_path: Path, und
     tuned = Trainer(RECIPE, other, tmp_path, device=torch.device("cpu"), init_from=source)
     weights = tuned.learner.network.state_dict()
     assert not torch.equal(weights["head.weight"], source.tensors["head.weight"].float())
+
+
+@pytest.mark.parametrize("temperature", [None, 1.0])
+def test_held_out_images_that_the_initial_weights_have_seen_are_told_of(
+    tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture, temperature: float | None
+) -> None:
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    recipe = replace(RECIPE, phases=((8, 1),), hold_out=24)
+    loaded = checkpoint.load(trainer(tmp_path, recipe, init_from=source, temperature=temperature).run())
+    told = [one.getMessage() for one in caplog.records if "--init-from" in one.getMessage()]
+    assert len(told) == 2  # at the beginning, and at the end, where the figures are
+    assert told[0].startswith("the weights of --init-from were trained on 8 of the 24 held-out images")
+    assert told[0].endswith("the calibration that is fitted on them") == (temperature is None)
+    note = "24 held-out training images, of which the initial weights had seen 8"
+    assert loaded.metadata.temperature_fitted_on == ("given" if temperature else note)
+
+
+@pytest.mark.parametrize("case", ["as many", "fewer", "other images"])
+def test_held_out_images_that_are_new_to_the_initial_weights_are_not(
+    tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture, case: str
+) -> None:
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    dataset = toy_dataset()
+    if case == "other images":
+        dataset.images[0, 0, 0, 0] += 1
+    recipe = replace(RECIPE, phases=((8, 1),), hold_out={"as many": 16, "fewer": 12}.get(case, 24))
+    Trainer(recipe, dataset, tmp_path, device=torch.device("cpu"), init_from=source).run()
+    assert "--init-from" not in caplog.text
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])

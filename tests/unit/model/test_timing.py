@@ -1,4 +1,4 @@
-"""The best_times of a few runs, on a machine that is disturbed now and then."""
+"""The best times of a few runs, on a machine that is disturbed now and then."""
 
 import pytest
 

@@ -17,8 +17,8 @@ from model.evaluate import compute_logits, score
 from model.train import Trainer
 from model.training import learner
 from model.training.augment import augment_batch
+from model.training.errors import TrainingError
 from model.training.finish import SELF_TEST_COUNT
-from model.training.learner import TrainingError
 from model.training.recipe import Recipe
 from tests.toy_training import OVERFITTING, toy_dataset
 from tests.unit.model.runs import RECIPE, trainer

@@ -1,5 +1,6 @@
 """A run folder that holds a run already: the same one, finished, damaged or pinned, and others, which are refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 from model import checkpoint
+from model.checkpoint import Checkpoint
 from model.train import Trainer
-from model.training.learner import TrainingError
+from model.training.errors import TrainingError
 from model.training.run_folder import RunFolder
 from tests.toy_training import toy_dataset
 from tests.unit.model.runs import RECIPE, epochs_in, everything_stored, trainer
@@ -91,3 +93,42 @@ def test_folder_of_a_run_on_other_images_is_refused(undisturbed: Path) -> None:
     dataset.images[0, 0, 0, 0] += 1
     with pytest.raises(TrainingError, match="other images"):
         Trainer(RECIPE, dataset, undisturbed, device=torch.device("cpu")).run()
+
+
+def begun_from(source: Checkpoint, out: Path) -> Trainer:
+    """Save the state of a run that starts from a checkpoint, and return the run."""
+    run = trainer(out, init_from=source)
+    run.folder.begin({})
+    run._save_state()
+    return run
+
+
+def recorded(undisturbed: Path, path: Path, *, weights: float = 0.0) -> Checkpoint:
+    """Return another file of a checkpoint, with a score recorded in it, and with other weights if wanted."""
+    loaded = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    metadata = loaded.metadata.model_copy(update={"measured": ({"split": "test", "images": 1, "top1": 1.0},)})
+    tensors = loaded.tensors | {"head.bias": loaded.tensors["head.bias"] + weights}
+    checkpoint.save(path, metadata, tensors, loaded.self_test_images, loaded.self_test_probabilities)
+    return checkpoint.load(path)
+
+
+def test_a_score_recorded_in_the_initial_checkpoint_makes_no_other_run(tmp_path: Path, undisturbed: Path) -> None:
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    begun_from(source, tmp_path / "run")
+    later = recorded(undisturbed, tmp_path / "later.safetensors")
+    assert later.version != source.version
+    trainer(tmp_path / "run", init_from=later)._resume()
+    other = recorded(undisturbed, tmp_path / "other.safetensors", weights=1.0)
+    with pytest.raises(TrainingError, match=r"another run \(another --init-from\)"):
+        trainer(tmp_path / "run", init_from=other)._resume()
+
+
+def test_an_older_state_names_the_file_that_it_was_begun_from(tmp_path: Path, undisturbed: Path) -> None:
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    run = begun_from(source, tmp_path)
+    state = torch.load(run.folder.state, weights_only=True)
+    state["recipe"] = json.dumps(json.loads(state["recipe"]) | {"init_from": source.version})
+    run.folder.save_state(state)
+    trainer(tmp_path, init_from=source)._resume()
+    with pytest.raises(TrainingError, match=r"another run \(learning_rate 0.1, not 0.2\)"):
+        trainer(tmp_path, replace(RECIPE, learning_rate=0.2), init_from=source)._resume()

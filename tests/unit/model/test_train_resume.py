@@ -11,10 +11,11 @@ import torch
 
 from model import checkpoint
 from model.data import Dataset
-from model.train import Stopped, Trainer
+from model.train import Trainer
 from model.training.distributed import World
 from model.training.epoch_tally import EpochTally
-from model.training.learner import Learner, TrainingError
+from model.training.errors import Stopped, TrainingError
+from model.training.learner import Learner
 from tests.unit.model.runs import RECIPE, epochs_in, everything_stored, trainer
 
 pytestmark = pytest.mark.usefixtures("narrow_stages")

@@ -139,6 +139,20 @@ def test_cutmix_lays_a_patch_of_its_partner_over_the_image() -> None:
     assert share[mixed].max() > 0.9
 
 
+def test_cutmix_takes_its_patch_of_the_partner_as_that_one_is_changed() -> None:
+    """In the paper, a batch is cropped and flipped before its images are mixed."""
+    images = coordinate_images(count=200, size=16)
+    mixing = Augmentation(crop_padding=4, flip=True, cutmix=1.0)
+    draws = draw_augmentation(mixing, 200, 16, seed=0, epoch=0)
+    index = torch.arange(0, 200, 3)
+    mixed = augment_batch(images, index, draws, mixing, GREY)
+    alone = augment_batch(images, torch.arange(200), draws, replace(mixing, cutmix=0.0), GREY)
+    own, partners = alone[index], alone[draws.partner[index]]
+    patch = (mixed[:, 2] == draws.partner[index].view(-1, 1, 1))[:, None]
+    assert torch.equal(mixed, torch.where(patch, partners, own))
+    assert not torch.equal(mixed, torch.where(patch, images[draws.partner[index]], own))
+
+
 def test_cutmix_mixes_the_given_share() -> None:
     draws = draw_augmentation(replace(NOTHING, cutmix=0.3), 2000, 16, seed=0, epoch=0)
     assert 0.2 < float((draws.kept_share(16) < 1).float().mean()) < 0.4

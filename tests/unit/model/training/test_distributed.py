@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from torch import distributed as dist
 
 from model import checkpoint
 from model.resnet import resnet18
-from model.train import Stopped, Trainer
+from model.train import Trainer
+from model.training import distributed
 from model.training.distributed import World, join_world
-from model.training.learner import Learner, TrainingError
+from model.training.errors import Stopped, TrainingError
 from tests import toy_training
 from tests.toy_training import RECIPE, toy_dataset
 
@@ -138,9 +140,30 @@ def test_shares_are_disjoint_and_cover_the_batch() -> None:
     assert {len(share) for share in shares} == {4}
 
 
-def test_batch_that_cannot_be_shared_equally_is_refused() -> None:
+def test_batch_that_cannot_be_shared_equally_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="3 processes cannot share a batch of 16"):
-        Learner(RECIPE, toy_dataset(), device=torch.device("cpu"), world=World(0, 3))
+        Trainer(RECIPE, toy_dataset(), tmp_path, device=torch.device("cpu"), world=World(0, 3))
+
+
+@pytest.mark.parametrize("name", ["broadcast_buffers", "forward_sync_buffers"])
+def test_buffers_are_left_alone_by_the_name_that_torch_has_for_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The other one ends in an error in older ones, in a warning of each process in newer ones."""
+    signatures = {
+        "broadcast_buffers": lambda module, device_ids=None, broadcast_buffers=True: None,
+        "forward_sync_buffers": lambda module, broadcast_buffers=None, forward_sync_buffers=None: None,
+    }
+    monkeypatch.setattr(distributed, "DistributedDataParallel", signatures[name])
+    assert distributed._leaving_buffers_alone() == {name: False}
+
+
+def test_the_installed_torch_warns_of_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            World(0, 2).wrap(torch.nn.Linear(2, 2), torch.device("cpu"))
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,14 @@ def test_each_tensor_lies_between_the_two():
     assert torch.equal(network.bias, torch.full((2,), 0.25))
 
 
-def test_statistics_are_those_of_the_images():
+def test_statistics_are_those_of_the_images(monkeypatch):
+    monkeypatch.setattr("model.training.interpolate.STATISTICS_BATCH", 10)
     torch.manual_seed(0)
     network = nn.Sequential(nn.BatchNorm2d(3)).eval()
     network[0].running_mean.fill_(7)
     network[0].num_batches_tracked.fill_(10)
     images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
-    reestimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), batch_size=10)
+    reestimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     normalised = (images.float() / 255 - 0.5) / 0.25
     torch.testing.assert_close(network[0].running_mean, normalised.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(network[0].running_var, normalised.var(dim=(0, 2, 3)), atol=1e-2, rtol=1e-2)
@@ -28,13 +29,14 @@ def test_statistics_are_those_of_the_images():
     assert not network.training
 
 
-def test_an_image_beyond_whole_batches_counts_as_one_image():
+def test_an_image_beyond_whole_batches_counts_as_one_image(monkeypatch):
     torch.manual_seed(0)
     images = torch.randint(0, 256, (41, 3, 8, 8), dtype=torch.uint8)
     images[-1] = 255
     networks = [nn.Sequential(nn.BatchNorm2d(3)).eval() for _ in range(2)]
     for network, batch_size in zip(networks, (41, 10), strict=True):
-        reestimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), batch_size=batch_size)
+        monkeypatch.setattr("model.training.interpolate.STATISTICS_BATCH", batch_size)
+        reestimate_batch_norm(network, images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     whole, parts = (network[0].running_mean for network in networks)
     torch.testing.assert_close(parts, whole, atol=0.02, rtol=0)
 

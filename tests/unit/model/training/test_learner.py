@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from model.data import Dataset
 from model.resnet import resnet18
 from model.training.distributed import World
-from model.training.learner import Learner, TrainingError
+from model.training.errors import TrainingError
+from model.training.learner import Learner
 from model.training.optim import one_cycle
 from model.training.recipe import Recipe
 from model.transforms import normalise
@@ -78,7 +79,8 @@ def test_cutmix_blends_the_losses_of_both_labels(monkeypatch: pytest.MonkeyPatch
     expected = (kept * cost[labels] + (1 - kept) * cost[partners]).mean()
     loss, correct = learner.step(0, 0, order, draws)
     torch.testing.assert_close(loss, expected)
-    assert int(correct) == 8
+    larger = torch.where(kept >= 0.5, labels, partners)
+    assert int(correct) == int((larger == 0).sum()) != 8  # as many as the images' own labels would say
     assert float((kept < 1).float().mean()) > 0.9
 
 

@@ -5,8 +5,19 @@ import pytest
 import torch
 
 from model.checkpoint import write_atomically
-from model.training.learner import TrainingError
+from model.training.errors import TrainingError
 from model.training.run_folder import RunFolder, differences
+
+STATE = {
+    "recipe": "{}",
+    "epoch": 3,
+    "seconds": 1.5,
+    "tally": {"loss_sum": torch.tensor(0.0), "correct": torch.tensor(0.0), "steps": 0, "seconds": 0.0},
+    "updates": 9,
+    "network": {},
+    "average": {},
+    "optimiser": {},
+}
 
 
 def test_lines_beyond_an_epoch_are_forgotten_and_broken_ones_with_them(tmp_path: Path) -> None:
@@ -23,11 +34,11 @@ def test_lines_beyond_an_epoch_are_forgotten_and_broken_ones_with_them(tmp_path:
 def test_state_comes_back(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.load_state(torch.device("cpu")) is None
-    folder.save_state({"epoch": 3, "weights": {"w": torch.arange(3)}})
+    folder.save_state(STATE | {"network": {"w": torch.arange(3)}})
     state = folder.load_state(torch.device("cpu"))
     assert state is not None
     assert state["epoch"] == 3
-    assert torch.equal(state["weights"]["w"], torch.arange(3))
+    assert torch.equal(state["network"]["w"], torch.arange(3))
 
 
 def test_settings_are_json(tmp_path: Path) -> None:
@@ -44,8 +55,20 @@ def test_a_damaged_state_is_said_in_one_line(tmp_path: Path, content: bytes | No
         folder.load_state(torch.device("cpu"))
 
 
-def test_what_is_no_state_is_none(tmp_path: Path) -> None:
-    torch.save([1, 2], tmp_path / "state.pt")
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"model": {}, "optimizer": {}, "epoch": 3},
+        {name: value for name, value in STATE.items() if name != "optimiser"},
+        STATE | {"epoch": "three"},
+        STATE | {"tally": {}},
+        STATE | {"recipe": "pancakes"},
+        STATE | {"recipe": "[]"},
+    ],
+)
+def test_what_is_no_state_is_none(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "state.pt")
     with pytest.raises(TrainingError, match="no state of a run"):
         RunFolder(tmp_path).load_state(torch.device("cpu"))
 
@@ -91,3 +114,46 @@ def test_a_broken_line_in_the_midst_of_the_metrics_moves_no_other(tmp_path: Path
     folder.metrics.write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n{"epoch": 4}\n')
     folder.forget_metrics_after(3)
     assert folder.metrics.read_text() == '{"epoch": 1}\n{"epoch": 3}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("settings.json", '{"theme": "dark"}'),
+        ("settings.json", "theme = dark"),
+        ("settings.json", '["recipe"]'),
+        ("settings.json", '{"recipe": "pancakes"}'),
+        ("settings.json", "[" * 100_000),
+        ("metrics.jsonl", '{"loss": 1.0}\n'),
+        ("metrics.jsonl", "some notes\n"),
+        ("timing.json", '{"breakfast": "at eight"}'),
+    ],
+)
+@pytest.mark.parametrize("begun", [True, False])
+def test_files_of_no_run_are_not_written_over(tmp_path: Path, name: str, content: str, begun: bool) -> None:
+    folder = RunFolder(tmp_path)
+    if begun:
+        folder.begin({"recipe": {}})
+    (tmp_path / name).write_text(content)
+    with pytest.raises(TrainingError, match=rf"{name} is of no run, and would be written over: give another --out"):
+        folder.check_writable()
+    folder.save_state({})
+    folder.check_writable()  # beside a state they are a run's, such as those that a crash has broken
+
+
+def test_what_another_program_measured_each_epoch_is_no_runs_without_its_settings(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"epoch": 1})
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl is of no run"):
+        folder.check_ours()
+
+
+@pytest.mark.parametrize("end", ["", "{", '{"epoch": 2, "lo', "\0\0\0"])
+def test_what_a_crash_leaves_before_the_first_state_is_a_runs(tmp_path: Path, end: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.check_ours()
+    folder.begin({"recipe": {"seed": 1}})
+    folder.append_metrics({"epoch": 1})
+    folder.write_json("timing.json", {"training": 1.0, "total": 2.0})
+    folder.metrics.write_text(folder.metrics.read_text() + end)
+    folder.check_writable()
