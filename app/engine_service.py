@@ -14,6 +14,7 @@ from app.engine import Engine, EngineUnavailable, RuntimeUnfit, SelfTestFailed, 
 from app.imaging import Decoder
 from app.lifecycle import State
 from app.memory import give_back_memory
+from app.outages import OutageLog
 from app.predictor import EnginePredictor, identity_of
 from app.reload import Reloader
 from app.schemas import Reloads
@@ -45,10 +46,12 @@ class EngineService(Service):
         self._predictor: EnginePredictor | None = None
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._outages = OutageLog(self.lifecycle, self.telemetry, self.unready_reason)
 
     async def start(self) -> None:
         """Begin to load the engine; the port opens meanwhile, and `/readyz` says what is awaited."""
         self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
+        self._outages.start()
         if self.settings.stall_exit_s:
             self._watching = asyncio.get_running_loop().create_task(self._watch(), name="watch")
             self.lifecycle.watch_over(self._watching)
@@ -147,6 +150,7 @@ class EngineService(Service):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
+        await self._outages.stop()
         if self._predictor is not None:
             await self._predictor.close()
         self._loader.shutdown(wait=False)

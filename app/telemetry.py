@@ -142,6 +142,11 @@ class Telemetry:
             known = self._refused[reason] = self.rejected.labels(reason)
         known.inc(count)
 
+    def refusals(self) -> dict[str, float]:
+        """Return how many requests and connections have been refused so far, by reason."""
+        (metric,) = self.rejected.collect()
+        return {sample.labels["reason"]: sample.value for sample in metric.samples}
+
     def record_batch(self, images: int, seconds: float) -> None:
         """Record a finished batch."""
         self.batch_images.observe(images)

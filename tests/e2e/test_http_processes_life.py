@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import time
@@ -99,6 +100,7 @@ def test_the_death_of_any_is_the_end_of_all_and_what_waits_gets_503(start_two_fa
     if victim == "engine process":  # every connection was with one of the two that could still answer
         assert answers == {(503, "engine-failed")}
         assert first.result() == (503, "engine-failed")
+        assert re.search(r"HTTP process \d: refused in the last \d+ s: \d+ engine-failed", service.log)
     else:
         first.exception()
         assert service.log.count("has ended by itself") == 1
