@@ -30,7 +30,7 @@ def test_it_is_looked_for_where_it_listens(flags, url, monkeypatch):
 
 
 def test_where_ipv6_is_switched_off_it_is_reached_by_ipv4(monkeypatch):
-    """"::" can be listened at all the same, and takes connections of IPv4."""
+    """ "::" can be listened at all the same, and takes connections of IPv4."""
 
     def bind(_socket, address):
         raise OSError(99, f"Cannot assign requested address {address}")

@@ -21,7 +21,14 @@ def test_a_port_that_is_taken_is_one_line():
     assert str(refused.value) == f"port {number} at 127.0.0.1: Address already in use"
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_a_name_that_does_not_resolve_is_said_to_be_one():
+    with pytest.raises(SettingsError) as refused:
+        open_port("no.such.host.invalid", 0, 8)
+    assert str(refused.value).startswith("host no.such.host.invalid: ")
+    assert "Unknown error" not in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "no..such.host", "a" * 64])
 def test_so_is_an_address_that_is_not_this_hosts(host):
     with pytest.raises(SettingsError, match=host) as refused:
         open_port(host, 0, 8)
