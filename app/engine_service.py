@@ -52,6 +52,7 @@ class EngineService(Service):
         """Begin to load the engine; the port opens meanwhile, and `/readyz` says what is awaited."""
         self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
         self._outages.start()
+        self._warn_of_expiry()
         if self.settings.stall_exit_s:
             self._watching = asyncio.get_running_loop().create_task(self._watch(), name="watch")
             self.lifecycle.watch_over(self._watching)
@@ -128,6 +129,15 @@ class EngineService(Service):
             log.warning("%s: choosing again", error)
             chosen = {name: value for name, value in tuning.items() if name not in {"runtime", "split_batches"}}
             return self._engine_factory(self.settings.model_copy(update=chosen))
+
+    def read_files_again(self) -> None:
+        """Read keys and certificate again; here, for all processes, it is told if the certificate is about to end."""
+        super().read_files_again()
+        self._warn_of_expiry()
+
+    def _warn_of_expiry(self) -> None:
+        if self.certificate is not None:
+            self.certificate.warn_of_expiry()
 
     def reload(self) -> None:
         """Read keys, certificate and checkpoint again; the last takes over without a gap, if the service is ready."""

@@ -37,6 +37,8 @@ class Service(ABC):
         self.lifecycle = Lifecycle()
         self._predictor: Predictor | None = None
         self.files_refused: list[str] = []  # the last time that they were read again
+        if (certificate := self.certificate) is not None:
+            self.telemetry.watch_certificate(lambda: certificate.expires_at)
         self.telemetry.watch(self.queued_images, self.images_per_second, lambda: self.unready_reason() is None)
 
     @abstractmethod

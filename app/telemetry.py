@@ -101,6 +101,11 @@ class Telemetry:
             "resnet_build_info", "Always 1; the label says which release runs", ["version"], registry=registry
         )
         self.build_info.labels(release()).set(1)
+        self.certificate_expiry = Gauge(
+            "resnet_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate that new handshakes get ends, as a Unix time; only with TLS",
+            registry=None,
+        )
         self.ready = Gauge("resnet_ready", "1 when a prediction would succeed, else 0", registry=registry)
         # Looking up a label costs more than counting does.
         self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
@@ -115,6 +120,11 @@ class Telemetry:
         self.engine_images_per_second.set_function(images_per_second)
         self.tasks.set_function(lambda: float(len(asyncio.all_tasks())))
         self.ready.set_function(lambda: float(ready()))
+
+    def watch_certificate(self, expires_at: Callable[[], float]) -> None:
+        """Publish when the certificate ends, a Unix time."""
+        self.registry.register(self.certificate_expiry)
+        self.certificate_expiry.set_function(expires_at)
 
     def describe_model(self, card: dict[str, Any]) -> None:
         """Publish which model is served, in place of the one before, and start every class's counter at zero."""

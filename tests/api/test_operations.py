@@ -56,6 +56,10 @@ async def test_the_engines_pace_is_known_from_a_full_batch_on():
         assert float(line.partition(" ")[2]) > 0
 
 
+async def test_without_a_certificate_there_is_no_metric_of_its_end(client):
+    assert "resnet_tls_" not in (await client.get("/metrics")).text
+
+
 async def test_metrics_have_the_values_of_what_happened():
     engine = FakeEngine()
     async with serving(engine) as client:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from app.client import classify_dataset
+from app.http.certificate_expiry import expiry_of
 from app.http.handshakes import MAX_HANDSHAKES
 from model.data import Dataset
 from tests.conftest import ROOT
@@ -107,6 +108,7 @@ def test_a_renewed_certificate_is_taken_over_and_a_bad_one_is_not(start, tmp_pat
         hang_up("read the certificate")
         assert offered() == new
         assert http.get("/readyz").status_code == 200  # on the connection from before
+    assert service.metric("resnet_tls_certificate_expiry_timestamp_seconds") == expiry_of(new.encode())
     key.write_text("no key")
     hang_up("the certificate stays as it was")
     assert offered() == new
