@@ -46,6 +46,7 @@ class EngineService(Service):
         self._predictor: EnginePredictor | None = None
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._watching_files: asyncio.Task[None] | None = None
         self._outages = OutageLog(self.lifecycle, self.telemetry, self.unready_reason)
 
     async def start(self) -> None:
@@ -56,6 +57,9 @@ class EngineService(Service):
         if self.settings.stall_exit_s:
             self._watching = asyncio.get_running_loop().create_task(self._watch(), name="watch")
             self.lifecycle.watch_over(self._watching)
+        if self.settings.watch_files_s and self.file_watch.paths:
+            self._watching_files = asyncio.get_running_loop().create_task(self._watch_files(), name="watch-files")
+            self.lifecycle.watch_over(self._watching_files)
 
     async def _watch(self) -> None:
         """End the service once something has hung for `stall_exit_s`: not every supervisor probes.
@@ -74,6 +78,13 @@ class EngineService(Service):
         self.lifecycle.fail(f"{hanging}, for {limit_s:g} s", str(hanging))
         if self._predictor is not None:
             await self._predictor.close()  # what waits for the engine gets 503 at once
+
+    async def _watch_files(self) -> None:
+        """Read keys and certificate again when their files have changed: a key that was revoked is not to wait."""
+        while True:
+            await asyncio.sleep(self.settings.watch_files_s)
+            if self.file_watch.changed():
+                self.read_files_again()
 
     async def _load(self) -> None:
         started = time.monotonic()
@@ -156,7 +167,7 @@ class EngineService(Service):
     async def stop(self) -> None:
         """End the predictor; to be called once HTTP is done, when nothing waits any more."""
         await self.reloader.close()
-        for task in (self._loading, self._watching):
+        for task in (self._loading, self._watching, self._watching_files):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 
 from app.errors import NotReady
+from app.file_watch import FileWatch
 from app.http.bodies import BodyBudget
 from app.http.tls import Certificate
 from app.keys import Keys
@@ -29,6 +30,8 @@ class Service(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
+        files = (settings.api_keys_file, settings.tls_cert, settings.tls_key)
+        self.file_watch = FileWatch(path for path in files if path is not None)
         self.keys = Keys(settings)
         self.certificate = (
             Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
@@ -60,6 +63,7 @@ class Service(ABC):
 
     def read_files_again(self) -> None:
         """Read keys and certificate again; those that cannot be used stay as they are, and `files_refused` says so."""
+        self.file_watch.remember()
         read: dict[str, bool] = {}
         if self.settings.api_keys_file is not None:
             read["keys"] = self.keys.reload()

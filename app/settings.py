@@ -158,6 +158,15 @@ class Settings(BaseSettings):
     api_keys_file: Annotated[
         Path | None, Field(description="file of more such keys, as lines name:sha256-hex[:max_concurrent]")
     ] = None
+    watch_files_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=A_DAY_S,
+            description="how often the files of keys and certificates are looked at, to be read again if they have "
+            "changed; 0 reads them again on SIGHUP only",
+        ),
+    ] = 60.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Field(description="lowest level logged: debug, info, warning or error"),
