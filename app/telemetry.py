@@ -67,7 +67,7 @@ class Telemetry:
         self.queue_images = Gauge("resnet_queue_images", "Images that wait or are being decoded", registry=registry)
         self.engine_images_per_second = Gauge(
             "resnet_engine_images_per_second",
-            "What the engine computes in full batches, by which it is judged what may wait; 0 until it had one",
+            "What the engine computes in full batches; until it has had one, what it did in a trial when it started",
             registry=registry,
         )
         self.tasks = Gauge("resnet_tasks", "asyncio tasks; at rest always as many", registry=registry)

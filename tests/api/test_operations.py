@@ -46,14 +46,21 @@ async def test_metrics_have_the_names_of_the_contract(client):
     assert "/nothing" not in text
 
 
-async def test_the_engines_pace_is_known_from_a_full_batch_on():
+async def test_the_engines_pace_is_that_of_its_trial_until_it_has_had_a_full_batch():
     engine = FakeEngine()
+    engine.images_per_s = 0.125
     async with serving(engine, batch_sizes=(1, 2)) as client:
+
+        async def pace():
+            lines = (await client.get("/metrics")).text.splitlines()
+            (line,) = [one for one in lines if one.startswith("resnet_engine_images_per_second ")]
+            return float(line.partition(" ")[2])
+
+        assert await pace() == 0.125
+        assert client.app.state.service.loaded.batcher.load.images_per_s == 0  # nobody is refused for it
         files = [("file", encode(noise()))] * 2
         assert (await client.post("/predict", files=files)).status_code == 200
-        lines = (await client.get("/metrics")).text.splitlines()
-        (line,) = [one for one in lines if one.startswith("resnet_engine_images_per_second ")]
-        assert float(line.partition(" ")[2]) > 0
+        assert await pace() > 0.125
 
 
 async def test_without_a_certificate_there_is_no_metric_of_its_end(client):
