@@ -20,6 +20,7 @@ from app.reload import Reloader
 from app.schemas import Reloads
 from app.service import Service
 from app.settings import Settings
+from app.stacks import dump_stacks
 from app.threads import in_thread, lower_priority
 from model.metadata import CheckpointError
 
@@ -34,6 +35,8 @@ EngineFactory = Callable[[Settings], Engine]
 class EngineService(Service):
     """Engine, batcher and decoder in this process, once `engine_factory` has loaded the engine.
 
+    `dump_stacks`, which may be set, is called before what hangs ends the service.
+
     Raises SettingsError if the file of keys or the certificate cannot be used.
     """
 
@@ -47,6 +50,7 @@ class EngineService(Service):
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._timed_images_per_s = 0.0
+        self.dump_stacks = dump_stacks
         self._watching_files: asyncio.Task[None] | None = None
         self._outages = OutageLog(self.lifecycle, self.telemetry, self.unready_reason)
 
@@ -76,6 +80,7 @@ class EngineService(Service):
             hanging = self.stalled()
             seen = seen + 1 if hanging else 0
         limit_s = max(self.settings.stall_exit_s, self.settings.stall_timeout_s)
+        self.dump_stacks()  # nothing else would be left of what it was
         self.lifecycle.fail(f"{hanging}, for {limit_s:g} s", str(hanging))
         if self._predictor is not None:
             await self._predictor.close()  # what waits for the engine gets 503 at once

@@ -10,6 +10,7 @@ from types import FrameType
 
 from app.commands.settings_flags import add_settings, read_settings
 from app.settings import SERVICE_LINK, Settings, SettingsError
+from app.stacks import report_crashes
 from app.telemetry import set_up_logging
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal or a failure ends it."""
+    report_crashes()
     try:
         settings = read_settings(arguments)
     except SystemExit as refusal:

@@ -96,6 +96,24 @@ def test_settings_are_logged_on_one_line_without_the_key(start):
     assert "hunter2" not in service.log
 
 
+@pytest.mark.parametrize("whose", ["the only process", "the engine process", "an HTTP process"])
+def test_sigusr1_shows_what_all_threads_are_at_and_ends_nothing(start, whose):
+    service = start(http_processes=1 if whose == "the only process" else 2)
+    os.kill(service.children[0] if whose == "an HTTP process" else service.process.pid, signal.SIGUSR1)
+    service.wait_logged("(most recent call first)")
+    service.wait_logged(" in main\n")
+    assert httpx.get(f"{service.url}/readyz").status_code == 200
+    assert service.stop() == 0
+
+
+def test_a_native_crash_leaves_the_stacks(start):
+    service = start(wait=False)
+    service.wait_logged("listening on")
+    assert service.stop(signal.SIGSEGV) == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault\n" in service.log
+    assert re.search(r'^  File ".*app/commands/serve.py", line \d+ in run$', service.log, re.M)
+
+
 def flip_a_byte(path):
     data = bytearray(WEIGHTS.read_bytes())
     data[len(data) // 2] ^= 1
