@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from types import FrameType
 
-from app.release import release
+from app.release import release_and_revision
 
 # Modules of app/commands, imported once SIGTERM is obeyed: that takes a tenth of a second and more.
 COMMANDS = {
@@ -30,7 +30,7 @@ FOR_TRAINING_AND_GPUS = {"torch", "torchvision", "tqdm"}
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
     parser = argparse.ArgumentParser(prog="resnet", description="Train a ResNet and serve it.")
-    parser.add_argument("--version", action="version", version=f"resnet {release()}")
+    parser.add_argument("--version", action="version", version=f"resnet {release_and_revision()}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         module = import_module(f"app.commands.{name}")

@@ -21,7 +21,7 @@ from prometheus_client import (
 )
 
 from app.errors import TOO_MANY_CONNECTIONS, UNREAD_RESPONSE, ClientGone, ServiceError
-from app.release import release
+from app.release import release, revision
 
 # What a request, or a connection, is refused for.
 KINDS: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
@@ -98,9 +98,12 @@ class Telemetry:
             for outcome in ("read", "refused"):
                 self.file_reloads.labels(file, outcome)
         self.build_info = Gauge(
-            "resnet_build_info", "Always 1; the label says which release runs", ["version"], registry=registry
+            "resnet_build_info",
+            "Always 1; the labels say which release runs, and from which revision it was built",
+            ["version", "revision"],
+            registry=registry,
         )
-        self.build_info.labels(release()).set(1)
+        self.build_info.labels(release(), revision()).set(1)
         self.certificate_expiry = Gauge(
             "resnet_tls_certificate_expiry_timestamp_seconds",
             "When the certificate that new handshakes get ends, as a Unix time; only with TLS",

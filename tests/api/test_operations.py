@@ -5,6 +5,7 @@ import pytest
 
 from app.http.connections import RESPONSE_PIECE_BYTES
 from app.lifecycle import State
+from app.release import release
 from app.routes.docs import STATIC, WholeFiles
 from app.telemetry import REASONS
 from tests.api.conftest import occupied, serving
@@ -30,6 +31,7 @@ NAMES = [
     "resnet_confidence_bucket",
     'resnet_model_info{architecture="fake",device="cpu",dtype="float32",name="fake",version="0123456789ab"} 1.0',
     "resnet_ready 1.0",
+    f'resnet_build_info{{revision="unknown",version="{release()}"}} 1.0',
     "resnet_tasks ",
     "process_resident_memory_bytes",
 ]

@@ -11,6 +11,7 @@ import time
 import httpx
 import pytest
 
+from app.release import release
 from app.settings import Settings
 from model import checkpoint
 from tests.drains import Load, drain_under_load
@@ -85,15 +86,18 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(start, taken, ht
 
 
 def test_settings_are_logged_on_one_line_without_the_key(start):
-    service = start(wait=False, api_key="hunter2")
+    service = start(wait=False, api_key="hunter2", revision="0a1b2c3")
     while "settings:" not in service.log or not service.log.endswith("\n"):
         assert service.process.poll() is None
         time.sleep(0.01)
-    line = next(line for line in service.log.splitlines() if "settings:" in line)
+    line = service.log.splitlines()[0]
+    assert f"resnet {release()} (revision 0a1b2c3), settings: " in line
     logged = dict(re.findall(r"(\w+)=(\S*)", line))
     assert logged.keys() == Settings.model_fields.keys()
     assert logged["max_queue_images"] == "1024"
     assert "hunter2" not in service.log
+    service.wait_logged("listening on")
+    assert "no such settings" not in service.log
 
 
 @pytest.mark.parametrize("whose", ["the only process", "the engine process", "an HTTP process"])
