@@ -167,6 +167,7 @@ class Settings(BaseSettings):
             "changed; 0 reads them again on SIGHUP only",
         ),
     ] = 60.0
+    docs: Annotated[bool, Field(description="serve the API page: /docs, /openapi.json and the page's files")] = True
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Field(description="lowest level logged: debug, info, warning or error"),

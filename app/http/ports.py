@@ -8,6 +8,7 @@ way, since between the two the interpreter may be somebody else's for millisecon
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import logging
 import os
 import socket
@@ -56,6 +57,11 @@ def _family(host: str, port: int) -> socket.AddressFamily:
         raise SettingsError(f"host {host}: neither an address nor a name") from error
     families = {family for family, *_ in found}
     return socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+
+
+def is_loopback(port: socket.socket) -> bool:
+    """Whether a port can be reached from this host only."""
+    return ipaddress.ip_address(port.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def drop_new_connections(port: socket.socket) -> None:

@@ -221,6 +221,13 @@ async def test_a_failure_to_load_is_one_line_and_never_ready(caplog):
     assert "cannot serve" in caplog.text
 
 
+async def test_the_api_page_can_be_left_out():
+    async with serving(docs=False) as client:
+        for path in ("/docs", "/openapi.json", "/static/swagger-ui.css"):
+            assert (await client.get(path)).status_code == 404
+        assert (await client.post("/predict", content=encode(noise()), headers=PNG)).status_code == 200
+
+
 async def test_docs_work_without_internet(client):
     page = (await client.get("/docs")).text
     assert "http://" not in page

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from app.http import ports
-from app.http.ports import drop_new_connections, open_port
+from app.http.ports import drop_new_connections, is_loopback, open_port
 from app.settings import SettingsError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")
@@ -45,6 +45,15 @@ def test_it_listens_at_every_address_where_it_should(host, asked, caplog):
         socket.create_connection((asked, number), timeout=10).close()
     shown = f"[{host}]" if ":" in host else host
     assert f"listening on https://{shown}:{number}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("127.0.0.1", True), ("127.0.0.2", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False)],
+)
+def test_a_port_that_other_hosts_may_reach_is_known(host, alone):
+    with open_port(host, 0, 8) as opened:
+        assert is_loopback(opened) is alone
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
