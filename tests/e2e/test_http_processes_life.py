@@ -62,7 +62,7 @@ def test_a_terminals_signal_to_every_process_is_one_signal(start, examples):
 
 
 def test_sigterm_while_starting_exits_0(start):
-    service = start(wait=False, http_processes=2)
+    service = start(wait=False, http_processes=2, drain_delay_s=3600)  # nobody was told that it is ready
     service.wait_logged("listening on")
     assert service.stop() == 0
     assert "Traceback" not in service.log

@@ -57,7 +57,7 @@ def test_sigint_drains_as_well(start):
 
 
 def test_sigterm_while_starting_exits_0(start):
-    service = start(wait=False)
+    service = start(wait=False, drain_delay_s=3600)  # nobody was told that it is ready
     while "listening on" not in service.log:
         assert service.process.poll() is None
         time.sleep(0.01)
