@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Run a subcommand and exit with its code, 130 if Ctrl-C ended it."""
+    _open_standard_files()
     if sys.argv[1:2] == ["serve"]:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _over_already)
@@ -60,6 +61,20 @@ def main() -> None:
             raise
         packages = " ".join(sorted(FOR_TRAINING_AND_GPUS))
         sys.exit(f"resnet: error: this needs {error.name}, which is not installed here: pip install {packages}")
+
+
+def _open_standard_files() -> None:
+    """Open /dev/null in place of standard files that are closed: else a port or a client would get their numbers.
+
+    What is written there, by a library that complains, would go to that client, and an event loop refuses to end.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _show_all_names() -> None:
