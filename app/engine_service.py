@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 WATCH_S = 0.5
 MIN_LOOKS = 2
 
+# A file that has changed may be half written, or one of two that belong together.
+SETTLE_S = 1.0
+
 EngineFactory = Callable[[Settings], Engine]
 
 
@@ -90,6 +93,7 @@ class EngineService(Service):
         while True:
             await asyncio.sleep(self.settings.watch_files_s)
             if self.file_watch.changed():
+                await asyncio.sleep(min(SETTLE_S, self.settings.watch_files_s))
                 self.read_files_again()
 
     async def _load(self) -> None:

@@ -111,6 +111,24 @@ async def test_a_changed_file_is_read_again_without_a_signal_once(keys_file, cap
     ]
 
 
+async def test_a_file_that_is_seen_half_written_is_read_once_it_is_whole(keys_file, monkeypatch):
+    async with serving(api_keys_file=keys_file, watch_files_s=0.001) as client:
+        service = client.app.state.service
+        changed = service.file_watch.changed
+
+        def seen_while_it_is_written():
+            if found := changed():
+                asyncio.get_running_loop().call_soon(keys_file.write_text, line("carol"))
+            return found
+
+        monkeypatch.setattr(service.file_watch, "changed", seen_while_it_is_written)
+        keys_file.write_text(line("carol")[:20])
+        while service.keys.find("Bearer carol key") is None:
+            await asyncio.sleep(0.001)
+        metrics = (await client.get("/metrics")).text
+    assert 'resnet_file_reloads_total{file="keys",outcome="refused"} 0.0' in metrics
+
+
 @pytest.mark.parametrize("settings", [{"watch_files_s": 0}, {"api_keys_file": None}])
 async def test_files_are_left_alone_where_there_are_none_or_nobody_wants_that(keys_file, settings):
     async with serving(**{"api_keys_file": keys_file} | settings):
