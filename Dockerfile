@@ -70,6 +70,7 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=10s --start-period=900s --retries=3 CMD ["resnet", "healthcheck"]
 # docker build --build-arg REVISION=$(git rev-parse HEAD) ...; here, so that another one invalidates no layer
 ARG REVISION=unknown
+ENV RESNET_REVISION=${REVISION}
 LABEL org.opencontainers.image.title=resnet-service org.opencontainers.image.revision=${REVISION}
 ENTRYPOINT ["resnet"]
 CMD ["serve"]

@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from types import FrameType
 
-from app.release import release
+from app.release import release_and_revision
 
 # Modules of app/commands, imported once SIGTERM is obeyed: that takes a tenth of a second and more.
 COMMANDS = {
@@ -30,7 +30,7 @@ FOR_TRAINING_AND_GPUS = {"torch", "torchvision", "tqdm"}
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
     parser = argparse.ArgumentParser(prog="resnet", description="Train a ResNet and serve it.")
-    parser.add_argument("--version", action="version", version=f"resnet {release()}")
+    parser.add_argument("--version", action="version", version=f"resnet {release_and_revision()}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         module = import_module(f"app.commands.{name}")
@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Run a subcommand and exit with its code, 130 if Ctrl-C ended it."""
+    _open_standard_files()
     if sys.argv[1:2] == ["serve"]:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _over_already)
@@ -60,6 +61,20 @@ def main() -> None:
             raise
         packages = " ".join(sorted(FOR_TRAINING_AND_GPUS))
         sys.exit(f"resnet: error: this needs {error.name}, which is not installed here: pip install {packages}")
+
+
+def _open_standard_files() -> None:
+    """Open /dev/null in place of standard files that are closed: else a port or a client would get their numbers.
+
+    What is written there, by a library that complains, would go to that client, and an event loop refuses to end.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _show_all_names() -> None:

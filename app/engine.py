@@ -50,6 +50,9 @@ class Engine(Protocol):
     batch_sizes: tuple[int, ...]
     """The sizes that batches are padded to, increasing; the last one is the most images that `run` takes."""
 
+    images_per_s: float
+    """What it did in a full batch when it was warm; 0 if that was not measured."""
+
     @property
     def tuning(self) -> dict[str, Any]:
         """The settings that are chosen by measurement, as this engine has them; one that is given them is its like."""
@@ -67,6 +70,7 @@ class CheckpointEngine:
     def __init__(self, facts: ServedCheckpoint, backend: Backend, batch_sizes: tuple[int, ...] = ()) -> None:
         self.backend = backend
         self.batch_sizes = batch_sizes
+        self.images_per_s = 0.0
         self.card = _card(facts, backend)
         self.calibration = facts.metadata.calibration
         self._self_test_images = facts.self_test_images
@@ -91,7 +95,7 @@ class CheckpointEngine:
         return self.calibration.probabilities_numpy(self.backend.logits(images)[:count])
 
     def prepare(self, largest: int) -> None:
-        """Choose the batch sizes by measurement, up to `largest`, or warm up those that were given.
+        """Choose the batch sizes by measurement, up to `largest`, or warm up those given; then time a full batch.
 
         Raises what `run` raises.
         """
@@ -105,6 +109,10 @@ class CheckpointEngine:
         for batch_size in sorted(to_run, reverse=True):  # the memory of the largest then serves the smaller ones
             self.run(np.zeros((batch_size, 3, size, size), np.uint8))
         self.backend.release_setup_memory()
+        full = np.zeros((self.batch_sizes[-1], 3, size, size), np.uint8)
+        started = time.perf_counter()
+        self.run(full)
+        self.images_per_s = len(full) / max(time.perf_counter() - started, 1e-9)
 
     def self_test(self, step: int = 1) -> None:
         """Reproduce the checkpoint's own answers, in batches of `step` images. Raises SelfTestFailed."""

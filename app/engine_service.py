@@ -15,11 +15,13 @@ from app.engine import Engine, SelfTestFailed, load_engine
 from app.imaging import Decoder
 from app.lifecycle import State
 from app.memory import give_back_memory
+from app.outages import OutageLog
 from app.predictor import EnginePredictor, identity_of
 from app.reload import Reloader
 from app.schemas import Reloads
 from app.service import Service
 from app.settings import Settings
+from app.stacks import dump_stacks
 from app.threads import in_thread, lower_priority
 from model.metadata import CheckpointError
 
@@ -28,11 +30,16 @@ log = logging.getLogger(__name__)
 WATCH_S = 0.5
 MIN_LOOKS = 2
 
+# A file that has changed may be half written, or one of two that belong together.
+SETTLE_S = 1.0
+
 EngineFactory = Callable[[Settings], Engine]
 
 
 class EngineService(Service):
     """Engine, batcher and decoder in this process, once `engine_factory` has loaded the engine.
+
+    `dump_stacks`, which may be set, is called before what hangs ends the service.
 
     Raises SettingsError if the file of keys or the certificate cannot be used.
     """
@@ -46,13 +53,22 @@ class EngineService(Service):
         self._predictor: EnginePredictor | None = None
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._timed_images_per_s = 0.0
+        self.dump_stacks = dump_stacks
+        self._watching_files: asyncio.Task[None] | None = None
+        self._outages = OutageLog(self.lifecycle, self.telemetry, self.unready_reason)
 
     async def start(self) -> None:
         """Begin to load the engine; the port opens meanwhile, and `/readyz` says what is awaited."""
         self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
+        self._outages.start()
+        self._warn_of_expiry()
         if self.settings.stall_exit_s:
             self._watching = asyncio.get_running_loop().create_task(self._watch(), name="watch")
             self.lifecycle.watch_over(self._watching)
+        if self.settings.watch_files_s and self.file_watch.paths:
+            self._watching_files = asyncio.get_running_loop().create_task(self._watch_files(), name="watch-files")
+            self.lifecycle.watch_over(self._watching_files)
 
     async def _watch(self) -> None:
         """End the service once something has hung for `stall_exit_s`: not every supervisor probes.
@@ -68,9 +84,18 @@ class EngineService(Service):
             hanging = self.stalled()
             seen = seen + 1 if hanging else 0
         limit_s = max(self.settings.stall_exit_s, self.settings.stall_timeout_s)
+        self.dump_stacks()  # nothing else would be left of what it was
         self.lifecycle.fail(f"{hanging}, for {limit_s:g} s", str(hanging))
         if self._predictor is not None:
             await self._predictor.close()  # what waits for the engine gets 503 at once
+
+    async def _watch_files(self) -> None:
+        """Read keys and certificate again when their files have changed: a key that was revoked is not to wait."""
+        while True:
+            await asyncio.sleep(self.settings.watch_files_s)
+            if self.file_watch.changed():
+                await asyncio.sleep(min(SETTLE_S, self.settings.watch_files_s))
+                self.read_files_again()
 
     async def _load(self) -> None:
         started = time.monotonic()
@@ -78,6 +103,9 @@ class EngineService(Service):
             engine = await in_thread(self._loader, self._load_engine)
             await in_thread(self._loader, give_back_memory)
             self._predictor = self._predictor_of(engine)
+            self._timed_images_per_s = (
+                engine.images_per_s
+            )  # of the first one: beside a serving engine it comes out wrong
             self._predictor.batcher.start()
             log.info(
                 "loaded %s version %s on %s in %s by %s (%.1f s)",
@@ -109,6 +137,13 @@ class EngineService(Service):
         self.telemetry.describe_model(engine.card)
         return predictor
 
+    def images_per_second(self) -> float:
+        """Return what the engine computes in full batches; until it has had one, what it did when it was timed.
+
+        The timed one decides nothing: of what may wait, only batches of requests are to tell.
+        """
+        return super().images_per_second() or self._timed_images_per_s
+
     def _engine_failed(self, reason: str) -> None:
         self.lifecycle.fail(reason, "the engine failed")
 
@@ -127,6 +162,15 @@ class EngineService(Service):
             chosen = {name: value for name, value in tuning.items() if name not in {"runtime", "split_batches"}}
             return self._engine_factory(self.settings.model_copy(update=chosen))
 
+    def read_files_again(self) -> None:
+        """Read keys and certificate again; here, for all processes, it is told if the certificate is about to end."""
+        super().read_files_again()
+        self._warn_of_expiry()
+
+    def _warn_of_expiry(self) -> None:
+        if self.certificate is not None:
+            self.certificate.warn_of_expiry()
+
     def reload(self) -> None:
         """Read keys, certificate and checkpoint again; the last takes over without a gap, if the service is ready."""
         self.read_files_again()
@@ -144,10 +188,11 @@ class EngineService(Service):
     async def stop(self) -> None:
         """End the predictor; to be called once HTTP is done, when nothing waits any more."""
         await self.reloader.close()
-        for task in (self._loading, self._watching):
+        for task in (self._loading, self._watching, self._watching_files):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
+        await self._outages.stop()
         if self._predictor is not None:
             await self._predictor.close()
         self._loader.shutdown(wait=False)

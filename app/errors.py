@@ -57,7 +57,7 @@ class NotFound(ServiceError):
     """No such path."""
 
     status, code, title = 404, "not-found", "Not found"
-    text = "There is nothing at this path. GET /docs lists what there is."
+    text = "There is nothing at this path. GET /docs, unless it is switched off, lists what there is."
 
 
 class MethodNotAllowed(ServiceError):

@@ -22,11 +22,12 @@ class State(StrEnum):
 
 
 class Lifecycle:
-    """The state, why it is what it is, and the exit code that follows from it."""
+    """The state, why it is what it is, and the exit code that follows from it; `was_ready` says if it ever was that."""
 
     def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:
         self.state = State.STARTING
         self.reason: str | None = "the model is loading"
+        self.was_ready = False
         self.on_failure = on_failure
         self.started = time.monotonic()
 
@@ -49,6 +50,7 @@ class Lifecycle:
         """The engine is warm and passed its self-test."""
         if self.state is State.STARTING:
             self.state, self.reason = State.READY, None
+            self.was_ready = True
             log.info("ready after %.1f s", self.uptime_s)
 
     def drain(self) -> None:

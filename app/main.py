@@ -52,13 +52,22 @@ def app_of(service: Service) -> FastAPI:
         await service.stop()
 
     title = "ResNet image classification"
-    app = FastAPI(title=title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title=title,
+        version="1",
+        lifespan=lifespan,
+        openapi_url="/openapi.json" if service.settings.docs else None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     keyed = [KEY_IS_ASKED_FOR] if service.keys.required else []
     app.include_router(predict.router, dependencies=keyed)
     app.include_router(health.router, dependencies=keyed)
     if service.settings.admin_port is None:
         app.include_router(health.probes)
-    mount_docs(app)
+    if service.settings.docs:
+        mount_docs(app)
     return _furnish(app, service)
 
 

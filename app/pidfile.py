@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 def pid_path(host: str, port: int) -> Path:
-    """Return the file's place: the folder for temporary files, which service and `resnet reload` share."""
+    """Return the file's place: the folder for temporary files, which service and `resnet reload` share.
+
+    Raises FileNotFoundError where no such folder can be written to.
+    """
     return Path(tempfile.gettempdir()) / f"resnet-{port}-{quote(host, safe=':')}.pid"
 
 
@@ -36,19 +39,21 @@ def pid_file(host: str, port: int) -> Iterator[Callable[[], None]]:
     What it yields gives the file up before the end: who closes the port leaves it to the next one, drain or no drain.
     A port of 0 is not known to anyone beforehand, and has no file.
     """
-    path = pid_path(host, port)
+    held: tuple[Path, int] | None = None
     try:
-        descriptor = _take(path) if port else None
-    except OSError as error:
-        log.warning("no file %s, so `resnet reload` needs --pid: %s", path, error.strerror)
-        descriptor = None
+        if port:
+            path = pid_path(host, port)
+            held = path, _take(path)
+    except OSError as error:  # of the folder, too: a read-only root file system may have none
+        log.warning("no file for port %d, so `resnet reload` needs --pid: %s", port, error.strerror or error)
 
     def give_up() -> None:
-        nonlocal descriptor
-        if descriptor is not None:
+        nonlocal held
+        if held is not None:
+            path, descriptor = held
+            held = None
             path.unlink(missing_ok=True)
             os.close(descriptor)
-            descriptor = None
 
     try:
         yield give_up
@@ -78,7 +83,7 @@ def _take(path: Path) -> int:
 def find_pid(host: str, port: int) -> int | None:
     """Return the id of the process of this user that serves `port` at `host`, there alone or everywhere, or None.
 
-    Raises PermissionError for a process of another user.
+    Raises PermissionError for a process of another user, FileNotFoundError without a folder for temporary files.
     """
     for address in (host, *EVERYWHERE):
         if (pid := _owner(pid_path(address, port))) is not None:

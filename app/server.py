@@ -24,7 +24,7 @@ from app.http.connection_limits import ConnectionLimits, raise_file_limit
 from app.http.connections import Connection
 from app.http.fast_connections import FastConnection
 from app.http.handshakes import MAX_HANDSHAKES, Handshakes
-from app.http.ports import drop_new_connections, open_port
+from app.http.ports import drop_new_connections, is_loopback, open_port
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks
 from app.pidfile import pid_file
@@ -209,8 +209,11 @@ def prepare_process() -> None:
 
 
 def open_main_port(settings: Settings) -> socket.socket:
-    """Listen on the port that answers requests. Raises SettingsError."""
-    return open_port(settings.host, settings.port, BACKLOG, "https" if settings.tls_cert else "http")
+    """Listen on the port that answers requests, and warn if it is open to whoever reaches it. Raises SettingsError."""
+    port = open_port(settings.host, settings.port, BACKLOG, "https" if settings.tls_cert else "http")
+    if settings.api_key is None and settings.api_keys_file is None and not is_loopback(port):
+        log.warning("no key is set, and other hosts may reach this port: whoever does may ask for predictions")
+    return port
 
 
 def main_server_config(app: FastAPI, service: Service) -> uvicorn.Config:

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 
 from app.errors import NotReady
+from app.file_watch import FileWatch
 from app.http.byte_budget import ByteBudget
 from app.http.tls import Certificate
 from app.keys import Keys
@@ -29,6 +30,8 @@ class Service(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
+        files = (settings.api_keys_file, settings.tls_cert, settings.tls_key)
+        self.file_watch = FileWatch(path for path in files if path is not None)
         self.keys = Keys(settings)
         self.certificate = (
             Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
@@ -37,6 +40,8 @@ class Service(ABC):
         self.lifecycle = Lifecycle()
         self._predictor: Predictor | None = None
         self.files_refused: list[str] = []  # the last time that they were read again
+        if (certificate := self.certificate) is not None:
+            self.telemetry.watch_certificate(lambda: certificate.expires_at)
         self.telemetry.watch(self.queued_images, self.images_per_second, lambda: self.unready_reason() is None)
 
     @abstractmethod
@@ -58,6 +63,7 @@ class Service(ABC):
 
     def read_files_again(self) -> None:
         """Read keys and certificate again; those that cannot be used stay as they are, and `files_refused` says so."""
+        self.file_watch.remember()
         read: dict[str, bool] = {}
         if self.settings.api_keys_file is not None:
             read["keys"] = self.keys.reload()
@@ -96,8 +102,15 @@ class Service(ABC):
             return self.lifecycle.reason
         if self._predictor is None or not self._predictor.batcher.alive:
             return "the batcher is not running"
-        # What waits longer than its deadline gets 504: no prediction succeeds, long before a restart has to help.
-        return self._predictor.stalled(max(self.settings.timeout_ms / 1000, MIN_STALL_S)) or self.stalled()
+        return self._predictor.stalled(self._unready_stall_s) or self.stalled()
+
+    @property
+    def _unready_stall_s(self) -> float:
+        """After so many seconds without progress the service is unready.
+
+        What waits longer than its deadline gets 504: no prediction succeeds, long before a restart has to help.
+        """
+        return max(self.settings.timeout_ms / 1000, MIN_STALL_S)
 
     def images_per_second(self) -> float:
         """Return what the engine is known to compute in full batches, 0 while nothing is known."""

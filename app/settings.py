@@ -17,6 +17,8 @@ SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "resnet18
 SERVICE_LINK = re.compile(r"RESNET_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
 ADDRESS_OF_A_SERVICE = re.compile(r"(tcp|udp)://\S+:\d+")
 
+IPV6_IN_A_URL = re.compile(r"\[(.*:.*)\]")
+
 # Whoever leaves one of these empty means something that is missing: without it the service would be open.
 PROTECTIONS = ("api_key", "api_keys_file", "tls_cert", "tls_key", "weights_sha256")
 
@@ -165,6 +167,16 @@ class Settings(BaseSettings):
     api_keys_file: Annotated[
         Path | None, Field(description="file of more such keys, as lines name:sha256-hex[:max_concurrent]")
     ] = None
+    watch_files_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=A_DAY_S,
+            description="how often the files of keys and certificates are looked at, to be read again if they have "
+            "changed; 0 reads them again on SIGHUP only",
+        ),
+    ] = 60.0
+    docs: Annotated[bool, Field(description="serve the API page: /docs, /openapi.json and the page's files")] = True
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Field(description="lowest level logged: debug, info, warning or error"),
@@ -193,6 +205,8 @@ class Settings(BaseSettings):
             is_default = not word or (word == "none" and cls.model_fields[name].default is None)
             if not is_default and not (name.endswith("port") and ADDRESS_OF_A_SERVICE.fullmatch(word)):
                 kept[name] = word if name in {"log_level", "log_format"} else value
+            if name in {"host", "admin_host"} and (bracketed := IPV6_IN_A_URL.fullmatch(word)):
+                kept[name] = bracketed[1]
         if isinstance(kept.get("api_key"), str):  # no header can hold what stands around it, such as a line's end
             kept["api_key"] = kept["api_key"].strip()
         return kept

@@ -19,7 +19,7 @@ LOOK_AGAIN_S = 5.0
 
 
 class Signals:
-    """SIGTERM or SIGINT: unready, wait, `stop`. A second one: `at_once`, exit now.
+    """SIGTERM or SIGINT: unready, wait if it was ready, `stop`. A second one: `at_once`, exit now.
 
     SIGHUP: `reload`; but where it says that the terminal has gone, unready, wait, `stop`, however often it comes.
     """
@@ -88,5 +88,6 @@ class Signals:
             self._look = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_for_terminal)
 
     async def _drain(self) -> None:
-        await asyncio.sleep(self._drain_delay_s)
+        if self._lifecycle.was_ready:  # else nobody has been told to send anything here
+            await asyncio.sleep(self._drain_delay_s)
         self._stop()

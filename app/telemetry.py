@@ -21,7 +21,7 @@ from prometheus_client import (
 )
 
 from app.errors import TOO_MANY_CONNECTIONS, UNREAD_RESPONSE, ClientGone, ServiceError
-from app.release import release
+from app.release import release, revision
 
 # What a request, or a connection, is refused for.
 KINDS: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
@@ -67,7 +67,7 @@ class Telemetry:
         self.queue_images = Gauge("resnet_queue_images", "Images that wait or are being decoded", registry=registry)
         self.engine_images_per_second = Gauge(
             "resnet_engine_images_per_second",
-            "What the engine computes in full batches, by which it is judged what may wait; 0 until it had one",
+            "What the engine computes in full batches; until it has had one, what it did in a trial when it started",
             registry=registry,
         )
         self.tasks = Gauge("resnet_tasks", "asyncio tasks; at rest always as many", registry=registry)
@@ -98,9 +98,17 @@ class Telemetry:
             for outcome in ("read", "refused"):
                 self.file_reloads.labels(file, outcome)
         self.build_info = Gauge(
-            "resnet_build_info", "Always 1; the label says which release runs", ["version"], registry=registry
+            "resnet_build_info",
+            "Always 1; the labels say which release runs, and from which revision it was built",
+            ["version", "revision"],
+            registry=registry,
         )
-        self.build_info.labels(release()).set(1)
+        self.build_info.labels(release(), revision()).set(1)
+        self.certificate_expiry = Gauge(
+            "resnet_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate that new handshakes get ends, as a Unix time; only with TLS",
+            registry=None,
+        )
         self.ready = Gauge("resnet_ready", "1 when a prediction would succeed, else 0", registry=registry)
         # Looking up a label costs more than counting does.
         self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
@@ -115,6 +123,11 @@ class Telemetry:
         self.engine_images_per_second.set_function(images_per_second)
         self.tasks.set_function(lambda: float(len(asyncio.all_tasks())))
         self.ready.set_function(lambda: float(ready()))
+
+    def watch_certificate(self, expires_at: Callable[[], float]) -> None:
+        """Publish when the certificate ends, a Unix time."""
+        self.registry.register(self.certificate_expiry)
+        self.certificate_expiry.set_function(expires_at)
 
     def describe_model(self, card: dict[str, Any]) -> None:
         """Publish which model is served, in place of the one before, and start every class's counter at zero."""
@@ -141,6 +154,11 @@ class Telemetry:
         if known is None:
             known = self._refused[reason] = self.rejected.labels(reason)
         known.inc(count)
+
+    def refusals(self) -> dict[str, float]:
+        """Return how many requests and connections have been refused so far, by reason."""
+        (metric,) = self.rejected.collect()
+        return {sample.labels["reason"]: sample.value for sample in metric.samples}
 
     def record_batch(self, images: int, seconds: float) -> None:
         """Record a finished batch."""

@@ -4,31 +4,72 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
 CGROUP = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 
 
-def available_cores(cgroup: Path = CGROUP) -> int:
-    """Return the cores this process may use, which in a container can be fewer than the machine has.
+def available_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """Return the cores this process may use, which in a container or a service can be fewer than the machine has.
 
     Either only some are its own, or it may use so much processor time a second (`docker run --cpus`, a limit of
-    Kubernetes): with more threads than that it would be stopped for the rest of each tenth of a second.
+    Kubernetes, systemd's CPUQuota=): with more threads than that it would be stopped for the rest of each tenth of a
+    second. `membership` is the file that says in which of the control groups below `cgroup` it is.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(cgroup)
+    quota = _quota(cgroup, membership)
     return max(1, min(cores, math.ceil(quota))) if quota else cores
 
 
-def _quota(cgroup: Path) -> float | None:
-    """Return how many cores' time the control group may use; None without a limit, or where there are no groups."""
+def _quota(cgroup: Path, membership: Path) -> float | None:
+    """Return how many cores' time may be used; None without a limit, or where there are no groups.
+
+    A group has at most what those above it have. A container sees its own one as the first.
+    """
+    unified, older = _groups(membership)
+    quotas = [_unified_quota(group) for group in _upwards(cgroup, unified)]
+    quotas += [_older_quota(group) for group in _upwards(cgroup / "cpu", older)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _groups(membership: Path) -> tuple[str, str]:
+    """Return the paths of this process' group in version 2 and, for processor time, in version 1; "/" if unknown."""
+    unified = older = "/"
+    with suppress(OSError):
+        for line in membership.read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number == "0" and not controllers:
+                unified = path
+            elif "cpu" in controllers.split(","):
+                older = path
+    return unified, older
+
+
+def _upwards(top: Path, path: str) -> list[Path]:
+    """Return the folders of a group and of those above it. Of one that is out of sight, ../, only the first."""
+    within = PurePosixPath(path.lstrip("/"))
+    if ".." in within.parts:
+        within = PurePosixPath()
+    return [top / one for one in (within, *within.parents)]
+
+
+def _unified_quota(group: Path) -> float | None:
+    with suppress(OSError, ValueError):  # ValueError: also of a line that is not two words
+        quota, period = (group / "cpu.max").read_text().split()
+        return _cores(quota, period)
+    return None
+
+
+def _older_quota(group: Path) -> float | None:
+    with suppress(OSError):
+        return _cores(*((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")))
+    return None
+
+
+def _cores(quota: str, period: str) -> float | None:
     try:
-        if (cgroup / "cpu.max").exists():
-            quota, period = (cgroup / "cpu.max").read_text().split()
-        else:  # version 1
-            quota, period = (
-                (cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
-            )
         return int(quota) / int(period) if int(quota) > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):  # ValueError: also of "max", which is no limit
+    except (ValueError, ZeroDivisionError):  # ValueError: of "max", which is no limit
         return None

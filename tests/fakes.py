@@ -28,6 +28,7 @@ class FakeEngine:
     def __init__(self, size=32, shift=0, batch_sizes=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32)):
         self.shift = shift
         self.closed = False
+        self.images_per_s = 0.0
         self.batch_sizes = batch_sizes
         self.batches = []
         self.errors = []

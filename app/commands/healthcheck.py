@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -12,8 +13,8 @@ from app.commands.settings_flags import add_settings, read_settings
 # The settings that say where a service answers.
 ADDRESS = ("host", "port", "admin_host", "admin_port", "tls_cert", "tls_key")
 
-# From where a service that listens on all addresses is reached on its own host.
-OWN = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+# A service that listens there is reached at the loopback address of its own host.
+EVERYWHERE = ("0.0.0.0", "::")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -43,13 +44,25 @@ def base_url(arguments: argparse.Namespace) -> str:
     Raises SystemExit for what is no URL.
     """
     settings = read_settings(arguments)
-    host = OWN.get(settings.probes_host, settings.probes_host)
+    host = settings.probes_host
+    if host in EVERYWHERE:
+        host = "::1" if host == "::" and has_ipv6_loopback() else "127.0.0.1"
     host = f"[{host}]" if ":" in host else host
     scheme = "https" if settings.tls_cert and settings.admin_port is None else "http"
     url: str = arguments.url or f"{scheme}://{host}:{settings.admin_port or settings.port}"
     if not url.startswith(("http://", "https://")):
         raise SystemExit(f"resnet: error: not an http(s) URL: {url}")
     return url
+
+
+def has_ipv6_loopback() -> bool:
+    """Whether there is ::1: where IPv6 is switched off by sysctl, what listens at "::" is reached by IPv4 alone."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def get(url: str, timeout_s: float, *, verify: bool) -> tuple[int, str]:

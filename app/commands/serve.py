@@ -9,7 +9,9 @@ import signal
 from types import FrameType
 
 from app.commands.settings_flags import add_settings, read_settings
+from app.release import REVISION_VARIABLE, release_and_revision
 from app.settings import SERVICE_LINK, Settings, SettingsError
+from app.stacks import report_crashes
 from app.telemetry import set_up_logging
 
 log = logging.getLogger(__name__)
@@ -22,18 +24,20 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal or a failure ends it."""
+    report_crashes()
     try:
         settings = read_settings(arguments)
     except SystemExit as refusal:
         return _refused(refusal, str(getattr(arguments, "log_format", os.environ.get("RESNET_LOG_FORMAT"))))
     set_up_logging(settings.log_level, settings.log_format)
     effective = " ".join(f"{name}={value}" for name, value in settings.model_dump(mode="json").items())
-    log.info("settings: %s", effective)
+    log.info("resnet %s, settings: %s", release_and_revision(), effective)
     signal.signal(signal.SIGHUP, _too_early)
     unknown = sorted(
         name
         for name in os.environ
         if name.startswith("RESNET_")
+        and name != REVISION_VARIABLE
         and name.removeprefix("RESNET_").lower() not in Settings.model_fields
         and not SERVICE_LINK.fullmatch(name)
     )

@@ -8,6 +8,7 @@ way, since between the two the interpreter may be somebody else's for millisecon
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import logging
 import os
 import socket
@@ -32,17 +33,35 @@ PROGRAM = b"".join(struct.pack("HBBI", *step) for step in (LOAD_FLAGS, DROP_IF_S
 
 def open_port(host: str, port: int, backlog: int, scheme: str = "http") -> socket.socket:
     """Listen, at "::" to both kinds of addresses. Raises SettingsError, in one line, where that cannot be."""
-    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    kind = _family(host, port)
     both = host == "::" and socket.has_dualstack_ipv6()
     try:
         opened = socket.create_server((host, port), family=kind, backlog=backlog, dualstack_ipv6=both)
-    except socket.gaierror as error:
-        raise SettingsError(f"host {host}: {error.strerror}") from error
     except OSError as error:
         raise SettingsError(f"port {port} at {host}: {os.strerror(error.errno or 0)}") from error
     shown = f"[{host}]" if ":" in host else host
     log.info("listening on %s://%s:%d", scheme, shown, opened.getsockname()[1])
     return opened
+
+
+def _family(host: str, port: int) -> socket.AddressFamily:
+    """Return the kind of address that a host's name or address stands for, IPv4 where it is both.
+
+    Raises SettingsError for one that stands for none, which `create_server` would call "Unknown error -2".
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise SettingsError(f"host {host}: {error.strerror}") from error
+    except UnicodeError as error:  # a part of it is empty, or too long
+        raise SettingsError(f"host {host}: neither an address nor a name") from error
+    families = {family for family, *_ in found}
+    return socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+
+
+def is_loopback(port: socket.socket) -> bool:
+    """Whether a port can be reached from this host only."""
+    return ipaddress.ip_address(port.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def drop_new_connections(port: socket.socket) -> None:

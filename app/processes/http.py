@@ -25,6 +25,7 @@ from app.processes.http_service import HttpService
 from app.processes.shared_state import SharedState
 from app.server import REST_S, Server, main_server_config, prepare_process
 from app.settings import Settings, SettingsError
+from app.stacks import report_crashes
 from app.telemetry import set_up_logging
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ def main() -> None:
     """Take over from the engine process, and serve."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    report_crashes()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
     settings = Settings(**json.load(sys.stdin))
     set_up_logging(settings.log_level, settings.log_format)

@@ -11,12 +11,13 @@ from typing import Any
 from app.errors import NotReady
 from app.imaging import MAX_THREADS, Decoder
 from app.lifecycle import State
+from app.outages import OutageLog
 from app.predictor import Predictor
 from app.processes.frames import Kind, Payload, pack_with_id, unpack_with_id
 from app.processes.link import Link
 from app.processes.process_metrics import metrics_snapshot
 from app.processes.remote import RemoteBatcher
-from app.processes.shared_state import BEAT_S, SharedState
+from app.processes.shared_state import BEAT_S, LATE_S, SharedState
 from app.schemas import Reloads
 from app.service import Service
 from app.settings import Settings
@@ -63,6 +64,8 @@ class HttpService(Service):
         self._number = 0
         self._beating: asyncio.Task[None] | None = None
         self._stopping = False
+        whose = f"HTTP process {index}: "
+        self._outages = OutageLog(self.lifecycle, self.telemetry, self._own_unready_reason, whose)
 
     def _send(self, packed: bytes) -> None:
         self._link.send_frame(packed)
@@ -72,6 +75,7 @@ class HttpService(Service):
         await self._link.open(self._end)
         self._beating = asyncio.get_running_loop().create_task(self._beat(), name="beat")
         self.lifecycle.watch_over(self._beating)
+        self._outages.start()
 
     def say_serving(self) -> None:
         """Tell the engine process that the port is open here."""
@@ -86,6 +90,7 @@ class HttpService(Service):
         self._stopping = True
         if self._beating is not None:
             self._beating.cancel()
+        await self._outages.stop()
         if self._predictor is not None:
             await self._predictor.close()
         self._send_snapshot()
@@ -146,6 +151,13 @@ class HttpService(Service):
     def unready_reason(self) -> str | None:
         """Return why a prediction would fail now, or None."""
         return super().unready_reason() or self._unready
+
+    def _own_unready_reason(self) -> str | None:
+        """Return of this only what the engine process does not know, or cannot say: the rest is in its own lines."""
+        limit_s = min(self._unready_stall_s, self.settings.stall_timeout_s)
+        if self._predictor is not None and self._predictor.decoder.stalled_s() > limit_s:
+            return "the decoder makes no progress"
+        return "the engine process makes no progress" if self._shared.engine_silent_s > max(limit_s, LATE_S) else None
 
     async def metrics(self) -> bytes:
         """Return the metrics of all processes. Raises NotReady if the engine process does not put them together."""

@@ -30,6 +30,7 @@ from app.processes.http_process_handle import HttpProcessHandle
 from app.server import create_admin_server, open_main_port, prepare_process
 from app.settings import Settings
 from app.signals import Signals
+from app.stacks import dump_stacks
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Supervisor:
         """Serve until a signal or a failure ends it."""
         service = self._service
         service.lifecycle.on_failure = self._end.set
+        service.dump_stacks = self._dump_stacks
         signals = Signals(
             service.lifecycle,
             drain_delay_s=service.settings.drain_delay_s,
@@ -107,6 +109,12 @@ class Supervisor:
                 process.wait(timeout=1)  # its socket is closed: it has ended, or is about to
             if process.poll() not in {0, None}:
                 lifecycle.fail(f"HTTP process {process.pid} has ended with {process.returncode}", "it failed to drain")
+
+    def _dump_stacks(self) -> None:
+        """Let every process write its stacks: any of them may be the one that hangs."""
+        dump_stacks()
+        for process in self._processes:
+            process.send_signal(signal.SIGUSR1)
 
     def _kill(self) -> None:
         for process in self._processes:

@@ -87,6 +87,54 @@ async def test_keys_that_cannot_be_read_again_stay_and_are_told_of(keys_file):
         assert f'resnet_file_reloads_total{{file="certificate",outcome="{outcome}"}} 0.0' in metrics
 
 
+async def test_a_changed_file_is_read_again_without_a_signal_once(keys_file, caplog):
+    caplog.set_level("INFO")
+    async with serving(api_keys_file=keys_file, watch_files_s=0.001) as client:
+        service = client.app.state.service
+        keys_file.write_text(line("carol"))
+        while service.keys.find("Bearer carol key") is None:
+            await asyncio.sleep(0.001)
+        assert service.keys.find("Bearer alice key") is None
+        keys_file.write_text("no key\n")
+        while service.files_refused != ["keys"]:
+            await asyncio.sleep(0.001)
+        assert service.keys.find("Bearer carol key") is not None
+        keys_file.unlink()
+        while "No such file" not in caplog.text:
+            await asyncio.sleep(0.001)
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+    told = [message for message in caplog.messages if "keys" in message]
+    assert [message.partition(":")[0] for message in told] == [
+        f"read 1 keys from {keys_file}",
+        *["the keys stay as they were"] * 2,
+    ]
+
+
+async def test_a_file_that_is_seen_half_written_is_read_once_it_is_whole(keys_file, monkeypatch):
+    async with serving(api_keys_file=keys_file, watch_files_s=0.001) as client:
+        service = client.app.state.service
+        changed = service.file_watch.changed
+
+        def seen_while_it_is_written():
+            if found := changed():
+                asyncio.get_running_loop().call_soon(keys_file.write_text, line("carol"))
+            return found
+
+        monkeypatch.setattr(service.file_watch, "changed", seen_while_it_is_written)
+        keys_file.write_text(line("carol")[:20])
+        while service.keys.find("Bearer carol key") is None:
+            await asyncio.sleep(0.001)
+        metrics = (await client.get("/metrics")).text
+    assert 'resnet_file_reloads_total{file="keys",outcome="refused"} 0.0' in metrics
+
+
+@pytest.mark.parametrize("settings", [{"watch_files_s": 0}, {"api_keys_file": None}])
+async def test_files_are_left_alone_where_there_are_none_or_nobody_wants_that(keys_file, settings):
+    async with serving(**{"api_keys_file": keys_file} | settings):
+        assert "watch-files" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
 async def test_nothing_but_probes_and_pages_answers_without_a_key(keys_file):
     async with serving(api_keys_file=keys_file) as client:
         routes = paths_of(client.app.router)

@@ -5,6 +5,7 @@ import pytest
 
 from app.http.connections import RESPONSE_PIECE_BYTES
 from app.lifecycle import State
+from app.release import release
 from app.routes.docs import STATIC, WholeFiles
 from app.telemetry import REASONS
 from tests.api.conftest import occupied, serving
@@ -30,6 +31,7 @@ NAMES = [
     "resnet_confidence_bucket",
     'resnet_model_info{architecture="fake",device="cpu",dtype="float32",name="fake",version="0123456789ab"} 1.0',
     "resnet_ready 1.0",
+    f'resnet_build_info{{revision="unknown",version="{release()}"}} 1.0',
     "resnet_tasks ",
     "process_resident_memory_bytes",
 ]
@@ -46,14 +48,25 @@ async def test_metrics_have_the_names_of_the_contract(client):
     assert "/nothing" not in text
 
 
-async def test_the_engines_pace_is_known_from_a_full_batch_on():
+async def test_the_engines_pace_is_that_of_its_trial_until_it_has_had_a_full_batch():
     engine = FakeEngine()
+    engine.images_per_s = 0.125
     async with serving(engine, batch_sizes=(1, 2)) as client:
+
+        async def pace():
+            lines = (await client.get("/metrics")).text.splitlines()
+            (line,) = [one for one in lines if one.startswith("resnet_engine_images_per_second ")]
+            return float(line.partition(" ")[2])
+
+        assert await pace() == 0.125
+        assert client.app.state.service.loaded.batcher.load.images_per_s == 0  # nobody is refused for it
         files = [("file", encode(noise()))] * 2
         assert (await client.post("/predict", files=files)).status_code == 200
-        lines = (await client.get("/metrics")).text.splitlines()
-        (line,) = [one for one in lines if one.startswith("resnet_engine_images_per_second ")]
-        assert float(line.partition(" ")[2]) > 0
+        assert await pace() > 0.125
+
+
+async def test_without_a_certificate_there_is_no_metric_of_its_end(client):
+    assert "resnet_tls_" not in (await client.get("/metrics")).text
 
 
 async def test_metrics_have_the_values_of_what_happened():
@@ -206,6 +219,13 @@ async def test_a_failure_to_load_is_one_line_and_never_ready(caplog):
         assert (await client.get("/readyz")).status_code == 503
         assert "no such device" not in (await client.get("/health")).text
     assert "cannot serve" in caplog.text
+
+
+async def test_the_api_page_can_be_left_out():
+    async with serving(docs=False) as client:
+        for path in ("/docs", "/openapi.json", "/static/swagger-ui.css"):
+            assert (await client.get(path)).status_code == 404
+        assert (await client.post("/predict", content=encode(noise()), headers=PNG)).status_code == 200
 
 
 async def test_docs_work_without_internet(client):

@@ -1,6 +1,7 @@
 """Parts that break in the real process: each has its outcome, at once, and never a silent hang."""
 
 import asyncio
+import re
 import signal
 import time
 
@@ -73,10 +74,13 @@ def test_behind_an_engine_that_hangs_requests_end_at_their_deadline_and_it_may_c
     assert httpx.get(f"{service.url}/readyz").text == "the engine makes no progress\n"
     assert ask(service, GOOD, **SOON) == LATE
     assert service.metric("resnet_queue_images") == 0
+    service.wait_logged(" not ready: the engine makes no progress\n")
     (tmp_path / "release").touch()
     wait_for_status(service, "/livez", 200)
     assert ask(service, GOOD) == (200, "")
+    service.wait_logged(" ready again after ")
     assert service.stop() == 0
+    assert sum(map(int, re.findall(r"refused in the last \d+ s: (\d+) deadline-passed", service.log))) == 22
     assert "Traceback" not in service.log
 
 
@@ -100,6 +104,8 @@ def test_an_engine_that_hangs_for_good_ends_the_service(start_faulty, processes)
     assert ask(service, bad("hang")) == (503, "engine-failed")
     assert service.process.wait(timeout=60) == 1
     assert "the engine makes no progress, for 4 s" in service.log
+    assert re.search(r'^  File ".*faulty_server.py", line \d+ in hang$', service.log, re.M)
+    assert ('app/processes/http.py", line' in service.log) is (processes > 1)
 
 
 @pytest.mark.parametrize(("timeout_ms", "status"), [(1000, 504), (120_000, 503)])

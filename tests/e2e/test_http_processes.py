@@ -259,11 +259,14 @@ def test_what_stands_still_turns_the_others_unready_until_it_goes_on(start, whic
                 while (said := answer_of(client, path)) != (503, f"{which} makes no progress\n"):
                     assert said is None or said[0] == 200
                     time.sleep(0.05)
+        whose = "HTTP process 0: not ready: the engine process" if which == "the engine" else f" not ready: {which}"
+        service.wait_logged(f"{whose} makes no progress")
         os.kill(pid, signal.SIGCONT)
         for path in ("/readyz", "/livez"):
             for client in clients:
                 while (answer_of(client, path) or (0,))[0] != 200:
                     time.sleep(0.05)
+        service.wait_logged("ready again after")
     assert service.stop() == 0
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import time
@@ -61,7 +62,7 @@ def test_a_terminals_signal_to_every_process_is_one_signal(start, examples):
 
 
 def test_sigterm_while_starting_exits_0(start):
-    service = start(wait=False, http_processes=2)
+    service = start(wait=False, http_processes=2, drain_delay_s=3600)  # nobody was told that it is ready
     service.wait_logged("listening on")
     assert service.stop() == 0
     assert "Traceback" not in service.log
@@ -99,6 +100,7 @@ def test_the_death_of_any_is_the_end_of_all_and_what_waits_gets_503(start_two_fa
     if victim == "engine process":  # every connection was with one of the two that could still answer
         assert answers == {(503, "engine-failed")}
         assert first.result() == (503, "engine-failed")
+        assert re.search(r"HTTP process \d: refused in the last \d+ s: \d+ engine-failed", service.log)
     else:
         first.exception()
         assert service.log.count("has ended by itself") == 1

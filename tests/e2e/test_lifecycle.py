@@ -11,6 +11,7 @@ import time
 import httpx
 import pytest
 
+from app.release import release
 from app.settings import Settings
 from model import checkpoint
 from tests.drains import Load, drain_under_load
@@ -56,7 +57,7 @@ def test_sigint_drains_as_well(start):
 
 
 def test_sigterm_while_starting_exits_0(start):
-    service = start(wait=False)
+    service = start(wait=False, drain_delay_s=3600)  # nobody was told that it is ready
     while "listening on" not in service.log:
         assert service.process.poll() is None
         time.sleep(0.01)
@@ -85,15 +86,36 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(start, taken, ht
 
 
 def test_settings_are_logged_on_one_line_without_the_key(start):
-    service = start(wait=False, api_key="hunter2")
+    service = start(wait=False, api_key="hunter2", revision="0a1b2c3")
     while "settings:" not in service.log or not service.log.endswith("\n"):
         assert service.process.poll() is None
         time.sleep(0.01)
-    line = next(line for line in service.log.splitlines() if "settings:" in line)
+    line = service.log.splitlines()[0]
+    assert f"resnet {release()} (revision 0a1b2c3), settings: " in line
     logged = dict(re.findall(r"(\w+)=(\S*)", line))
     assert logged.keys() == Settings.model_fields.keys()
     assert logged["max_queue_images"] == "1024"
     assert "hunter2" not in service.log
+    service.wait_logged("listening on")
+    assert "no such settings" not in service.log
+
+
+@pytest.mark.parametrize("whose", ["the only process", "the engine process", "an HTTP process"])
+def test_sigusr1_shows_what_all_threads_are_at_and_ends_nothing(start, whose):
+    service = start(http_processes=1 if whose == "the only process" else 2)
+    os.kill(service.children[0] if whose == "an HTTP process" else service.process.pid, signal.SIGUSR1)
+    service.wait_logged("(most recent call first)")
+    service.wait_logged(" in main\n")
+    assert httpx.get(f"{service.url}/readyz").status_code == 200
+    assert service.stop() == 0
+
+
+def test_a_native_crash_leaves_the_stacks(start):
+    service = start(wait=False)
+    service.wait_logged("listening on")
+    assert service.stop(signal.SIGSEGV) == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault\n" in service.log
+    assert re.search(r'^  File ".*app/commands/serve.py", line \d+ in run$', service.log, re.M)
 
 
 def flip_a_byte(path):

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from app.client import classify_dataset
+from app.http.certificate_expiry import expiry_of
 from app.http.handshakes import MAX_HANDSHAKES
 from model.data import Dataset
 from tests.conftest import ROOT
@@ -107,12 +108,32 @@ def test_a_renewed_certificate_is_taken_over_and_a_bad_one_is_not(start, tmp_pat
         hang_up("read the certificate")
         assert offered() == new
         assert http.get("/readyz").status_code == 200  # on the connection from before
+    assert service.metric("resnet_tls_certificate_expiry_timestamp_seconds") == expiry_of(new.encode())
     key.write_text("no key")
     hang_up("the certificate stays as it was")
     assert offered() == new
     assert service.stop() == 0
     assert "Traceback" not in service.log
     assert "BEGIN" not in service.log
+
+
+@pytest.mark.parametrize("http_processes", [1, 2])
+def test_a_renewed_certificate_behind_a_link_is_taken_over_without_a_signal(start, tmp_path, http_processes):
+    """As Kubernetes exchanges a Secret."""
+    for version, name in (("old", "localhost"), ("new", "renewed")):
+        (tmp_path / version).mkdir()
+        shutil.copy(TLS / f"{name}.crt", tmp_path / version / "chain.pem")
+        shutil.copy(TLS / f"{name}.key", tmp_path / version / "key.pem")
+    (tmp_path / "current").symlink_to("old")
+    chain, key = tmp_path / "current" / "chain.pem", tmp_path / "current" / "key.pem"
+    service = start(tls_cert=chain, tls_key=key, http_processes=http_processes, watch_files_s=0.05)
+    (tmp_path / "next").symlink_to("new")
+    (tmp_path / "next").rename(tmp_path / "current")
+    new = (TLS / "renewed.crt").read_text()
+    while ssl.get_server_certificate(("127.0.0.1", service.port), timeout=60) != new:
+        assert service.process.poll() is None, service.log
+    assert service.stop() == 0
+    assert "the certificate stays as it was" not in service.log
 
 
 @pytest.mark.parametrize(

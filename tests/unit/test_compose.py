@@ -31,6 +31,17 @@ def test_what_the_image_sets_is_not_unset():
         assert f"      {name}: ${{{name}:-{value}}}\n" in COMPOSE
 
 
+def test_the_image_knows_the_revision_that_it_was_built_from():
+    """After ARG, which is empty above it; and Compose does not take it out again."""
+    assert re.search(r"^ARG REVISION=.*\n(.*\n)?ENV RESNET_REVISION=\$\{REVISION\}$", DOCKERFILE, re.M)
+    assert "RESNET_REVISION" not in COMPOSE
+
+
+def test_a_signal_in_the_first_moment_is_not_lost():
+    """For which the service itself must not be the first process."""
+    assert re.search(r"^    init: true\b", COMPOSE, re.M)
+
+
 def test_a_drain_of_the_usual_length_is_not_cut_short():
     """With HTTP processes it is longest: each has the header's time for last handshakes."""
     settings = Settings()

@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 MANIFEST = (ROOT / "examples" / "kubernetes.yaml").read_text()
+POLICY = (ROOT / "examples" / "networkpolicy.yaml").read_text()
 ALERTS = (ROOT / "examples" / "alerts.yml").read_text()
 
 
@@ -80,7 +81,15 @@ def test_the_manifest_sets_settings_that_there_are(monkeypatch):
     assert grace_s > settings.drain_delay_s + settings.drain_timeout_s + settings.header_timeout_s + MARGIN_S
 
 
-@pytest.mark.parametrize("text", [MANIFEST, ALERTS, (ROOT / "examples" / "autoscaling.yaml").read_text()])
+def test_the_network_policy_is_about_the_pods_and_ports_of_the_manifest():
+    assert re.search(r"podSelector:\n\s+matchLabels: (.*)", POLICY)[1] == re.search(r"matchLabels: (.*)", MANIFEST)[1]
+    ports = re.findall(r"\{name: (\w+), containerPort:", MANIFEST)
+    assert re.findall(r"\{protocol: TCP, port: (\w+)\}", POLICY) == ports
+    rules = re.findall(r"metadata\.name: ([\w-]+)\}(?:\n.*?)*?port: (\w+)\}", POLICY)
+    assert rules == [("ingress-nginx", "http"), ("monitoring", "admin")]
+
+
+@pytest.mark.parametrize("text", [MANIFEST, ALERTS, POLICY, (ROOT / "examples" / "autoscaling.yaml").read_text()])
 def test_the_examples_are_yaml(text):
     yaml = pytest.importorskip("yaml", reason="nothing else here needs PyYAML")
     assert all(isinstance(one, dict) for one in yaml.safe_load_all(text))

@@ -1,6 +1,7 @@
 """The README says what is so: its settings are the settings, its files and targets exist."""
 
 import re
+import tomllib
 
 from app.errors import ServiceError
 from app.settings import Settings
@@ -53,6 +54,14 @@ def test_every_target_that_measures_is_named():
     assert len(measuring) > 10
     text = " ".join(README.split())  # a name may stand across the end of a line
     assert [target for target in measuring if f"`make {target}`" not in text] == []
+
+
+def test_the_changelog_begins_with_the_release_that_this_is():
+    release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## \[(.*)\] - (Unreleased|\d{4}-\d\d-\d\d)$", changelog, re.M)[1] == release
+    for setting in re.findall(r"RESNET_(\w+)", changelog):
+        assert setting.lower() in Settings.model_fields
 
 
 def test_the_version_of_swagger_ui_is_the_one_that_is_here():

@@ -45,13 +45,18 @@ def test_a_name_that_the_terminal_has_no_letters_for_is_shown_as_escapes(tmp_pat
         assert printed.getvalue().decode(encoding) == f"{tmp_path}/{shown}: {label} 75.0%\n"
 
 
-def test_it_says_which_release_it_is(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("revision", "more"), [(None, ""), ("unknown", ""), (" ", ""), ("0a1b2c3", " (revision 0a1b2c3)")]
+)
+def test_it_says_which_release_it_is_of_which_revision(monkeypatch, capsys, revision, more):
+    if revision is not None:
+        monkeypatch.setenv("RESNET_REVISION", revision)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     monkeypatch.setattr(sys, "argv", ["resnet", "--version"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    assert capsys.readouterr().out == f"resnet {project['version']}\n"
+    assert capsys.readouterr().out == f"resnet {project['version']}{more}\n"
 
 
 def test_a_folder_that_nothing_has_installed_has_no_release(monkeypatch):

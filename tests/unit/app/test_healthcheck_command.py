@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 
+from app.commands import healthcheck
 from app.commands.healthcheck import add, base_url
 
 
@@ -22,6 +23,19 @@ from app.commands.healthcheck import add, base_url
 )
 def test_it_is_looked_for_where_it_listens(flags, url, monkeypatch):
     monkeypatch.delenv("RESNET_HOST", raising=False)
+    monkeypatch.setattr(healthcheck, "has_ipv6_loopback", lambda: True)
     parser = argparse.ArgumentParser()
     add(parser)
     assert base_url(parser.parse_args(flags)) == url
+
+
+def test_where_ipv6_is_switched_off_it_is_reached_by_ipv4(monkeypatch):
+    """ "::" can be listened at all the same, and takes connections of IPv4."""
+
+    def bind(_socket, address):
+        raise OSError(99, f"Cannot assign requested address {address}")
+
+    monkeypatch.setattr("app.commands.healthcheck.socket.socket.bind", bind)
+    parser = argparse.ArgumentParser()
+    add(parser)
+    assert base_url(parser.parse_args(["--host", "::"])) == "http://127.0.0.1:8000"

@@ -85,3 +85,13 @@ def test_a_file_of_another_user_is_not_believed(monkeypatch, caplog):
 def test_a_free_port_has_no_file(folder):
     with pid_file(HOST, 0):
         assert list(folder.iterdir()) == []
+
+
+def test_without_a_folder_for_temporary_files_the_service_serves_all_the_same(monkeypatch, caplog):
+    def missing():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", missing)
+    with pid_file(HOST, 8000):
+        assert "needs --pid" in caplog.text
+        assert "No usable temporary directory" in caplog.text

@@ -37,6 +37,37 @@ def test_ctrl_c_ends_other_commands_in_one_line_wherever_it_comes(command):
     assert (ended.returncode, ended.stderr) == (130, b"resnet: interrupted\n")
 
 
+CLOSED = """
+import argparse, os, pathlib, subprocess, sys
+import app.cli
+
+parser = argparse.ArgumentParser()
+
+def run(_arguments):
+    print("nobody hears it")
+    print("nor that", file=sys.stderr)
+    child = subprocess.run(["sh", "-c", "read line; echo x && echo y >&2"], check=False)
+    files = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
+    pathlib.Path(sys.argv[1]).write_text(" ".join([*files, repr(sys.stdin.read()), str(child.returncode)]))
+    return 0
+
+parser.add_argument("path")
+parser.set_defaults(run=run)
+app.cli.build_parser = lambda: parser
+app.cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are seen in /proc")
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "<&- 2>&-", ">&-", ""])
+def test_standard_files_that_are_closed_lead_nowhere_rather_than_to_what_is_opened_next(tmp_path, closed):
+    seen = tmp_path / "seen"
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", CLOSED, seen]
+    null = subprocess.DEVNULL
+    ended = subprocess.run(command, check=False, cwd=ROOT, stdin=null, stdout=null, stderr=null)
+    assert (ended.returncode, seen.read_text()) == (0, "/dev/null /dev/null /dev/null '' 0")
+
+
 WORDY = """
 import argparse
 import app.cli

@@ -17,8 +17,9 @@ from app.http.accept_loop import AcceptLoop
 from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
-from app.server import LISTENERS, Server, main_server_config
+from app.server import LISTENERS, Server, main_server_config, open_main_port
 from app.settings import Settings
+from tests.conftest import warnings_of
 from tests.fakes import FakeEngine
 
 on_both_loops = pytest.mark.parametrize(
@@ -229,3 +230,18 @@ async def stopped_while_it_rests():
 def test_a_port_that_is_closed_while_it_rests_stays_closed(new_loop):
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert not runner.run(stopped_while_it_rests())
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "0.0.0.0", "tls_cert": "c", "tls_key": "k"}, True),
+        ({"host": "0.0.0.0", "api_key": "x"}, False),
+        ({"host": "0.0.0.0", "api_keys_file": "keys"}, False),
+        ({"host": "127.0.0.1"}, False),
+    ],
+)
+def test_a_port_that_is_open_to_everybody_is_warned_of(settings, warned, caplog):
+    open_main_port(Settings(port=0, **settings)).close()
+    assert len(warnings_of(caplog)) == warned

@@ -153,3 +153,9 @@ def test_a_key_is_what_a_header_can_carry():
     assert Settings(api_key=" secret\n").api_key.get_secret_value() == "secret"
     with pytest.raises(ValueError, match="api_key must not be empty"):
         Settings(api_key="\n")
+
+
+@pytest.mark.parametrize(("given", "host"), [("[::1]", "::1"), ("[::]", "::"), ("::1", "::1"), ("[x]", "[x]")])
+def test_an_ipv6_address_may_stand_in_the_brackets_that_it_has_in_a_url(given, host):
+    settings = Settings(host=given, admin_host=given, admin_port=9000)
+    assert (settings.host, settings.admin_host) == (host, host)

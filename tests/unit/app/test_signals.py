@@ -29,11 +29,11 @@ def terminal(monkeypatch):
 class Heard:
     """A service's signals, and what they have led to."""
 
-    def __init__(self):
+    def __init__(self, drain_delay_s=0):
         self.lifecycle = Lifecycle()
         self.reloads = 0
         self.stopped = asyncio.Event()
-        self.signals = Signals(self.lifecycle, drain_delay_s=0, stop=self.stopped.set, reload=self._reload)
+        self.signals = Signals(self.lifecycle, drain_delay_s=drain_delay_s, stop=self.stopped.set, reload=self._reload)
 
     def _reload(self):
         self.reloads += 1
@@ -99,6 +99,22 @@ async def test_a_second_signal_that_asks_for_the_end_ends_it_at_once(heard, term
     with pytest.raises(SystemExit) as ended:
         heard.signals._on_signal(signal.SIGTERM)
     assert ended.value.code == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("ready", [False, True])
+async def test_who_was_never_ready_waits_for_nobody_before_the_end(ready):
+    before = signal.getsignal(signal.SIGHUP)
+    heard = Heard(drain_delay_s=3600)
+    try:
+        with heard.signals.handled():
+            if ready:
+                heard.lifecycle.mark_ready()
+            await hear(signal.SIGTERM)
+            await turns()
+            assert heard.stopped.is_set() is not ready
+            heard.signals._draining.cancel()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 async def test_who_has_outlived_its_terminal_reloads(terminal, heard):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from app.http import ports
-from app.http.ports import drop_new_connections, open_port
+from app.http.ports import drop_new_connections, is_loopback, open_port
 from app.settings import SettingsError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")
@@ -21,7 +21,14 @@ def test_a_port_that_is_taken_is_one_line():
     assert str(refused.value) == f"port {number} at 127.0.0.1: Address already in use"
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_a_name_that_does_not_resolve_is_said_to_be_one():
+    with pytest.raises(SettingsError) as refused:
+        open_port("no.such.host.invalid", 0, 8)
+    assert str(refused.value).startswith("host no.such.host.invalid: ")
+    assert "Unknown error" not in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "no..such.host", "a" * 64])
 def test_so_is_an_address_that_is_not_this_hosts(host):
     with pytest.raises(SettingsError, match=host) as refused:
         open_port(host, 0, 8)
@@ -38,6 +45,15 @@ def test_it_listens_at_every_address_where_it_should(host, asked, caplog):
         socket.create_connection((asked, number), timeout=10).close()
     shown = f"[{host}]" if ":" in host else host
     assert f"listening on https://{shown}:{number}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("127.0.0.1", True), ("127.0.0.2", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False)],
+)
+def test_a_port_that_other_hosts_may_reach_is_known(host, alone):
+    with open_port(host, 0, 8) as opened:
+        assert is_loopback(opened) is alone
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])

@@ -1,6 +1,8 @@
+import math
 import ssl
 import subprocess
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import pytest
 
@@ -45,6 +47,45 @@ def test_new_handshakes_get_the_newest_certificate_and_a_bad_one_changes_nothing
     key.unlink()
     assert not certificate.reload()
     assert handshake(listening) == new
+
+
+@pytest.mark.parametrize(
+    ("today", "told"),
+    [
+        (datetime(2126, 10, 1, tzinfo=UTC), ""),
+        (datetime(2126, 10, 23, tzinfo=UTC), "ends on 2126-10-29 06:59:23+00:00"),
+        (datetime(2126, 10, 30, tzinfo=UTC), "ended on 2126-10-29 06:59:23+00:00"),
+    ],
+)
+def test_a_certificate_that_is_about_to_end_or_has_ended_is_warned_of(monkeypatch, caplog, today, told):
+    monkeypatch.setattr("app.http.tls.time.time", today.timestamp)
+    Certificate(CERT, KEY).warn_of_expiry()
+    assert caplog.messages == ([f"the certificate {CERT} {told}"] if told else [])
+
+
+def test_a_renewed_certificate_has_an_end_of_its_own(tmp_path):
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    for path, source in ((chain, CERT), (key, KEY)):
+        path.write_bytes(source.read_bytes())
+    certificate = Certificate(chain, key)
+    before = certificate.expires_at
+    chain.write_bytes((TLS / "renewed.crt").read_bytes())
+    assert not certificate.reload()
+    assert certificate.expires_at == before
+    key.write_bytes((TLS / "renewed.key").read_bytes())
+    assert certificate.reload()
+    assert certificate.expires_at != before
+
+
+def test_an_end_that_cannot_be_told_is_no_reason_not_to_serve(monkeypatch, caplog):
+    def unknown(_pem):
+        raise ValueError("tag 0x1")
+
+    monkeypatch.setattr("app.http.tls.expiry_of", unknown)
+    certificate = Certificate(CERT, KEY)
+    assert math.isnan(certificate.expires_at)
+    certificate.warn_of_expiry()
+    assert caplog.messages == [f"when the certificate {CERT} ends cannot be told: tag 0x1"]
 
 
 def test_a_certificate_and_its_key_pass():
