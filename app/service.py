@@ -93,8 +93,15 @@ class Service(ABC):
             return self.lifecycle.reason
         if self._predictor is None or not self._predictor.batcher.alive:
             return "the batcher is not running"
-        # What waits longer than its deadline gets 504: no prediction succeeds, long before a restart has to help.
-        return self._predictor.stalled(max(self.settings.timeout_ms / 1000, MIN_STALL_S)) or self.stalled()
+        return self._predictor.stalled(self.patience_s) or self.stalled()
+
+    @property
+    def patience_s(self) -> float:
+        """After how many seconds without progress no prediction succeeds, long before a restart has to help.
+
+        What waits longer than its deadline gets 504.
+        """
+        return max(self.settings.timeout_ms / 1000, MIN_STALL_S)
 
     def images_per_second(self) -> float:
         """Return what the engine is known to compute in full batches, 0 while nothing is known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 
 from app.batching.admission import Load
@@ -13,7 +14,7 @@ from app.lifecycle import State
 from app.processes.frames import Kind
 from app.processes.http_process_handle import HttpProcessHandle
 from app.processes.process_metrics import merged_metrics, metrics_snapshot
-from app.processes.shared_state import BEAT_S, LATE_S, SharedState
+from app.processes.shared_state import BEAT_S, SharedState
 from app.schemas import Reloads
 from app.settings import Settings
 
@@ -128,17 +129,22 @@ class EngineProcessService(EngineService):
 
     def stalled(self) -> str | None:
         """Return what has made no progress for longer than `stall_timeout_s`, in any process, or None."""
-        return super().stalled() or self._stalled_worker()
+        return super().stalled() or next(self._stalled_workers(self.settings.stall_timeout_s), None)
 
-    def _stalled_worker(self) -> str | None:
-        limit_s = self.settings.stall_timeout_s
+    def unready_reason(self) -> str | None:
+        """Return why a prediction would fail now, or None.
+
+        A process that hangs gets no new connections, so that before `stall_timeout_s` it counts only if all do.
+        """
+        hanging = list(self._stalled_workers(self.patience_s))
+        return super().unready_reason() or (hanging[0] if len(hanging) == len(self.workers) else None)
+
+    def _stalled_workers(self, limit_s: float) -> Iterator[str]:
+        """Yield what makes no progress, for each HTTP process in which something has made none for longer."""
         for worker in self.workers:
-            if worker.serving.is_set() and not worker.link.lost.is_set():
-                if self.shared.decoder_stalled_s(worker.index) > limit_s:
-                    return "the decoder makes no progress"
-                if self.shared.silent_s(worker.index) > max(limit_s, LATE_S):
-                    return "an HTTP process makes no progress"
-        return None
+            hanging = worker.stalled(limit_s)
+            if hanging is not None:
+                yield hanging
 
     def queued_images(self) -> float:
         """Return how many images wait or are being decoded, in all processes."""

@@ -13,7 +13,7 @@ from app.batching.jobs import Job, Outcome
 from app.errors import EngineFailed, ServiceError
 from app.processes.frames import AnswerCodec, Kind, Payload, pack_refusal, unpack_submission, unpack_with_id
 from app.processes.link import Link
-from app.processes.shared_state import SharedState
+from app.processes.shared_state import LATE_S, SharedState
 
 if TYPE_CHECKING:
     from app.processes.engine_process import EngineProcessService
@@ -97,6 +97,15 @@ class HttpProcessHandle:
         while self._pending_snapshots:
             self._pending_snapshots.popleft().cancel()
         self._on_lost(self)
+
+    def stalled(self, limit_s: float) -> str | None:
+        """Return what has made no progress there for longer than that, or None; None unless it serves, too."""
+        if self.serving.is_set() and not self.link.lost.is_set():
+            if self._shared.decoder_stalled_s(self.index) > limit_s:
+                return "the decoder makes no progress"
+            if self._shared.silent_s(self.index) > max(limit_s, LATE_S):
+                return "an HTTP process makes no progress"
+        return None
 
     # -- metrics
 

@@ -252,6 +252,22 @@ async def test_one_process_that_hangs_makes_the_others_unready_only_after_the_st
         assert pair.host.unready_reason() is None
 
 
+@pytest.mark.parametrize("stopped", ["both", "one"])
+async def test_when_all_hang_the_service_is_unready_once_their_requests_have_expired(monkeypatch, stopped):
+    monkeypatch.setattr("app.service.MIN_STALL_S", 2)
+    async with joined(FakeEngine(), stall_timeout_s=50, timeout_ms=10) as pair:
+        silent_s = [4.0, 4.0 if stopped == "both" else 0.0]
+        monkeypatch.setattr(pair.host.shared, "silent_s", silent_s.__getitem__)
+        if stopped == "one":
+            assert pair.host.unready_reason() is None
+            pair.shared.beat(1, 4.0)
+        assert pair.host.unready_reason() == "an HTTP process makes no progress"
+        assert pair.host.stalled() is None  # that is no matter of a restart yet
+        pair.shared.beat(1, 0.0)
+        silent_s[1] = 0.0
+        assert pair.host.unready_reason() is None
+
+
 async def test_files_that_any_process_could_not_read_again_are_told_of():
     async with joined(FakeEngine()) as pair:
         pair.link.send(Kind.FILES_REFUSED, b'["keys"]')
