@@ -93,10 +93,10 @@ class Acceptor:
         return False
 
     def _by_preference(self) -> Iterator[int]:
-        """Yield the HTTP processes: those that are alive first, then by how few connections they have, then in turn."""
+        """Yield the HTTP processes: those that make progress first, by how few connections they have, then in turn."""
         count = len(self._channels)
         in_turn = [(self._next + step) % count for step in range(count)]
         yield from sorted(
             in_turn,
-            key=lambda one: (self._shared.silent_s(one) > LATE_S, self._shared.connections(one, self._handed[one])),
+            key=lambda one: (self._shared.stalled_s(one) > LATE_S, self._shared.connections(one, self._handed[one])),
         )

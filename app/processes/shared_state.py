@@ -113,6 +113,10 @@ class SharedState:
         first = self._first[index]
         return int(self._words[first + CONNECTIONS] + handed - self._words[first + ARRIVED])
 
+    def stalled_s(self, index: int) -> float:
+        """Return for how many seconds an HTTP process, or every one of its decoding threads, has made no progress."""
+        return max(self.silent_s(index), self.decoder_stalled_s(index))
+
     def silent_s(self, index: int) -> float:
         """Return for how many seconds nothing has been heard of an HTTP process."""
         return time.monotonic() - self._words[self._first[index] + ALIVE]

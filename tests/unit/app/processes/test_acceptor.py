@@ -107,6 +107,17 @@ async def test_a_silent_process_gets_none_unless_all_are(house, monkeypatch):
     assert house.counts() == [4, 0]
 
 
+async def test_a_process_whose_decoding_threads_hang_gets_none_unless_all_do(house):
+    house.shared.beat(0, decoder_stalled_s=5.0)
+    house.connect(4)
+    await turns()
+    assert house.counts() == [0, 4]
+    house.shared.beat(1, decoder_stalled_s=5.0)
+    house.connect(4)
+    await turns()
+    assert house.counts() == [4, 0]
+
+
 async def test_a_process_that_has_ended_gets_none(house):
     house.ends[0].close()
     house.connect(3)
