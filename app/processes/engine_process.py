@@ -78,6 +78,7 @@ class EngineProcessService(EngineService):
 
     def _on_lost(self, worker: HttpProcessHandle) -> None:
         if not self.closing:
+            self.shared.keys.forget(worker.index)
             self.lifecycle.fail(f"HTTP process {worker.index} has ended by itself", "an HTTP process has ended")
 
     # -- what the others are told

@@ -13,6 +13,7 @@ from app.imaging import MAX_THREADS, Decoder
 from app.lifecycle import State
 from app.predictor import Predictor
 from app.processes.frames import Kind, Payload, pack_with_id, unpack_with_id
+from app.processes.key_counts import SharedUnderWay
 from app.processes.link import Link
 from app.processes.process_metrics import metrics_snapshot
 from app.processes.remote import RemoteBatcher
@@ -42,7 +43,7 @@ class HttpService(Service):
         self._unready: str | None = "the engine process has not been heard of"
         self._reloads = Reloads(running=False, finished=0, outcome=None, ended_at=None)
         super().__init__(settings)
-        self.keys.under_way = shared.under_way
+        self.keys.count_in(SharedUnderWay(shared.keys, index))
         self._end = end
         self._shared = shared
         self._index = index

@@ -13,6 +13,7 @@ import pytest
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, NotReady, QueueFull
 from app.processes.engine_process import EngineProcessService
 from app.processes.frames import Kind
+from app.processes.key_counts import SharedUnderWay
 from app.processes.link import Link
 from app.processes.remote import RemoteBatcher
 from app.processes.shared_state import SharedState
@@ -225,8 +226,14 @@ async def test_when_the_http_process_ends_its_images_cost_nothing_and_the_servic
         waiting = pair.submit(pictures(3)).future
         waiting.add_done_callback(lambda one: one.exception())
         await until(lambda: pair.batcher.queued_images == 3)
+        own, others = (SharedUnderWay(pair.shared.keys, index) for index in (0, 1))
+        for one in (own, others):
+            one.know(["key"])
+        assert own.begin("key", 1)
+        assert not others.begin("key", 1)
         await pair.link.close()
         await until(lambda: pair.batcher.queued_images == 0)
+        assert others.begin("key", 1)
         assert pair.host.lifecycle.exit_code == 1
         engine.release()
         await pair.batcher.submit(pair.batcher.admit(1, math.inf), pictures(1), time.monotonic() + 30).future
