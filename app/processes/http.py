@@ -19,6 +19,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from app.http.accept_loop import AcceptLoop
+from app.lifecycle import State
 from app.main import app_of
 from app.processes.acceptor import AT_ONCE, MARK
 from app.processes.http_service import HttpService
@@ -29,7 +30,7 @@ from app.telemetry import set_up_logging
 
 log = logging.getLogger(__name__)
 
-# For answers that are being sent, once the engine process has ended.
+# For answers that are being sent, once the engine or its process has ended.
 ORPHAN_S = 2
 
 # Blocked by the engine process while it starts this one, so that none comes before it is ignored.
@@ -46,7 +47,7 @@ class HttpServer(Server):
         self._channel = channel
         self._arrived = 0
         self._loop = AcceptLoop(channel, self._take_one, at_once=AT_ONCE, rest_s=lambda: REST_S)
-        service.on_close = self.exit_soon
+        service.on_close = self._close
         service.lifecycle.on_failure = self._exit_at_once
         service.on_beat = self._count
 
@@ -56,8 +57,15 @@ class HttpServer(Server):
         self._loop.start()
         self.service.say_serving()
 
+    def _close(self) -> None:
+        """End as the engine process says: soon, or at once after a failure."""
+        if self.service.lifecycle.state is State.FAILED:
+            self._exit_at_once()
+        else:
+            self.exit_soon()
+
     def _exit_at_once(self) -> None:
-        """End without the engine process: what waits has its answer, and what is still being sent would get none."""
+        """End without an engine: what waits has its answer, and what is still being sent would get none."""
         self.config.timeout_graceful_shutdown = ORPHAN_S
         self.exit_soon()
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import uvicorn
 
 from app.admin import AdminServer
+from app.lifecycle import State
 from app.pidfile import pid_file
 from app.processes.acceptor import Acceptor
 from app.processes.engine_process import EngineProcessService
@@ -98,9 +99,10 @@ class Supervisor:
         return channel
 
     async def _finish(self) -> None:
-        """Let the HTTP processes finish what they accepted, and wait for their end."""
+        """Let the HTTP processes finish what they accepted, and wait for their end: not for long after a failure."""
         lifecycle, settings = self._service.lifecycle, self._service.settings
-        if not await self._service.close_workers(settings.drain_timeout_s + settings.header_timeout_s + MARGIN_S):
+        drain_s = 0.0 if lifecycle.state is State.FAILED else settings.drain_timeout_s + settings.header_timeout_s
+        if not await self._service.close_workers(drain_s + MARGIN_S):
             lifecycle.fail("an HTTP process does not end", "an HTTP process does not end")
         for process in self._processes:
             with suppress(subprocess.TimeoutExpired):
