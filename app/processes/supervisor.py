@@ -34,7 +34,7 @@ from app.signals import Signals
 
 log = logging.getLogger(__name__)
 
-# What an HTTP process takes to end beyond the time for accepted requests, and for last handshakes, amply.
+# What an HTTP process takes to end beyond the time for accepted requests, amply.
 MARGIN_S = 5.0
 
 
@@ -100,8 +100,8 @@ class Supervisor:
 
     async def _finish(self) -> None:
         """Let the HTTP processes finish what they accepted, and wait for their end: not for long after a failure."""
-        lifecycle, settings = self._service.lifecycle, self._service.settings
-        drain_s = 0.0 if lifecycle.state is State.FAILED else settings.drain_timeout_s + settings.header_timeout_s
+        lifecycle = self._service.lifecycle
+        drain_s = 0.0 if lifecycle.state is State.FAILED else self._service.settings.drain_timeout_s
         if not await self._service.close_workers(drain_s + MARGIN_S):
             lifecycle.fail("an HTTP process does not end", "an HTTP process does not end")
         for process in self._processes:
