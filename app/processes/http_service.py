@@ -127,6 +127,7 @@ class HttpService(Service):
             for scrape in self._scrapes.values():
                 scrape.cancel()
             self.lifecycle.fail("the engine process has ended", "the engine process has ended")
+            self.lifecycle.on_failure()  # also if the engine had failed before: nobody is left to say CLOSE
 
     def read_files_again(self) -> None:
         """Read keys and certificate again, and tell the engine process what could not be used."""
