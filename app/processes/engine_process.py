@@ -63,7 +63,7 @@ class EngineProcessService(EngineService):
             await self._predictor.close()
         self._tell()
         for worker in self.workers:
-            worker.link.send(Kind.CLOSE)
+            worker.close()
         lost = [asyncio.ensure_future(worker.link.lost.wait()) for worker in self.workers]
         _, pending = await asyncio.wait(lost, timeout=timeout_s)
         for one in pending:

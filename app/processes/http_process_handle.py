@@ -1,26 +1,39 @@
-"""One HTTP process, as the engine process sees it: its images go to the batcher, outcomes go back."""
+"""One HTTP process, as the engine process sees it: how it starts and ends, and what passes between the two.
+
+Its images go to the batcher, outcomes go back.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.batching.jobs import Job, Outcome
 from app.errors import EngineFailed, ServiceError
+from app.processes.acceptor import Channel
 from app.processes.frames import AnswerCodec, Kind, Payload, pack_refusal, unpack_submission, unpack_with_id
+from app.processes.http import IGNORED
 from app.processes.link import Link
 from app.processes.shared_state import LATE_S, SharedState
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.processes.engine_process import EngineProcessService
 
 
 class HttpProcessHandle:
-    """The engine process' end of the link to the HTTP process `index`.
+    """The HTTP process `index`, once it has been started, the link to it, and what connections reach it through.
 
     `on_turn` is called when the engine may have got or done some work, `on_lost` when the process has ended.
     """
@@ -50,6 +63,8 @@ class HttpProcessHandle:
             self._lose,
             on_turn,
         )
+        self.channel: Channel | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self.serving = asyncio.Event()
         self.snapshot: bytes | None = None
         self.files_refused: list[str] = []
@@ -57,6 +72,39 @@ class HttpProcessHandle:
         self._jobs: dict[int, Job] = {}
         self._answers = AnswerCodec()
         self._scrapes: set[asyncio.Task[None]] = set()
+
+    # -- its life
+
+    async def start(self, settings: Settings) -> Channel:
+        """Start the process, and return what connections are handed to it through."""
+        link, its_link = socket.socketpair()
+        channel, its_channel = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        with its_link, its_channel:
+            files = (its_link.fileno(), its_channel.fileno(), self._shared.file)
+            self._process = start_process(settings, self.index, files)
+        self.channel = Channel(channel, self._shared, self.index)
+        await self.link.open(link)
+        return self.channel
+
+    def close(self) -> None:
+        """Hand it no more connections, and let it finish what it has and end."""
+        if self.channel is not None:
+            self.channel.close()
+        self.link.send(Kind.CLOSE)
+
+    def ended(self) -> int | None:
+        """Wait a moment for the process whose link is lost, and return its exit code, None if it has none."""
+        if self._process is None:
+            return None
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """End the process now, unless it has ended."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     # -- images
 
@@ -133,3 +181,24 @@ class HttpProcessHandle:
 
     async def _answer_scrape(self, scrape_id: Payload) -> None:
         self.link.send(Kind.METRICS, scrape_id + await self._service.metrics())
+
+
+def start_process(settings: Settings, index: int, files: tuple[int, int, int]) -> subprocess.Popen[bytes]:
+    """Start an HTTP process. It inherits the files, and gets the settings where no list of processes shows the key."""
+    known = settings.model_dump(mode="json")
+    if settings.api_key is not None:
+        known["api_key"] = settings.api_key.get_secret_value()
+    # Not from whatever folder this process happens to be in, as -m would by itself.
+    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+    command = [sys.executable, "-P", "-m", "app.processes.http", str(index), *map(str, files)]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # inherited, until it ignores them
+    try:
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, pass_fds=files, env={**os.environ, "PYTHONPATH": path}
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as pipe:  # it has ended, which its socket tells
+        pipe.write(json.dumps(known).encode())
+    return process

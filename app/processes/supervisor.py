@@ -8,16 +8,10 @@ came about, so that none is left behind.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
-from pathlib import Path
+from contextlib import nullcontext
 
 import uvicorn
 
@@ -26,10 +20,7 @@ from app.lifecycle import State
 from app.pidfile import pid_file
 from app.processes.acceptor import Acceptor
 from app.processes.engine_process import EngineProcessService
-from app.processes.http import IGNORED
-from app.processes.http_process_handle import HttpProcessHandle
 from app.server import create_admin_server, open_main_port, prepare_process
-from app.settings import Settings
 from app.signals import Signals
 
 log = logging.getLogger(__name__)
@@ -57,7 +48,6 @@ class Supervisor:
         self._service = service
         self._port = port
         self._admin = admin
-        self._processes: list[subprocess.Popen[bytes]] = []
         self._end = asyncio.Event()
         self.before_port_closes: Callable[[], None] = lambda: None
 
@@ -75,9 +65,7 @@ class Supervisor:
         with signals.handled():
             async with self._admin.running() if self._admin else nullcontext():
                 try:
-                    acceptor = Acceptor(
-                        self._port, [await self._start_process(worker) for worker in service.workers], service.shared
-                    )
+                    acceptor = Acceptor(self._port, [await one.start(service.settings) for one in service.workers])
                     acceptor.open()
                     await service.start()
                     await self._end.wait()
@@ -88,50 +76,17 @@ class Supervisor:
                     self._kill()
                     await service.stop()
 
-    async def _start_process(self, worker: HttpProcessHandle) -> socket.socket:
-        """Start an HTTP process, and return what connections are handed to it through."""
-        link, its_link = socket.socketpair()
-        channel, its_channel = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        with its_link, its_channel:
-            files = (its_link.fileno(), its_channel.fileno(), self._service.shared.file)
-            self._processes.append(start_process(self._service.settings, worker.index, files))
-        await worker.link.open(link)
-        return channel
-
     async def _finish(self) -> None:
         """Let the HTTP processes finish what they accepted, and wait for their end: not for long after a failure."""
         lifecycle = self._service.lifecycle
         drain_s = 0.0 if lifecycle.state is State.FAILED else self._service.settings.drain_timeout_s
         if not await self._service.close_workers(drain_s + MARGIN_S):
             lifecycle.fail("an HTTP process does not end", "an HTTP process does not end")
-        for process in self._processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=1)  # its socket is closed: it has ended, or is about to
-            if process.poll() not in {0, None}:
-                lifecycle.fail(f"HTTP process {process.pid} has ended with {process.returncode}", "it failed to drain")
+        for worker in self._service.workers:
+            code = worker.ended()
+            if code not in {0, None}:
+                lifecycle.fail(f"HTTP process {worker.index} has ended with {code}", "it failed to drain")
 
     def _kill(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()
-
-
-def start_process(settings: Settings, index: int, files: tuple[int, int, int]) -> subprocess.Popen[bytes]:
-    """Start an HTTP process. It inherits the files, and gets the settings where no list of processes shows the key."""
-    known = settings.model_dump(mode="json")
-    if settings.api_key is not None:
-        known["api_key"] = settings.api_key.get_secret_value()
-    # Not from whatever folder this process happens to be in, as -m would by itself.
-    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
-    command = [sys.executable, "-P", "-m", "app.processes.http", str(index), *map(str, files)]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # inherited, until it ignores them
-    try:
-        process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.PIPE, pass_fds=files, env={**os.environ, "PYTHONPATH": path}
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as pipe:  # it has ended, which its socket tells
-        pipe.write(json.dumps(known).encode())
-    return process
+        for worker in self._service.workers:
+            worker.kill()
