@@ -53,10 +53,10 @@ class EngineProcessService(EngineService):
         await super()._load()
         self._tell()
 
-    async def close_workers(self, timeout_s: float) -> bool:
-        """Let every HTTP process close the port, finish what it accepted, and end; return whether all of them have.
+    async def close_workers(self, timeout_s: float) -> list[int | None]:
+        """Let every HTTP process close the port, finish what it accepted, and end; return their exit codes.
 
-        After a failure there is nothing to wait for: what waits is answered with 503.
+        One that takes longer is killed, and has none. After a failure what waits is answered with 503.
         """
         self.closing = True
         if self.lifecycle.state is State.FAILED and self._predictor is not None:
@@ -64,11 +64,7 @@ class EngineProcessService(EngineService):
         self._tell()
         for worker in self.workers:
             worker.close()
-        lost = [asyncio.ensure_future(worker.link.lost.wait()) for worker in self.workers]
-        _, pending = await asyncio.wait(lost, timeout=timeout_s)
-        for one in pending:
-            one.cancel()
-        return not pending
+        return await asyncio.gather(*(worker.ended(timeout_s) for worker in self.workers))
 
     async def stop(self) -> None:
         """End the predictor; to be called once every HTTP process has ended."""

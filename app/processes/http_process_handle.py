@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from app.processes.engine_process import EngineProcessService
 
 
+# What a process takes to be gone once its link is.
+LAST_S = 1.0
+
+
 class HttpProcessHandle:
     """The HTTP process `index`, once it has been started, the link to it, and what connections reach it through.
 
@@ -92,19 +96,24 @@ class HttpProcessHandle:
             self.channel.close()
         self.link.send(Kind.CLOSE)
 
-    def ended(self) -> int | None:
-        """Wait a moment for the process whose link is lost, and return its exit code, None if it has none."""
-        if self._process is None:
+    async def ended(self, timeout_s: float) -> int | None:
+        """Wait for its end after `close`, and return its exit code. One that takes longer is killed: None."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.link.lost.wait()
+            return await asyncio.to_thread(self._wait, LAST_S)
+        except (TimeoutError, subprocess.TimeoutExpired):
+            await asyncio.to_thread(self.kill)
             return None
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1)
-        return self._process.poll()
+
+    def _wait(self, timeout_s: float | None = None) -> int:
+        return self._process.wait(timeout_s) if self._process is not None else 0
 
     def kill(self) -> None:
         """End the process now, unless it has ended."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._wait()
 
     # -- images
 

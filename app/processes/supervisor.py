@@ -80,12 +80,11 @@ class Supervisor:
         """Let the HTTP processes finish what they accepted, and wait for their end: not for long after a failure."""
         lifecycle = self._service.lifecycle
         drain_s = 0.0 if lifecycle.state is State.FAILED else self._service.settings.drain_timeout_s
-        if not await self._service.close_workers(drain_s + MARGIN_S):
-            lifecycle.fail("an HTTP process does not end", "an HTTP process does not end")
-        for worker in self._service.workers:
-            code = worker.ended()
-            if code not in {0, None}:
-                lifecycle.fail(f"HTTP process {worker.index} has ended with {code}", "it failed to drain")
+        for index, code in enumerate(await self._service.close_workers(drain_s + MARGIN_S)):
+            if code is None:
+                lifecycle.fail("an HTTP process does not end", "an HTTP process does not end")
+            elif code:
+                lifecycle.fail(f"HTTP process {index} has ended with {code}", "it failed to drain")
 
     def _kill(self) -> None:
         for worker in self._service.workers:
