@@ -75,7 +75,7 @@ class EngineProcessService(EngineService):
     def _on_lost(self, worker: HttpProcessHandle) -> None:
         if not self.closing:
             self.shared.keys.forget(worker.index)
-            self.lifecycle.fail(f"HTTP process {worker.index} has ended by itself", "an HTTP process has ended")
+            self.lifecycle.fail(f"{worker.name} has ended by itself", "an HTTP process has ended")
 
     # -- what the others are told
 
@@ -83,6 +83,8 @@ class EngineProcessService(EngineService):
         while True:
             self._publish()
             self._tell()
+            for worker in self.workers:
+                worker.log_stall(self.settings.stall_timeout_s)
             await asyncio.sleep(BEAT_S)
 
     def _publish(self) -> None:

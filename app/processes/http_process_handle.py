@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -31,9 +32,13 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.processes.engine_process import EngineProcessService
 
+log = logging.getLogger(__name__)
+
 
 # What a process takes to be gone once its link is.
 LAST_S = 1.0
+
+STALLED_BEATS = 5
 
 
 class HttpProcessHandle:
@@ -70,6 +75,9 @@ class HttpProcessHandle:
         self.channel: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.serving = asyncio.Event()
+        self._closed = False
+        self.ended_by_itself = False
+        self._beats_stalled = 0
         self.snapshot: bytes | None = None
         self.files_refused: list[str] = []
         self._pending_snapshots: deque[asyncio.Future[None]] = deque()
@@ -90,8 +98,14 @@ class HttpProcessHandle:
         await self.link.open(link)
         return self.channel
 
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
+        return f"HTTP process {self.index} (pid {self._process.pid if self._process else None})"
+
     def close(self) -> None:
         """Hand it no more connections, and let it finish what it has and end."""
+        self._closed = True
         if self.channel is not None:
             self.channel.close()
         self.link.send(Kind.CLOSE)
@@ -148,6 +162,7 @@ class HttpProcessHandle:
             )
 
     def _lose(self) -> None:
+        self.ended_by_itself = not self._closed
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             job.abandon()
@@ -163,6 +178,16 @@ class HttpProcessHandle:
             if self._shared.silent_s(self.index) > max(limit_s, LATE_S):
                 return "an HTTP process makes no progress"
         return None
+
+    def log_stall(self, limit_s: float) -> None:
+        """Say once in the log when it has made no progress for longer than that; to be called with each beat.
+
+        After all processes were stopped for a while (docker pause, Ctrl-Z), that seems to be so for a beat or two.
+        """
+        hanging = self.stalled(limit_s)
+        self._beats_stalled = self._beats_stalled + 1 if hanging else 0
+        if self._beats_stalled == STALLED_BEATS:
+            log.error("%s: %s", self.name, hanging)
 
     # -- metrics
 

@@ -12,6 +12,7 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext
+from signal import strsignal
 
 import uvicorn
 
@@ -80,12 +81,21 @@ class Supervisor:
         """Let the HTTP processes finish what they accepted, and wait for their end: not for long after a failure."""
         lifecycle = self._service.lifecycle
         drain_s = 0.0 if lifecycle.state is State.FAILED else self._service.settings.drain_timeout_s
-        for index, code in enumerate(await self._service.close_workers(drain_s + MARGIN_S)):
-            if code is None:
-                lifecycle.fail("an HTTP process does not end", "an HTTP process does not end")
-            elif code:
-                lifecycle.fail(f"HTTP process {index} has ended with {code}", "it failed to drain")
+        codes = await self._service.close_workers(drain_s + MARGIN_S)
+        expected = {0, lifecycle.exit_code}
+        for worker, code in zip(self._service.workers, codes, strict=True):
+            if worker.ended_by_itself or code not in expected:
+                reason = f"{worker.name} {_end_of(code)}"
+                if lifecycle.state is State.FAILED:  # of which the log has the reason, and says no other
+                    log.error("%s", reason)
+                lifecycle.fail(reason, "an HTTP process did not end as it should")
 
     def _kill(self) -> None:
         for worker in self._service.workers:
             worker.kill()
+
+
+def _end_of(code: int | None) -> str:
+    if code is None:
+        return "does not end: it was killed"
+    return f"has ended with exit code {code}" if code >= 0 else f"was ended by signal {-code} ({strsignal(-code)})"

@@ -101,7 +101,9 @@ def test_the_death_of_any_is_the_end_of_all_and_what_waits_gets_503(start_two_fa
         assert first.result() == (503, "engine-failed")
     else:
         first.exception()
-        assert service.log.count("has ended by itself") == 1
+        for what in ("has ended by itself", "was ended by signal 9 (Killed)"):
+            assert service.log.count(f"HTTP process 0 (pid {pids[0]}) {what}") == 1
+        assert service.log.count(" ERROR ") == 2
 
 
 def ask_or_lost(service):
@@ -136,7 +138,7 @@ def test_a_process_that_does_not_end_is_killed_and_that_is_no_success(start):
     pids = service.children
     os.kill(pids[0], signal.SIGSTOP)
     assert service.stop() == 1
-    assert service.log.count("an HTTP process does not end") == 1
+    assert service.log.count(f"HTTP process 0 (pid {pids[0]}) does not end") == 1
     wait_for_the_end_of(pids)
 
 
@@ -145,6 +147,8 @@ def test_after_a_failure_nobody_waits_for_a_process_that_hangs(start):
     pids = service.children
     os.kill(pids[0], signal.SIGSTOP)
     assert service.process.wait(timeout=60) == 1
+    for what in (": an HTTP process makes no progress", " does not end"):
+        assert service.log.count(f"HTTP process 0 (pid {pids[0]}){what}") == 1
     wait_for_the_end_of(pids)
     assert_port_is_free(service)
 

@@ -11,6 +11,7 @@ import pytest
 
 from app.processes import http_process_handle
 from app.processes.engine_process import EngineProcessService
+from app.processes.http_process_handle import STALLED_BEATS
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +55,17 @@ async def test_a_signals_number_is_returned(workers):
     (one,) = await workers(HANGS)
     one._process.send_signal(signal.SIGKILL)
     assert await one.ended(30) == -signal.SIGKILL
+
+
+async def test_a_stall_is_logged_once_and_none_that_is_over_with_the_next_beats(workers, monkeypatch, caplog):
+    (one,) = await workers(HANGS)
+    one.serving.set()
+    for silent_s, beats in [(9.0, STALLED_BEATS - 1), (0.0, 1), (9.0, 3 * STALLED_BEATS), (0.0, 1)]:
+        monkeypatch.setattr(one._shared, "silent_s", lambda _index, silent_s=silent_s: silent_s)
+        for _ in range(beats):
+            one.log_stall(5.0)
+    assert [record.getMessage() for record in caplog.records] == [f"{one.name}: an HTTP process makes no progress"]
+    assert one.name == f"HTTP process 0 (pid {one._process.pid})"
 
 
 @pytest.mark.parametrize("code", [HANGS, LETS_GO])
