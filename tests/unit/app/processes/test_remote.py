@@ -17,6 +17,7 @@ from app.processes.key_counts import SharedUnderWay
 from app.processes.link import Link
 from app.processes.remote import RemoteBatcher
 from app.processes.shared_state import SharedState
+from app.routes.health import describe
 from app.settings import Settings
 from tests.fakes import FakeEngine, rounded_probabilities
 
@@ -118,6 +119,7 @@ async def test_places_count_from_admission_until_a_batch_begins():
         ticket = pair.remote.admit(4, math.inf)
         assert pair.remote.queued_images == 4
         assert pair.host.queued_images() == 4
+        assert describe(pair.host).queue_images == 4
         job = pair.remote.submit(ticket, pictures(3), time.monotonic() + 30)  # one could not be decoded
         assert pair.remote.queued_images == 3
         await until(lambda: pair.batcher.queued_images == 3)
