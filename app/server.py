@@ -219,7 +219,8 @@ def main_server_config(app: FastAPI, service: Service) -> uvicorn.Config:
     wanted = max(1, settings.max_connections // settings.http_processes)
     max_connections = raise_file_limit(wanted, MAX_HANDSHAKES if settings.tls_cert else 0)
     if max_connections < wanted:
-        log.warning("the limit of open files allows for %d connections only", max_connections)
+        each = f" in each of {settings.http_processes} HTTP processes" if settings.http_processes > 1 else ""
+        log.warning("the limit of open files allows for %d connections only%s", max_connections, each)
     return uvicorn.Config(
         app,
         ssl_certfile=settings.tls_cert,

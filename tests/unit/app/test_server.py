@@ -173,6 +173,16 @@ def test_http_processes_share_the_connections(processes, share):
     assert config.http.keywords["limits"].max_connections == share
 
 
+@pytest.mark.parametrize(("processes", "told"), [(1, "only"), (3, "only in each of 3 HTTP processes")])
+def test_where_files_are_few_it_is_told_for_how_many_connections_each_process_has_some(
+    processes, told, monkeypatch, caplog
+):
+    monkeypatch.setattr("app.server.raise_file_limit", lambda _wanted, _others: 5)
+    settings = Settings(max_connections=100, http_processes=processes)
+    main_server_config(hello, EngineService(settings, lambda _settings: FakeEngine()))
+    assert caplog.messages == [f"the limit of open files allows for 5 connections {told}"]
+
+
 class ScarcePort(socket.socket):
     """A port that has no file for the first connections."""
 
