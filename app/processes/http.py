@@ -24,7 +24,7 @@ from app.main import app_of
 from app.processes.acceptor import AT_ONCE, MARK
 from app.processes.http_service import HttpService
 from app.processes.shared_state import SharedState
-from app.server import REST_S, Server, main_server_config, prepare_process
+from app.server import REST_S, Server, allow_connections, main_server_config, prepare_process
 from app.settings import Settings, SettingsError
 from app.telemetry import set_up_logging
 
@@ -106,7 +106,8 @@ class HttpServer(Server):
 def serve(settings: Settings, index: int, link: int, channel: int, shared: int) -> int:
     """Serve until the engine process says otherwise, or ends, and return the exit code."""
     service = HttpService(settings, socket.socket(fileno=link), SharedState(shared, settings.http_processes), index)
-    server = HttpServer(main_server_config(app_of(service), service), service, socket.socket(fileno=channel))
+    config = main_server_config(app_of(service), service, allow_connections(settings))
+    server = HttpServer(config, service, socket.socket(fileno=channel))
     prepare_process()
     server.run(sockets=[])
     return service.lifecycle.exit_code

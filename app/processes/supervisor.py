@@ -35,22 +35,28 @@ def supervise(service: EngineProcessService) -> int:
     settings = service.settings
     loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
     prepare_process()
-    supervisor = Supervisor(service, open_main_port(settings), create_admin_server(service))
+    port, admin = open_main_port(settings), create_admin_server(service)
     with pid_file(settings.host, settings.port) as give_up, asyncio.Runner(loop_factory=loop_factory) as runner:
-        supervisor.before_port_closes = give_up
-        runner.run(supervisor.run())
+        runner.run(Supervisor(service, port, admin, before_port_closes=give_up).run())
     return service.lifecycle.exit_code
 
 
 class Supervisor:
     """Starts and ends the HTTP processes, which share `port`, around the life of a service."""
 
-    def __init__(self, service: EngineProcessService, port: socket.socket, admin: AdminServer | None) -> None:
+    def __init__(
+        self,
+        service: EngineProcessService,
+        port: socket.socket,
+        admin: AdminServer | None,
+        *,
+        before_port_closes: Callable[[], None],
+    ) -> None:
         self._service = service
         self._port = port
         self._admin = admin
         self._end = asyncio.Event()
-        self.before_port_closes: Callable[[], None] = lambda: None
+        self._before_port_closes = before_port_closes
 
     async def run(self) -> None:
         """Serve until a signal or a failure ends it."""
@@ -70,7 +76,7 @@ class Supervisor:
                     acceptor.open()
                     await service.start()
                     await self._end.wait()
-                    self.before_port_closes()
+                    self._before_port_closes()
                     await acceptor.close()
                     await self._finish()
                 finally:
