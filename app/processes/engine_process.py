@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 
 from app.batching.admission import Load
 from app.engine import load_engine
@@ -165,7 +164,6 @@ class EngineProcessService(EngineService):
             if worker.serving.is_set() and not worker.link.lost.is_set()
         ]
         if counts:
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait(counts, timeout=SNAPSHOT_TIMEOUT_S)
+            await asyncio.wait(counts, timeout=SNAPSHOT_TIMEOUT_S)
         known = [worker.snapshot for worker in self.workers if worker.snapshot is not None]
         return merged_metrics(metrics_snapshot(self.telemetry.registry), known)
