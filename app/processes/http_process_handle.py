@@ -24,7 +24,7 @@ from app.batching.jobs import Job, Outcome
 from app.errors import EngineFailed, ServiceError
 from app.processes.acceptor import Channel
 from app.processes.frames import AnswerCodec, Kind, Payload, pack_refusal, unpack_submission, unpack_with_id
-from app.processes.http import IGNORED
+from app.processes.http_process import IGNORED
 from app.processes.link import Link
 from app.processes.shared_state import LATE_S, SharedState
 from app.settings import Settings
@@ -224,7 +224,7 @@ def start_process(settings: Settings, index: int, files: tuple[int, int, int]) -
         known["api_key"] = settings.api_key.get_secret_value()
     # Not from whatever folder this process happens to be in, as -m would by itself.
     path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
-    command = [sys.executable, "-P", "-m", "app.processes.http", str(index), *map(str, files)]
+    command = [sys.executable, "-P", "-m", "app.processes.http_process", str(index), *map(str, files)]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # inherited, until it ignores them
     try:
         process = subprocess.Popen(  # noqa: S603

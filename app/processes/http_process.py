@@ -1,4 +1,4 @@
-"""An HTTP process in front of the engine process, which starts it: python -m app.processes.http INDEX FILES...
+"""An HTTP process in front of the engine process, which starts it: python -m app.processes.http_process INDEX FILES...
 
 The files are the socket to the engine process, the one that connections come through, and the shared memory; standard
 input has the settings. The engine process alone obeys signals: a terminal or a supervisor sends them to every process
@@ -28,7 +28,7 @@ from app.server import REST_S, Server, allow_connections, main_server_config, pr
 from app.settings import Settings, SettingsError
 from app.telemetry import set_up_logging
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("app.processes.http_process")  # run as a module, it is called __main__
 
 # For answers that are being sent, once the engine or its process has ended.
 ORPHAN_S = 2
