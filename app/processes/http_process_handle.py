@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What a process takes to be gone once its link is, amply.
+LAST_S = 5.0
 
-# What a process takes to be gone once its link is.
-LAST_S = 1.0
-
+# What hangs for no longer is not worth a line.
 STALLED_BEATS = 5
 
 
