@@ -103,9 +103,7 @@ class EngineService(Service):
             engine = await in_thread(self._loader, self._load_engine)
             await in_thread(self._loader, give_back_memory)
             self._predictor = self._predictor_of(engine)
-            self._timed_images_per_s = (
-                engine.images_per_s
-            )  # of the first one: beside a serving engine it comes out wrong
+            self._timed_images_per_s = engine.images_per_s  # that of the first one: a later one is timed beside it
             self._predictor.batcher.start()
             log.info(
                 "loaded %s version %s on %s in %s by %s (%.1f s)",

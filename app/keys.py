@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,9 @@ class Key:
 class InFlight(Protocol):
     """Counts the requests in flight by their keys' names."""
 
+    def know(self, names: Collection[str]) -> None:
+        """Be ready to count these names, and no others."""
+
     def begin(self, name: str, limit: int | None) -> bool:
         """Count a request, unless there are `limit` already; return whether it was counted."""
 
@@ -45,6 +48,9 @@ class LocalInFlight:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+
+    def know(self, names: Collection[str]) -> None:
+        """Be ready to count these names; here any name can be."""
 
     def begin(self, name: str, limit: int | None) -> bool:
         """Count a request, unless there are `limit` already; return whether it was counted."""
@@ -71,6 +77,11 @@ class Keys:
         self._keys: list[Key] = []
         self.in_flight: InFlight = LocalInFlight()
         self._read()
+
+    def count_in(self, in_flight: InFlight) -> None:
+        """Count requests there from now on; to be called before the first one."""
+        self.in_flight = in_flight
+        in_flight.know([key.name for key in self._keys])
 
     @property
     def required(self) -> bool:
@@ -110,6 +121,7 @@ class Keys:
     def _read(self) -> None:
         from_file = read_keys(self._path) if self._path is not None else []
         self._keys = self._single + from_file
+        self.in_flight.know([key.name for key in self._keys])
 
 
 def digest_of(key: bytes) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,28 +17,8 @@ from app.routes import health, predict
 from app.routes.docs import mount_docs
 from app.routes.document import KEY_IS_ASKED_FOR
 from app.service import Service
-from app.settings import Settings
-
-if TYPE_CHECKING:
-    from app.engine_service import EngineFactory
 
 log = logging.getLogger(__name__)
-
-
-def create_app(settings: Settings, engine_factory: EngineFactory | None = None) -> FastAPI:
-    """Build the application of a process with an engine, which is loaded when it starts, by `engine_factory`.
-
-    Raises SettingsError if a file that the settings name cannot be used.
-    """
-    # HTTP processes in front of an engine process never need it.
-    from app.engine import load_engine
-    from app.engine_service import EngineService
-
-    if settings.http_processes > 1:
-        from app.processes.engine_process import EngineProcessService
-
-        return app_of(EngineProcessService(settings, engine_factory or load_engine))
-    return app_of(EngineService(settings, engine_factory or load_engine))
 
 
 def app_of(service: Service) -> FastAPI:

@@ -1,4 +1,4 @@
-"""uvicorn with an end that loses nobody who was let in; the signals that begin it are those of signals.py."""
+"""uvicorn with an end of our own: it closes its port without a loss, and finishes what it accepted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -27,15 +27,9 @@ from app.http.handshakes import MAX_HANDSHAKES, Handshakes
 from app.http.ports import drop_new_connections, is_loopback, open_port
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks
-from app.pidfile import pid_file
 from app.routes.fast_predict import FastPredict
 from app.service import Service
 from app.settings import Settings
-from app.signals import Signals
-
-if TYPE_CHECKING:
-    from app.engine_service import EngineService
-    from app.processes.engine_process import EngineProcessService
 
 log = logging.getLogger(__name__)
 
@@ -60,42 +54,19 @@ SWITCH_INTERVAL_S = 0.0005
 
 
 class Server(uvicorn.Server):
-    """SIGTERM or SIGINT: unready, wait, close the port, finish what was accepted, exit 0. A second one: exit now.
+    """Serves until `exit_soon`, or a failure of the service. Signals are left to whoever runs it."""
 
-    SIGHUP: read keys, certificate and checkpoint again; but where it says that the terminal has gone, as SIGTERM.
-    """
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        service: Service,
-        admin: AdminServer | None = None,
-        reload: Callable[[], None] | None = None,
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
-        self.admin = admin
-        self._reload = reload
-        self.before_port_closes: Callable[[], None] = lambda: None
         self._handshakes: Handshakes  # once `config` has been loaded
         self._tls_ports: dict[socket.socket, AcceptLoop] = {}
         service.lifecycle.on_failure = self.exit_soon
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Install our handlers for the time of serving; overrides uvicorn's. Without `reload` there are none."""
-        if self._reload is None:
-            yield
-            return
-        delay_s = self.service.settings.drain_delay_s
-        signals = Signals(self.service.lifecycle, drain_delay_s=delay_s, stop=self.exit_soon, reload=self._reload)
-        with signals.handled():
-            yield
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve; the second port, if there is one, is there all the while."""
-        async with self.admin.running() if self.admin else nullcontext():
-            await super().serve(sockets)
+        """Install no handlers, where uvicorn would."""
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port. With TLS its connections are accepted here, so that unfinished handshakes are few."""
@@ -145,7 +116,6 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Close the port, give buffered requests a moment to begin, then let uvicorn finish the rest."""
-        self.before_port_closes()
         for connection in self._close_port():
             self._handshakes.begin(connection)
         await self._handshakes.finish(LINGER_S)  # one may take far longer than a drain has
@@ -184,22 +154,6 @@ class Server(uvicorn.Server):
         return waiting
 
 
-def serve(app: FastAPI, settings: Settings) -> int:
-    """Serve until a signal or a failure ends it, and return the exit code. Raises SettingsError if a port is taken."""
-    service: EngineService = app.state.service
-    if settings.http_processes > 1:
-        from app.processes.supervisor import supervise  # HTTP processes never need it
-
-        return supervise(cast("EngineProcessService", service))
-    prepare_process()
-    port = open_main_port(settings)
-    server = Server(main_server_config(app, service), service, create_admin_server(service), service.reload)
-    with pid_file(settings.host, settings.port) as give_up:
-        server.before_port_closes = give_up
-        server.run([port])
-    return service.lifecycle.exit_code
-
-
 def prepare_process() -> None:
     """Set what holds for the whole of a process that serves, once everything is imported."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -216,13 +170,19 @@ def open_main_port(settings: Settings) -> socket.socket:
     return port
 
 
-def main_server_config(app: FastAPI, service: Service) -> uvicorn.Config:
-    """Return the options of the port that answers requests, in this process' share of the connections."""
-    settings = service.settings
+def allow_connections(settings: Settings) -> int:
+    """Return how many connections this process may have, its share; the limit of open files is raised as need be."""
     wanted = max(1, settings.max_connections // settings.http_processes)
     max_connections = raise_file_limit(wanted, MAX_HANDSHAKES if settings.tls_cert else 0)
     if max_connections < wanted:
-        log.warning("the limit of open files allows for %d connections only", max_connections)
+        each = f" in each of {settings.http_processes} HTTP processes" if settings.http_processes > 1 else ""
+        log.warning("the limit of open files allows for %d connections only%s", max_connections, each)
+    return max_connections
+
+
+def main_server_config(app: FastAPI, service: Service, max_connections: int) -> uvicorn.Config:
+    """Return the options of the port that answers requests."""
+    settings = service.settings
     return uvicorn.Config(
         app,
         ssl_certfile=settings.tls_cert,

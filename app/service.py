@@ -102,13 +102,13 @@ class Service(ABC):
             return self.lifecycle.reason
         if self._predictor is None or not self._predictor.batcher.alive:
             return "the batcher is not running"
-        return self._predictor.stalled(self._unready_stall_s) or self.stalled()
+        return self._predictor.stalled(self.patience_s) or self.stalled()
 
     @property
-    def _unready_stall_s(self) -> float:
-        """After so many seconds without progress the service is unready.
+    def patience_s(self) -> float:
+        """After how many seconds without progress no prediction succeeds, long before a restart has to help.
 
-        What waits longer than its deadline gets 504: no prediction succeeds, long before a restart has to help.
+        What waits longer than its deadline gets 504.
         """
         return max(self.settings.timeout_ms / 1000, MIN_STALL_S)
 

@@ -18,8 +18,9 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
+from app.engine_service import EngineService
 from app.errors import QueueFull
-from app.main import create_app
+from app.main import app_of
 from app.routes.fast_predict import FastPredict
 from app.server import connection_options, prepare_process
 from app.settings import Settings
@@ -129,14 +130,13 @@ class ClosedLoop:
 async def measure() -> list[dict[str, float]]:
     """Return the microseconds of each form, of so many rounds."""
     settings = Settings()
-    app = create_app(settings, lambda _settings: NullEngine())
-    service = app.state.service
+    service = EngineService(settings, lambda _settings: NullEngine())
     await service.start()
     try:
         while service.unready_reason():  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(0.01)
         prepare_process()
-        config = uvicorn.Config(app, **connection_options(service, CLIENTS, FastPredict(service)))
+        config = uvicorn.Config(app_of(service), **connection_options(service, CLIENTS, FastPredict(service)))
         config.load()
         protocol: Callable[..., asyncio.Protocol] = config.http_protocol_class
         load = ClosedLoop(partial(protocol, config=config, server_state=ServerState(), app_state={}))
@@ -150,7 +150,7 @@ async def measure() -> list[dict[str, float]]:
         for number in range(ROUNDS + 1):
             took = {}
             for name, (lists, status) in FORMS.items():
-                service.refuse_if_full = full if status == b"429" else room
+                service.refuse_if_full = full if status == b"429" else room  # type: ignore[method-assign]
                 took[name] = round(await load.run(lists, status), 1)
             if number:  # the first one warms up
                 rounds.append(took)

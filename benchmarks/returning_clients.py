@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.batching import returning_clients
-from app.main import create_app
-from app.server import serve
+from app.serving import create_service, serve
 from app.settings import Settings
 from app.telemetry import set_up_logging
 from benchmarks import closed_loop
@@ -47,7 +46,7 @@ def serve_without() -> None:
     returning_clients.MIN_RETURN_SHARE = MORE_THAN_ALL
     settings = Settings()
     set_up_logging(settings.log_level, settings.log_format)
-    os._exit(serve(create_app(settings), settings))
+    os._exit(serve(create_service(settings)))
 
 
 def compare(wrk: list[str] | None, with_it: ServiceProcess, without: ServiceProcess, rounds: int) -> dict[str, Any]:

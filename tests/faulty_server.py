@@ -12,8 +12,7 @@ import numpy as np
 
 from app import imaging
 from app.backends.backend import EngineBroken, EngineOutOfMemory
-from app.main import create_app
-from app.server import serve
+from app.serving import create_service, serve
 from app.settings import Settings
 from app.telemetry import set_up_logging
 from tests.fakes import FakeEngine
@@ -83,4 +82,4 @@ if __name__ == "__main__":
     settings = Settings()
     set_up_logging(settings.log_level, settings.log_format)
     imaging._finish = faulty_finish
-    os._exit(serve(create_app(settings, load), settings))
+    os._exit(serve(create_service(settings, load)))

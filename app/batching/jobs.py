@@ -46,6 +46,10 @@ class Ticket:
             self.places -= places
             self._free(places)
 
+    def hand_over(self) -> None:
+        """Hold no places any more, without freeing them: somebody else counts them from here on."""
+        self.places = 0
+
     def release(self) -> None:
         """Free all places that are still held. Safe to call again."""
         self.give_back(self.places)

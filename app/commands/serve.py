@@ -43,11 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if unknown:
         log.warning("no such settings, ignored: %s", ", ".join(unknown))
-    from app.main import create_app  # half a second, which `--help` need not wait for
-    from app.server import serve
+    from app.serving import create_service, serve  # half a second, which `--help` need not wait for
 
     try:
-        code = serve(create_app(settings), settings)
+        code = serve(create_service(settings))
     except SettingsError as error:
         return _refused(SystemExit(f"resnet: error: {error}"), settings.log_format)
     logging.shutdown()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from app.http.accept_loop import AcceptLoop
 from app.http.ports import drop_new_connections
@@ -27,26 +27,53 @@ PAUSES_AT_THE_END = 20
 MARK = b"c"  # what a file is sent with: an empty message would be the end
 
 
-class Acceptor:
-    """Accepts from `port` from `open` to `close`, and owns it and `channels`, a socket to each HTTP process."""
+class Channel:
+    """What connections reach the HTTP process `index` through, which owns the socket `end`."""
 
-    def __init__(self, port: socket.socket, channels: list[socket.socket], shared: SharedState) -> None:
+    def __init__(self, end: socket.socket, shared: SharedState, index: int) -> None:
+        end.setblocking(False)
+        self._end = end
+        self._shared = shared
+        self._index = index
+        self._handed = 0
+
+    def hand_over(self, connection: socket.socket) -> None:
+        """Give the process a connection, and close it here. Raises OSError if the process takes none or has ended."""
+        socket.send_fds(self._end, [MARK], [connection.fileno()])
+        connection.close()
+        self._handed += 1
+
+    @property
+    def late(self) -> bool:
+        """Whether the process, or every one of its decoding threads, makes no progress."""
+        return self._shared.stalled_s(self._index) > LATE_S
+
+    @property
+    def connections(self) -> int:
+        """How many connections the process has, with those that are on their way."""
+        return self._shared.connections(self._index, self._handed)
+
+    def close(self) -> None:
+        """Say that no more will come."""
+        self._end.close()
+
+
+class Acceptor:
+    """Accepts from `port`, which it owns, from `open` to `close`, and hands each connection to one of `channels`."""
+
+    def __init__(self, port: socket.socket, channels: Sequence[Channel]) -> None:
         self._port = port
         self._channels = channels
-        self._shared = shared
-        self._handed = [0] * len(channels)
         self._next = 0
         self._held: socket.socket | None = None
         self._loop = AcceptLoop(port, self._hand_one, at_once=AT_ONCE, rest_s=lambda: PAUSE_S)
-        for one in channels:
-            one.setblocking(False)
 
     def open(self) -> None:
         """Begin to accept."""
         self._loop.start()
 
     async def close(self) -> None:
-        """Close the port. What the kernel has accepted by then is handed on; each HTTP process then sees the end.
+        """Close the port. What the kernel has accepted by then is handed on.
 
         Where no process takes any, or no file is left, it waits, but not for long.
         """
@@ -59,8 +86,6 @@ class Acceptor:
                 await asyncio.sleep(PAUSE_S)
         if self._held is not None:
             self._held.close()
-        for one in self._channels:
-            one.close()
 
     def _hand_all(self) -> bool:
         """Hand on what the kernel has accepted, as far as can be now; return whether that was all."""
@@ -82,21 +107,16 @@ class Acceptor:
         self._held = None
         for index in self._by_preference():
             try:
-                socket.send_fds(self._channels[index], [MARK], [connection.fileno()])
+                self._channels[index].hand_over(connection)
             except OSError:  # full, or the process has just ended
                 continue
-            connection.close()
-            self._handed[index] += 1
             self._next = (index + 1) % len(self._channels)
             return True
         self._held = connection
         return False
 
     def _by_preference(self) -> Iterator[int]:
-        """Yield the HTTP processes: those that are alive first, then by how few connections they have, then in turn."""
+        """Yield the HTTP processes: those that make progress first, by how few connections they have, then in turn."""
         count = len(self._channels)
         in_turn = [(self._next + step) % count for step in range(count)]
-        yield from sorted(
-            in_turn,
-            key=lambda one: (self._shared.silent_s(one) > LATE_S, self._shared.connections(one, self._handed[one])),
-        )
+        yield from sorted(in_turn, key=lambda one: (self._channels[one].late, self._channels[one].connections))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+from collections.abc import Iterator
 
 from app.batching.admission import Load
 from app.engine import load_engine
@@ -13,7 +13,7 @@ from app.lifecycle import State
 from app.processes.frames import Kind
 from app.processes.http_process_handle import HttpProcessHandle
 from app.processes.process_metrics import merged_metrics, metrics_snapshot
-from app.processes.shared_state import BEAT_S, LATE_S, SharedState
+from app.processes.shared_state import BEAT_S, SharedState
 from app.schemas import Reloads
 from app.settings import Settings
 
@@ -52,22 +52,18 @@ class EngineProcessService(EngineService):
         await super()._load()
         self._tell()
 
-    async def close_workers(self, timeout_s: float) -> bool:
-        """Let every HTTP process close the port, finish what it accepted, and end; return whether all of them have.
+    async def close_workers(self, timeout_s: float) -> list[int | None]:
+        """Let every HTTP process close the port, finish what it accepted, and end; return their exit codes.
 
-        After a failure there is nothing to wait for: what waits is answered with 503.
+        One that takes longer is killed, and has none. After a failure what waits is answered with 503.
         """
         self.closing = True
         if self.lifecycle.state is State.FAILED and self._predictor is not None:
             await self._predictor.close()
         self._tell()
         for worker in self.workers:
-            worker.link.send(Kind.CLOSE)
-        lost = [asyncio.ensure_future(worker.link.lost.wait()) for worker in self.workers]
-        _, pending = await asyncio.wait(lost, timeout=timeout_s)
-        for one in pending:
-            one.cancel()
-        return not pending
+            worker.close()
+        return await asyncio.gather(*(worker.ended(timeout_s) for worker in self.workers))
 
     async def stop(self) -> None:
         """End the predictor; to be called once every HTTP process has ended."""
@@ -77,7 +73,8 @@ class EngineProcessService(EngineService):
 
     def _on_lost(self, worker: HttpProcessHandle) -> None:
         if not self.closing:
-            self.lifecycle.fail(f"HTTP process {worker.index} has ended by itself", "an HTTP process has ended")
+            self.shared.keys.forget(worker.index)
+            self.lifecycle.fail(f"{worker.name} has ended by itself", "an HTTP process has ended")
 
     # -- what the others are told
 
@@ -85,6 +82,8 @@ class EngineProcessService(EngineService):
         while True:
             self._publish()
             self._tell()
+            for worker in self.workers:
+                worker.log_stall(self.settings.stall_timeout_s)
             await asyncio.sleep(BEAT_S)
 
     def _publish(self) -> None:
@@ -128,17 +127,22 @@ class EngineProcessService(EngineService):
 
     def stalled(self) -> str | None:
         """Return what has made no progress for longer than `stall_timeout_s`, in any process, or None."""
-        return super().stalled() or self._stalled_worker()
+        return super().stalled() or next(self._stalled_workers(self.settings.stall_timeout_s), None)
 
-    def _stalled_worker(self) -> str | None:
-        limit_s = self.settings.stall_timeout_s
+    def unready_reason(self) -> str | None:
+        """Return why a prediction would fail now, or None.
+
+        A process that hangs gets no new connections, so that before `stall_timeout_s` it counts only if all do.
+        """
+        hanging = list(self._stalled_workers(self.patience_s))
+        return super().unready_reason() or (hanging[0] if len(hanging) == len(self.workers) else None)
+
+    def _stalled_workers(self, limit_s: float) -> Iterator[str]:
+        """Yield what makes no progress, for each HTTP process in which something has made none for longer."""
         for worker in self.workers:
-            if worker.serving.is_set() and not worker.link.lost.is_set():
-                if self.shared.decoder_stalled_s(worker.index) > limit_s:
-                    return "the decoder makes no progress"
-                if self.shared.silent_s(worker.index) > max(limit_s, LATE_S):
-                    return "an HTTP process makes no progress"
-        return None
+            hanging = worker.stalled(limit_s)
+            if hanging is not None:
+                yield hanging
 
     def queued_images(self) -> float:
         """Return how many images wait or are being decoded, in all processes."""
@@ -160,7 +164,6 @@ class EngineProcessService(EngineService):
             if worker.serving.is_set() and not worker.link.lost.is_set()
         ]
         if counts:
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait(counts, timeout=SNAPSHOT_TIMEOUT_S)
+            await asyncio.wait(counts, timeout=SNAPSHOT_TIMEOUT_S)
         known = [worker.snapshot for worker in self.workers if worker.snapshot is not None]
         return merged_metrics(metrics_snapshot(self.telemetry.registry), known)

@@ -69,16 +69,21 @@ class FrameDecoder:
     def feed(self, data: bytes) -> Iterator[tuple[int, Payload]]:
         """Yield the kind and payload of each frame that `data` completes."""
         rest = self._rest
-        rest += data
+        if rest:
+            rest += data
+        stream = rest or data  # most often whole frames come, of which nothing is left: they are cut out of `data`
         at = 0
-        while len(rest) - at >= HEAD.size:
-            length, kind = HEAD.unpack_from(rest, at)
+        while len(stream) - at >= HEAD.size:
+            length, kind = HEAD.unpack_from(stream, at)
             begin = at + HEAD.size
-            if len(rest) < begin + length:
+            if len(stream) < begin + length:
                 break
             at = begin + length
-            yield kind, bytes(rest[begin:at])
-        del rest[:at]
+            yield kind, bytes(memoryview(stream)[begin:at])
+        if rest:
+            del rest[:at]
+        else:
+            rest += data[at:]
 
 
 def frame(kind: Kind, payload: Payload = b"") -> bytes:
@@ -95,8 +100,9 @@ class Submission(NamedTuple):
 
 
 def pack_submission(submission_id: int, deadline: float, images: Images) -> bytes:
-    """Return the frame that hands over uint8 (N, 3, S, S)."""
-    return frame(Kind.SUBMIT, SUBMIT.pack(submission_id, deadline, len(images), images.shape[-1]) + images.tobytes())
+    """Return the frame that hands over uint8 (N, 3, S, S), which are copied once: they may be megabytes."""
+    head = SUBMIT.pack(submission_id, deadline, len(images), images.shape[-1])
+    return b"".join((HEAD.pack(len(head) + images.nbytes, Kind.SUBMIT), head, np.ascontiguousarray(images).data))
 
 
 def unpack_submission(payload: Payload) -> Submission:

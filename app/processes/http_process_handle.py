@@ -1,26 +1,48 @@
-"""One HTTP process, as the engine process sees it: its images go to the batcher, outcomes go back."""
+"""One HTTP process, as the engine process sees it: how it starts and ends, and what passes between the two.
+
+Its images go to the batcher, outcomes go back.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.batching.jobs import Job, Outcome
 from app.errors import EngineFailed, ServiceError
+from app.processes.acceptor import Channel
 from app.processes.frames import AnswerCodec, Kind, Payload, pack_refusal, unpack_submission, unpack_with_id
+from app.processes.http_process import IGNORED
 from app.processes.link import Link
-from app.processes.shared_state import SharedState
+from app.processes.shared_state import LATE_S, SharedState
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.processes.engine_process import EngineProcessService
 
+log = logging.getLogger(__name__)
+
+# What a process takes to be gone once its link is, amply.
+LAST_S = 5.0
+
+# What hangs for no longer is not worth a line.
+STALLED_BEATS = 5
+
 
 class HttpProcessHandle:
-    """The engine process' end of the link to the HTTP process `index`.
+    """The HTTP process `index`, once it has been started, the link to it, and what connections reach it through.
 
     `on_turn` is called when the engine may have got or done some work, `on_lost` when the process has ended.
     """
@@ -50,13 +72,67 @@ class HttpProcessHandle:
             self._lose,
             on_turn,
         )
+        self.channel: Channel | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self.serving = asyncio.Event()
+        self._closed = False
+        self.ended_by_itself = False
+        self._beats_stalled = 0
         self.snapshot: bytes | None = None
         self.files_refused: list[str] = []
         self._pending_snapshots: deque[asyncio.Future[None]] = deque()
         self._jobs: dict[int, Job] = {}
         self._answers = AnswerCodec()
         self._scrapes: set[asyncio.Task[None]] = set()
+
+    # -- its life
+
+    async def start(self, settings: Settings) -> Channel:
+        """Start the process, and return what connections are handed to it through."""
+        link, its_link = socket.socketpair()
+        channel, its_channel = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        with its_link, its_channel:
+            files = (its_link.fileno(), its_channel.fileno(), self._shared.file)
+            self._process = start_process(settings, self.index, files)
+        self.channel = Channel(channel, self._shared, self.index)
+        await self.link.open(link)
+        return self.channel
+
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
+        return f"HTTP process {self.index} (pid {self._process.pid if self._process else None})"
+
+    def close(self) -> None:
+        """Hand it no more connections, and let it finish what it has and end."""
+        self._closed = True
+        if self.channel is not None:
+            self.channel.close()
+        self.link.send(Kind.CLOSE)
+
+    async def ended(self, timeout_s: float) -> int | None:
+        """Wait for its end after `close`, and return its exit code. One that takes longer is killed: None."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.link.lost.wait()
+            return await asyncio.to_thread(self._wait, LAST_S)
+        except (TimeoutError, subprocess.TimeoutExpired):
+            await asyncio.to_thread(self.kill)
+            return None
+
+    def _wait(self, timeout_s: float | None = None) -> int:
+        return self._process.wait(timeout_s) if self._process is not None else 0
+
+    def dump_stacks(self) -> None:
+        """Let the process write its stacks on standard error."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGUSR1)
+
+    def kill(self) -> None:
+        """End the process now, unless it has ended."""
+        if self._process is not None:
+            self._process.kill()
+            self._wait()
 
     # -- images
 
@@ -91,12 +167,32 @@ class HttpProcessHandle:
             )
 
     def _lose(self) -> None:
+        self.ended_by_itself = not self._closed
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             job.abandon()
         while self._pending_snapshots:
             self._pending_snapshots.popleft().cancel()
         self._on_lost(self)
+
+    def stalled(self, limit_s: float) -> str | None:
+        """Return what has made no progress there for longer than that, or None; None unless it serves, too."""
+        if self.serving.is_set() and not self.link.lost.is_set():
+            if self._shared.decoder_stalled_s(self.index) > limit_s:
+                return "the decoder makes no progress"
+            if self._shared.silent_s(self.index) > max(limit_s, LATE_S):
+                return "an HTTP process makes no progress"
+        return None
+
+    def log_stall(self, limit_s: float) -> None:
+        """Say once in the log when it has made no progress for longer than that; to be called with each beat.
+
+        After all processes were stopped for a while (docker pause, Ctrl-Z), that seems to be so for a beat or two.
+        """
+        hanging = self.stalled(limit_s)
+        self._beats_stalled = self._beats_stalled + 1 if hanging else 0
+        if self._beats_stalled == STALLED_BEATS:
+            log.error("%s: %s", self.name, hanging)
 
     # -- metrics
 
@@ -124,3 +220,24 @@ class HttpProcessHandle:
 
     async def _answer_scrape(self, scrape_id: Payload) -> None:
         self.link.send(Kind.METRICS, scrape_id + await self._service.metrics())
+
+
+def start_process(settings: Settings, index: int, files: tuple[int, int, int]) -> subprocess.Popen[bytes]:
+    """Start an HTTP process. It inherits the files, and gets the settings where no list of processes shows the key."""
+    known = settings.model_dump(mode="json")
+    if settings.api_key is not None:
+        known["api_key"] = settings.api_key.get_secret_value()
+    # Not from whatever folder this process happens to be in, as -m would by itself.
+    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+    command = [sys.executable, "-P", "-m", "app.processes.http_process", str(index), *map(str, files)]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # inherited, until it ignores them
+    try:
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, pass_fds=files, env={**os.environ, "PYTHONPATH": path}
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as pipe:  # it has ended, which its socket tells
+        pipe.write(json.dumps(known).encode())
+    return process

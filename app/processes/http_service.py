@@ -14,6 +14,7 @@ from app.lifecycle import State
 from app.outages import OutageLog
 from app.predictor import Predictor
 from app.processes.frames import Kind, Payload, pack_with_id, unpack_with_id
+from app.processes.key_counts import SharedInFlight
 from app.processes.link import Link
 from app.processes.process_metrics import metrics_snapshot
 from app.processes.remote import RemoteBatcher
@@ -43,7 +44,7 @@ class HttpService(Service):
         self._unready: str | None = "the engine process has not been heard of"
         self._reloads = Reloads(running=False, finished=0, outcome=None, ended_at=None)
         super().__init__(settings)
-        self.keys.in_flight = shared.in_flight
+        self.keys.count_in(SharedInFlight(shared.keys, index))
         self._end = end
         self._shared = shared
         self._index = index
@@ -131,6 +132,7 @@ class HttpService(Service):
             for scrape in self._scrapes.values():
                 scrape.cancel()
             self.lifecycle.fail("the engine process has ended", "the engine process has ended")
+            self.lifecycle.on_failure()  # also if the engine had failed before: nobody is left to say CLOSE
 
     def read_files_again(self) -> None:
         """Read keys and certificate again, and tell the engine process what could not be used."""
@@ -154,7 +156,7 @@ class HttpService(Service):
 
     def _own_unready_reason(self) -> str | None:
         """Return of this only what the engine process does not know, or cannot say: the rest is in its own lines."""
-        limit_s = min(self._unready_stall_s, self.settings.stall_timeout_s)
+        limit_s = min(self.patience_s, self.settings.stall_timeout_s)
         if self._predictor is not None and self._predictor.decoder.stalled_s() > limit_s:
             return "the decoder makes no progress"
         return "the engine process makes no progress" if self._shared.engine_silent_s > max(limit_s, LATE_S) else None

@@ -1,7 +1,7 @@
 """The metrics of several processes as one: what each has counted, put together.
 
-Counters and histograms are sums. Of gauges, what a process takes or holds is summed as well: memory, open files,
-asyncio tasks. All others are the engine process': the queue, readiness, the model, the time it started.
+Counters and histograms are sums. Of gauges, what a process takes or holds is summed as well: memory, open files and how
+many there may be, asyncio tasks. All others are the engine process': the queue, readiness, the model, when it started.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 SUMMED_GAUGES = frozenset(
-    {"process_virtual_memory_bytes", "process_resident_memory_bytes", "process_open_fds", "resnet_tasks"}
+    {
+        "process_virtual_memory_bytes",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "process_max_fds",
+        "resnet_tasks",
+    }
 )
 
 

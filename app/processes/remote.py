@@ -72,7 +72,7 @@ class RemoteBatcher:
             raise EngineFailed
         packed = pack_submission(self._number + 1, deadline, images)  # before anything changes: memory may be short
         ticket.give_back(ticket.places - len(images))
-        ticket.places = 0  # the engine process counts them from here on
+        ticket.hand_over()  # the engine process counts them from here on
         job = Job(images, ticket, deadline)
         self._number += 1
         self._jobs[self._number] = job

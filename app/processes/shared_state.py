@@ -2,8 +2,8 @@
 
 So an HTTP process refuses what there is no room for, and answers probes, without asking anybody. Each number is eight
 aligned bytes that one process writes: there is nothing to lock, and two of them may be a moment apart. The exact bound
-is the engine process' own, when the images get there. What has to be exact here, how many requests a key has in flight,
-stands behind a lock (key_counts.py).
+is the engine process' own, when the images get there. How many requests a key has under way, key_counts.py counts in a
+part of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import time
 
 from app.batching.admission import Load
-from app.processes.key_counts import TABLE_BYTES, SharedInFlight
+from app.processes.key_counts import KeyTable, table_bytes
 
 # Written by the engine process.
 HEARTBEAT, QUEUED, RUNNING, RATE, MAX_BATCH, STALLED = range(6)
@@ -37,16 +37,16 @@ class SharedState:
     def __init__(self, file: int, processes: int) -> None:
         self.file = file
         self.processes = processes
-        memory = memoryview(mmap.mmap(file, _words_bytes(processes) + TABLE_BYTES))
+        memory = memoryview(mmap.mmap(file, _words_bytes(processes) + table_bytes(processes)))
         self._words = memory[: _words_bytes(processes)].cast("d")
-        self.in_flight = SharedInFlight(memory[_words_bytes(processes) :], file)
+        self.keys = KeyTable(memory[_words_bytes(processes) :], file, processes)
         self._first = [ENGINE_WORDS + PROCESS_WORDS * index for index in range(processes)]
 
     @classmethod
     def create(cls, processes: int) -> SharedState:
         """Return new memory, all zeros, with every process alive by now. Linux only."""
         file = os.memfd_create("resnet")
-        os.ftruncate(file, _words_bytes(processes) + TABLE_BYTES)
+        os.ftruncate(file, _words_bytes(processes) + table_bytes(processes))
         shared = cls(file, processes)
         shared.publish(Load(0, 0, 0.0, 0), 0.0)
         for index in range(processes):
@@ -112,6 +112,10 @@ class SharedState:
         """Return how many connections an HTTP process has, or will have when all that were `handed` to it are there."""
         first = self._first[index]
         return int(self._words[first + CONNECTIONS] + handed - self._words[first + ARRIVED])
+
+    def stalled_s(self, index: int) -> float:
+        """Return for how many seconds an HTTP process, or every one of its decoding threads, has made no progress."""
+        return max(self.silent_s(index), self.decoder_stalled_s(index))
 
     def silent_s(self, index: int) -> float:
         """Return for how many seconds nothing has been heard of an HTTP process."""

@@ -8,33 +8,26 @@ came about, so that none is left behind.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
-from pathlib import Path
+from contextlib import nullcontext
+from signal import strsignal
 
 import uvicorn
 
 from app.admin import AdminServer
+from app.lifecycle import State
 from app.pidfile import pid_file
 from app.processes.acceptor import Acceptor
 from app.processes.engine_process import EngineProcessService
-from app.processes.http import IGNORED
-from app.processes.http_process_handle import HttpProcessHandle
 from app.server import create_admin_server, open_main_port, prepare_process
-from app.settings import Settings
 from app.signals import Signals
 from app.stacks import dump_stacks
 
 log = logging.getLogger(__name__)
 
-# What an HTTP process takes to end beyond the time for accepted requests, and for last handshakes, amply.
+# What an HTTP process takes to end beyond the time for accepted requests, amply.
 MARGIN_S = 5.0
 
 
@@ -43,23 +36,28 @@ def supervise(service: EngineProcessService) -> int:
     settings = service.settings
     loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
     prepare_process()
-    supervisor = Supervisor(service, open_main_port(settings), create_admin_server(service))
+    port, admin = open_main_port(settings), create_admin_server(service)
     with pid_file(settings.host, settings.port) as give_up, asyncio.Runner(loop_factory=loop_factory) as runner:
-        supervisor.before_port_closes = give_up
-        runner.run(supervisor.run())
+        runner.run(Supervisor(service, port, admin, before_port_closes=give_up).run())
     return service.lifecycle.exit_code
 
 
 class Supervisor:
     """Starts and ends the HTTP processes, which share `port`, around the life of a service."""
 
-    def __init__(self, service: EngineProcessService, port: socket.socket, admin: AdminServer | None) -> None:
+    def __init__(
+        self,
+        service: EngineProcessService,
+        port: socket.socket,
+        admin: AdminServer | None,
+        *,
+        before_port_closes: Callable[[], None],
+    ) -> None:
         self._service = service
         self._port = port
         self._admin = admin
-        self._processes: list[subprocess.Popen[bytes]] = []
         self._end = asyncio.Event()
-        self.before_port_closes: Callable[[], None] = lambda: None
+        self._before_port_closes = before_port_closes
 
     async def run(self) -> None:
         """Serve until a signal or a failure ends it."""
@@ -76,68 +74,42 @@ class Supervisor:
         with signals.handled():
             async with self._admin.running() if self._admin else nullcontext():
                 try:
-                    acceptor = Acceptor(
-                        self._port, [await self._start_process(worker) for worker in service.workers], service.shared
-                    )
+                    acceptor = Acceptor(self._port, [await one.start(service.settings) for one in service.workers])
                     acceptor.open()
                     await service.start()
                     await self._end.wait()
-                    self.before_port_closes()
+                    self._before_port_closes()
                     await acceptor.close()
                     await self._finish()
                 finally:
                     self._kill()
                     await service.stop()
 
-    async def _start_process(self, worker: HttpProcessHandle) -> socket.socket:
-        """Start an HTTP process, and return what connections are handed to it through."""
-        link, its_link = socket.socketpair()
-        channel, its_channel = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        with its_link, its_channel:
-            files = (its_link.fileno(), its_channel.fileno(), self._service.shared.file)
-            self._processes.append(start_process(self._service.settings, worker.index, files))
-        await worker.link.open(link)
-        return channel
-
     async def _finish(self) -> None:
-        """Let the HTTP processes finish what they accepted, and wait for their end."""
-        lifecycle, settings = self._service.lifecycle, self._service.settings
-        if not await self._service.close_workers(settings.drain_timeout_s + settings.header_timeout_s + MARGIN_S):
-            lifecycle.fail("an HTTP process does not end", "an HTTP process does not end")
-        for process in self._processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=1)  # its socket is closed: it has ended, or is about to
-            if process.poll() not in {0, None}:
-                lifecycle.fail(f"HTTP process {process.pid} has ended with {process.returncode}", "it failed to drain")
+        """Let the HTTP processes finish what they accepted, and wait for their end: not for long after a failure."""
+        lifecycle = self._service.lifecycle
+        drain_s = 0.0 if lifecycle.state is State.FAILED else self._service.settings.drain_timeout_s
+        codes = await self._service.close_workers(drain_s + MARGIN_S)
+        expected = {0, lifecycle.exit_code}
+        for worker, code in zip(self._service.workers, codes, strict=True):
+            if worker.ended_by_itself or code not in expected:
+                reason = f"{worker.name} {_end_of(code)}"
+                if lifecycle.state is State.FAILED:  # of which the log has the reason, and says no other
+                    log.error("%s", reason)
+                lifecycle.fail(reason, "an HTTP process did not end as it should")
 
     def _dump_stacks(self) -> None:
         """Let every process write its stacks: any of them may be the one that hangs."""
         dump_stacks()
-        for process in self._processes:
-            process.send_signal(signal.SIGUSR1)
+        for worker in self._service.workers:
+            worker.dump_stacks()
 
     def _kill(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()
+        for worker in self._service.workers:
+            worker.kill()
 
 
-def start_process(settings: Settings, index: int, files: tuple[int, int, int]) -> subprocess.Popen[bytes]:
-    """Start an HTTP process. It inherits the files, and gets the settings where no list of processes shows the key."""
-    known = settings.model_dump(mode="json")
-    if settings.api_key is not None:
-        known["api_key"] = settings.api_key.get_secret_value()
-    # Not from whatever folder this process happens to be in, as -m would by itself.
-    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
-    command = [sys.executable, "-P", "-m", "app.processes.http", str(index), *map(str, files)]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # inherited, until it ignores them
-    try:
-        process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.PIPE, pass_fds=files, env={**os.environ, "PYTHONPATH": path}
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as pipe:  # it has ended, which its socket tells
-        pipe.write(json.dumps(known).encode())
-    return process
+def _end_of(code: int | None) -> str:
+    if code is None:
+        return "does not end: it was killed"
+    return f"has ended with exit code {code}" if code >= 0 else f"was ended by signal {-code} ({strsignal(-code)})"

@@ -93,7 +93,7 @@ def describe(service: Service) -> Health:
             "model": predictor.batcher.model if predictor else None,
             "device": predictor.card["device"] if predictor else None,
             "dtype": predictor.card["dtype"] if predictor else None,
-            "queue_images": predictor.batcher.queued_images if predictor else 0,
+            "queue_images": int(service.queued_images()),
             "reload": service.reloads,
             "uptime_s": round(service.lifecycle.uptime_s, 3),
         }

@@ -2,8 +2,7 @@
 
 import os
 
-from app.main import create_app
-from app.server import serve
+from app.serving import create_service, serve
 from app.settings import Settings
 from app.telemetry import set_up_logging
 from benchmarks.peers.engine import load, port
@@ -12,7 +11,7 @@ from benchmarks.peers.engine import load, port
 def run(settings: Settings) -> None:
     """Serve until a signal ends it."""
     set_up_logging(settings.log_level, settings.log_format)
-    os._exit(serve(create_app(settings, load), settings))
+    os._exit(serve(create_service(settings, load)))
 
 
 if __name__ == "__main__":

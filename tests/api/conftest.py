@@ -5,9 +5,10 @@ import httpx
 import pytest
 import uvicorn
 
-from app.main import create_app
+from app.main import app_of
 from app.routes.fast_predict import FastPredict
 from app.server import connection_options
+from app.serving import create_service
 from app.settings import Settings
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
@@ -42,8 +43,8 @@ async def serving(engine=None, factory=None, wait=True, **settings):
         loaded.batch_sizes = settings.batch_sizes or loaded.batch_sizes
         return loaded
 
-    app = create_app(Settings(**settings), load)
-    service = app.state.service
+    service = create_service(Settings(**settings), load)
+    app = app_of(service)
     config = uvicorn.Config(
         app, port=0, timeout_graceful_shutdown=5, **connection_options(service, 100, FastPredict(service))
     )

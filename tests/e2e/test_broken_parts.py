@@ -105,7 +105,7 @@ def test_an_engine_that_hangs_for_good_ends_the_service(start_faulty, processes)
     assert service.process.wait(timeout=60) == 1
     assert "the engine makes no progress, for 4 s" in service.log
     assert re.search(r'^  File ".*faulty_server.py", line \d+ in hang$', service.log, re.M)
-    assert ('app/processes/http.py", line' in service.log) is (processes > 1)
+    assert ('app/processes/http_process.py", line' in service.log) is (processes > 1)
 
 
 @pytest.mark.parametrize(("timeout_ms", "status"), [(1000, 504), (120_000, 503)])

@@ -103,7 +103,9 @@ def test_the_death_of_any_is_the_end_of_all_and_what_waits_gets_503(start_two_fa
         assert re.search(r"HTTP process \d: refused in the last \d+ s: \d+ engine-failed", service.log)
     else:
         first.exception()
-        assert service.log.count("has ended by itself") == 1
+        for what in ("has ended by itself", "was ended by signal 9 (Killed)"):
+            assert service.log.count(f"HTTP process 0 (pid {pids[0]}) {what}") == 1
+        assert service.log.count(" ERROR ") == 2
 
 
 def ask_or_lost(service):
@@ -134,12 +136,32 @@ def test_a_hung_engine_does_not_keep_sigterm_from_ending_all_of_them(start_two_f
 
 
 def test_a_process_that_does_not_end_is_killed_and_that_is_no_success(start):
-    service = start(http_processes=2, drain_timeout_s=0.5, header_timeout_s=0.5)
+    service = start(http_processes=2, drain_timeout_s=0.5, header_timeout_s=3600)
     pids = service.children
     os.kill(pids[0], signal.SIGSTOP)
     assert service.stop() == 1
-    assert service.log.count("an HTTP process does not end") == 1
+    assert service.log.count(f"HTTP process 0 (pid {pids[0]}) does not end") == 1
     wait_for_the_end_of(pids)
+
+
+def test_after_a_failure_nobody_waits_for_a_process_that_hangs(start):
+    service = start(http_processes=2, drain_timeout_s=3600, stall_timeout_s=0.5, stall_exit_s=0.5)
+    pids = service.children
+    os.kill(pids[0], signal.SIGSTOP)
+    assert service.process.wait(timeout=60) == 1
+    for what in (": an HTTP process makes no progress", " does not end"):
+        assert service.log.count(f"HTTP process 0 (pid {pids[0]}){what}") == 1
+    wait_for_the_end_of(pids)
+    assert_port_is_free(service)
+
+
+def test_after_a_failure_a_client_that_still_sends_keeps_no_process_from_ending(start_two_faulty):
+    service = start_two_faulty(batch_sizes="1", drain_timeout_s=3600, body_timeout_s=3600)
+    with socket.create_connection(("127.0.0.1", service.port)) as sends:
+        sends.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 99\r\n\r\nx")
+        assert ask(service, bad("broken")) == (503, "engine-failed")
+        assert service.process.wait(timeout=60) == 1
+    assert "does not end" not in service.log
 
 
 def test_a_checkpoint_that_cannot_be_served_is_refused_in_one_line(start, tmp_path):

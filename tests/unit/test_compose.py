@@ -43,11 +43,10 @@ def test_a_signal_in_the_first_moment_is_not_lost():
 
 
 def test_a_drain_of_the_usual_length_is_not_cut_short():
-    """With HTTP processes it is longest: each has the header's time for last handshakes."""
     settings = Settings()
     delay_s = int(re.search(r"RESNET_DRAIN_DELAY_S:-(\d+)", COMPOSE)[1])
     grace_s = int(re.search(r"stop_grace_period: \$\{GRACE:-(\d+)s\}", COMPOSE)[1])
-    assert grace_s > delay_s + settings.drain_timeout_s + settings.header_timeout_s + MARGIN_S
+    assert grace_s > delay_s + settings.drain_timeout_s + MARGIN_S
 
 
 def test_a_start_that_takes_minutes_is_no_failure():

@@ -78,7 +78,7 @@ def test_the_manifest_sets_settings_that_there_are(monkeypatch):
     assert settings.batch_sizes == ladder(settings.batch_sizes[-1], LADDER_STEPS["cpu"])
     assert settings.admin_port == int(re.search(r"name: admin, containerPort: (\d+)", MANIFEST)[1])
     grace_s = int(re.search(r"terminationGracePeriodSeconds: (\d+)", MANIFEST)[1])
-    assert grace_s > settings.drain_delay_s + settings.drain_timeout_s + settings.header_timeout_s + MARGIN_S
+    assert grace_s > settings.drain_delay_s + settings.drain_timeout_s + MARGIN_S
 
 
 def test_the_network_policy_is_about_the_pods_and_ports_of_the_manifest():

@@ -107,3 +107,19 @@ def test_a_key_has_at_most_so_many_requests_in_flight_also_across_a_reload(path)
     for release in releases:
         release()
     assert keys.in_flight._counts == {}
+
+
+class Known:
+    """A count elsewhere, which is told the names."""
+
+    def know(self, names):
+        self.names = sorted(names)
+
+
+def test_who_counts_elsewhere_knows_the_names_of_all_keys_also_after_a_reload(path):
+    keys, known = Keys(Settings(api_keys_file=path, api_key="single")), Known()
+    keys.count_in(known)
+    assert known.names == ["RESNET_API_KEY", "alice", "bob"]
+    path.write_text(f"carol:{hashlib.sha256(b'carol').hexdigest()}\n")
+    keys.reload()
+    assert known.names == ["RESNET_API_KEY", "carol"]

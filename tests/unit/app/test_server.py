@@ -17,7 +17,7 @@ from app.http.accept_loop import AcceptLoop
 from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
-from app.server import LISTENERS, Server, main_server_config, open_main_port
+from app.server import LISTENERS, Server, allow_connections, main_server_config, open_main_port
 from app.settings import Settings
 from tests.conftest import warnings_of
 from tests.fakes import FakeEngine
@@ -171,8 +171,18 @@ def test_who_has_just_connected_is_heard_but_not_waited_for_for_ever(new_loop, s
 @pytest.mark.parametrize(("processes", "share"), [(1, 100), (3, 33)])
 def test_http_processes_share_the_connections(processes, share):
     settings = Settings(max_connections=100, http_processes=processes)
-    config = main_server_config(hello, EngineService(settings, lambda _settings: FakeEngine()))
+    service = EngineService(settings, lambda _settings: FakeEngine())
+    config = main_server_config(hello, service, allow_connections(settings))
     assert config.http.keywords["limits"].max_connections == share
+
+
+@pytest.mark.parametrize(("processes", "told"), [(1, "only"), (3, "only in each of 3 HTTP processes")])
+def test_where_files_are_few_it_is_told_for_how_many_connections_each_process_has_some(
+    processes, told, monkeypatch, caplog
+):
+    monkeypatch.setattr("app.server.raise_file_limit", lambda _wanted, _others: 5)
+    assert allow_connections(Settings(max_connections=100, http_processes=processes)) == 5
+    assert caplog.messages == [f"the limit of open files allows for 5 connections {told}"]
 
 
 class ScarcePort(socket.socket):

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from app.processes.acceptor import MARK, PAUSE_S, Acceptor
+from app.processes.acceptor import MARK, PAUSE_S, Acceptor, Channel
 from app.processes.shared_state import SharedState
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +22,8 @@ class House:
         pairs = [socket.socketpair(type=socket.SOCK_SEQPACKET) for _ in range(count)]
         self.ends = [end for _, end in pairs]
         self.shared = SharedState.create(count)
-        self.acceptor = Acceptor(self.port, [ours for ours, _ in pairs], self.shared)
+        self.channels = [Channel(ours, self.shared, index) for index, (ours, _) in enumerate(pairs)]
+        self.acceptor = Acceptor(self.port, self.channels)
         self.clients = []
 
     def connect(self, count=1):
@@ -45,7 +46,7 @@ class House:
             found.append("connection")
 
     def leave(self):
-        for one in (*self.clients, *self.ends):
+        for one in (*self.clients, *self.channels, *self.ends):
             one.close()
         os.close(self.shared.file)
 
@@ -107,6 +108,17 @@ async def test_a_silent_process_gets_none_unless_all_are(house, monkeypatch):
     assert house.counts() == [4, 0]
 
 
+async def test_a_process_whose_decoding_threads_hang_gets_none_unless_all_do(house):
+    house.shared.beat(0, decoder_stalled_s=5.0)
+    house.connect(4)
+    await turns()
+    assert house.counts() == [0, 4]
+    house.shared.beat(1, decoder_stalled_s=5.0)
+    house.connect(4)
+    await turns()
+    assert house.counts() == [4, 0]
+
+
 async def test_a_process_that_has_ended_gets_none(house):
     house.ends[0].close()
     house.connect(3)
@@ -114,14 +126,24 @@ async def test_a_process_that_has_ended_gets_none(house):
     assert len(house.arrived(1)) == 3
 
 
-async def test_closing_hands_on_what_the_kernel_has_accepted_and_says_that_it_was_the_last():
+async def test_closing_hands_on_what_the_kernel_has_accepted():
     house = House()
     house.acceptor.open()
     house.connect(6)  # the event loop has had no turn
     await house.acceptor.close()
-    assert [house.arrived(index) for index in (0, 1)] == [["connection"] * 3 + [None]] * 2
+    assert house.counts() == [3, 3]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(house.address)
+    house.leave()
+
+
+async def test_the_end_of_a_channel_comes_after_its_connections():
+    house = House()
+    house.connect(2)
+    await house.acceptor.close()
+    for one in house.channels:
+        one.close()
+    assert [house.arrived(index) for index in (0, 1)] == [["connection", None]] * 2
     house.leave()
 
 
@@ -139,7 +161,7 @@ async def test_at_the_end_processes_that_take_none_are_waited_for(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("app.processes.acceptor.socket.send_fds", send)
         await house.acceptor.close()
-    assert [house.arrived(index) for index in (0, 1)] == [["connection"] * 3 + [None]] * 2
+    assert house.counts() == [3, 3]
     house.leave()
 
 
@@ -157,7 +179,7 @@ async def test_at_the_end_one_error_of_accepting_loses_nobody_else(monkeypatch):
     monkeypatch.setattr(house.acceptor, "_port", Port(fileno=os.dup(house.port.fileno())))
     house.connect(6)
     await house.acceptor.close()
-    assert [house.arrived(index) for index in (0, 1)] == [["connection"] * 3 + [None]] * 2
+    assert house.counts() == [3, 3]
     house.port.close()
     house.leave()
 

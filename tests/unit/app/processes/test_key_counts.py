@@ -1,29 +1,63 @@
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
 from app.processes import key_counts
-from app.processes.key_counts import NEAR, SharedInFlight
+from app.processes.key_counts import SharedInFlight
 from app.processes.shared_state import SharedState
 from tests.conftest import ROOT
 
 RACER = """
 import sys
+from app.processes.key_counts import SharedInFlight
 from app.processes.shared_state import SharedState
-in_flight = SharedState(int(sys.argv[1]), 1).in_flight
+in_flight = SharedInFlight(SharedState(int(sys.argv[1]), 2).keys, int(sys.argv[2]))
+in_flight.know(["key"])
 print("ready", flush=True)
 sys.stdin.readline()
 print(sum(in_flight.begin("key", 10_000) for _ in range(20_000)))
 """
 
+CLAIMER = """
+import sys
+from app.processes.key_counts import SharedInFlight
+from app.processes.shared_state import SharedState
+table = SharedState(int(sys.argv[1]), 2).keys
+SharedInFlight(table, 1).know(["a"])
+with table._locked():
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def racers(code, shared, *indices):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(shared.file), str(index)], cwd=ROOT, pass_fds=[shared.file], **pipes
+        )
+        for index in indices
+    ]
+
 
 @pytest.fixture
-def views():
-    first = SharedState.create(2)
-    yield first.in_flight, SharedState(first.file, 2).in_flight
-    os.close(first.file)
+def shared():
+    shared = SharedState.create(2)
+    yield shared
+    os.close(shared.file)
+
+
+@pytest.fixture
+def views(shared):
+    """What each of two HTTP processes has, through a mapping of its own; both know `a` and `b`."""
+    views = [SharedInFlight(SharedState(shared.file, 2).keys, index) for index in (0, 1)]
+    for one in views:
+        one.know(["a", "b"])
+    return views
 
 
 def test_a_limit_is_one_for_all_processes(views):
@@ -41,45 +75,108 @@ def test_what_has_no_limit_is_counted_too_for_it_may_get_one(views):
     one, other = views
     assert all(one.begin("a", None) for _ in range(5))
     assert not other.begin("a", 5)
-    other.end("a")
+    one.end("a")
     assert other.begin("a", 5)
 
 
-def test_processes_that_count_at_once_never_exceed_a_limit():
-    shared = SharedState.create(1)
-    command = [sys.executable, "-c", RACER, str(shared.file)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    racers = [subprocess.Popen(command, cwd=ROOT, pass_fds=[shared.file], **pipes) for _ in range(2)]
-    for racer in racers:
+def test_processes_that_count_at_once_never_exceed_a_limit(shared):
+    both = racers(RACER, shared, 0, 1)
+    for racer in both:
         assert racer.stdout.readline() == "ready\n"
-    for racer in racers:
+    for racer in both:
         racer.stdin.write("\n")
         racer.stdin.flush()
-    let_in = [int(racer.communicate()[0]) for racer in racers]
+    let_in = [int(racer.communicate()[0]) for racer in both]
     assert sum(let_in) == 10_000
     assert min(let_in) > 0  # they did so at once
-    os.close(shared.file)
+
+
+def test_where_another_process_was_quicker_it_is_one_too_many_and_is_taken_back(views):
+    one, other = views
+
+    @contextmanager
+    def meanwhile():
+        assert other.begin("a", None)
+        yield
+
+    fence, one._fence = one._fence, meanwhile()
+    assert not one.begin("a", 1)
+    other.end("a")
+    one._fence = fence
+    assert one.begin("a", 1)
+
+
+def test_a_process_that_is_stopped_while_it_has_the_lock_keeps_no_request_waiting(views, shared):
+    (claimer,) = racers(CLAIMER, shared, 1)
+    assert claimer.stdout.readline() == "locked\n"
+    claimer.send_signal(signal.SIGSTOP)
+    assert views[0].begin("a", 1)
+    assert not views[0].begin("a", 1)
+    views[0].end("a")
+    claimer.kill()
+    claimer.communicate()
+
+
+def test_what_a_process_counted_goes_with_it(views, shared):
+    one, other = views
+    assert other.begin("a", 1)
+    assert not one.begin("a", 1)
+    shared.keys.forget(1)
+    assert one.begin("a", 1)
+    one.end("a")
+
+
+def test_what_is_not_known_is_not_counted(views):
+    assert not views[0].begin("c", None)
+
+
+def test_what_a_key_has_under_way_survives_that_it_is_taken_out_and_comes_back(views):
+    one, other = views
+    assert one.begin("a", 2)
+    assert one.begin("a", 2)
+    for view in views:
+        view.know(["b"])
+    assert not other.begin("a", 2)
+    for view in views:
+        view.know(["a", "b"])
+    assert not other.begin("a", 2)
+    one.end("a")
+    assert other.begin("a", 2)
+    one.know(["b"])
+    one.end("a")
+    one.know(["a"])
+    assert one.begin("a", 2)
+    assert not one.begin("a", 2)
 
 
 @pytest.fixture
-def crowded(monkeypatch):
-    """A table in which all names want the same place."""
-    monkeypatch.setattr(SharedInFlight, "_digest", lambda _self, name: bytes(4) + name.encode().ljust(12))
-    shared = SharedState.create(1)
-    yield shared.in_flight
+def small(monkeypatch):
+    """The processes' views of a table of three rows."""
+    monkeypatch.setattr(key_counts, "ROWS", 3)
+    shared = SharedState.create(2)
+    yield [SharedInFlight(shared.keys, index) for index in (0, 1)]
     os.close(shared.file)
 
 
-def test_names_that_want_the_same_row_are_counted_apart_and_rows_are_used_again(crowded):
-    names = [f"key{number}" for number in range(NEAR)]
-    assert all(crowded.begin(name, 1) for name in names)
-    assert not any(crowded.begin(name, 1) for name in names)
-    assert not crowded.begin("one more", 1)  # no row is left near its place
-    crowded.end("key3")
-    assert crowded.begin("one more", 1)
-    assert not crowded.begin("key3", 1)
-    crowded.end("key60")
-    assert crowded.begin("key3", 1)  # in another row than before
-    for name in {*names, "one more"} - {"key60"}:
-        crowded.end(name)
-    assert not any(crowded._table[row * key_counts.ROW.size + 16] for row in range(NEAR))
+def test_rows_of_names_that_nobody_knows_any_more_are_used_again(small, caplog):
+    one, other = small
+    for view in small:
+        view.know(["a", "b", "c"])
+        assert view.begin("c", None)
+    one.know(["a", "b", "d"])  # the others still know `c`
+    assert "too many keys" in caplog.text
+    assert not one.begin("d", None)
+    assert one.begin("a", 1)
+    caplog.clear()
+    other.know(["a", "b", "d"])
+    other.end("c")
+    other.know(["a", "b", "d"])
+    assert not other.begin("d", None)  # `one` has a request of `c` under way
+    one.end("c")
+    caplog.clear()
+    for view in small:
+        view.know(["a", "b", "d"])
+    assert other.begin("d", 1)
+    assert not one.begin("d", 1)
+    assert not other.begin("a", 1)
+    assert caplog.text == ""

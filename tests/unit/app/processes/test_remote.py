@@ -13,9 +13,11 @@ import pytest
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, NotReady, QueueFull
 from app.processes.engine_process import EngineProcessService
 from app.processes.frames import Kind
+from app.processes.key_counts import SharedInFlight
 from app.processes.link import Link
 from app.processes.remote import RemoteBatcher
 from app.processes.shared_state import SharedState
+from app.routes.health import describe
 from app.settings import Settings
 from tests.fakes import FakeEngine, rounded_probabilities
 
@@ -117,6 +119,7 @@ async def test_places_count_from_admission_until_a_batch_begins():
         ticket = pair.remote.admit(4, math.inf)
         assert pair.remote.queued_images == 4
         assert pair.host.queued_images() == 4
+        assert describe(pair.host).queue_images == 4
         job = pair.remote.submit(ticket, pictures(3), time.monotonic() + 30)  # one could not be decoded
         assert pair.remote.queued_images == 3
         await until(lambda: pair.batcher.queued_images == 3)
@@ -225,8 +228,14 @@ async def test_when_the_http_process_ends_its_images_cost_nothing_and_the_servic
         waiting = pair.submit(pictures(3)).future
         waiting.add_done_callback(lambda one: one.exception())
         await until(lambda: pair.batcher.queued_images == 3)
+        own, others = (SharedInFlight(pair.shared.keys, index) for index in (0, 1))
+        for one in (own, others):
+            one.know(["key"])
+        assert own.begin("key", 1)
+        assert not others.begin("key", 1)
         await pair.link.close()
         await until(lambda: pair.batcher.queued_images == 0)
+        assert others.begin("key", 1)
         assert pair.host.lifecycle.exit_code == 1
         engine.release()
         await pair.batcher.submit(pair.batcher.admit(1, math.inf), pictures(1), time.monotonic() + 30).future
@@ -249,6 +258,22 @@ async def test_one_process_that_hangs_makes_the_others_unready_only_after_the_st
     monkeypatch.setattr("app.service.MIN_STALL_S", 0.001)
     async with joined(FakeEngine(), stall_timeout_s=5, timeout_ms=10) as pair:
         pair.shared.beat(1, 4.0)  # the others still answer
+        assert pair.host.unready_reason() is None
+
+
+@pytest.mark.parametrize("stopped", ["both", "one"])
+async def test_when_all_hang_the_service_is_unready_once_their_requests_have_expired(monkeypatch, stopped):
+    monkeypatch.setattr("app.service.MIN_STALL_S", 2)
+    async with joined(FakeEngine(), stall_timeout_s=50, timeout_ms=10) as pair:
+        silent_s = [4.0, 4.0 if stopped == "both" else 0.0]
+        monkeypatch.setattr(pair.host.shared, "silent_s", silent_s.__getitem__)
+        if stopped == "one":
+            assert pair.host.unready_reason() is None
+            pair.shared.beat(1, 4.0)
+        assert pair.host.unready_reason() == "an HTTP process makes no progress"
+        assert pair.host.stalled() is None  # that is no matter of a restart yet
+        pair.shared.beat(1, 0.0)
+        silent_s[1] = 0.0
         assert pair.host.unready_reason() is None
 
 

@@ -1,4 +1,4 @@
-"""An HTTP process in front of the engine process, which starts it: python -m app.processes.http INDEX FILES...
+"""An HTTP process in front of the engine process, which starts it: python -m app.processes.http_process INDEX FILES...
 
 The files are the socket to the engine process, the one that connections come through, and the shared memory; standard
 input has the settings. The engine process alone obeys signals: a terminal or a supervisor sends them to every process
@@ -19,18 +19,19 @@ from collections.abc import Iterator
 import uvicorn
 
 from app.http.accept_loop import AcceptLoop
+from app.lifecycle import State
 from app.main import app_of
 from app.processes.acceptor import AT_ONCE, MARK
 from app.processes.http_service import HttpService
 from app.processes.shared_state import SharedState
-from app.server import REST_S, Server, main_server_config, prepare_process
+from app.server import REST_S, Server, allow_connections, main_server_config, prepare_process
 from app.settings import Settings, SettingsError
 from app.stacks import report_crashes
 from app.telemetry import set_up_logging
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("app.processes.http_process")  # run as a module, it is called __main__
 
-# For answers that are being sent, once the engine process has ended.
+# For answers that are being sent, once the engine or its process has ended.
 ORPHAN_S = 2
 
 # Blocked by the engine process while it starts this one, so that none comes before it is ignored.
@@ -47,7 +48,7 @@ class HttpServer(Server):
         self._channel = channel
         self._arrived = 0
         self._loop = AcceptLoop(channel, self._take_one, at_once=AT_ONCE, rest_s=lambda: REST_S)
-        service.on_close = self.exit_soon
+        service.on_close = self._close
         service.lifecycle.on_failure = self._exit_at_once
         service.on_beat = self._count
 
@@ -57,8 +58,15 @@ class HttpServer(Server):
         self._loop.start()
         self.service.say_serving()
 
+    def _close(self) -> None:
+        """End as the engine process says: soon, or at once after a failure."""
+        if self.service.lifecycle.state is State.FAILED:
+            self._exit_at_once()
+        else:
+            self.exit_soon()
+
     def _exit_at_once(self) -> None:
-        """End without the engine process: what waits has its answer, and what is still being sent would get none."""
+        """End without an engine: what waits has its answer, and what is still being sent would get none."""
         self.config.timeout_graceful_shutdown = ORPHAN_S
         self.exit_soon()
 
@@ -99,7 +107,8 @@ class HttpServer(Server):
 def serve(settings: Settings, index: int, link: int, channel: int, shared: int) -> int:
     """Serve until the engine process says otherwise, or ends, and return the exit code."""
     service = HttpService(settings, socket.socket(fileno=link), SharedState(shared, settings.http_processes), index)
-    server = HttpServer(main_server_config(app_of(service), service), service, socket.socket(fileno=channel))
+    config = main_server_config(app_of(service), service, allow_connections(settings))
+    server = HttpServer(config, service, socket.socket(fileno=channel))
     prepare_process()
     server.run(sockets=[])
     return service.lifecycle.exit_code
