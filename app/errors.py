@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-# The metrics' reason for connections that are closed unanswered.
+# The metrics' reason where a connection is closed because there are too many: an idle one, or else the new one.
 TOO_MANY_CONNECTIONS = "too-many-connections"
 UNREAD_RESPONSE = "unread-response"
 

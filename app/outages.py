@@ -41,7 +41,7 @@ class OutageLog:
         self._unready_reason = unready_reason
         self._whose = whose
         self._reason: str | None = None
-        self._unready_since = 0.0
+        self._unready_since: float | None = None
         self._refused = telemetry.refusals()
         self._summed_up = time.monotonic()
         self._task: asyncio.Task[None] | None = None
@@ -74,15 +74,15 @@ class OutageLog:
 
     def _look_at_readiness(self, now: float) -> None:
         reason = self._unready_reason()
-        if reason == self._reason:
-            return
         if reason is None:
-            log.info("%sready again after %.1f s", self._whose, now - self._unready_since)
-        else:
-            log.warning("%snot ready: %s", self._whose, reason)
-        if self._reason is None:
+            if self._reason is not None and self._unready_since is not None:
+                log.info("%sready again after %.1f s", self._whose, now - self._unready_since)
+            self._reason, self._unready_since = None, None
+        elif self._unready_since is None:  # once: after a pause of the whole process all seems to have hung
             self._unready_since = now
-        self._reason = reason
+        elif reason != self._reason:
+            log.warning("%snot ready: %s", self._whose, reason)
+            self._reason = reason
 
     def sum_up(self, now: float) -> None:
         """Write one line of what has been refused since the last time, if anything was."""

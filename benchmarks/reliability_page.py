@@ -34,8 +34,7 @@ def overload() -> str:
 
 ({_machine(one, path)}; `make chaos`)
 
-All of these requests have the same header. Where each has an id of its own, as proxies give it, so that the parser has
-to read every one: goodput {own["goodput_per_s"]} of {own["before"]["requests_per_s"]} requests/s, {own["goodput_share"]:.0%}, slowest probe {own["probe_slowest_ms"]} ms. ({_machine(own, own_path)})
+All of these requests have the same header. Where each has an id of its own, as proxies give it: goodput {own["goodput_per_s"]} of {own["before"]["requests_per_s"]} requests/s, {own["goodput_share"]:.0%}, slowest probe {own["probe_slowest_ms"]} ms. ({_machine(own, own_path)})
 
 Offered on each machine, and of the answers refusals: {_offered()}."""
 

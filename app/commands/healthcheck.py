@@ -9,12 +9,10 @@ import urllib.error
 import urllib.request
 
 from app.commands.settings_flags import add_settings, read_settings
+from app.pidfile import EVERYWHERE
 
 # The settings that say where a service answers.
 ADDRESS = ("host", "port", "admin_host", "admin_port", "tls_cert", "tls_key")
-
-# A service that listens there is reached at the loopback address of its own host.
-EVERYWHERE = ("0.0.0.0", "::")
 
 
 def add(parser: argparse.ArgumentParser) -> None:

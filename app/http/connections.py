@@ -42,8 +42,12 @@ LINGER_S = 1.0
 # For a header of which a part has come when the connection is to be closed: the rest is on its way, or never comes.
 LAST_HEADER_S = 0.5
 
-# Of those that are open when there are too many, so many are looked at for the one that has been idle for longest.
-LOOKED_AT = 256
+# Of those that are open when there are too many, so many are looked at for the one that has been idle for longest:
+# enough to find a long idle one where there are many, and little work where connections come in crowds.
+LOOKED_AT = 64
+
+# What has been idle for less may have a request on the way.
+LONG_IDLE_S = 1.0
 
 # By which share a connection's age differs, so that those that were opened together are not all closed together.
 AGE_SPREAD = 0.1
@@ -84,7 +88,7 @@ class Connection(ParsingConnection):
     # -- what the client does
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first header; where there are too many connections, an idle one has to go, or this."""
+        """Begin to wait for the first header; where there are too many connections, one of them has to go."""
         super().connection_made(transport)
         self._ending = Ending(self._limits, transport)
         if len(self.connections) > self._limits.max_connections:
@@ -99,13 +103,18 @@ class Connection(ParsingConnection):
 
     def _make_room(self) -> bool:
         """Close the connection that has been idle for longest, of those looked at; return whether there was one."""
-        others = (one for one in islice(self.connections, LOOKED_AT) if one is not self and isinstance(one, Connection))
-        idle = [(since, one) for one in others if (since := one.idle_since()) is not None]
-        for _, one in sorted(idle, key=itemgetter(0)):
-            if not one._has_unread():
-                one.transport.abort()
-                return True
-        return False
+        others = [one for one in islice(self.connections, LOOKED_AT) if isinstance(one, Connection) and one is not self]
+        idle = [
+            (since, one)
+            for one in others
+            if (since := one.idle_since()) is not None
+            and since <= self.loop.time() - LONG_IDLE_S
+            and not one._has_unread()
+        ]
+        if not idle:
+            return False
+        min(idle, key=itemgetter(0))[1].transport.abort()
+        return True
 
     def idle_since(self) -> float | None:
         """Return since when, by the loop's time, the client has had all that it asked for; None while it has not."""

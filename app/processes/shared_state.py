@@ -13,7 +13,7 @@ import os
 import time
 
 from app.batching.admission import Load
-from app.processes.key_counts import KeyTable, table_bytes
+from app.processes.key_counts import WORD_BYTES, KeyTable, table_bytes
 
 # Written by the engine process.
 HEARTBEAT, QUEUED, RUNNING, RATE, MAX_BATCH, STALLED = range(6)
@@ -23,8 +23,6 @@ ENGINE_WORDS = 8
 ADMITTED, ALIVE, DECODER_STALLED, CONNECTIONS, ARRIVED = range(5)
 RECEIVED = 8
 PROCESS_WORDS = 16
-
-WORD_BYTES = 8
 
 # Every process says ten times a second that it is alive. An event loop that is merely busy is late by less than this.
 BEAT_S = 0.1

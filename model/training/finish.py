@@ -88,6 +88,7 @@ def write_checkpoint(
             "fingerprint": fingerprint,
             "training_images": len(training),
             "held_out_images": len(held),
+            "never_trained_on": len(held) - held_but_seen,
         },
         recipe=recipe,
         epochs=sum(epochs for _, epochs in recipe["phases"]),

@@ -24,15 +24,17 @@ def digest(source: Checkpoint) -> str:
 def held_out_but_seen(source: Checkpoint, dataset: Dataset, fingerprint: str, count: int) -> int:
     """Return how many of the `count` images that a run holds out of `dataset` its initial weights were trained on.
 
+    By that run or by those before it: of a class, fewer images that are held out are always some of the more. The
     `fingerprint` is the dataset's. Of weights that were trained on other images nothing is known: 0. Raises DataError
     if so many cannot be held out.
     """
     now = held_out_mask(dataset, count)
     trained_on = source.metadata.dataset
-    if trained_on.get("fingerprint") != fingerprint or not isinstance(trained_on.get("held_out_images"), int):
+    never = trained_on.get("never_trained_on", trained_on.get("held_out_images"))  # older files have the latter alone
+    if trained_on.get("fingerprint") != fingerprint or not isinstance(never, int):
         return 0
     try:
-        before = held_out_mask(dataset, trained_on["held_out_images"])
+        before = held_out_mask(dataset, never)
     except DataError:  # by nobody's run
         return 0
     return int((now & ~before).sum())

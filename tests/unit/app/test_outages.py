@@ -47,14 +47,21 @@ def test_a_stall_has_a_line_when_it_begins_and_one_when_it_ends(watched, caplog)
 
 
 def test_another_reason_is_told_and_the_time_is_that_of_both(watched, caplog):
-    for reason in ("the engine makes no progress", "the decoder makes no progress", None):
+    for reason in (*["the engine makes no progress"] * 2, "the decoder makes no progress", None):
         watched.reason = reason
         watched.look(1)
     assert [line.partition(": ")[2] for line in lines(caplog)] == [
         "not ready: the engine makes no progress",
         "not ready: the decoder makes no progress",
-        "ready again after 2.0 s",
+        "ready again after 3.0 s",
     ]
+
+
+def test_after_a_pause_of_the_process_what_seems_to_have_hung_for_one_look_is_not_told(watched, caplog):
+    for reason in ("the engine process makes no progress", None, "the engine process makes no progress", None):
+        watched.reason = reason
+        watched.look(60)
+    assert lines(caplog) == []
 
 
 def test_who_starts_or_drains_is_not_said_to_be_unready_too(watched, caplog):

@@ -81,6 +81,19 @@ def test_held_out_images_that_the_initial_weights_have_seen_are_told_of(
     assert loaded.metadata.temperature_fitted_on == ("given" if temperature else note)
 
 
+def test_what_the_weights_before_the_initial_ones_have_seen_is_told_of_too(
+    tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, notes = checkpoint.load(undisturbed / "checkpoint.safetensors"), []
+    for number, hold_out in enumerate((24, 24, 16)):
+        recipe = replace(RECIPE, phases=((8, 1),), hold_out=hold_out)
+        source = checkpoint.load(trainer(tmp_path / str(number), recipe, init_from=source).run())
+        notes.append(source.metadata.temperature_fitted_on)
+    assert notes == ["24 held-out training images, of which the initial weights had seen 8"] * 2 + [
+        "16 held-out training images"
+    ]
+
+
 @pytest.mark.parametrize("case", ["as many", "fewer", "other images"])
 def test_held_out_images_that_are_new_to_the_initial_weights_are_not(
     tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture, case: str

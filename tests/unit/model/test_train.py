@@ -144,6 +144,7 @@ def test_checkpoint_says_what_it_is(undisturbed: Path) -> None:
         "fingerprint": toy_dataset().fingerprint(),
         "training_images": 48,
         "held_out_images": 16,
+        "never_trained_on": 16,
     }
     assert RECIPE.to_dict().items() <= metadata.recipe.items()
 

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 
+from app.http import connections
 from app.http.connection_limits import OTHER_FILES, raise_file_limit
 from app.http.connections import WHEN_GONE, WHOLE
 from tests.connections import HALF, REQUEST, Port, ended, responding
@@ -158,7 +159,8 @@ async def test_where_all_are_busy_a_connection_too_many_is_closed_and_one_that_e
     assert not fourth.is_closing()
 
 
-async def test_the_connection_that_has_been_idle_for_longest_makes_room_for_another_one():
+async def test_the_connection_that_has_been_idle_for_longest_makes_room_for_another_one(monkeypatch):
+    monkeypatch.setattr(connections, "LONG_IDLE_S", 0.0)
     port = Port(max_connections=3)
     connected = [port.connect() for _ in range(3)]
     for protocol, _ in connected[1:]:  # the first one's client has never sent anything
@@ -185,7 +187,8 @@ BUSY = {
 
 
 @pytest.mark.parametrize("name", BUSY)
-async def test_a_connection_with_something_under_way_makes_no_room(name):
+async def test_a_connection_with_something_under_way_makes_no_room(name, monkeypatch):
+    monkeypatch.setattr(connections, "LONG_IDLE_S", 0.0)
     port = Port(max_connections=1)
     busy, transport = port.connect()
     BUSY[name](busy, transport)
@@ -194,7 +197,17 @@ async def test_a_connection_with_something_under_way_makes_no_room(name):
     assert not transport.aborted
 
 
-async def test_a_connection_that_is_answered_makes_no_room():
+async def test_a_connection_that_has_been_idle_for_a_moment_makes_no_room(monkeypatch):
+    monkeypatch.setattr(connections, "LONG_IDLE_S", 3600.0)
+    port = Port(max_connections=1)
+    _, transport = port.connect()
+    _, refused = port.connect()
+    assert refused.aborted
+    assert not transport.is_closing()
+
+
+async def test_a_connection_that_is_answered_makes_no_room(monkeypatch):
+    monkeypatch.setattr(connections, "LONG_IDLE_S", 0.0)
     asked, go = asyncio.Event(), asyncio.Event()
 
     async def wait(scope, receive, send):
