@@ -223,8 +223,6 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_queue_images must be at least {least}, the larger of max_images and the largest batch"
             )
-        if self.max_buffered_bytes < self.max_body_bytes:
-            raise ValueError("max_buffered_bytes must be at least max_body_bytes")
         if self.max_buffered_bytes // self.http_processes < self.max_body_bytes:
             raise ValueError("max_buffered_bytes must be at least max_body_bytes for each of http_processes")
         if self.http_processes > 1 and sys.platform != "linux":

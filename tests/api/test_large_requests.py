@@ -35,6 +35,16 @@ async def test_only_a_small_body_is_taken_apart_on_the_event_loop(picture, monke
     assert on_the_loop == [len(picture) <= SMALL_BODY_BYTES]
 
 
+@pytest.mark.parametrize("picture", [SMALL, LARGE], ids=["small", "large"])
+async def test_the_time_of_decoding_is_measured_on_either_way(picture):
+    async with serving() as client:
+        answer = await client.post("/predict", content=picture, headers={"content-type": "image/png"})
+        lines = (await client.get("/metrics")).text.splitlines()
+    assert answer.status_code == 200
+    assert "resnet_decode_seconds_count 1.0" in lines
+    assert "resnet_queue_seconds_count 1.0" in lines
+
+
 async def test_a_large_body_is_not_even_asked_for_while_there_is_no_room():
     async with no_room() as (client, _):
         reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)

@@ -9,7 +9,7 @@ import pytest
 from app.batcher import TOP_UP_MIN_BATCH_S, Batcher
 from app.batching.batches import Computed
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, QueueFull
-from tests.batchers import MODEL, occupied, pictures, running, submit
+from tests.batchers import MODEL, occupied, outcome_of, pictures, running, submit
 from tests.fakes import FakeEngine, rounded_probabilities
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +63,17 @@ async def test_a_full_queue_refuses_and_has_room_again_afterwards():
         await asyncio.gather(first, waiting)
         batcher.admit(4, time.monotonic() + 30).release()
     assert batcher.queued_images == 0
+
+
+async def test_places_of_images_that_could_not_be_read_are_free_at_once():
+    engine = FakeEngine()
+    async with running(engine, max_queue_images=4) as batcher:
+        first = await occupied(engine, batcher)
+        job = batcher.submit(batcher.admit(4, math.inf), pictures(1), math.inf)
+        assert batcher.queued_images == 1
+        batcher.admit(3, time.monotonic() + 30).release()
+        engine.release()
+        await asyncio.gather(first, outcome_of(job))
 
 
 async def test_what_cannot_be_done_by_its_deadline_is_refused_at_once():

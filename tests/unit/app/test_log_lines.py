@@ -1,5 +1,6 @@
 import json
 import logging
+import time
 
 from app.telemetry import JsonFormatter
 
@@ -18,6 +19,18 @@ def test_a_line_of_json_says_when_how_grave_who_and_what():
         "logger": "app.batcher",
         "message": "a batch of 4 failed",
     }
+
+
+def test_a_line_of_json_has_its_time_in_utc_with_three_digits_of_milliseconds(monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        line = record("a batch %s failed")
+        line.created, line.msecs = 784111777.007, 7.0
+        assert json.loads(JsonFormatter().format(line))["time"] == "1994-11-06T08:49:37.007Z"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_line_of_json_has_what_it_says_of_a_request_as_members():

@@ -68,6 +68,24 @@ def test_every_setting_is_a_flag_with_its_default_in_the_help():
         ("--http-processes", "0"),
         ("--admin-host", "127.0.0.1"),  # of a port that there is not
         ("--http-processes", "17"),  # each needs room for one body of the largest size
+        ("--max-buffered-bytes", "16777215"),
+        ("--threads", "-1"),
+        ("--batch-sizes", "0,8"),
+        ("--batch-sizes", "8,8"),
+        ("--max-queue-images", "0"),
+        ("--max-images", "0"),
+        ("--max-pixels", "1023"),
+        ("--max-body-bytes", "1023"),
+        ("--max-connections", "0"),
+        ("--keep-alive-s", "0"),
+        ("--body-timeout-s", "0"),
+        ("--max-queue-s", "0"),
+        ("--max-wait-ms", "-1"),
+        ("--decode-threads", "-1"),
+        ("--connection-age-s", "-1"),
+        ("--watch-files-s", "-1"),
+        ("--weights-sha256", "abc"),
+        ("--device", "cuda:0x"),
     ],
 )
 def test_a_bad_value_is_one_line(arguments):
@@ -75,6 +93,16 @@ def test_a_bad_value_is_one_line(arguments):
         parse(*arguments)
     assert "\n" not in str(stopped.value)
     assert str(stopped.value).startswith("resnet: error: ")
+
+
+def test_bodies_may_take_all_that_is_buffered():
+    assert parse("--max-buffered-bytes", "16777216").max_buffered_bytes == parse().max_body_bytes
+
+
+def test_an_empty_key_is_not_taken_for_a_key(monkeypatch):
+    monkeypatch.setenv("RESNET_API_KEY", " ")
+    with pytest.raises(SystemExit, match="api_key"):
+        parse()
 
 
 def test_a_short_queue_alone_bounds_requests_to_what_may_wait():

@@ -2,10 +2,12 @@
 
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from app.batching import job_queue
 from app.batching.job_queue import JobQueue
 from app.batching.jobs import Job, Ticket
 from app.errors import ClientGone, DeadlinePassed
@@ -54,6 +56,14 @@ async def test_who_has_given_up_or_is_too_late_takes_no_room_and_gives_back_plac
     for ended, error in ((late, DeadlinePassed), (gone, ClientGone)):
         with pytest.raises(error):
             ended.future.result()
+
+
+async def test_who_is_due_now_is_too_late(monkeypatch):
+    monkeypatch.setattr(job_queue, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    late, in_time = job(1, deadline=100.0), job(1, first=1, deadline=100.1)
+    assert numbers(queue_of(late, in_time).take(2)) == [[1]]
+    with pytest.raises(DeadlinePassed):
+        await late.future
 
 
 async def test_the_head_alone_is_gone_on_with_once_it_is_begun():
