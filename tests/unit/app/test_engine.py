@@ -158,7 +158,7 @@ def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
         def infer(self, *_arguments, **_options):
             raise RuntimeError(raised)
 
-    engine.backend._whole, engine.backend._halves = WholeBatch(Failing()), None
+    engine.backend._whole = engine.backend._large = WholeBatch(Failing())
     with pytest.raises(seen) as caught:
         engine.run(pictures)
     assert type(caught.value) is seen

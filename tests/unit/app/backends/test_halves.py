@@ -1,13 +1,12 @@
 """Large batches in two halves at the same time, in app/backends/openvino_backend.py."""
 
-from unittest.mock import Mock
-
 import numpy as np
 import pytest
 
-from app.backends import measured, openvino_backend
+from app.backends import openvino_backend
 from app.backends.backend import EngineOutOfMemory
-from app.backends.openvino_backend import HALVES_FROM, MIN_RELATIVE_RATE, OpenVinoBackend, open_openvino
+from app.backends.openvino_backend import HALVES_FROM, OpenVinoBackend, open_openvino
+from app.backends.quicker_way import QuickerWay
 from app.engine import load_engine
 from app.settings import Settings
 from model import checkpoint
@@ -20,28 +19,25 @@ def source() -> Checkpoint:
     return checkpoint.load(WEIGHTS)
 
 
-def opened(source: Checkpoint, monkeypatch: pytest.MonkeyPatch, *, gain: float, threads: int = 2) -> OpenVinoBackend:
-    """Open the backend where halves are so many times as quick."""
-    monkeypatch.setattr(openvino_backend, "speedup", lambda *_: gain)
-    return open_openvino(source, Settings(threads=threads), "float32")
+def opened(source: Checkpoint, *, split: bool | None, threads: int = 2, precision: str = "float32") -> OpenVinoBackend:
+    return open_openvino(source, Settings(threads=threads, split_batches=split), precision)
 
 
 def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
 
 
-def test_halves_answer_as_the_whole_does_and_in_its_order(source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = opened(source, monkeypatch, gain=2.0)
-    assert backend._halves is not None
+def test_halves_answer_as_the_whole_does_and_in_its_order(source: Checkpoint) -> None:
+    backend = opened(source, split=True)
     for count in (HALVES_FROM, HALVES_FROM + 1, 40):
         images = pictures(count)
         expected = backend._whole.logits(images)
         np.testing.assert_allclose(backend.logits(images), expected, atol=0.05 * np.abs(expected).max())
-        assert (backend._halves.logits(images).argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
+        assert (backend.logits(images).argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
 
 
-def test_only_large_batches_are_divided(source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = opened(source, monkeypatch, gain=2.0)
+def test_only_large_batches_are_divided(source: Checkpoint) -> None:
+    backend = opened(source, split=True)
     used: list[str] = []
 
     class Noting:
@@ -52,59 +48,65 @@ def test_only_large_batches_are_divided(source: Checkpoint, monkeypatch: pytest.
             used.append(self.name)
             return np.zeros((len(images), 10), np.float32)
 
-    backend._whole, backend._halves = Noting("whole"), Noting("halves")
+    backend._whole, backend._large = Noting("whole"), Noting("halves")
     for count in (1, HALVES_FROM - 1, HALVES_FROM):
         backend.logits(pictures(count))
     assert used == ["whole", "whole", "halves"]
 
 
-@pytest.mark.parametrize(("gain", "threads"), [(0.8, 2), (2.0, 1)])
-def test_where_halves_lose_no_second_model_is_kept(
-    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, gain: float, threads: int
+@pytest.mark.parametrize(
+    ("split", "threads", "precision"),
+    [(False, 2, "float32"), (None, 1, "float32"), (True, 1, "float32"), (None, 2, "int8")],
+)
+def test_where_halves_are_not_wanted_or_cannot_be_quicker_there_is_no_second_model(
+    source: Checkpoint, split: bool | None, threads: int, precision: str
 ) -> None:
-    backend = opened(source, monkeypatch, gain=gain, threads=threads)
-    assert backend._halves is None
+    backend = opened(source, split=split, threads=threads, precision=precision)
+    assert backend.tuning["split_batches"] is False
     assert len(backend._compiled) == 1
     assert backend.logits(pictures(HALVES_FROM)).shape == (HALVES_FROM, 10)
 
 
-def test_eight_bit_integers_are_computed_whole_unless_halves_are_asked_for(
-    source: Checkpoint, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_halves_that_are_asked_for_are_always_used(source: Checkpoint, precision: str) -> None:
+    backend = opened(source, split=True, precision=precision)
+    assert isinstance(backend._large, openvino_backend.Halves)
+    assert backend.tuning["split_batches"] is True
+
+
+def test_the_quicker_of_halves_and_the_whole_is_used_where_the_settings_leave_it_open(source: Checkpoint) -> None:
+    backend = opened(source, split=None)
+    ways = backend._large
+    assert isinstance(ways, QuickerWay)
+    assert isinstance(ways._usual, openvino_backend.Halves)
+    assert ways._other is backend._whole
+
+
+@pytest.mark.parametrize("wrong", [3.0, np.nan])
+def test_halves_that_answer_otherwise_are_left_out_and_warned_of(
+    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrong: float
 ) -> None:
-    monkeypatch.setattr(openvino_backend, "speedup", lambda *_: 2.0)
-    assert not open_openvino(source, Settings(threads=2), "int8").tuning["split_batches"]
-    assert open_openvino(source, Settings(threads=2, split_batches=True), "int8").tuning["split_batches"]
+    right = openvino_backend.Halves.logits
+    monkeypatch.setattr(openvino_backend.Halves, "logits", lambda *given: right(*given) + np.float32(wrong))
+    backend = opened(source, split=None)
+    assert backend.tuning["split_batches"] is False
+    assert len(backend._compiled) == 1
+    assert backend._large is backend._whole
+    assert "batches are not halved" in caplog.text
 
 
-@pytest.mark.parametrize("split", [True, False])
-def test_what_is_given_is_not_measured(source: Checkpoint, monkeypatch: pytest.MonkeyPatch, *, split: bool) -> None:
-    def measure(*_: object) -> float:
-        raise AssertionError("as beside an engine that serves")
-
-    monkeypatch.setattr(openvino_backend, "speedup", measure)
-    assert open_openvino(source, Settings(threads=2, split_batches=split), "float32").tuning["split_batches"] is split
-    one_thread = Settings(threads=1, split_batches=split)
-    assert not open_openvino(source, one_thread, "float32").tuning["split_batches"]
-
-
-@pytest.mark.parametrize("gain", [0.8, 2.0])
-def test_an_engine_that_is_given_what_another_one_found_is_its_like(
-    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, gain: float
-) -> None:
-    monkeypatch.setattr(openvino_backend, "speedup", lambda *_: gain)
-    settings = Settings(device="cpu", runtime="openvino", threads=2, max_queue_images=256)
+@pytest.mark.parametrize("split", [None, True, False])
+def test_an_engine_that_is_given_what_another_one_found_is_its_like(source: Checkpoint, split: bool | None) -> None:
+    settings = Settings(device="cpu", runtime="openvino", threads=2, max_queue_images=256, split_batches=split)
     first = load_engine(settings)
-    assert first.tuning["split_batches"] is (gain >= MIN_RELATIVE_RATE)
-    monkeypatch.setattr(openvino_backend, "speedup", lambda *_: 2.8 - gain)
+    assert first.tuning["split_batches"] is split
     assert load_engine(settings.model_copy(update=first.tuning)).tuning == first.tuning
 
 
 @pytest.mark.parametrize("broken", [0, 1])
-def test_a_half_that_fails_waits_for_the_other_and_the_next_batch_is_right(
-    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, broken: int
-) -> None:
-    backend = opened(source, monkeypatch, gain=2.0)
-    halves = backend._halves
+def test_a_half_that_fails_waits_for_the_other_and_the_next_batch_is_right(source: Checkpoint, broken: int) -> None:
+    backend = opened(source, split=True)
+    halves = backend._large
     assert isinstance(halves, openvino_backend.Halves)
     good = halves._requests
     waited: list[int] = []
@@ -133,17 +135,3 @@ def test_a_half_that_fails_waits_for_the_other_and_the_next_batch_is_right(
     assert waited == [1 - broken]
     halves._requests = good
     np.testing.assert_allclose(backend.logits(images), expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("whole", "halves", "gain"),
-    [([0.02, 0.04], [0.01, 0.04], 2.0), ([0.02, 0.04], [0.04, 0.03], 4 / 3), ([0.01, 0.02], [0.02, 0.04], 0.5)],
-)
-def test_the_gain_is_what_the_clock_says_that_says_the_most(
-    monkeypatch: pytest.MonkeyPatch, whole: list[float], halves: list[float], gain: float
-) -> None:
-    """Of seconds on the wall and of the processor."""
-    ways: dict[str, measured.Candidate] = {"whole": Mock(), "halves": Mock()}
-    seconds = {ways["whole"]: whole, ways["halves"]: halves}
-    monkeypatch.setattr(measured, "best_times", lambda *_: seconds)
-    assert measured.speedup(ways["whole"], ways["halves"], pictures(1)) == pytest.approx(gain)
