@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.pages import with_part
 from benchmarks.peers import report
-from benchmarks.peers.contenders import settings_note
+from benchmarks.peers.contenders import is_ours, settings_note
 from benchmarks.records import FOLDER, by_machine, cores_of, newest, of_version, path_of, read
 
 PAGE = FOLDER.parent / "README.md"
@@ -194,7 +194,7 @@ def peers_in_full() -> str:
 def beside_peers() -> str:
     """Return in words how this service and the best of its peers compare, each with an engine of its own."""
     one, same = read("peers_eager.json"), read("peers_checkpoint.json")
-    others = [name for name in one["medians"] if not name.startswith("ours")]
+    others = [name for name in one["medians"] if not is_ours(name)]
 
     def rates(names: list[str]) -> list[float]:
         found = (

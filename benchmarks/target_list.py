@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.commands.bench import engine_speedup
+from benchmarks.peers.contenders import is_ours
 from benchmarks.records import read
 
 ENGINE, SERVICE, INT8, OPEN_LOOP = "engine_cpu.json", "service_cpu.json", "service_cpu_int8.json", "open_loop.json"
@@ -107,7 +108,7 @@ def _beside(name: str, load: str, what: str = "requests_per_s") -> Callable[[dic
 
 
 def _beside_the_best(one: dict[str, Any]) -> float:
-    return min(_beside(name, "clients_64")(one) for name in one["medians"] if name not in {"ours", "ours_in_processes"})
+    return min(_beside(name, "clients_64")(one) for name in one["medians"] if not is_ours(name))
 
 
 def _kept_in_the_worst_round(one: dict[str, Any]) -> float | None:

@@ -83,7 +83,7 @@ class TurnPlan:
         try:
             with running(contender, python, self.engine) as server:
                 turn["ready_s"] = round(time.monotonic() - started, 1)
-                turn["pictures_checked"] = check(server, self.engine)
+                turn["pictures_checked"] = check(server, self.engine, contender.tolerance)
                 for clients in self.clients:
                     warm = self.loader.closed(server, clients, contender.warm_up_s)
                     seconds = seconds_of_a_run(self.seconds, clients, warm["requests_per_s"])
@@ -109,7 +109,8 @@ def main() -> None:
     arguments = parse()
     arguments.clients = sorted(arguments.clients or CLIENTS[arguments.engine])
     processes.adopt_orphans()
-    chosen = [one for one in CONTENDERS if arguments.only is None or one.name in (OURS, *arguments.only)]
+    able = [one for one in CONTENDERS if arguments.engine in one.engines]
+    chosen = [one for one in able if arguments.only is None or one.name in (OURS, *arguments.only)]
     folder = arguments.environments.resolve()
     pythons, known = prepare(chosen, folder)
     loader = LoadGenerator(find_or_download_wrk(folder))

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.engine import INT8_TOLERANCE
+
 OURS = "ours"
+ENGINES = ("null", "eager", "checkpoint")
 HERE = Path(__file__).resolve().parent
 DEFAULT_ENVIRONMENTS = HERE.parent.parent / ".bench"
 
@@ -17,7 +20,9 @@ DEFAULT_ENVIRONMENTS = HERE.parent.parent / ".bench"
 class Contender:
     """`module` serves it, in an environment of its own if it has `packages`; `settings` says how it is tuned.
 
-    `warm_up_s` is how long it gets each load, the open loop's too, before it is measured under it.
+    `warm_up_s` is how long it gets each load, the open loop's too, before it is measured under it. `engines` are those
+    that it takes part with. Its probabilities may differ by `tolerance` from those that the checkpoint carries; None is
+    the checkpoint's own.
     """
 
     name: str
@@ -28,6 +33,8 @@ class Contender:
     path: str = "/predict"
     needs: str | None = None
     warm_up_s: int = 2
+    engines: tuple[str, ...] = ENGINES
+    tolerance: float | None = None
 
     @property
     def missing(self) -> str | None:
@@ -37,9 +44,23 @@ class Contender:
         return f"there is no `{self.needs}` on this machine"
 
 
+def is_ours(name: str) -> bool:
+    """Tell whether a contender of that name is this service, with whatever settings."""
+    return name.startswith(OURS)
+
+
 CONTENDERS = (
     Contender(OURS, "this service", "ours", (), "the defaults"),
     Contender("ours_in_processes", "this service, 2 HTTP processes", "ours_in_processes", (), "http_processes 2"),
+    Contender(
+        "ours_int8",
+        "this service, int8",
+        "ours_int8",
+        (),
+        "precision int8",
+        engines=("eager",),
+        tolerance=INT8_TOLERANCE,
+    ),
     Contender(
         "fastapi",
         "FastAPI, plain",

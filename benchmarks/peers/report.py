@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.peers.contenders import CONTENDERS, OURS, settings_note
+from benchmarks.peers.contenders import CONTENDERS, OURS, is_ours, settings_note
 from benchmarks.records import FOLDER, RECORDS, cores_of
 
 DOCS = FOLDER.parent / "docs"
@@ -121,7 +121,7 @@ def draw(record: Record, path: Path) -> None:
     )
     for axes, (what, title, form) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
         values = [median(record, name, load, what) for name in shown]
-        colours = [COLOURS[0] if name == OURS else COLOURS[1] for name in shown]
+        colours = [COLOURS[0] if is_ours(name) else COLOURS[1] for name in shown]
         bars = axes.barh([record["contenders"][name]["title"] for name in shown], values, color=colours)
         axes.bar_label(bars, [format(value, form) for value in values], padding=3, fontsize=8)
         axes.set_title(title, fontsize=10)
@@ -172,14 +172,15 @@ def _warm_up(record: Record) -> str:
 PREAMBLE = """# Beside its peers
 
 Made by `make bench-peers`; do not edit. Every contender does the same work: one PNG picture of 32 x 32 in the body
-(`examples/`, in turn), decoded by the same function, the same network in the same precision, the same JSON with all ten
-classes. The peers' batches are of at most 32 pictures; this service has found out at its start which are worthwhile, as
-it does by default: more or fewer. One contender is alive at a time, started anew in every round, and the rounds are
-interleaved; the load generator runs on the same machine. Before it is measured, each has to give the right classes and
-the checkpoint's own self-test probabilities (with the engine that answers at once: that engine's answer), and to refuse
-a file that is no picture. "CPU" is user and system time of all processes of the server, the steadiest figure on a
-machine that is shared; "memory" is the largest sum of their proportional set sizes seen (once a second). In the open
-loop, requests arrive at random (Poisson) and wait for nobody; times count from when a request was due.
+(`examples/`, in turn), decoded by the same function, the same network in the same precision (but for the row that
+says int8), the same JSON with all ten classes. The peers' batches are of at most 32 pictures; this service has found
+out at its start which are worthwhile, as it does by default: more or fewer. One contender is alive at a time, started
+anew in every round, and the rounds are interleaved; the load generator runs on the same machine. Before it is
+measured, each has to give the right classes and the checkpoint's own self-test probabilities (with the engine that
+answers at once: that engine's answer), and to refuse a file that is no picture. "CPU" is user and system time of all
+processes of the server, the steadiest figure on a machine that is shared; "memory" is the largest sum of their
+proportional set sizes seen (once a second). In the open loop, requests arrive at random (Poisson) and wait for
+nobody; times count from when a request was due.
 """
 
 

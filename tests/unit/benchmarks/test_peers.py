@@ -250,3 +250,9 @@ def test_other_probabilities_are_refused(ask):
     wrong = {"predictions": [{"probabilities": [{"label": "x", "index": n, "probability": 0.1} for n in range(10)]}]}
     with pytest.raises(ContenderError, match="other than the null engine"):
         ask(refuse_or(lambda _: json.dumps(wrong).encode()))
+
+
+def test_this_service_in_eight_bit_integers_takes_part_where_the_peers_compute_in_floats_only():
+    takes_part = {engine: [one.name for one in CONTENDERS if engine in one.engines] for engine in peers_main.CLIENTS}
+    assert {engine for engine, names in takes_part.items() if "ours_int8" in names} == {"eager"}
+    assert all({OURS, "mosec", "fastapi"} <= set(names) for names in takes_part.values())
