@@ -15,6 +15,8 @@ from tests.conftest import ROOT
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 MANIFEST = (ROOT / "examples" / "kubernetes.yaml").read_text()
 POLICY = (ROOT / "examples" / "networkpolicy.yaml").read_text()
+INGRESS = (ROOT / "examples" / "ingress.yaml").read_text()
+AUTOSCALING = (ROOT / "examples" / "autoscaling.yaml").read_text()
 ALERTS = (ROOT / "examples" / "alerts.yml").read_text()
 
 
@@ -89,7 +91,25 @@ def test_the_network_policy_is_about_the_pods_and_ports_of_the_manifest():
     assert rules == [("ingress-nginx", "http"), ("monitoring", "admin")]
 
 
-@pytest.mark.parametrize("text", [MANIFEST, ALERTS, POLICY, (ROOT / "examples" / "autoscaling.yaml").read_text()])
+def test_the_ingress_leads_to_the_service_of_the_manifest_with_limits_that_fit():
+    name, port = re.search(r"service: \{name: (\w+), port: \{name: (\w+)\}\}", INGRESS).groups()
+    service = MANIFEST.partition("kind: Service\n")[2].partition("---")[0]
+    assert f"\n  name: {name}\n" in service
+    assert f"{{name: {port}, port:" in service
+    assert re.search(r"path: (\S+)", INGRESS)[1] == PATH
+    given = dict(re.findall(r'nginx\.ingress\.kubernetes\.io/([\w-]+): "?([^"#\n]*[^"#\s])', INGRESS))
+    assert int(given["proxy-body-size"].removesuffix("m")) * 2**20 == Settings().max_body_bytes
+    assert int(given["proxy-read-timeout"]) > Settings().timeout_ms / 1000
+    assert f"proxy_next_upstream {given['proxy-next-upstream']};" in PAGE
+
+
+def test_the_ingress_with_tls_is_yaml_for_the_same_name():
+    yaml = pytest.importorskip("yaml", reason="nothing else here needs PyYAML")
+    spec = yaml.safe_load(re.sub(r"^  #(?! \w)", "  ", INGRESS, flags=re.M))["spec"]
+    assert spec["tls"][0]["hosts"] == [rule["host"] for rule in spec["rules"]]
+
+
+@pytest.mark.parametrize("text", [MANIFEST, ALERTS, POLICY, INGRESS, AUTOSCALING])
 def test_the_examples_are_yaml(text):
     yaml = pytest.importorskip("yaml", reason="nothing else here needs PyYAML")
     assert all(isinstance(one, dict) for one in yaml.safe_load_all(text))
@@ -113,7 +133,6 @@ def test_each_alert_says_how_grave_it_is():
 
 
 def test_the_autoscaler_scales_the_deployment_of_the_manifest():
-    scaler = (ROOT / "examples" / "autoscaling.yaml").read_text()
-    kind, name = re.search(r"scaleTargetRef: \{apiVersion: apps/v1, kind: (\w+), name: (\w+)\}", scaler).groups()
+    kind, name = re.search(r"scaleTargetRef: \{apiVersion: apps/v1, kind: (\w+), name: (\w+)\}", AUTOSCALING).groups()
     assert re.search(rf"kind: {kind}\nmetadata:\n  name: {name}\n", MANIFEST)
-    assert re.search(r"seriesQuery: (\w+)\{", scaler)[1] in {name for name, *_ in metrics()}
+    assert re.search(r"seriesQuery: (\w+)\{", AUTOSCALING)[1] in {name for name, *_ in metrics()}
