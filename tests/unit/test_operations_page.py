@@ -1,6 +1,7 @@
 """docs/operations.md and the examples beside it say what is so: every metric, real settings, times that suffice."""
 
 import re
+import subprocess
 
 import pytest
 from prometheus_client import Counter
@@ -113,6 +114,14 @@ def test_the_ingress_with_tls_is_yaml_for_the_same_name():
 def test_the_examples_are_yaml(text):
     yaml = pytest.importorskip("yaml", reason="nothing else here needs PyYAML")
     assert all(isinstance(one, dict) for one in yaml.safe_load_all(text))
+
+
+def test_the_alerts_as_a_prometheusrule_are_the_alerts():
+    yaml = pytest.importorskip("yaml", reason="nothing else here needs PyYAML")
+    command = re.search(r"\n(\(printf .*?\)) \| kubectl apply -f -\n", PAGE, re.S)[1]
+    made = subprocess.run(["sh", "-c", command], check=True, cwd=ROOT, stdout=subprocess.PIPE).stdout
+    rule = yaml.safe_load(made)
+    assert (rule["kind"], rule["spec"]) == ("PrometheusRule", yaml.safe_load(ALERTS))
 
 
 def test_queries_of_the_dashboard_ask_for_metrics_and_labels_that_there_are():
