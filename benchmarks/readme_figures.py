@@ -188,7 +188,12 @@ def _requests(one: dict[str, Any], name: str) -> str:
 def peers_in_full() -> str:
     """Return all figures of the record whose peers have eager PyTorch, as docs/peers.md has them, of one machine."""
     one = read("peers_eager.json")
-    return f"{report.table(one)}\n\n({machine_of(one)}; `benchmarks/peers_eager.json`){settings_note(one)}"
+    return f"""{report.table(one)}
+
+"Ours ÷ theirs" is the median of the rounds' own ratios, not the ratio of the medians beside it: the machine's pace
+changes from round to round.
+
+({machine_of(one)}; `benchmarks/peers_eager.json`){settings_note(one)}"""
 
 
 def beside_peers() -> str:
@@ -211,7 +216,8 @@ def beside_peers() -> str:
     return f"""On {machine_of(one)}, it answers {_listed(rates(["ours"]))} requests/s to {_listed(one["clients"])} clients;
 with the same checkpoint in PyTorch, the best of {len(others)} other servers at each reaches {_listed(rates(others))}, and all need {min(map(memory, others)):.0f} MB of
 memory or more where this takes {memory("ours"):.0f} MB (`benchmarks/peers_eager.json`, `make bench-peers`). With this service's engine in each,
-the quickest of them at 64 clients, {same["contenders"][quickest]["title"]}, reaches {reached:.2f} times this service's rate ({theirs["requests_per_s"]:.0f} and {ours["requests_per_s"]:.0f}; `benchmarks/peers_checkpoint.json`)."""
+the quickest of them at 64 clients, {same["contenders"][quickest]["title"]}, reaches {reached:.2f} times this service's rate in the median round
+(medians of each by itself: {theirs["requests_per_s"]:.0f} and {ours["requests_per_s"]:.0f}; `benchmarks/peers_checkpoint.json`)."""
 
 
 def _listed(figures: list[float]) -> str:

@@ -180,7 +180,8 @@ measured, each has to give the right classes and the checkpoint's own self-test 
 answers at once: that engine's answer), and to refuse a file that is no picture. "CPU" is user and system time of all
 processes of the server, the steadiest figure on a machine that is shared; "memory" is the largest sum of their
 proportional set sizes seen (once a second). In the open loop, requests arrive at random (Poisson) and wait for
-nobody; times count from when a request was due.
+nobody; times count from when a request was due. The machine's pace changes from round to round, so "ours ÷ theirs" is
+taken in each round, and the median of these is shown: not the ratio of the medians beside it.
 """
 
 
