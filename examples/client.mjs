@@ -1,11 +1,12 @@
 // Classify image files with a running service: node examples/client.mjs FILE ... (Node 20 or newer).
-// RESNET_URL is the service's address, http://127.0.0.1:8000 by default, RESNET_KEY a key if it asks for one.
+// RESNET_URL is the service's address, http://127.0.0.1:8000 by default, RESNET_API_KEY a key if it asks for one (or
+// RESNET_KEY). A file that fails is an error of one line and no end of the others; the exit code is then 1.
 // In a browser this works from a page of the service's own origin, such as behind the same proxy: there is no CORS.
 import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const url = process.env.RESNET_URL ?? "http://127.0.0.1:8000";
-const key = process.env.RESNET_KEY;
+const key = process.env.RESNET_API_KEY || process.env.RESNET_KEY;
 const headers = { "content-type": "application/octet-stream", ...(key && { authorization: `Bearer ${key}` }) };
 const tries = 3;
 

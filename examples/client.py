@@ -1,6 +1,7 @@
 """Classify image files with a running service: python examples/client.py FILE ... (needs httpx).
 
-RESNET_URL is the service's address, http://127.0.0.1:8000 by default, RESNET_KEY a key if it asks for one.
+RESNET_URL is the service's address, http://127.0.0.1:8000 by default, RESNET_API_KEY a key if it asks for one (or
+RESNET_KEY). A file that fails is an error of one line and no end of the others; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -44,21 +45,29 @@ def reason(response: httpx.Response) -> str:
         return f"{response.status_code} {response.reason_phrase}"
 
 
-def main() -> None:
-    """Print a line for each file."""
-    key = os.environ.get("RESNET_KEY")
+def main() -> int:
+    """Print a line for each file, and return the exit code."""
+    key = os.environ.get("RESNET_API_KEY") or os.environ.get("RESNET_KEY")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     url = os.environ.get("RESNET_URL", "http://127.0.0.1:8000")
+    failed = False
     with httpx.Client(base_url=url, headers=headers, timeout=15) as client:  # the service's own deadline is 10 s
         for name in sys.argv[1:]:
             try:
                 found = classify(client, Path(name).read_bytes())
+            except OSError as error:
+                problem = f"cannot be read: {error.strerror}"
             except httpx.HTTPStatusError as error:
-                sys.exit(f"{name}: {reason(error.response)}")
+                problem = reason(error.response)
             except httpx.RequestError as error:
-                sys.exit(f"{name}: no answer from {url}: {error}")
-            print(f"{name}: {found['label']} {found['probability']:.1%}")
+                problem = f"no answer from {url}: {error}"
+            else:
+                print(f"{name}: {found['label']} {found['probability']:.1%}")
+                continue
+            print(f"{name}: {problem}", file=sys.stderr)
+            failed = True
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from app.errors import UndecodableImage
+from benchmarks.ports import free_port
 from tests.conftest import ROOT
 
 FILES = [f"examples/{name}.png" for name in ("cat", "ship")]
@@ -33,6 +34,24 @@ def run(command, url, files):
     return subprocess.run(words, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 
+def run_against(command, response):
+    """Run a client with one file against a server that gives one response; return what it did and what it sent."""
+    received = []
+    with socket.create_server(("127.0.0.1", 0)) as port:
+
+        def answer():
+            connection, _ = port.accept()
+            with connection:
+                received.append(connection.recv(1 << 16))
+                connection.sendall(response)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = run(command, f"http://127.0.0.1:{port.getsockname()[1]}", FILES[:1])
+        thread.join()
+    return done, received[0]
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_client_prints_a_line_for_each_file(service, command):
@@ -46,6 +65,26 @@ def test_a_client_says_what_the_service_says_of_a_file_that_is_no_image(service,
     done = run(command, service.url, ["Makefile"])
     assert done.returncode != 0
     assert UndecodableImage.text in done.stderr
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_client_goes_on_after_a_file_that_fails(service, command):
+    bad = ["Makefile", "examples/not-there.png"]
+    done = run(command, service.url, [FILES[0], *bad, FILES[1]])
+    assert (done.returncode, done.stdout.splitlines()) == (1, SHOWN)
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == bad
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("variable", ["RESNET_API_KEY", "RESNET_KEY"])
+def test_a_client_sends_the_key_that_its_environment_has(monkeypatch, command, variable):
+    monkeypatch.delenv("RESNET_API_KEY", raising=False)
+    monkeypatch.setenv(variable, "secret")
+    done, request = run_against(command, b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n")
+    assert done.returncode == 1
+    assert b"\r\nauthorization: bearer secret\r\n" in request.lower()
 
 
 def test_the_python_client_comes_back_when_it_was_told_to(monkeypatch):
@@ -76,21 +115,9 @@ PROXYS_PAGE = b"<html>Bad Gateway</html>"
 @pytest.mark.e2e
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_proxys_page_or_no_answer_at_all_is_an_error_of_one_line(command):
-    with socket.create_server(("127.0.0.1", 0)) as port:
-        url = f"http://127.0.0.1:{port.getsockname()[1]}"
-
-        def answer():
-            connection, _ = port.accept()
-            with connection:
-                connection.recv(1 << 16)
-                connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 24\r\n\r\n" + PROXYS_PAGE)
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        done = run(command, url, FILES[:1])
-        thread.join()
-        assert done.returncode != 0
-        assert "502 Bad Gateway" in done.stderr
-    done = run(command, url, FILES)  # nobody listens any more
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr
+    done, _ = run_against(command, b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 24\r\n\r\n" + PROXYS_PAGE)
+    assert done.returncode == 1
+    assert "502 Bad Gateway" in done.stderr
+    done = run(command, f"http://127.0.0.1:{free_port()}", FILES)  # nobody listens there
+    assert done.returncode == 1
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == FILES
