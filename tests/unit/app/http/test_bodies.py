@@ -16,7 +16,7 @@ from app.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from app.http.bodies import MAX_PARAMETERS, USUAL_FILE, _parameter, read_body, split_images
+from app.http.bodies import MAX_PARAMETERS, USUAL_FILE, _parameter, read_body, refuse_codings, split_images
 from app.http.byte_budget import ByteBudget
 from app.http.parameters import BodyDeadline
 
@@ -79,17 +79,38 @@ async def test_a_client_that_leaves_is_gone():
         await read_body(receiver(b"ab", ending="leave"), None, no_limit, max_bytes=4, deadline=FAR)
 
 
-@pytest.mark.parametrize(
-    "kind", ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream", "Image/PNG"]
-)
+@pytest.mark.anyio
+async def test_a_message_may_leave_out_what_is_not_there():
+    messages = iter([{"type": "http.request"}])
+
+    async def receive():
+        return next(messages)
+
+    assert await read_body(receive, None, no_limit, max_bytes=4, deadline=FAR) == b""
+
+
+IMAGE_TYPES = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"]
+
+
+@pytest.mark.parametrize("kind", [*IMAGE_TYPES, "Image/PNG", " image/png ; q=1"])
 def test_an_image_type_is_one_file(kind):
     assert split_images(kind, b"data", 1, 32) == [b"data"]
 
 
-@pytest.mark.parametrize("kind", [None, "", "text/plain", "image/tiff", "application/x-www-form-urlencoded", "junk"])
+@pytest.mark.parametrize(
+    "kind", [None, "", "text/plain", "image/tiff", "application/jsonl", "application/x-www-form-urlencoded", "junk"]
+)
 def test_other_types_are_not_supported(kind):
     with pytest.raises(UnsupportedMediaType):
         split_images(kind, b"data", 1, 32)
+
+
+def test_only_identity_is_a_coding_that_can_be_read():
+    refuse_codings([])
+    refuse_codings(["identity", "Identity"])
+    for codings in (["gzip"], ["identity", "br"], ["identity, gzip"], [""]):
+        with pytest.raises(UnsupportedMediaType):
+            refuse_codings(codings)
 
 
 def test_multipart_fields_named_file_are_the_files_in_order():
@@ -116,13 +137,45 @@ def test_multipart_that_is_not_what_it_says():
         split_images(*multipart(("picture", b"one")), 3, 32)
 
 
+@pytest.mark.parametrize("missing", [4, 30])
+def test_files_before_the_place_where_multipart_is_cut_off_are_not_taken_for_all(missing):
+    kind, body = multipart(("file", b"one"), ("file", b"two"))
+    with pytest.raises(MalformedRequest) as refused:
+        split_images(kind, body[:-missing], 3, 32)
+    assert "cut off" in refused.value.detail
+
+
+def test_a_part_without_a_name_is_no_file_whatever_stands_before_it():
+    file = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\none\r\n'
+    body = file + b"--b\r\nContent-Type: image/png\r\n\r\ntwo\r\n--b--\r\n"
+    assert split_images("multipart/form-data; boundary=b", body, 3, 32) == [b"one"]
+
+
+def test_boundaries_and_names_may_have_letters_of_latin_1():
+    body = b'--\xe4\r\nContent-Disposition: form-data; name="\xe4"\r\n\r\none\r\n'
+    body += b'--\xe4\r\nContent-Disposition: form-data; name="file"\r\n\r\ntwo\r\n--\xe4--\r\n'
+    assert split_images("multipart/form-data; boundary=\xe4", body, 3, 32) == [b"two"]
+
+
 def test_multipart_with_too_many_of_anything():
     with pytest.raises(TooManyImages):
         split_images(*multipart(*[("file", b"x")] * 4), 3, 32)
+    others = [("other", b"x")] * 16
+    assert split_images(*multipart(*others, ("file", b"x")), 3, 32) == [b"x"]
     with pytest.raises(MalformedRequest):
-        split_images(*multipart(*[("other", b"x")] * 100), 3, 32)
+        split_images(*multipart(*others, ("other", b"x"), ("file", b"x")), 3, 32)
     with pytest.raises(MalformedRequest):
         split_images(*multipart(("file", ("n" * 20_000, b"x"))), 3, 32)
+
+
+def test_the_header_of_a_part_has_8192_bytes_at_most():
+    lines = b'Content-Disposition: form-data; name="file"\r\na: %s\r\n%s: x\r\n' % (b"x" * 4000, b"b" * 4000)
+    rest = 8192 - len(lines.replace(b": ", b"").replace(b"\r\n", b"")) - len(b"c")
+    body = b"--b\r\n" + lines + b"c: %s\r\n\r\nx\r\n--b--\r\n"
+    assert split_images("multipart/form-data; boundary=b", body % (b"x" * rest), 3, 32) == [b"x"]
+    with pytest.raises(MalformedRequest) as refused:
+        split_images("multipart/form-data; boundary=b", body % (b"x" * (rest + 1)), 3, 32)
+    assert "too large a header" in refused.value.detail
 
 
 def test_json_holds_base64_and_a_bad_entry_is_an_error_in_its_place():
@@ -148,11 +201,26 @@ def test_json_holds_base64_and_a_bad_entry_is_an_error_in_its_place():
         b'{"images": "x"}',
         b'{"images": [1]}',
         b'{"images": [NaN]}',
+        b'{"images": ["YQ=="], "more": NaN}',
+        b'{"images": ["YQ==", 1]}',
     ],
 )
 def test_json_that_is_not_what_it_should_be(body):
     with pytest.raises(MalformedRequest):
         split_images(JSON, body, 4, 32)
+
+
+@pytest.mark.parametrize("text", ["YQ=", "\xe4", "image/png;base64,YQ==", "data:a,b,YQ=="])
+def test_what_is_no_base64_is_an_error_in_its_place(text):
+    (entry,) = split_images(JSON, json.dumps({"images": [text]}).encode(), 4, 32)
+    assert isinstance(entry, BadBase64)
+
+
+def test_json_has_room_for_the_commas_of_data_urls_and_of_a_few_other_members():
+    body = json.dumps({"images": ["data:,YQ=="] * 4} | dict.fromkeys("abcdefghijklmnopq")).encode()
+    assert split_images(JSON, body, 4, 32) == [b"a"] * 4
+    with pytest.raises(TooManyImages):
+        split_images(JSON, body.replace(b"}", b', "r": null}'), 4, 32)
 
 
 def test_json_with_too_many_images():
@@ -181,6 +249,8 @@ async def test_all_bodies_together_have_a_budget_that_comes_back():
     [
         ("", "names no boundary"),
         ("; boundary=", "names no boundary"),
+        ("; boundary*=utf-8''b", "names no boundary"),
+        ("; boundary=\u20ac", "not valid multipart"),
         ("; boundary*=a; boundary*0=b", "cannot be read"),
         ("; boundary*" + "0" * 5000 + "=x", "cannot be read"),
         ('; boundary="' + ";" * 60_000 + '"', "too many parameters"),
@@ -214,7 +284,9 @@ def test_as_many_parameters_as_there_may_be_are_read():
     assert split_images(f"multipart/form-data{more}; boundary=b", body, 1, 32) == [b"x"]
 
 
-@pytest.mark.parametrize("body", [b'{"images": [' + b"[]," * 10_000 + b"[]]}", b'{"images": [{}]}'])
+@pytest.mark.parametrize(
+    "body", [b'{"images": [' + b"[]," * 10_000 + b"[]]}", b'{"images": [[]]}', b'{"images": [{}]}']
+)
 def test_json_with_nesting_is_refused_before_it_is_parsed(body, monkeypatch):
     monkeypatch.setattr("app.http.bodies.from_json", lambda *_, **__: pytest.fail("parsed"))
     with pytest.raises(MalformedRequest):

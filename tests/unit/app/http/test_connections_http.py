@@ -53,6 +53,20 @@ async def test_what_stands_behind_too_many_requests_is_let_go_with_the_connectio
     assert (protocol._unparsed, len(protocol.pipeline)) == (b"", 0)
 
 
+async def test_behind_as_many_requests_as_may_wait_nothing_is_parsed_read_or_refused():
+    protocol, transport = Port().connect()
+    protocol.data_received(REQUEST * (1 + MAX_PIPELINED))
+    behind = REQUEST * (MAX_HEADER_BYTES // len(REQUEST) + 1)
+    protocol.flow.resume_reading()  # as uvicorn does behind each answer
+    protocol.data_received(behind)
+    assert (len(protocol.pipeline), protocol._refusal) == (MAX_PIPELINED, None)
+    assert protocol._unparsed == behind
+    protocol.flow.resume_reading()
+    assert protocol.flow.read_paused
+    transport.abort()
+    protocol.connection_lost(None)
+
+
 @pytest.mark.parametrize(("version", "interim"), [(b"1.1", 1), (b"1.0", 0)])
 async def test_only_who_knows_interim_answers_is_told_to_go_on(version, interim):
     protocol, transport = Port(echo).connect()
@@ -63,6 +77,17 @@ async def test_only_who_knows_interim_answers_is_told_to_go_on(version, interim)
     await ended(protocol)
     assert transport.sent.count(b"100 Continue") == interim
     assert transport.sent.endswith(b"hello")
+
+
+async def test_leave_to_go_on_is_given_to_the_request_that_asks_for_it_alone():
+    protocol, transport = Port(echo).connect()
+    for expect in (b"expect: 100-continue\r\n", b""):
+        transport.sent = b""
+        protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\n%scontent-length: 5\r\n\r\n" % expect)
+        await asyncio.sleep(0)
+        protocol.data_received(b"hello")
+        await ended(protocol)
+        assert transport.sent.startswith(b"HTTP/1.1 100 " if expect else b"HTTP/1.1 200 ")
 
 
 async def test_a_body_that_is_refused_before_its_request_has_begun_is_given_no_leave_to_come(caplog):
@@ -164,6 +189,20 @@ async def test_what_is_not_http_gets_400(junk):
     assert port.refused == ["malformed-request"]
 
 
+ALSO_HTTP = {
+    "no host in HTTP/1.0": b"GET / HTTP/1.0\r\n\r\n",
+    "a coding in capital letters": b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: Chunked\r\n\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_bytes", ALSO_HTTP.values(), ids=ALSO_HTTP)
+async def test_what_is_unusual_and_http_is_answered(request_bytes):
+    protocol, transport = Port().connect()
+    protocol.data_received(request_bytes)
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+
+
 async def test_empty_lines_before_a_request_are_skipped_and_do_not_prolong_the_headers_time():
     protocol, transport = Port().connect()
     timer = protocol._header_timer
@@ -191,6 +230,19 @@ async def test_a_body_behind_an_offer_of_another_protocol_is_read(body, piece_by
             protocol.data_received(request[start : start + piece_bytes])
         await ended(protocol)
         assert transport.sent.endswith(b"\r\n\r\nhello")
+
+
+async def test_nothing_of_an_offer_of_another_protocol_is_passed_on():
+    seen = []
+
+    async def look(scope, receive, send):
+        seen.extend(scope["headers"])
+        await answer(scope, receive, send)
+
+    protocol, _ = Port(look).connect()
+    protocol.data_received(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: Upgrade , close\r\nupgrade: h2c\r\n\r\n")
+    await ended(protocol)
+    assert seen == [(b"host", b"x"), (b"connection", b"close")]
 
 
 @pytest.mark.parametrize("beyond", [0, 1])
@@ -257,6 +309,19 @@ async def test_chunks_that_hold_nothing_end_after_a_while():
     assert transport.sent.startswith(b"HTTP/1.1 400 ")
 
 
+async def test_what_is_no_content_is_counted_anew_behind_each_part_of_a_request():
+    protocol, transport = Port(echo).connect()
+    most = b"x" * (MAX_HEADER_BYTES * 2 // 3)
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nmore: " + most + b"\r\n\r\n"
+    trailer = b"0\r\nmore: " + most
+    for data in (head, b"5;" + most, b"\r\nhello\r\n", trailer, b"\r\n\r\n", REQUEST[:-2] + b"more: " + most):
+        protocol.data_received(data)
+    await ended(protocol)
+    protocol.data_received(b"\r\n\r\n")
+    await ended(protocol)
+    assert [answer[:3] for answer in transport.sent.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200"]
+
+
 async def test_trailers_are_no_headers():
     seen = []
 
@@ -271,8 +336,16 @@ async def test_trailers_are_no_headers():
     assert seen == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
 
 
+async def test_a_header_that_does_not_end_gets_400_with_the_first_byte_too_many():
+    protocol, transport = Port().connect()
+    protocol.data_received((REQUEST[:-2] + b"x-more: ").ljust(MAX_HEADER_BYTES, b"x"))
+    assert transport.sent == b""
+    protocol.data_received(b"x")
+    assert transport.sent.startswith(b"HTTP/1.1 400 ")
+
+
 @pytest.mark.parametrize("piece_bytes", [1 << 30, 50_000, 10_000])
-@pytest.mark.parametrize(("header_bytes", "status"), [(MAX_HEADER_BYTES - 100, b"200"), (MAX_HEADER_BYTES + 1, b"400")])
+@pytest.mark.parametrize(("header_bytes", "status"), [(MAX_HEADER_BYTES, b"200"), (MAX_HEADER_BYTES + 1, b"400")])
 async def test_too_large_a_header_gets_400_however_it_arrives(header_bytes, status, piece_bytes):
     protocol, transport = Port().connect()
     request = REQUEST[:-2] + b"x-more: "

@@ -10,6 +10,7 @@ from tests.mutations import damaged_start
 from tests.npy_files import npy
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8)
+HEADER = "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 3, 8, 8), }"
 
 
 def with_header(text, data=b"", version=1):
@@ -35,6 +36,18 @@ def test_what_other_writers_make_of_the_header_is_read():
     np.testing.assert_array_equal(read_npy(with_header(text, IMAGES.tobytes()), 3, 8), IMAGES)
 
 
+@pytest.mark.parametrize("name", ["|u1", "<u1", ">u1", "=u1", "u1", "B", "|B", "uint8"])
+def test_the_type_may_have_any_of_its_names(name):
+    body = with_header(HEADER.replace("|u1", name), IMAGES.tobytes())
+    np.testing.assert_array_equal(read_npy(body, 3, 8), IMAGES)
+
+
+@pytest.mark.parametrize("order", ["True", "0", "''", "()"])
+def test_only_false_says_that_an_array_is_in_c_order(order):
+    with pytest.raises(UnusableArray):
+        read_npy(with_header(HEADER.replace("False", order), IMAGES.tobytes()), 3, 8)
+
+
 @pytest.mark.parametrize(
     "array",
     [
@@ -50,6 +63,7 @@ def test_what_other_writers_make_of_the_header_is_read():
         np.asfortranarray(IMAGES),
         np.zeros((0, 3, 7, 8), np.uint8),
         np.zeros((2, 0, 8, 8), np.uint8),
+        np.zeros((3, 3, 8, 8), [("field", np.uint8)]),
     ],
     ids=lambda array: f"{array.dtype}{array.shape}",
 )
@@ -84,9 +98,6 @@ def test_a_body_that_is_cut_off_is_malformed(cut):
         read_npy(npy(IMAGES)[:cut], 3, 8)
 
 
-HEADER = "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 3, 8, 8), }"
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -96,10 +107,10 @@ HEADER = "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 3, 8, 8), }"
         b"PK\x03\x04" + npy(IMAGES),
         with_header(HEADER.replace("3, 3", "10**9, 3"), IMAGES.tobytes()),
         with_header(HEADER.replace("(3,", "(-1,"), IMAGES.tobytes()),
-        with_header(HEADER.replace("(3,", "(True,"), IMAGES.tobytes()),
+        with_header(HEADER.replace("(3,", "(True,"), IMAGES[:1].tobytes()),
         with_header(HEADER.replace("(3, 3, 8, 8)", "5")),
         with_header(HEADER.replace("'shape'", "'form'")),
-        with_header(HEADER.replace("}", "'more': 1}")),
+        with_header(HEADER.replace("}", "'more': 1}"), IMAGES.tobytes()),
         with_header(HEADER.replace("{", "[").replace("}", "]")),
         with_header("{[]: 1}"),
         with_header("("),
@@ -115,6 +126,20 @@ HEADER = "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 3, 8, 8), }"
 def test_what_is_no_npy_file_is_malformed(body):
     with pytest.raises(MalformedRequest):
         read_npy(body, 3, 8)
+
+
+@pytest.mark.parametrize("text", ["1if 1else 2", "'\\q'", '"\\q"'])
+def test_nothing_that_a_stranger_writes_makes_python_warn(text, recwarn):
+    with pytest.raises(MalformedRequest):
+        read_npy(with_header(text), 3, 8)
+    assert not recwarn.list
+
+
+def test_a_header_has_1024_bytes_at_most():
+    text = HEADER.ljust(1024)
+    np.testing.assert_array_equal(read_npy(with_header(text, IMAGES.tobytes()), 3, 8), IMAGES)
+    with pytest.raises(MalformedRequest):
+        read_npy(with_header(text + " ", IMAGES.tobytes()), 3, 8)
 
 
 def test_a_header_that_lies_costs_no_memory():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.http.request_ids import given_id_in
+from app.http.request_ids import given_id_in, request_id_of
 
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = b"00-%s-00f067aa0ba902b7-01" % TRACE
@@ -36,3 +36,14 @@ def test_a_trace_has_an_id(later):
 )
 def test_what_is_no_trace_parent_says_nothing(wrong):
     assert given_id_in({b"traceparent": wrong}) == b""
+
+
+@pytest.mark.parametrize("given", [b"a" * 128, b"AZaz09._:/+=-"])
+def test_a_sane_id_is_kept(given):
+    assert request_id_of(given) == given.decode()
+
+
+@pytest.mark.parametrize("given", [b"", b"a" * 129, b"a b", b"a\n", b"a@b", b'"', b"\xe4"])
+def test_in_place_of_any_other_there_are_128_bits_in_32_digits(given, monkeypatch):
+    monkeypatch.setattr("app.http.request_ids.getrandbits", lambda bits: bits)
+    assert request_id_of(given) == f"{128:032x}"
