@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import Security
 from fastapi.security import HTTPBearer
 
-from app.http.bodies import FIELD, IMAGE_TYPES
+from app.http.bodies import IMAGE_TYPES
+from app.http.multipart import FIELD
 from app.http.npy import NPY_TYPE
 from app.schemas import Base64Images
 

@@ -1,9 +1,7 @@
 import asyncio
 import base64
 import json
-import random
 
-import httpx
 import pytest
 
 from app.errors import (
@@ -16,7 +14,7 @@ from app.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from app.http.bodies import MAX_PARAMETERS, USUAL_FILE, _parameter, read_body, refuse_codings, split_images
+from app.http.bodies import MAX_CONTENT_TYPE, MAX_PARAMETERS, read_body, refuse_codings, split_images
 from app.http.byte_budget import ByteBudget
 from app.http.parameters import BodyDeadline
 
@@ -37,11 +35,6 @@ def receiver(*chunks, ending=None):
         return messages.pop() if messages else await asyncio.Event().wait()
 
     return receive
-
-
-def multipart(*parts):
-    request = httpx.Request("POST", "http://test", files=parts)
-    return request.headers["content-type"], request.read()
 
 
 def no_limit(_count):
@@ -111,71 +104,6 @@ def test_only_identity_is_a_coding_that_can_be_read():
     for codings in (["gzip"], ["identity", "br"], ["identity, gzip"], [""]):
         with pytest.raises(UnsupportedMediaType):
             refuse_codings(codings)
-
-
-def test_multipart_fields_named_file_are_the_files_in_order():
-    kind, body = multipart(
-        ("file", ("a.png", b"\r\none\r\n--x")), ("other", b"ignored"), ("file", b"two"), ("file", b"")
-    )
-    assert split_images(kind, body, 3, 32) == [b"\r\none\r\n--x", b"two", b""]
-
-
-@pytest.mark.parametrize("before", [b"\r\n", b"This is a multi-part message.\r\n", b"--almost\r\n\r\n"])
-def test_what_stands_before_the_first_part_means_nothing(before):
-    kind, body = multipart(("file", b"one"))
-    assert split_images(kind, before + body, 3, 32) == [b"one"]
-
-
-def test_multipart_that_is_not_what_it_says():
-    kind, body = multipart(("file", b"one"))
-    for broken in (b"", b"junk", body[:-30], body[:40]):
-        with pytest.raises(MalformedRequest):
-            split_images(kind, broken, 3, 32)
-    with pytest.raises(MalformedRequest):
-        split_images("multipart/form-data", body, 3, 32)
-    with pytest.raises(MalformedRequest):
-        split_images(*multipart(("picture", b"one")), 3, 32)
-
-
-@pytest.mark.parametrize("missing", [4, 30])
-def test_files_before_the_place_where_multipart_is_cut_off_are_not_taken_for_all(missing):
-    kind, body = multipart(("file", b"one"), ("file", b"two"))
-    with pytest.raises(MalformedRequest) as refused:
-        split_images(kind, body[:-missing], 3, 32)
-    assert "cut off" in refused.value.detail
-
-
-def test_a_part_without_a_name_is_no_file_whatever_stands_before_it():
-    file = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\none\r\n'
-    body = file + b"--b\r\nContent-Type: image/png\r\n\r\ntwo\r\n--b--\r\n"
-    assert split_images("multipart/form-data; boundary=b", body, 3, 32) == [b"one"]
-
-
-def test_boundaries_and_names_may_have_letters_of_latin_1():
-    body = b'--\xe4\r\nContent-Disposition: form-data; name="\xe4"\r\n\r\none\r\n'
-    body += b'--\xe4\r\nContent-Disposition: form-data; name="file"\r\n\r\ntwo\r\n--\xe4--\r\n'
-    assert split_images("multipart/form-data; boundary=\xe4", body, 3, 32) == [b"two"]
-
-
-def test_multipart_with_too_many_of_anything():
-    with pytest.raises(TooManyImages):
-        split_images(*multipart(*[("file", b"x")] * 4), 3, 32)
-    others = [("other", b"x")] * 16
-    assert split_images(*multipart(*others, ("file", b"x")), 3, 32) == [b"x"]
-    with pytest.raises(MalformedRequest):
-        split_images(*multipart(*others, ("other", b"x"), ("file", b"x")), 3, 32)
-    with pytest.raises(MalformedRequest):
-        split_images(*multipart(("file", ("n" * 20_000, b"x"))), 3, 32)
-
-
-def test_the_header_of_a_part_has_8192_bytes_at_most():
-    lines = b'Content-Disposition: form-data; name="file"\r\na: %s\r\n%s: x\r\n' % (b"x" * 4000, b"b" * 4000)
-    rest = 8192 - len(lines.replace(b": ", b"").replace(b"\r\n", b"")) - len(b"c")
-    body = b"--b\r\n" + lines + b"c: %s\r\n\r\nx\r\n--b--\r\n"
-    assert split_images("multipart/form-data; boundary=b", body % (b"x" * rest), 3, 32) == [b"x"]
-    with pytest.raises(MalformedRequest) as refused:
-        split_images("multipart/form-data; boundary=b", body % (b"x" * (rest + 1)), 3, 32)
-    assert "too large a header" in refused.value.detail
 
 
 def test_json_holds_base64_and_a_bad_entry_is_an_error_in_its_place():
@@ -250,10 +178,10 @@ async def test_all_bodies_together_have_a_budget_that_comes_back():
         ("", "names no boundary"),
         ("; boundary=", "names no boundary"),
         ("; boundary*=utf-8''b", "names no boundary"),
-        ("; boundary=\u20ac", "not valid multipart"),
+        ("; boundary=\u20ac", "cannot be read"),
         ("; boundary*=a; boundary*0=b", "cannot be read"),
-        ("; boundary*" + "0" * 5000 + "=x", "cannot be read"),
-        ('; boundary="' + ";" * 60_000 + '"', "too many parameters"),
+        ("; boundary*=utf-8''" + "%41" * 20_000, "too long or"),
+        ('; boundary="' + ";" * 500 + '"', "too many parameters"),
         ("; a=b" * MAX_PARAMETERS + "; boundary=b", "too many parameters"),
     ],
 )
@@ -263,25 +191,13 @@ def test_hostile_boundaries_are_malformed(parameters, reason):
     assert reason in refused.value.detail
 
 
-@pytest.mark.parametrize(
-    ("parameters", "reason"),
-    [
-        (b"name*=a; name*0=b", "cannot be read"),
-        (b'name="' + b";" * 4000 + b'"', "too many parameters"),
-        (b"a=b; " * MAX_PARAMETERS + b"name=file", "too many parameters"),
-    ],
-)
-def test_hostile_part_headers_are_malformed(parameters, reason):
-    body = b"--b\r\nContent-Disposition: form-data; %s\r\n\r\nx\r\n--b--\r\n" % parameters
-    with pytest.raises(MalformedRequest) as refused:
-        split_images("multipart/form-data; boundary=b", body, 3, 32)
-    assert reason in refused.value.detail
-
-
-def test_as_many_parameters_as_there_may_be_are_read():
+def test_a_boundary_is_read_behind_as_many_parameters_and_characters_as_there_may_be():
     more = "; a=b" * (MAX_PARAMETERS - 1)
-    body = f'--b\r\nContent-Disposition: form-data; name="file"{more}\r\n\r\nx\r\n--b--\r\n'.encode()
-    assert split_images(f"multipart/form-data{more}; boundary=b", body, 1, 32) == [b"x"]
+    kind = f"multipart/form-data{more}; boundary=b"
+    for one in (kind, "multipart/form-data; boundary=b; c=" + "x" * (MAX_CONTENT_TYPE - 35), f"{kind}-7"):
+        boundary = one.rpartition("boundary=")[2].partition(";")[0]
+        body = f'--{boundary}\r\nContent-Disposition: form-data; name="file"\r\n\r\nx\r\n--{boundary}--'
+        assert split_images(one, body.encode(), 1, 32) == [b"x"]
 
 
 @pytest.mark.parametrize(
@@ -297,34 +213,3 @@ def test_json_with_far_too_many_items_is_refused_before_it_is_parsed(monkeypatch
     monkeypatch.setattr("app.http.bodies.from_json", lambda *_, **__: pytest.fail("parsed"))
     with pytest.raises(TooManyImages):
         split_images(JSON, b'{"images": [' + b"1," * 10_000 + b"1]}", 4, 32)
-
-
-def test_the_usual_header_of_a_file_says_what_the_email_package_reads_in_it():
-    draw = random.Random(1)
-    pieces = [*";=* x\\0", "''", "name", "%41", "\x80", '"', '; name="other"', '; name*0="other"']
-    for _ in range(3000):
-        value = USUAL_FILE.decode() + "".join(draw.choices(pieces, k=draw.randrange(12)))
-        try:
-            name = _parameter("content-disposition", value, "name")
-        except MalformedRequest:
-            continue  # what follows the name is broken: it is the name all the same
-        assert name == "file", value
-
-
-def test_a_body_of_as_many_parts_as_there_may_be_images_is_split():
-    part = (
-        b'--b\r\nContent-Disposition: form-data; name="file"; filename="%d.png"\r\nContent-Type: image/png\r\n\r\nx\r\n'
-    )
-    body = b"".join(part % number for number in range(256)) + b"--b--\r\n"
-    assert len(split_images("multipart/form-data; boundary=b", body, 256, 32)) == 256
-
-
-def test_a_part_has_one_content_disposition():
-    """Each is parsed by the email package, and 64 KiB hold hundreds."""
-    line = b'Content-Disposition: form-data; name="file"; filename="x"\r\n'
-    body = b"--b\r\n" + line + line + b"\r\nx\r\n--b--\r\n"
-    with pytest.raises(MalformedRequest) as raised:
-        split_images("multipart/form-data; boundary=b", body, 9, 32)
-    assert "two Content-Disposition" in raised.value.detail
-    one = b"--b\r\n" + line + b"\r\nx\r\n"
-    assert split_images("multipart/form-data; boundary=b", one + one + b"--b--\r\n", 9, 32) == [b"x", b"x"]

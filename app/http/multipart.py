@@ -1,0 +1,117 @@
+"""The files of a multipart/form-data body (RFC 7578), by searching and matching: nothing here looks at single bytes.
+
+So small bodies can be split on the event loop, hostile ones too: what a body costs is bounded by how many parts and
+header lines it may have, whatever stands in them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from app.errors import MalformedRequest, TooManyImages
+
+FIELD = "file"
+USUAL_FILE = b'form-data; name="file"; filename="'
+MAX_BOUNDARY_BYTES = 256  # RFC 2046 allows 70
+MAX_OTHER_FIELDS = 16
+MAX_PART_HEADER_BYTES = 8192
+MAX_PART_HEADERS = 8
+
+HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([^\r\n]*+)")
+# Parameters behind the first word, of which the first `name` counts. What has another form of name (RFC 2231) has none,
+# as RFC 7578 says.
+PARAMETER = rb';(?:[^;="]*+=(?:[ \t]*+"(?:[^"\\]|\\.)*+"[ \t]*+|[^";]*+)|[ \t]*+)'
+NAME = rb"[ \t]*+name[ \t]*+="
+DISPOSITION = re.compile(
+    rb'[^;"]*+'
+    rb"(?:(?!;" + NAME + rb")" + PARAMETER + rb")*+"
+    rb"(?:;" + NAME + rb'[ \t]*+(?:"((?:[^"\\]|\\.)*+)"[ \t]*+|([^";]*+)))?+'
+    rb"(?:" + PARAMETER + rb")*+",
+    re.IGNORECASE,
+)  # fmt: skip
+
+
+def split_multipart(boundary: str, body: bytes, max_images: int) -> list[bytes]:
+    """Return the contents of the parts named `file`, at least one. Raises MalformedRequest and TooManyImages."""
+    if not boundary:
+        raise MalformedRequest("The multipart body's Content-Type names no boundary.")
+    files: list[bytes] = []
+    others = 0
+    for part in _parts(_delimiter(boundary), body, max_images + MAX_OTHER_FIELDS):
+        end = part.find(b"\r\n\r\n", 0, MAX_PART_HEADER_BYTES)
+        if end < 0:
+            raise MalformedRequest("A part of the multipart body has too large a header, or one without an end.")
+        if not _is_file(part[2:end]):
+            others += 1
+            if others > MAX_OTHER_FIELDS:
+                raise MalformedRequest(f"The multipart body has too many fields that are not named '{FIELD}'.")
+        elif len(files) == max_images:
+            raise TooManyImages(max_images)
+        else:
+            files.append(part[end + 4 :])
+    if not files:
+        raise MalformedRequest(f"The multipart body holds no field named '{FIELD}'.")
+    return files
+
+
+def _delimiter(boundary: str) -> bytes:
+    """Return what stands before each part but the first, which needs no new line. Raises MalformedRequest."""
+    try:
+        name = boundary.encode("latin-1")
+    except UnicodeError as error:
+        raise MalformedRequest("The multipart body's boundary cannot be read.") from error
+    if len(name) > MAX_BOUNDARY_BYTES:
+        raise MalformedRequest("The multipart body's boundary is too long.")
+    return b"\r\n--" + name
+
+
+def _parts(delimiter: bytes, body: bytes, most: int) -> list[bytes]:
+    """Return the parts, each from the line's end behind its delimiter on; of more than `most`, one more with the rest.
+
+    What stands before the first delimiter and behind the last one means nothing (RFC 2046, 5.1.1).
+    Raises MalformedRequest.
+    """
+    first = delimiter[2:]
+    if body.startswith(first):
+        parts = body.split(delimiter, most)
+        parts[0] = parts[0][len(first) :]
+    else:
+        parts = body.split(delimiter, most + 1)[1:]
+    for number, part in enumerate(parts):
+        if part.startswith(b"--"):
+            return parts[:number]
+        if not part.startswith(b"\r\n"):  # most often; else there may be blanks before the line's end
+            parts[number] = part.lstrip(b" \t")
+            if not parts[number].startswith(b"\r\n"):
+                raise MalformedRequest("The body is not valid multipart/form-data.")
+    if len(parts) <= most:
+        raise MalformedRequest("The multipart body is cut off.")
+    return parts
+
+
+def _is_file(header: bytes) -> bool:
+    """Whether a part's header names it `file`. Raises MalformedRequest."""
+    lines = header.split(b"\r\n", MAX_PART_HEADERS) if header else []
+    if len(lines) > MAX_PART_HEADERS:
+        raise MalformedRequest("A part of the multipart body has too many header lines.")
+    disposition = None
+    for line in lines:
+        matched = HEADER_LINE.fullmatch(line)
+        if matched is None:
+            raise MalformedRequest("A part of the multipart body has a header that cannot be read.")
+        if matched[1].lower() == b"content-disposition":
+            if disposition is not None:
+                raise MalformedRequest("A part of the multipart body has two Content-Disposition lines.")
+            disposition = matched[2]
+    return disposition is not None and _names_file(disposition)
+
+
+def _names_file(disposition: bytes) -> bool:
+    """Whether a Content-Disposition has the name `file`. Raises MalformedRequest."""
+    if disposition.startswith(USUAL_FILE):  # whatever is in the file's name: browsers leave a backslash as it is
+        return True
+    matched = DISPOSITION.fullmatch(disposition)
+    if matched is None:
+        raise MalformedRequest("A part's Content-Disposition header cannot be read.")
+    name = matched[1] if matched[1] is not None else matched[2]
+    return name is not None and name.strip(b" \t") == FIELD.encode()
