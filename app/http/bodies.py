@@ -27,7 +27,7 @@ from app.imaging import Entry
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
 JSON_FORM = 'The JSON body must be {"images": ["<base64>", ...]} with at least one image.'
-# Larger bodies are taken apart in a thread: a hostile one can take seconds.
+# Larger bodies are taken apart in a thread, and have a budget of bytes; of these there is one a connection.
 SMALL_BODY_BYTES = 64 << 10
 # The email package takes long for many parameters or escaped ones: seconds for 60 kB of them.
 MAX_CONTENT_TYPE = 1024
@@ -43,7 +43,9 @@ async def read_body(
     max_bytes: int,
     deadline: BodyDeadline,
 ) -> bytes:
-    """Read a body of at most `max_bytes`, taking each chunk's bytes from the budget.
+    """Read a body of at most `max_bytes`, taking its bytes from the budget once it is no small one.
+
+    So a few slow clients with large bodies, who can hold all of the budget, keep out nobody with a small one.
 
     Raises the deadline's error, BodyTooLarge (before reading, if the length is announced), QueueFull and ClientGone.
     """
@@ -52,7 +54,7 @@ async def read_body(
         if len(digits) > MAX_LENGTH_DIGITS or int(digits or "0") > max_bytes:
             raise BodyTooLarge(max_bytes)
     chunks: list[bytes] = []
-    total = 0
+    total = taken = 0
     try:
         async with asyncio.timeout(deadline.timeout_s):
             while True:
@@ -63,7 +65,9 @@ async def read_body(
                 total += len(chunk)
                 if total > max_bytes:
                     raise BodyTooLarge(max_bytes)
-                take(len(chunk))
+                if total > SMALL_BODY_BYTES:
+                    take(total - taken)
+                    taken = total
                 chunks.append(chunk)
                 if not message.get("more_body", False):
                     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -127,7 +127,6 @@ class Exchange:
         "_decode_s",
         "_decoded",
         "_head",
-        "_held_bytes",
         "_options",
         "_predictor",
         "_release_key",
@@ -143,7 +142,6 @@ class Exchange:
         self._head = head
         self._request_id = request_id_of(head.given_id)
         self._release_key: Callable[[], None] | None = None
-        self._held_bytes = 0
         self._ticket: Ticket | None = None
         self._count = 0  # of images that were admitted
         self._decode_s = 0.0
@@ -174,8 +172,6 @@ class Exchange:
         head.parameters.check()
         predictor = self._predictor = service.require_predictor()
         self._options = head.parameters.resolve(len(predictor.classes), settings.timeout_ms, self._began)
-        service.body_budget.take(len(body))
-        self._held_bytes = len(body)
         refuse_codings(head.codings)
         entries = split_images(head.content_type, body, settings.max_images, predictor.input_size)
         self._ticket = predictor.batcher.admit(len(entries), self._options.deadline)
@@ -241,8 +237,6 @@ class Exchange:
         """Give back what is held, send the answer, and record it."""
         if self._ticket is not None:
             self._ticket.release()
-        self._service.body_budget.give_back(self._held_bytes)
-        self._held_bytes = 0
         if self._release_key is not None:
             self._release_key()
             self._release_key = None

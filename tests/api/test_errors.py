@@ -317,20 +317,24 @@ async def test_504_at_the_servers_deadline_whatever_the_caller_asks():
         assert_problem(await post(client, headers=PNG | {"x-timeout-ms": "60000"}), 504, "deadline-passed")
 
 
-async def test_429_when_bodies_take_too_much_memory_at_once():
+async def test_429_when_large_bodies_take_too_much_memory_at_once_and_small_ones_are_answered():
     go_on = asyncio.Event()
 
     async def slow():
-        yield bytes(2000)
+        yield bytes(70_000)
         await go_on.wait()
         yield b"x"
 
-    async with serving(max_body_bytes=2048, max_buffered_bytes=2048) as client:
+    async def in_chunks():
+        yield PICTURE
+
+    async with serving(max_body_bytes=71_000, max_buffered_bytes=71_000) as client:
         budget = client.app.state.service.body_budget
         first = asyncio.ensure_future(post(client, slow()))
-        while budget.held_bytes < 2000:
+        while budget.held_bytes < 70_000:
             await asyncio.sleep(0)
-        assert_problem(await post(client, bytes(2000)), 429, "queue-full")
+        assert_problem(await post(client, bytes(70_000)), 429, "queue-full")
+        assert [(await post(client, body)).status_code for body in (PICTURE, in_chunks())] == [200, 200]
         go_on.set()
         assert_problem(await first, 422, "undecodable-image")
         assert budget.held_bytes == 0

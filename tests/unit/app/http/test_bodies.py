@@ -14,7 +14,7 @@ from app.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from app.http.bodies import MAX_CONTENT_TYPE, MAX_PARAMETERS, read_body, refuse_codings, split_images
+from app.http.bodies import MAX_CONTENT_TYPE, MAX_PARAMETERS, SMALL_BODY_BYTES, read_body, refuse_codings, split_images
 from app.http.byte_budget import ByteBudget
 from app.http.parameters import BodyDeadline
 
@@ -161,15 +161,28 @@ def test_an_empty_image_body_is_malformed():
         split_images("image/png", b"", 1, 32)
 
 
+LARGE = SMALL_BODY_BYTES + 1
+
+
 @pytest.mark.anyio
-async def test_all_bodies_together_have_a_budget_that_comes_back():
-    budget = ByteBudget(10)
+async def test_all_large_bodies_together_have_a_budget_that_comes_back():
+    budget = ByteBudget(LARGE + 10)
     with budget.hold() as take:
-        assert await read_body(receiver(b"sixsix"), None, take, max_bytes=10, deadline=FAR) == b"sixsix"
+        assert (
+            len(await read_body(receiver(bytes(LARGE), b"more"), None, take, max_bytes=1 << 20, deadline=FAR)) > LARGE
+        )
         with pytest.raises(QueueFull), budget.hold() as other:
-            await read_body(receiver(b"four", b"five5"), None, other, max_bytes=10, deadline=FAR)
-        assert budget.held_bytes == 6
+            await read_body(receiver(b"four", bytes(LARGE)), None, other, max_bytes=1 << 20, deadline=FAR)
+        assert budget.held_bytes == LARGE + 4
     assert budget.held_bytes == 0
+
+
+@pytest.mark.anyio
+async def test_small_bodies_are_read_while_large_ones_hold_the_whole_budget():
+    budget = ByteBudget(0)
+    with budget.hold() as take:
+        body = await read_body(receiver(b"x", bytes(SMALL_BODY_BYTES - 1)), None, take, max_bytes=1 << 20, deadline=FAR)
+    assert len(body) == SMALL_BODY_BYTES
 
 
 @pytest.mark.parametrize(
