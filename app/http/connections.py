@@ -267,6 +267,8 @@ class Connection(ParsingConnection):
 
     def on_response_complete(self) -> None:
         """Go on to the next request; a part of its header may be here already, or its refusal."""
+        if self._active is not None and self._active.body:
+            self._active.body = bytearray()  # of a refused request, which an idle connection would keep
         super().on_response_complete()
         if self.transport.is_closing():
             self._ending.close()

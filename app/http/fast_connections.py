@@ -261,7 +261,7 @@ class FastConnection(Connection):
         head = self._last_head = self._head()
         error = self._fast_path.refusal_of_all()
         if error is None:
-            body, cycle.body = bytes(cycle.body), bytearray()  # which an idle connection would keep
+            body, cycle.body = bytes(cycle.body), bytearray()  # which would be held twice until the answer
             self._fast_path.begin(self, head, body)
             return
         self._turned_away = True
@@ -308,6 +308,7 @@ class WholeRequest(RequestResponseCycle):
     """What a connection keeps of a request that was here whole: how far its answer is."""
 
     message_event = asyncio.Event()  # one for all: nobody awaits messages of what is here whole
+    body = bytearray()  # which the fast path has
     more_body = False
     waiting_for_100_continue = False
     disconnected = response_started = response_complete = False

@@ -356,3 +356,15 @@ async def test_too_large_a_header_gets_400_however_it_arrives(header_bytes, stat
     while not transport.sent:
         await asyncio.sleep(0)
     assert transport.sent.startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("piece_bytes", [1000, 1 << 18])
+async def test_a_body_that_nobody_read_is_let_go_with_the_answer(piece_bytes):
+    protocol, transport = Port().connect()
+    request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n" + bytes(60_000)
+    for begin in range(0, len(request), piece_bytes):
+        protocol.data_received(request[begin : begin + piece_bytes])
+    assert protocol.cycle.body
+    await ended(protocol)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+    assert not protocol.cycle.body

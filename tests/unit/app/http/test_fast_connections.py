@@ -352,3 +352,13 @@ async def test_who_is_turned_away_has_been_idle_since_then():
     echo.refusal = QueueFull(retry_after_s=1)
     connection.data_received(request())
     assert answered < connection.idle_since() == connection._idle_since
+
+
+async def test_the_body_of_who_is_turned_away_is_let_go():
+    echo = Echo()
+    echo.refusal = QueueFull(retry_after_s=1)
+    connection, transport = connect(echo)
+    for piece in in_two(b"x" * 900):
+        connection.data_received(piece)
+    assert b"HTTP/1.1 429 " in transport.sent
+    assert not connection.cycle.body
