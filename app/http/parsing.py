@@ -23,6 +23,8 @@ MAX_HEADERS = 256
 # and no further while so many wait.
 PIECE_BYTES = 4096
 MAX_PIPELINED = 16
+# The same for their bodies: each answer that a client takes would let it send another 256 KB behind them.
+MAX_WAITING_BODY_BYTES = 64 << 10
 
 # More than one request that offers another protocol in one piece of data is not what any client sends.
 MAX_UPGRADES = 8
@@ -63,7 +65,7 @@ class ParsingConnection(HttpToolsProtocol):
         self.headers = []
         self._extensions: dict[str, dict[object, object]] = {}  # of each request's scope
         self._header_begun = False
-        self._unparsed = b""  # what stands behind more requests than may wait
+        self._unparsed = b""  # what stands behind more requests than may wait, or more of their bodies
         self._overhead_bytes = 0  # of headers, empty lines, chunks' lines and trailers, since anything came of them
         self._came_of_it = False  # whether anything came of the last piece of data
 
@@ -87,7 +89,7 @@ class ParsingConnection(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         """Let the parser have bytes, all of them or as many as may be."""
         for begin in range(0, len(data), PIECE_BYTES):
-            if len(self.pipeline) >= MAX_PIPELINED:
+            if self._too_much_waits():
                 self._unparsed = data[begin:]
                 self.flow.pause_reading()
                 self.flow.held = True
@@ -98,9 +100,17 @@ class ParsingConnection(HttpToolsProtocol):
             if self._stopped_reading():
                 return
 
+    def _too_much_waits(self) -> bool:
+        """Whether no more is parsed until a request that is being answered has its answer."""
+        if not self.pipeline:
+            return False
+        if len(self.pipeline) >= MAX_PIPELINED:
+            return True
+        return sum(len(cycle.body) for cycle, _ in self.pipeline) > MAX_WAITING_BODY_BYTES
+
     def _parse_on(self) -> None:
         """Take what stood behind too many requests as if it came now; more of them may have been told to."""
-        if len(self.pipeline) >= MAX_PIPELINED:
+        if self._too_much_waits():
             return
         data, self._unparsed = self._unparsed, b""
         self.flow.held = False
@@ -193,7 +203,7 @@ class ParsingConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on to the next request, and with what was not parsed because too many waited."""
         super().on_response_complete()
-        if self._unparsed and len(self.pipeline) < MAX_PIPELINED:
+        if self._unparsed and not self._too_much_waits():
             self.loop.call_soon(self._parse_on)
 
     def connection_lost(self, exc: Exception | None) -> None:

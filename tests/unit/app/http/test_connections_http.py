@@ -4,7 +4,14 @@ import asyncio
 
 import pytest
 
-from app.http.parsing import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, MAX_UPGRADES, PIECE_BYTES
+from app.http.parsing import (
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    MAX_PIPELINED,
+    MAX_UPGRADES,
+    MAX_WAITING_BODY_BYTES,
+    PIECE_BYTES,
+)
 from tests.connections import REQUEST, Port, answer, echo, ended, responding
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
@@ -65,6 +72,34 @@ async def test_behind_as_many_requests_as_may_wait_nothing_is_parsed_read_or_ref
     assert protocol.flow.read_paused
     transport.abort()
     protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("body_bytes", [22_000, 300_000])
+async def test_of_bodies_behind_a_request_that_waits_few_bytes_wait_and_all_are_answered_in_order(body_bytes):
+    """As many as are read behind each answer that a client takes."""
+    may_answer = asyncio.Semaphore(0)
+
+    async def slow(scope, receive, send):
+        await may_answer.acquire()
+        await echo(scope, receive, send)
+
+    protocol, transport = Port(slow).connect()
+    post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % body_bytes
+    requests = REQUEST * 10 + b"".join(post + b"%d" % number * body_bytes for number in range(5))
+    most, answered, begin = 0, 0, 0
+    while answered < 15:
+        while not protocol.flow.read_paused and begin < len(requests):
+            protocol.data_received(requests[begin : begin + 50_000])
+            begin += 50_000
+        most = max(most, sum(len(cycle.body) for cycle, _ in protocol.pipeline))
+        if transport.sent.count(b"HTTP/1.1 200 ") == answered:
+            may_answer.release()
+        await asyncio.sleep(0)
+        answered = transport.sent.count(b"HTTP/1.1 200 ")
+    assert most <= MAX_WAITING_BODY_BYTES + PIECE_BYTES
+    bodies = [answer.partition(b"\r\n\r\n")[2] for answer in transport.sent.split(b"HTTP/1.1 200 ")[1:]]
+    assert bodies == [b""] * 10 + [b"%d" % number * body_bytes for number in range(5)]
+    assert (protocol._unparsed, protocol.flow.held) == (b"", False)
 
 
 @pytest.mark.parametrize(("version", "interim"), [(b"1.1", 1), (b"1.0", 0)])
