@@ -54,12 +54,16 @@ async def test_images_that_are_ready_pass_through_without_a_thread():
 UNPACKED = zlib.compress(bytes(1 << 20), 9)
 RESOURCES = b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 1200
 RESOURCES = b"\xff\xed" + (len(RESOURCES) + 2).to_bytes(2, "big") + RESOURCES
+TAGS = b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\1\0\0\0\0\0\0\0"
 SLOW = {
     "texts": png(32, 32, *(chunk(b"zTXt", b"k%d\0\0" % i + UNPACKED) for i in range(8))),
     "profiles": png(32, 32, *[chunk(b"iCCP", b"a\0\0" + UNPACKED)] * 4),
     "chunks": png(32, 32, *[chunk(b"gAMA", b"\0\0\0\1")] * 1000),
     "segments": encode(noise(), "JPEG")[:2] + b"\xff\xe2\0\2" * 3000 + encode(noise(), "JPEG")[2:],
     "resources": encode(noise(), "JPEG")[:2] + RESOURCES + encode(noise(), "JPEG")[2:],
+    "tags in a text": png(32, 32, chunk(b"tEXt", b"exif\0" + TAGS)),
+    "tags in a profile": png(32, 32, chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 26\n" + TAGS.hex().encode())),
+    "pictures": encode(noise(), "JPEG")[:2] + b"\xff\xe2\0\x20MPF\0" + TAGS + encode(noise(), "JPEG")[2:],
     "tags": encode(noise(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
 }
 
