@@ -91,7 +91,7 @@ class Keys:
     def find(self, authorization: str) -> Key | None:
         """Return the key that an Authorization header carries. The time taken does not depend on which one, or none."""
         scheme, _, given = authorization.partition(" ")
-        digest = digest_of(given.strip().encode("latin-1", "replace"))  # the header's own bytes
+        digest = digest_of(given.strip(" \t").encode("latin-1", "replace"))  # the header's own bytes
         found = None
         for key in self._keys:
             if secrets.compare_digest(digest, key.digest):

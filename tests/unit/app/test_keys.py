@@ -32,9 +32,12 @@ def test_without_keys_none_is_asked_for():
     assert not Keys(Settings()).required
 
 
-def test_a_key_beyond_ascii_is_found_as_a_header_carries_it(tmp_path):
-    keys = Keys(Settings(api_key="schlüssel"))
-    assert keys.find("Bearer " + "schlüssel".encode().decode("latin-1")).name == SINGLE
+@pytest.mark.parametrize(
+    "key", ["schlüssel", "voilà", "Å", "\u0445"]
+)  # the last three end in what Latin-1 takes for space
+def test_a_key_beyond_ascii_is_found_as_a_header_carries_it(key):
+    keys = Keys(Settings(api_key=key))
+    assert keys.find("Bearer \t" + key.encode().decode("latin-1") + " \t").name == SINGLE
 
 
 def test_every_key_is_compared_whichever_is_right(path, monkeypatch):
