@@ -65,6 +65,7 @@ class ParsingConnection(HttpToolsProtocol):
         self.headers = []
         self._extensions: dict[str, dict[object, object]] = {}  # of each request's scope
         self._header_begun = False
+        self._padding_bytes = 0  # of a header: blanks behind its values
         self._unparsed = b""  # what stands behind more requests than may wait, or more of their bodies
         self._overhead_bytes = 0  # of headers, empty lines, chunks' lines and trailers, since anything came of them
         self._came_of_it = False  # whether anything came of the last piece of data
@@ -151,12 +152,25 @@ class ParsingConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Take note of a request's first byte; its scope is made once its header is here."""
         self._header_begun = True
+        self._padding_bytes = 0
         self.url, self.headers, self.expect_100_continue = b"", [], False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a line of a header without the blanks behind its value, which the parser leaves (RFC 9110, 5.5)."""
+        name = name.lower()
+        if value.endswith((b" ", b"\t")):
+            # The parser knows a coding that spaces follow. With a tab it would refuse the body of what has begun.
+            stripped = value.rstrip(b" " if name == b"transfer-encoding" else b" \t")
+            self._padding_bytes += len(value) - len(stripped)
+            value = stripped
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Begin a request. What is raised here refuses it: httptools makes a HttpParserError of it."""
         self._header_begun, self._came_of_it = False, True
-        size = len(b" / HTTP/1.1\r\n\r\n") + len(self.parser.get_method()) + len(self.url) - 1
+        size = len(b" / HTTP/1.1\r\n\r\n") + len(self.parser.get_method()) + len(self.url) - 1 + self._padding_bytes
         if len(self.headers) > MAX_HEADERS:
             raise ValueError("too many headers")
         hosts = 0

@@ -102,10 +102,11 @@ async def test_of_bodies_behind_a_request_that_waits_few_bytes_wait_and_all_are_
     assert (protocol._unparsed, protocol.flow.held) == (b"", False)
 
 
+@pytest.mark.parametrize("behind", [b"", b" \t"])
 @pytest.mark.parametrize(("version", "interim"), [(b"1.1", 1), (b"1.0", 0)])
-async def test_only_who_knows_interim_answers_is_told_to_go_on(version, interim):
+async def test_only_who_knows_interim_answers_is_told_to_go_on(version, interim, behind):
     protocol, transport = Port(echo).connect()
-    head = b"POST / HTTP/%s\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n" % version
+    head = b"POST / HTTP/%s\r\nhost: x\r\nexpect: 100-continue%s\r\ncontent-length: 5\r\n\r\n" % (version, behind)
     protocol.data_received(head)
     await asyncio.sleep(0)
     protocol.data_received(b"hello")
@@ -203,6 +204,7 @@ NOT_HTTP = {
     "two hosts": b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
     "two lengths": b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
     "a coding": b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+    "a coding behind which a tab stands": b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\t\r\n\r\n",
     "a tunnel": b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
     "another version": b"GET / HTTP/2.0\r\nhost: x\r\n\r\n",
     "an old version": b"GET / HTTP/0.9\r\nhost: x\r\n\r\n",
@@ -357,6 +359,36 @@ async def test_what_is_no_content_is_counted_anew_behind_each_part_of_a_request(
     assert [answer[:3] for answer in transport.sent.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200"]
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"x-id:  \t one \t\t \r\ncontent-length: 5 \t\r\n\r\nhello",
+        b"x-id:\tone\t\r\ntransfer-encoding: chunked  \r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"x-id: one \r\nconnection: upgrade \r\nupgrade: h2c \r\n"
+        + UPGRADES["chunks"].replace(b"chunked", b"chunked "),
+    ],
+    ids=["length", "chunks", "upgrade"],
+)
+@pytest.mark.parametrize("piece_bytes", [1, 1000])
+async def test_blanks_around_a_headers_value_are_no_part_of_it(headers, piece_bytes):
+    seen = []
+
+    async def look(scope, receive, send):
+        seen.extend(scope["headers"])
+        await echo(scope, receive, send)
+
+    protocol, transport = Port(look).connect()
+    request = b"POST / HTTP/1.1\r\nhost: x \r\n" + headers
+    for begin in range(0, len(request), piece_bytes):
+        protocol.data_received(request[begin : begin + piece_bytes])
+    await ended(protocol)
+    assert transport.sent.endswith(b"\r\n\r\nhello")
+    values = dict(seen)
+    assert (values[b"host"], values[b"x-id"]) == (b"x", b"one")
+    assert values.get(b"transfer-encoding", b"chunked") == b"chunked"
+    assert values.get(b"content-length", b"5") == b"5"
+
+
 async def test_trailers_are_no_headers():
     seen = []
 
@@ -379,12 +411,13 @@ async def test_a_header_that_does_not_end_gets_400_with_the_first_byte_too_many(
     assert transport.sent.startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize("filling", [b"x", b" "])
 @pytest.mark.parametrize("piece_bytes", [1 << 30, 50_000, 10_000])
 @pytest.mark.parametrize(("header_bytes", "status"), [(MAX_HEADER_BYTES, b"200"), (MAX_HEADER_BYTES + 1, b"400")])
-async def test_too_large_a_header_gets_400_however_it_arrives(header_bytes, status, piece_bytes):
+async def test_too_large_a_header_gets_400_however_it_arrives(header_bytes, status, piece_bytes, filling):
     protocol, transport = Port().connect()
-    request = REQUEST[:-2] + b"x-more: "
-    request += b"x" * (header_bytes - len(request) - 4) + b"\r\n\r\n"
+    request = REQUEST[:-2] + b"x-more: x"
+    request += filling * (header_bytes - len(request) - 4) + b"\r\n\r\n"
     what_follows = bytes(100_000)
     for start in range(0, len(request), piece_bytes):
         protocol.data_received(request[start : start + piece_bytes] + what_follows * (piece_bytes > len(request)))
