@@ -10,6 +10,7 @@ import io
 import re
 import struct
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,10 @@ MAX_PNG_PROFILES = 4
 # How Pillow brings the grey of fewer bits to eight.
 GREY_SCALES = {"L;2": 85, "L;4": 17}
 
+# What Pillow puts where it has a PNG's texts as well, by their keywords, and goes by when it decodes.
+PNG_PROPERTIES = frozenset({"transparency", "interlace", "bbox"})
+PNG_INTERLACED_AT = 28
+
 # Pillow decodes these BMPs pixel by pixel in Python.
 MAX_RUN_LENGTH_PIXELS = 1 << 20
 
@@ -93,6 +98,21 @@ class BoundedReader(io.BytesIO):
         return super().read(size)
 
 
+class WithoutTexts(dict[str | tuple[int, int], Any]):
+    """Properties of a PNG, of which texts leave alone what decides how it is decoded."""
+
+    def __init__(self, properties: dict[str | tuple[int, int], Any]) -> None:
+        super().__init__(properties)
+        for key in PNG_PROPERTIES & self.keys():
+            if isinstance(self[key], str):
+                del self[key]
+
+    def __setitem__(self, key: str | tuple[int, int], value: object) -> None:
+        """Set a property."""
+        if key not in PNG_PROPERTIES or not isinstance(value, str):
+            super().__setitem__(key, value)
+
+
 def open_picture(data: bytes, max_pixels: int, max_reads: int | None = None) -> Image.Image:
     """Read the header of a picture file; no pixel is decoded yet. Raises PictureError, if too large PictureTooLarge.
 
@@ -114,6 +134,7 @@ def open_picture(data: bytes, max_pixels: int, max_reads: int | None = None) -> 
         most = max_reads or max(MAX_READS, len(data) // BYTES_A_READ)
         image = Image.open(BoundedReader(data, most) if len(data) > most else io.BytesIO(data), formats=FORMATS)
         width, height = image.size
+        _forget_texts(image, data)
     except UnidentifiedImageError as error:
         raise PictureError("not an intact JPEG, PNG, WebP, GIF or BMP picture") from error
     except Exception as error:  # Pillow raises many kinds on damaged files: OSError, SyntaxError, struct.error, ...
@@ -137,6 +158,17 @@ def picture_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
         return evaluation_transform(_to_rgb(_apply_exif_orientation(image)), size)
     except Exception as error:  # as above
         raise PictureError("damaged or cut short") from error
+
+
+def _forget_texts(image: Image.Image, data: bytes) -> None:
+    """Take a PNG's texts from its properties, those that will be read behind its pixels as well."""
+    if not isinstance(image, PngImagePlugin.PngImageFile) or image.png is None:
+        return
+    image.info = image.png.im_info = WithoutTexts(image.info)
+    if data[PNG_INTERLACED_AT]:
+        image.info["interlace"] = 1
+    if image.tile and isinstance(image.tile[0].extents, str):
+        image.tile = [image.tile[0]._replace(extents=(0, 0, *image.size))]
 
 
 def _apply_exif_orientation(image: Image.Image) -> Image.Image:

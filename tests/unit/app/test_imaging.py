@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 import weakref
+import zlib
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,7 @@ from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableI
 from app.imaging import Decoder
 from model import pictures
 from model.picture_files import PictureError
-from tests.bombs import chunk, picture_bombs, png, png_without_pixels
+from tests.bombs import PNG_END, chunk, picture_bombs, png, png_without_pixels
 from tests.conftest import encode, noise
 from tests.pictures import LIMIT, read
 
@@ -110,6 +111,37 @@ def test_a_colour_key_of_any_depth_turns_its_own_pixels_white(bits, colours, key
     white = (read(data) == 255).all(axis=0)
     assert white[:, :16].all()
     assert not white[:, 16:].any()
+
+
+# Of each of the seven passes of an interlaced PNG: where it begins, and its steps.
+PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def interlaced(image):
+    pixels = np.asarray(image)
+    rows = [b"\0" + row.tobytes() for x, y, right, down in PASSES for row in pixels[y::down, x::right]]
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 1))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"".join(rows))) + PNG_END
+
+
+TEXTS = {"tEXt": b"%s\0some", "zTXt": b"%s\0\0" + zlib.compress(b"some"), "iTXt": b"%s\0\0\0\0\0some"}
+
+
+@pytest.mark.parametrize("keyword", [b"transparency", b"interlace", b"bbox", b"default_image", b"loop"])
+@pytest.mark.parametrize("kind", TEXTS)
+def test_a_text_means_nothing_whatever_its_keyword(kind, keyword):
+    text = chunk(kind.encode(), TEXTS[kind] % keyword)
+    picture = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    picture.paste((0, 99, 0, 255), (0, 0, 16, 32))
+    clear_green = Image.new("P", (32, 32), 1)
+    clear_green.putpalette([0, 0, 0, 0, 128, 0])
+    for data in (encode(noise()), encode(picture), encode(clear_green, transparency=1), interlaced(noise())):
+        for at in (33, len(data) - 12):  # behind the header, before the end
+            np.testing.assert_array_equal(read(data[:at] + text + data[at:]), read(data))
+
+
+def test_an_interlaced_png_is_the_same_picture():
+    np.testing.assert_array_equal(read(interlaced(noise())), read(encode(noise())))
 
 
 def test_far_too_much_exif_turns_nothing_and_is_not_looked_at(monkeypatch):
