@@ -105,3 +105,19 @@ def test_damaged_files_are_what_they_are_on_the_long_way():
             plain += 1
             np.testing.assert_array_equal(read, the_long_way(data))
     assert 100 < plain < 1900
+
+
+@pytest.mark.parametrize("rows", [0, 1, SIZE - 1, SIZE, SIZE + 1])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_data_that_ends_early_is_taken_as_on_the_long_way(rows, more):
+    whole = png(GRADIENT)
+    data = (zlib.decompress(whole[41:-16]) + bytes(1000))[: max(0, rows * (3 * SIZE + 1) + more)]
+    ended = whole[:33] + chunk(b"IDAT", zlib.compress(data)) + whole[-12:]
+    read, expected = read_plain_png(ended, SIZE), the_long_way(ended)
+    assert (
+        (read is None) == (expected is None) == (rows == 0 or (rows < SIZE and more != 0) or (rows, more) == (SIZE, -1))
+    )
+    if read is not None:
+        np.testing.assert_array_equal(read, expected)
+        np.testing.assert_array_equal(read[:, :rows], GRADIENT.transpose(2, 0, 1)[:, :rows])
+        assert not read[:, rows:].any()
