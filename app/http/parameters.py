@@ -5,12 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from starlette.datastructures import QueryParams
 
 from app.errors import BadParameter, BodyTooSlow, DeadlinePassed, ServiceError
 
-Positive = Annotated[int, Field(ge=1)]
+
+def _of_digits(given: object) -> object:
+    """Return what pydantic reads an integer from, of texts only what the OpenAPI document allows. Raises ValueError."""
+    if isinstance(given, str) and not (given.isascii() and given.isdigit()):
+        raise ValueError("no integer")
+    return given
+
+
+Positive = Annotated[int, Field(ge=1), BeforeValidator(_of_digits)]
 POSITIVE: TypeAdapter[int] = TypeAdapter(Positive)
 
 
@@ -78,7 +86,7 @@ NO_PARAMETERS = Parameters()
 
 
 def _positive(text: str) -> int | None:
-    """Read an integer of at least 1 as FastAPI does, or return None."""
+    """Read an integer of at least 1 as FastAPI does by the same type, or return None."""
     try:
         return POSITIVE.validate_python(text)
     except ValidationError:
