@@ -70,14 +70,15 @@ async def answer_with_problem(request: Request, error: Exception) -> Response:
     """Turn whatever was raised for a client into its problem; the one handler."""
     problem = _as_service_error(error)
     telemetry = request.app.state.service.telemetry
-    if problem.status == ServiceError.status:  # the trace is the batch's, and so is its line in the log
-        request_id = request.state.request_id
-        log.error(
-            "request %s failed with its batch", request_id, extra={"request_id": request_id, "status": problem.status}
-        )
+    request_id = request.state.request_id
+    seen = {"request_id": request_id, "status": problem.status}
+    if problem is not error and problem.status == ServiceError.status:  # what nobody here raises
+        log.error("request %s failed", request_id, exc_info=error, extra=seen)
+    elif problem.status == ServiceError.status:  # the trace is the batch's, and so is its line in the log
+        log.error("request %s failed with its batch", request_id, extra=seen)
     if not isinstance(problem, ClientGone):
         telemetry.record_refusal(problem.code)
-    return problem_response(problem, request.state.request_id, getattr(error, "headers", None))
+    return problem_response(problem, request_id, getattr(error, "headers", None))
 
 
 def _as_service_error(error: Exception) -> ServiceError:
@@ -86,5 +87,6 @@ def _as_service_error(error: Exception) -> ServiceError:
     if isinstance(error, RequestValidationError):
         return BadParameter.of({str(one["loc"][1]).replace("x_timeout_ms", "x-timeout-ms") for one in error.errors()})
     status = getattr(error, "status_code", 500)
-    known = {400: MalformedRequest, 404: NotFound, 405: MethodNotAllowed}
+    # Starlette's 401 is a file of the API page's that the service may not read.
+    known = {400: MalformedRequest, 401: NotFound, 403: NotFound, 404: NotFound, 405: MethodNotAllowed}
     return known.get(status, ServiceError)()

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from starlette.staticfiles import NotModifiedResponse, PathLike
 from starlette.types import Receive, Scope, Send
 
+from app.errors import NotFound
 from app.http.connections import RESPONSE_PIECE_BYTES
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
@@ -58,8 +59,11 @@ class FileFromMemory(FileResponse):
     """A file that is read once and then kept: clients that do not read their response would hold one open each."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it in pieces, so that such clients hold no more than one, either."""
-        body = b"" if scope["method"] == "HEAD" else _contents(str(self.path))
+        """Send it in pieces: such clients hold no more than one, either. Raises NotFound if it may not be read."""
+        try:
+            body = b"" if scope["method"] == "HEAD" else _contents(str(self.path))
+        except PermissionError as error:
+            raise NotFound from error
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for begin in range(0, len(body), RESPONSE_PIECE_BYTES):
             piece = body[begin : begin + RESPONSE_PIECE_BYTES]

@@ -2,6 +2,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from starlette.exceptions import HTTPException
 
 from app.http.connections import RESPONSE_PIECE_BYTES
 from app.lifecycle import State
@@ -246,6 +247,31 @@ async def test_a_file_of_the_docs_comes_whole_by_head_and_once_only(client):
     assert head.headers["content-length"] == str(len(whole.content))
     again = await client.get(path, headers={"if-none-match": whole.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("place", ["starlette.staticfiles.StaticFiles.lookup_path", "app.routes.docs._contents"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_file_of_the_docs_that_may_not_be_read_is_none(client, monkeypatch, caplog, place, method):
+    monkeypatch.setattr(place, raising(PermissionError()))
+    answer = await client.request(method, "/static/swagger-ui.css")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert not caplog.records
+
+
+async def test_an_error_of_the_frameworks_that_is_no_batchs_has_its_trace_in_the_log(client, monkeypatch, caplog):
+    monkeypatch.setattr("starlette.staticfiles.StaticFiles.lookup_path", raising(HTTPException(418)))
+    answer = await client.get("/static/swagger-ui.css")
+    assert answer.status_code == 500
+    (line,) = caplog.records
+    assert line.getMessage() == f"request {answer.headers['x-request-id']} failed"
+    assert line.exc_info[0] is HTTPException
 
 
 async def test_who_does_not_read_a_file_of_the_docs_holds_a_piece_and_no_file():
