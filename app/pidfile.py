@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -52,7 +52,8 @@ def pid_file(host: str, port: int) -> Iterator[Callable[[], None]]:
         if held is not None:
             path, descriptor = held
             held = None
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # gone, or the folder has become read-only: the lock is what counts, and it goes
+                path.unlink()
             os.close(descriptor)
 
     try:

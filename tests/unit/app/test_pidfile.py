@@ -60,6 +60,18 @@ def test_who_closes_the_port_leaves_the_file_to_the_next_one(caplog):
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("error", [OSError(30, "Read-only file system"), NotADirectoryError(20, "Not a directory")])
+def test_a_file_that_cannot_be_removed_keeps_no_service_from_its_end(monkeypatch, error):
+    def unlink(_path, missing_ok=False):
+        raise error
+
+    with pid_file(HOST, 8000) as give_up:
+        monkeypatch.setattr("pathlib.Path.unlink", unlink)
+        give_up()
+        assert pid_path(HOST, 8000).exists()
+        assert find_pid(HOST, 8000) is None  # the lock is gone
+
+
 def test_what_another_put_there_is_not_followed(folder, caplog):
     target = folder / "precious"
     target.write_text("content")
