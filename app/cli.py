@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+from functools import partial
 from importlib import import_module
 from types import FrameType
 
@@ -46,6 +47,7 @@ def main() -> None:
     if sys.argv[1:2] == ["serve"]:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _over_already)
+        signal.signal(signal.SIGHUP, partial(_hung_up, os.isatty(0)))
     _show_all_names()
     try:
         arguments = build_parser().parse_args()
@@ -87,6 +89,15 @@ def _show_all_names() -> None:
 def _over_already(_number: int, _frame: FrameType | None) -> None:
     """Stand in until the server has its own handler: a container's first process would ignore SIGTERM by default."""
     os._exit(0)  # nothing was accepted yet
+
+
+def _hung_up(in_terminal: bool, number: int, frame: FrameType | None) -> None:
+    """Do the same for SIGHUP, which ends a process by default: nothing has been read that would be to read again.
+
+    Where it says that the terminal has gone that the service was started in, it ends.
+    """
+    if in_terminal and not os.isatty(0):
+        _over_already(number, frame)
 
 
 if __name__ == "__main__":

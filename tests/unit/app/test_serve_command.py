@@ -1,5 +1,6 @@
 """`resnet serve` before there is a server, and other commands that are ended early."""
 
+import os
 import subprocess
 import sys
 
@@ -27,6 +28,22 @@ def test_a_signal_ends_it_from_the_first_moment_also_as_the_first_process_of_a_c
     """Which has no default for it: not even the commands are imported before."""
     code = TERMINATED_AT_ONCE.replace("NUMBER", number)
     ended = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_reload_that_is_asked_for_at_the_first_moment_does_not_end_it():
+    code = TERMINATED_AT_ONCE.replace("NUMBER)", "SIGHUP)\n    os._exit(3)")
+    ended = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (3, b"")
+
+
+def test_the_end_of_its_terminal_ends_it_also_at_the_first_moment():
+    gone = "os.dup2(os.open(os.devnull, os.O_RDWR), 0)\n    "
+    code = TERMINATED_AT_ONCE.replace("os.kill", f"{gone}os.kill").replace("NUMBER)", "SIGHUP)\n    os._exit(3)")
+    ours, terminal = os.openpty()
+    ended = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, stdin=terminal, capture_output=True)
+    os.close(ours)
+    os.close(terminal)
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
