@@ -10,12 +10,20 @@ from app.batching.batches import Slice
 from app.batching.jobs import Job
 from app.errors import DeadlinePassed
 
+# Fewer jobs are not worth a look through them all.
+TIDY_FROM = 64
+
 
 class JobQueue:
-    """Jobs in the order in which they came, and `images`, how many of theirs no batch has taken yet."""
+    """Jobs in the order in which they came, and `images`, how many of theirs no batch has taken yet.
+
+    What has ended may still be among them, but not many more than what has not, or TIDY_FROM: an engine that hangs
+    takes nothing off, while requests come, give up, and leave their places to others.
+    """
 
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
+        self._tidy_at = TIDY_FROM
         self.images = 0
 
     def __bool__(self) -> bool:
@@ -31,8 +39,16 @@ class JobQueue:
 
     def append(self, job: Job) -> None:
         """Let a job wait."""
+        if len(self._jobs) >= self._tidy_at:
+            self._drop_ended()
         self._jobs.append(job)
         self.images += job.untaken
+
+    def _drop_ended(self) -> None:
+        """Forget who waits no more. As many as are left have to come before the next time."""
+        self._jobs = deque(job for job in self._jobs if not job.future.done())
+        self._tidy_at = max(TIDY_FROM, 2 * len(self._jobs))
+        self.images = sum(job.untaken for job in self._jobs)
 
     def take(self, room: int, *, head_only: bool = False) -> list[Slice]:
         """Take up to `room` images off the queue, dropping what has expired or was abandoned.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.batching import job_queue
-from app.batching.job_queue import JobQueue
+from app.batching.job_queue import TIDY_FROM, JobQueue
 from app.batching.jobs import Job, Ticket
 from app.errors import ClientGone, DeadlinePassed
 
@@ -80,3 +80,27 @@ async def test_a_cleared_queue_has_nothing():
     assert not queue
     assert queue.images == 0
     assert queue.take(3) == []
+
+
+@pytest.mark.parametrize("alive", [0, 2 * TIDY_FROM])
+async def test_while_nothing_is_taken_off_who_has_given_up_does_not_pile_up(alive):
+    queue = queue_of(*(job(2) for _ in range(alive)))
+    for _ in range(100 * TIDY_FROM):
+        gone = job(1)
+        queue.append(gone)
+        gone.abandon()
+        assert isinstance(gone.future.exception(), ClientGone)
+    assert len(list(queue)) <= 2 * alive + TIDY_FROM
+    assert sum(len(images) for _, images in queue.take(10_000)) == 2 * alive
+    assert queue.images == 0
+
+
+async def test_a_begun_request_that_stays_when_others_are_dropped_is_gone_on_with():
+    queue = queue_of(job(3))
+    assert numbers(queue.take(1)) == [[0]]
+    for _ in range(TIDY_FROM):
+        gone = job(1)
+        queue.append(gone)
+        gone.future.cancel()
+    assert (queue.head_is_begun, queue.images) == (True, 3)
+    assert numbers(queue.take(4)) == [[1, 2]]
