@@ -93,6 +93,7 @@ class Batcher:
         self._failures = EngineFailures()
         self._returning = ReturningClients()
         self._changed = asyncio.Event()
+        self._until = 0.0  # when the loop waits no longer; also where it is told of a request that allows for less
         self._enough = 1  # images in the queue, of which the loop is told while it waits
         self._worker = Worker("engine")
         self._task: asyncio.Task[None] | None = None
@@ -133,7 +134,7 @@ class Batcher:
         self._returning.came(len(images), job.enqueued)
         if self._batches:
             self._top_up()
-        elif self._jobs.images >= self._enough:
+        elif self._jobs.images >= self._enough or self._latest_start(job) < self._until:
             self._changed.set()
         return job
 
@@ -238,8 +239,8 @@ class Batcher:
     async def _wait_for_more(self) -> None:
         """Wait as long as a batch that is not full had better wait, unless an engine is to take over."""
         while self._swap is None:
-            until, self._enough = self._worth_waiting()
-            left_s = until - time.monotonic()
+            self._until, self._enough = self._worth_waiting()
+            left_s = self._until - time.monotonic()
             if left_s <= 0:
                 break
             self._changed.clear()
@@ -251,20 +252,24 @@ class Batcher:
     def _worth_waiting(self) -> tuple[float, int]:
         """Return until when a batch waits for more, as a time.monotonic() or 0.0, and how many images end it before.
 
-        With `max_wait_s`, as long as every request keeps the time to be computed; else for those who come back at once.
+        With `max_wait_s` so long, else for those who come back at once, as long as every request keeps the time to be
+        computed.
         """
         if self.max_wait_s:
             waiting = [job for job in self._jobs if not job.future.done()]
-            full = sum(job.untaken for job in waiting) >= self.max_batch
-            return (0.0 if full else min((self._latest_start(job) for job in waiting), default=0.0)), 1
+            if not waiting or sum(job.untaken for job in waiting) >= self.max_batch:
+                return 0.0, 1
+            return min(waiting[0].enqueued + self.max_wait_s, *map(self._latest_start, waiting)), 1
         missing, until = self._returning.awaited()
         enough = min(self.max_batch, self._jobs.images + missing)
-        return (until if self._jobs.images < enough else 0.0), enough
+        if self._jobs.images >= enough:
+            return 0.0, enough
+        return min([until, *(self._latest_start(job) for job in self._jobs if not job.future.done())]), enough
 
     def _latest_start(self, job: Job) -> float:
         """Return until when a request may wait for others and still be answered, as a time.monotonic()."""
         needed = max(2 * self._pace.batch_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
-        return min(job.enqueued + self.max_wait_s, job.deadline - needed)
+        return job.deadline - needed
 
     def _top_up(self) -> None:
         """Put what waits into the batch that the engine's thread comes to next, unless an engine waits to take over.

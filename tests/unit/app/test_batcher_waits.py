@@ -128,6 +128,21 @@ async def test_who_is_expected_back_and_stays_away_is_waited_for_no_longer_than_
     assert engine.batches == [1, 2]
 
 
+@pytest.mark.parametrize("others", [0, 2])
+async def test_nobody_who_is_expected_is_waited_for_past_a_deadline(others):
+    engine = FakeEngine()
+    async with running(engine, max_batch=8) as batcher:
+        batcher._returning = Expecting(5, seconds=3600)
+        await answered_one(batcher)
+        batcher._pace.batch_s = 50.0
+        patient = [submit(batcher, pictures(1, seed=n), seconds=36000) for n in range(others)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert engine.batches == [1]
+        await asyncio.gather(*patient, submit(batcher, pictures(1), seconds=100.0))
+    assert engine.batches == [1, others + 1]
+
+
 async def test_a_full_batch_waits_for_nobody_who_is_expected():
     engine = FakeEngine()
     async with running(engine) as batcher:
