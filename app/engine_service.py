@@ -33,6 +33,10 @@ MIN_LOOKS = 2
 # A file that has changed may be half written, or one of two that belong together.
 SETTLE_S = 1.0
 
+# How often it is looked at when the certificate ends, beside each time that it is read: a renewal that was missed shows
+# in no file.
+EXPIRY_LOOK_S = 86_400.0
+
 EngineFactory = Callable[[Settings], Engine]
 
 
@@ -56,13 +60,16 @@ class EngineService(Service):
         self._timed_images_per_s = 0.0
         self.dump_stacks = dump_stacks
         self._watching_files: asyncio.Task[None] | None = None
+        self._watching_expiry: asyncio.Task[None] | None = None
         self._outages = OutageLog(self.lifecycle, self.telemetry, self.unready_reason)
 
     async def start(self) -> None:
         """Begin to load the engine; the port opens meanwhile, and `/readyz` says what is awaited."""
         self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
         self._outages.start()
-        self._warn_of_expiry()
+        if self.certificate is not None:
+            self._watching_expiry = asyncio.get_running_loop().create_task(self._watch_expiry(), name="watch-expiry")
+            self.lifecycle.watch_over(self._watching_expiry)
         if self.settings.stall_exit_s:
             self._watching = asyncio.get_running_loop().create_task(self._watch(), name="watch")
             self.lifecycle.watch_over(self._watching)
@@ -96,6 +103,12 @@ class EngineService(Service):
             if self.file_watch.changed():
                 await asyncio.sleep(min(SETTLE_S, self.settings.watch_files_s))
                 self.read_files_again()
+
+    async def _watch_expiry(self) -> None:
+        """Warn of a certificate that is about to end, at the start and every day: no file changes then."""
+        while True:
+            self._warn_of_expiry()
+            await asyncio.sleep(EXPIRY_LOOK_S)
 
     async def _load(self) -> None:
         started = time.monotonic()
@@ -186,7 +199,7 @@ class EngineService(Service):
     async def stop(self) -> None:
         """End the predictor; to be called once HTTP is done, when nothing waits any more."""
         await self.reloader.close()
-        for task in (self._loading, self._watching, self._watching_files):
+        for task in (self._loading, self._watching, self._watching_files, self._watching_expiry):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
