@@ -58,6 +58,7 @@ class EngineService(Service):
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._timed_images_per_s = 0.0
+        self._reload_follows = False
         self.dump_stacks = dump_stacks
         self._watching_files: asyncio.Task[None] | None = None
         self._watching_expiry: asyncio.Task[None] | None = None
@@ -130,6 +131,8 @@ class EngineService(Service):
             self.lifecycle.fail(f"cannot serve: {type(error).__name__}", "the engine could not be started")
         else:
             self.lifecycle.mark_ready()
+            if self._reload_follows:
+                self._begin_reload()
 
     def _predictor_of(self, engine: Engine) -> EnginePredictor:
         """Surround an engine with what feeds it."""
@@ -183,8 +186,15 @@ class EngineService(Service):
             self.certificate.warn_of_expiry()
 
     def reload(self) -> None:
-        """Read keys, certificate and checkpoint again; the last takes over without a gap, if the service is ready."""
+        """Read keys, certificate and checkpoint again; the last takes over without a gap, once the service is ready."""
         self.read_files_again()
+        if self.lifecycle.state is State.STARTING:  # perhaps with what the file held before
+            self._reload_follows = True
+            log.info("reload: it follows once the service is ready")
+        else:
+            self._begin_reload()
+
+    def _begin_reload(self) -> None:
         if self._predictor is not None and self.lifecycle.state is State.READY:
             self.reloader.begin(self._predictor)
         else:

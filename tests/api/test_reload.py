@@ -207,17 +207,34 @@ async def test_asked_for_several_times_while_one_is_under_way_one_more_follows()
         assert len(engines.left) == 1
 
 
-async def test_it_is_ignored_before_the_service_is_ready_and_while_it_drains(caplog):
+async def test_asked_for_while_the_service_starts_it_follows_and_what_came_meanwhile_is_served():
+    engines = Engines(FakeEngine(), FakeEngine(shift=1))
+    engines.hold()
+    async with serving(factory=engines, wait=False) as client:
+        service = client.app.state.service
+        assert await asyncio.to_thread(engines.loading.wait, 10)
+        service.reload()
+        service.reload()
+        engines.release()
+        await asyncio.wait({service._loading})
+        await asyncio.wait({service.reloader._task})
+        assert service.reloader.finished == 1
+        assert await ask(client) == ("1123456789ab", [label(1)])
+
+
+@pytest.mark.parametrize("asked", ["while it starts", "while it drains"])
+async def test_it_is_ignored_once_the_service_is_to_end(caplog, asked):
     engines = Engines(FakeEngine())
     engines.hold()
     async with serving(factory=engines, wait=False) as client:
         service = client.app.state.service
-        service.reload()
-        assert "reload ignored: the model is loading" in caplog.text
+        if asked == "while it starts":
+            service.reload()
+        service.lifecycle.drain()
         engines.release()
         await asyncio.wait({service._loading})
-        service.lifecycle.drain()
-        service.reload()
+        if asked == "while it drains":
+            service.reload()
         assert "reload ignored: the service is shutting down" in caplog.text
         assert not service.reloader.running
 
