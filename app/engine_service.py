@@ -23,6 +23,7 @@ from app.service import Service
 from app.settings import Settings
 from app.stacks import dump_stacks
 from app.threads import in_thread, lower_priority
+from model.checkpoint import sha256_of
 from model.metadata import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,13 @@ class EngineService(Service):
         self._engine_factory = engine_factory
         # Not the event loop's own threads: an exit waits for those, and a device can hang while an engine is loaded.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=lower_priority)
-        self.reloader = Reloader(self._load_engine, self._loader, self.telemetry, on_broken=self._engine_failed)
+        self.reloader = Reloader(
+            self._load_engine,
+            self._loader,
+            self.telemetry,
+            sha256_of_file=lambda: sha256_of(settings.weights, settings.weights_sha256),
+            on_broken=self._engine_failed,
+        )
         self._predictor: EnginePredictor | None = None
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None

@@ -1,8 +1,8 @@
 """The checkpoint file loaded again while the old engine serves, and the exchange of the two without a gap.
 
-SIGHUP -> load and verify the file, self-test, warm-up, in a thread beside the serving one -> compare with what is
-served -> swap between two batches -> release the old engine. Whatever goes wrong before the swap leaves all as it was,
-but for what is lost to the whole process, such as a CUDA context.
+SIGHUP -> compare the file with what is served -> load and verify it, self-test, warm-up, in a thread beside the serving
+one -> compare again -> swap between two batches -> release the old engine. Whatever goes wrong before the swap leaves
+all as it was, but for what is lost to the whole process, such as a CUDA context.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Reloader:
     """Runs one reload at a time and remembers how the last one ended.
 
     `load` returns a warm, tested engine; it runs in a thread of `pool`, and so does what frees memory. If it raises
-    EngineBroken, no engine of this process works any more, and `on_broken(reason)` is told.
+    EngineBroken, no engine of this process works any more, and `on_broken(reason)` is told. `sha256_of_file` says
+    beforehand whose engine that would be, if it can; it raises CheckpointError where `load` would.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class Reloader:
         pool: Executor,
         telemetry: Telemetry,
         *,
+        sha256_of_file: Callable[[], str | None] = lambda: None,
         on_broken: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         self._load = load
         self._pool = pool
         self._telemetry = telemetry
+        self._sha256_of_file = sha256_of_file
         self._on_broken = on_broken
         self._task: asyncio.Task[None] | None = None
         self._again = False
@@ -130,8 +133,10 @@ class Reloader:
 
     async def _swap_engine(self, predictor: EnginePredictor) -> bool:
         """Load, compare, swap, and release the engine that is not needed; return whether another one serves now."""
-        needless = new = await in_thread(self._pool, self._load)
         old = predictor.engine
+        if await in_thread(self._pool, self._sha256_of_file) == old.card["sha256"]:
+            return False  # for other files, such as keys, a signal is sent as well: a second engine costs seconds
+        needless = new = await in_thread(self._pool, self._load)
         try:
             if new.card["sha256"] == old.card["sha256"]:
                 return False

@@ -188,20 +188,7 @@ def load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
     Nothing in a file is looked at unless its SHA-256 is the one that SHA256SUMS beside it pins, where there is one, and
     `expected_sha256` (hex), where that is given.
     """
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise CheckpointError(f"checkpoint {path}: larger than {MAX_FILE_BYTES} bytes")
-        data = path.read_bytes()
-    except IsADirectoryError as error:
-        example = next((file for file in sorted(path.glob("*.safetensors"))), path / "checkpoint.safetensors")
-        raise CheckpointError(f"checkpoint {path}: a folder: give the file in it, such as {example}") from error
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {path}: cannot be read: {error.strerror}") from error
-    sha256 = hashlib.sha256(data).hexdigest()
-    for expected, whose in ((expected_sha256, "expected"), (pinned_sha256(path), f"in {path.with_name(PINS)}")):
-        if expected is not None and sha256 != expected.lower():
-            raise CheckpointError(f"checkpoint {path}: its SHA-256 {sha256} is not the one {whose}: {expected}")
+    data, sha256 = _read_as_pinned(path, expected_sha256)
     try:
         tensors = parse(data)
         header_bytes = int.from_bytes(data[:8], "little")
@@ -218,6 +205,33 @@ def load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path}: content does not match its SHA-256 digest: the file is corrupt")
     images, probabilities = tensors.pop(SELF_TEST_IMAGES).array(), tensors.pop(SELF_TEST_PROBABILITIES).array()
     return Checkpoint(path, ServedCheckpoint(sha256, metadata, images, probabilities), tensors)
+
+
+def sha256_of(path: Path, expected_sha256: str | None = None) -> str:
+    """Return the SHA-256 (hex) that `load` would give the file, of which nothing else is looked at.
+
+    Raises CheckpointError if it cannot be read, or is not the one that is pinned or expected.
+    """
+    return _read_as_pinned(path, expected_sha256)[1]
+
+
+def _read_as_pinned(path: Path, expected_sha256: str | None) -> tuple[bytes, str]:
+    """Return a file's bytes and their SHA-256 (hex). Raises CheckpointError, also where another one is asked for."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise CheckpointError(f"checkpoint {path}: larger than {MAX_FILE_BYTES} bytes")
+        data = path.read_bytes()
+    except IsADirectoryError as error:
+        example = next((file for file in sorted(path.glob("*.safetensors"))), path / "checkpoint.safetensors")
+        raise CheckpointError(f"checkpoint {path}: a folder: give the file in it, such as {example}") from error
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: cannot be read: {error.strerror}") from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    for expected, whose in ((expected_sha256, "expected"), (pinned_sha256(path), f"in {path.with_name(PINS)}")):
+        if expected is not None and sha256 != expected.lower():
+            raise CheckpointError(f"checkpoint {path}: its SHA-256 {sha256} is not the one {whose}: {expected}")
+    return data, sha256
 
 
 def _looks_like(data: bytes) -> str:

@@ -1,6 +1,7 @@
 """The checkpoint loaded again in the whole application, over fake engines."""
 
 import asyncio
+import hashlib
 import threading
 from functools import partial
 
@@ -196,6 +197,27 @@ async def test_the_same_file_changes_nothing(caplog):
     assert (old.batches, same.batches) == ([1], [])
     assert old.closed  # when the service ends
     assert "still holds version 0123456789ab" in caplog.text
+
+
+async def test_for_a_file_that_is_served_already_no_second_engine_is_made(tmp_path):
+    path, old = tmp_path / "checkpoint.safetensors", FakeEngine()
+    path.write_bytes(b"content")
+    old.card["sha256"] = hashlib.sha256(b"content").hexdigest()
+    async with serving(factory=Engines(old, FakeEngine(shift=1)), weights=path) as client:
+        assert (await reload(client))["reload"]["outcome"] == "unchanged"
+        assert not old.closed
+        path.write_bytes(b"other content")
+        assert (await reload(client))["reload"]["outcome"] == "succeeded"
+
+
+async def test_a_file_that_is_served_already_and_no_longer_pinned_is_refused(tmp_path, caplog):
+    path, old = tmp_path / "checkpoint.safetensors", FakeEngine()
+    path.write_bytes(b"content")
+    old.card["sha256"] = hashlib.sha256(b"content").hexdigest()
+    async with serving(factory=Engines(old), weights=path) as client:
+        (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  another.safetensors\n")
+        assert (await reload(client))["reload"]["outcome"] == "refused"
+    assert "SHA256SUMS does not list it" in caplog.text
 
 
 async def test_asked_for_several_times_while_one_is_under_way_one_more_follows():
