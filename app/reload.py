@@ -97,7 +97,9 @@ class Reloader:
     async def _run(self, predictor: EnginePredictor) -> None:
         """Reload until no further one was asked for meanwhile."""
         while True:
-            self.outcome = await self._reload(predictor)
+            outcome = await self._reload(predictor)
+            await in_thread(self._pool, give_back_memory)  # also of what was refused, once its error is forgotten
+            self.outcome = outcome
             self.ended_at = datetime.now(UTC)
             self.finished += 1
             self._telemetry.reloads.labels(self.outcome).inc()
@@ -154,6 +156,5 @@ class Reloader:
         """Close an engine, whose failure to do so is none of the reload's."""
         try:
             await in_thread(self._pool, engine.close)
-            await in_thread(self._pool, give_back_memory)
         except Exception:
             log.exception("the engine that serves no longer could not be closed")

@@ -65,11 +65,12 @@ def label(shift):
     return CLASSES[(probabilities_of(pixels)[0].argmax() + shift) % 10]
 
 
-async def test_memory_is_given_back_after_every_load(monkeypatch):
+@pytest.mark.parametrize("loaded", [FakeEngine(shift=1), FakeEngine(), CheckpointError("checkpoint x: corrupt")])
+async def test_memory_is_given_back_after_every_load_whatever_becomes_of_it(monkeypatch, loaded):
     given_back = []
     for module in ("app.engine_service", "app.reload"):
         monkeypatch.setattr(f"{module}.give_back_memory", partial(given_back.append, module))
-    async with serving(factory=Engines(FakeEngine(), FakeEngine(shift=1))) as client:
+    async with serving(factory=Engines(FakeEngine(), loaded)) as client:
         assert given_back == ["app.engine_service"]
         await reload(client)
         assert given_back == ["app.engine_service", "app.reload"]
