@@ -220,8 +220,8 @@ class EngineService(Service):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-        await self._outages.stop()
         if self._predictor is not None:
             await self._predictor.close()
+        await self._outages.stop()  # last: who still waited has been refused just now, and is to be told of
         self._loader.shutdown(wait=False)
         self.lifecycle.stop()

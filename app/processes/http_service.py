@@ -91,9 +91,9 @@ class HttpService(Service):
         self._stopping = True
         if self._beating is not None:
             self._beating.cancel()
-        await self._outages.stop()
         if self._predictor is not None:
             await self._predictor.close()
+        await self._outages.stop()  # last: who still waited has been refused just now, and is to be told of
         self._send_snapshot()
         await self._link.close()
         self.lifecycle.stop()

@@ -10,7 +10,7 @@ from app.release import release
 from app.routes.docs import STATIC, WholeFiles
 from app.telemetry import REASONS
 from tests.api.conftest import occupied, serving
-from tests.conftest import encode, noise
+from tests.conftest import encode, noise, warnings_of
 from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -190,6 +190,16 @@ async def test_what_hangs_for_long_ends_the_service_and_what_waits_gets_503(monk
         assert service.lifecycle.exit_code == 1
         assert (await client.get("/readyz")).text == "the engine makes no progress\n"
         engine.release()
+
+
+async def test_who_is_not_answered_before_the_end_is_told_of(monkeypatch, caplog):
+    monkeypatch.setattr("app.batcher.CLOSE_S", 0.01)
+    engine = FakeEngine()
+    async with serving(engine) as client, occupied(engine, client) as first:
+        await client.app.state.service.stop()
+        assert (await first).status_code == 503
+        (line,) = [line for line in warnings_of(caplog) if line.startswith("refused in the last")]
+        assert line.endswith(": 1 engine-failed")
 
 
 async def test_what_seems_to_have_hung_in_one_look_goes_on(monkeypatch):

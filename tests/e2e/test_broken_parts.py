@@ -122,6 +122,7 @@ def test_an_engine_that_hangs_keeps_neither_a_request_nor_the_process(start_faul
 
     assert asyncio.run(scenario()) == status
     assert service.process.wait(timeout=60) == 0
+    assert (": 1 engine-failed" in service.log) is (status == 503)
 
 
 def test_an_engine_that_hangs_while_it_loads_keeps_no_process(start_faulty, monkeypatch):

@@ -132,6 +132,7 @@ def test_a_hung_engine_does_not_keep_sigterm_from_ending_all_of_them(start_two_f
     first = hang(service, pool, tmp_path)
     assert service.stop() == 0
     assert first.result()[0] == 503
+    assert ": 1 engine-failed" in service.log
     wait_for_the_end_of(pids)
 
 
