@@ -17,6 +17,7 @@ from enum import StrEnum
 
 from app.backends.backend import EngineBroken, EngineOutOfMemory, EngineUnavailable
 from app.engine import Engine, SelfTestFailed
+from app.errors import EngineFailed
 from app.memory import give_back_memory
 from app.predictor import EnginePredictor
 from app.telemetry import Telemetry
@@ -99,6 +100,8 @@ class Reloader:
         while True:
             outcome = await self._reload(predictor)
             await in_thread(self._pool, give_back_memory)  # also of what was refused, once its error is forgotten
+            if outcome is None:
+                return
             self.outcome = outcome
             self.ended_at = datetime.now(UTC)
             self.finished += 1
@@ -107,7 +110,8 @@ class Reloader:
                 return
             self._again = False
 
-    async def _reload(self, predictor: EnginePredictor) -> ReloadOutcome:
+    async def _reload(self, predictor: EnginePredictor) -> ReloadOutcome | None:
+        """Return how it ended; None if the end of the service came first, which is no verdict on the checkpoint."""
         started = time.monotonic()
         old = predictor.card["version"]
         log.info("reload: loading the checkpoint again; version %s serves meanwhile", old)
@@ -116,12 +120,12 @@ class Reloader:
         except (CheckpointError, EngineUnavailable, SelfTestFailed, Refused) as error:
             log.error("reload refused: %s; version %s serves on", " ".join(str(error).split()), old)
             return ReloadOutcome.REFUSED
+        except EngineFailed:
+            log.error("reload given up: version %s serves no longer, and no other one can take over", old)
+            return None
         except EngineBroken as error:
             log.exception("reload failed, and version %s cannot serve on", old)
             self._on_broken(f"the engine broke in a reload: {error}")
-            return ReloadOutcome.REFUSED
-        except EngineOutOfMemory:
-            log.error("reload refused: no memory for a second engine beside the first; version %s serves on", old)
             return ReloadOutcome.REFUSED
         except Exception as error:
             log.exception("reload refused: %s; version %s serves on", type(error).__name__, old)
@@ -138,7 +142,10 @@ class Reloader:
         old = predictor.engine
         if await in_thread(self._pool, self._sha256_of_file) == old.card["sha256"]:
             return False  # for other files, such as keys, a signal is sent as well: a second engine costs seconds
-        needless = new = await in_thread(self._pool, self._load)
+        try:
+            needless = new = await in_thread(self._pool, self._load)
+        except EngineOutOfMemory as error:
+            raise Refused("no memory for a second engine beside the first") from error
         try:
             if new.card["sha256"] == old.card["sha256"]:
                 return False

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from app.backends.backend import EngineOutOfMemory, EngineUnavailable
+from app.backends.backend import EngineBroken, EngineOutOfMemory, EngineUnavailable
 from app.engine import SelfTestFailed
 from model.metadata import CheckpointError
 from tests.api.conftest import occupied, serving
@@ -283,6 +283,23 @@ async def test_a_busy_engine_is_exchanged_once_its_batch_is_done():
             assert (await client.get("/health")).json()["model"]["version"] == "0123456789ab"
         assert (await first).json()["model"]["version"] == "0123456789ab"
         assert (await done)["model"]["version"] == "1123456789ab"
+
+
+async def test_an_engine_that_breaks_before_the_exchange_is_no_verdict_on_the_checkpoint(caplog):
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with serving(factory=Engines(old, new)) as client:
+        async with occupied(old, client):
+            done = asyncio.ensure_future(reload(client))
+            while client.app.state.service.loaded.batcher._swap is None:
+                await asyncio.sleep(0.001)
+            old.errors = [EngineBroken("device lost")]
+        health = await done
+        assert health["status"] == "failed"
+        assert (health["reload"]["outcome"], health["reload"]["finished"]) == (None, 0)
+        assert 'resnet_reloads_total{outcome="refused"} 0.0' in (await client.get("/metrics")).text
+    assert "reload given up: version 0123456789ab serves no longer" in caplog.text
+    assert "serves on" not in caplog.text
+    assert new.closed
 
 
 async def test_a_reload_that_came_to_serve_is_one_whatever_becomes_of_the_old_engine(caplog):
