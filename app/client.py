@@ -44,7 +44,8 @@ async def classify_dataset(
 ) -> tuple[dict[str, str], Tensor]:
     """Send every image as one PNG and return (the model's name and version, float32 probabilities (N, classes)).
 
-    Raises ConnectionError if the service does not answer, refuses an image, or says what no such service does.
+    Raises ConnectionError if the service does not answer, refuses an image, says what no such service does, or comes to
+    serve another model meanwhile: the scores would be those of neither.
     """
     probabilities = torch.zeros(len(dataset), len(dataset.classes))
     model: dict[str, str] = {}
@@ -55,7 +56,11 @@ async def classify_dataset(
             answer = await _post(client, encode_png(dataset.images[index].numpy()))
             try:
                 content = answer.json()
-                model.update({name: content["model"][name] for name in ("name", "version")})
+                answered_by = {name: content["model"][name] for name in ("name", "version")}
+                if (model or answered_by) != answered_by:
+                    versions = f"from version {model['version']} to {answered_by['version']}"
+                    raise ConnectionError(f"the model of {url} changed meanwhile, {versions}: evaluate it again")
+                model.update(answered_by)
                 for one in content["predictions"][0]["probabilities"]:
                     probabilities[index, dataset.classes.index(one["label"])] = one["probability"]
             except (ValueError, LookupError, TypeError) as error:  # no JSON, or another one

@@ -87,3 +87,13 @@ def test_what_a_service_says_is_taken():
         model, probabilities = asyncio.run(classify_dataset(url, toy_test_set(), 2))
     assert model == MODEL
     assert (probabilities == 0.25).all()
+
+
+def test_a_model_that_changes_meanwhile_is_one_error():
+    versions = iter(["a" * 12, "a" * 12, *["b" * 12] * len(toy_test_set())])
+
+    def answer(*_):
+        return 200, json.dumps({"model": MODEL | {"version": next(versions)}, "predictions": [PREDICTION]}).encode()
+
+    with http_server(answer) as url, pytest.raises(ConnectionError, match=r"from version a{12} to b{12}: evaluate"):
+        asyncio.run(classify_dataset(url, toy_test_set(), 1))
