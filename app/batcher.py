@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.batching.admission import Load, check_room
-from app.batching.batches import Batch, Computed, Run, Slice, compute, count_of, in_halves, joined
+from app.batching.batches import Batch, Run, Slice, count_of
 from app.batching.engine_failures import EngineFailures
 from app.batching.engine_pace import EnginePace
 from app.batching.job_queue import JobQueue
@@ -315,7 +315,7 @@ class Batcher:
     async def _finish_batch(self, batch: Batch) -> None:
         """Wait for a batch and hand out its answers. Raises EngineBroken if there is no point in going on."""
         try:
-            computed = await self._result(batch)
+            computed = await batch.result
         except EngineOutOfMemory as error:
             log.warning("out of memory for a batch of %d, also in halves", batch.count)
             batch.fail(EngineFailed())
@@ -333,17 +333,6 @@ class Batcher:
             now = time.monotonic()
             self._record_batch(computed.slices, computed.seconds, now)
             computed.deliver(self.model, now)
-
-    async def _result(self, batch: Batch) -> Computed:
-        """Wait for the engine; out of memory, try two halves once."""
-        try:
-            return await batch.result
-        except EngineOutOfMemory:
-            halves = in_halves(batch.slices)
-            if not all(halves):
-                raise
-            log.warning("out of memory for a batch of %d: trying two halves", batch.count)
-            return joined([await self._worker.run(compute, self._run, half) for half in halves])
 
     def _record_batch(self, slices: list[Slice], seconds: float, now: float) -> None:
         """Learn from the time that a batch took, which ended at `now`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,8 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backends.backend import EngineOutOfMemory
 from app.batching.jobs import Images, Job, ModelIdentity, Probabilities
 from app.errors import ServiceError
+
+log = logging.getLogger(__name__)
 
 DECIMALS = 6  # of probabilities in answers
 
@@ -71,10 +75,18 @@ class Batch:
             return self._open
 
     def close_and_compute(self, run: Run) -> Computed:
-        """Close it and compute; in the engine's thread."""
+        """Close it and compute, out of memory in two halves; in the engine's thread. Raises what `run` raises."""
         with self._lock:
             self._open = False
-        return compute(run, self.slices)
+        try:
+            return compute(run, self.slices)
+        except EngineOutOfMemory:
+            halves = in_halves(self.slices)
+            if not all(halves):
+                raise
+        # Here, with the error and what it held gone, and before any other batch.
+        log.warning("out of memory for a batch of %d: trying two halves", self.count)
+        return joined([compute(run, half) for half in halves])
 
     def fail(self, error: ServiceError) -> None:
         """End all its requests with an error, on the event loop, unless they have ended already."""

@@ -44,6 +44,21 @@ async def test_a_batch_that_does_not_fit_is_halved_once():
         assert batcher.alive
 
 
+async def test_the_halves_of_a_batch_that_does_not_fit_come_before_the_next_batch():
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
+        engine.hold()
+        first = submit(batcher, pictures(4))
+        assert await asyncio.to_thread(engine.entered.wait, 10)
+        second = submit(batcher, pictures(3))
+        assert len(batcher._batches) == 2
+        engine.errors = [EngineOutOfMemory()]
+        engine.release()
+        await asyncio.gather(first, second)
+    assert engine.batches == [4, 2, 2, 3]
+
+
 async def out_of_memory(engine, batcher, times):
     for number in range(times):
         engine.errors = [EngineOutOfMemory()]
