@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.backends import measured
-from app.backends.backend import Backend
+from app.backends.backend import Backend, memory_errors_classified
 from app.backends.batch_sizes import LADDER_STEPS, choose_batch_sizes
 from app.backends.choice import open_backend
 from app.memory import clear_error_frames
@@ -90,9 +90,10 @@ class CheckpointEngine:
         """
         count = len(images)
         padded = next((size for size in self.batch_sizes if size >= count), count)
-        if padded > count:
-            images = np.concatenate([images, np.zeros((padded - count, *images.shape[1:]), np.uint8)])
-        return self.calibration.probabilities_numpy(self.backend.logits(images)[:count])
+        with memory_errors_classified():
+            if padded > count:
+                images = np.concatenate([images, np.zeros((padded - count, *images.shape[1:]), np.uint8)])
+            return self.calibration.probabilities_numpy(self.backend.logits(images)[:count])
 
     def prepare(self, largest: int) -> None:
         """Choose the batch sizes by measurement, up to `largest`, or warm up those given; then time a full batch.

@@ -144,7 +144,7 @@ class Reloader:
             return False  # for other files, such as keys, a signal is sent as well: a second engine costs seconds
         try:
             needless = new = await in_thread(self._pool, self._load)
-        except EngineOutOfMemory as error:
+        except (EngineOutOfMemory, MemoryError) as error:
             raise Refused("no memory for a second engine beside the first") from error
         try:
             if new.card["sha256"] == old.card["sha256"]:

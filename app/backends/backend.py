@@ -5,6 +5,8 @@ Everything else in app/backends/ leads here, as do the engine and the batcher; n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +27,15 @@ class EngineOutOfMemory(Exception):
 
 class EngineBroken(Exception):
     """The engine will not work again in this process."""
+
+
+@contextmanager
+def memory_errors_classified() -> Iterator[None]:
+    """Turn MemoryError into EngineOutOfMemory: NumPy says so, and bindings in C++ (pybind11) by std::bad_alloc."""
+    try:
+        yield
+    except MemoryError as error:
+        raise EngineOutOfMemory from error
 
 
 class Backend(Protocol):

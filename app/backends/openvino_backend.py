@@ -93,12 +93,12 @@ class Halves:
                 request.set_input_tensor(Tensor(half, shared_memory=True))
                 request.start_async(share_inputs=True)
                 under_way.append(request)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 failures.append(error)
         for request in under_way:  # both, whatever becomes of the first: they read memory that is the caller's
             try:
                 request.wait()
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 failures.append(error)
         if failures:
             raise failures[0]

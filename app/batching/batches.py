@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.backend import EngineOutOfMemory
+from app.backends.backend import EngineOutOfMemory, memory_errors_classified
 from app.batching.jobs import Images, Job, ModelIdentity, Probabilities
 from app.errors import ServiceError
 
@@ -95,14 +95,18 @@ class Batch:
 
 
 def compute(run: Run, slices: list[Slice]) -> Computed:
-    """Run the engine on what is still waited for. Raises RuntimeError if its answers cannot be right."""
+    """Run the engine on what is still waited for.
+
+    Raises RuntimeError if its answers cannot be right, EngineOutOfMemory, and what `run` raises.
+    """
     started = time.monotonic()
     wanted = [(job, images) for job, images in slices if not job.future.done() and job.deadline > started]
     if not wanted:
         return Computed([], None, 0.0)
     parts = [images for _, images in wanted]
-    images = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    probabilities = run(images).astype(np.float64).round(DECIMALS)  # for the whole batch, off the event loop
+    with memory_errors_classified():
+        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        probabilities = run(images).astype(np.float64).round(DECIMALS)  # for the whole batch, off the event loop
     if len(probabilities) != len(images) or not np.isfinite(probabilities).all():
         raise RuntimeError("the engine returned the wrong number of answers, or values that are not finite")
     return Computed(wanted, probabilities, time.monotonic() - started)

@@ -158,6 +158,7 @@ async def test_a_reload_measures_nothing_again():
         (CheckpointError("checkpoint x: content does not match its SHA-256 digest"), "does not match its SHA-256"),
         (SelfTestFailed("self-test failed: probabilities differ by 0.9"), "self-test failed"),
         (EngineUnavailable("the process that converts the checkpoint has ended with signal 9"), "ended with signal 9"),
+        (MemoryError(), "no memory for a second engine"),
         (EngineOutOfMemory(), "no memory for a second engine"),
         (ValueError("secret"), "ValueError"),
         (SystemExit(3), "ThreadDied"),

@@ -30,15 +30,16 @@ async def test_an_exception_fails_its_own_batch_only():
         assert batcher.alive
 
 
-async def test_a_batch_that_does_not_fit_is_halved_once():
+@pytest.mark.parametrize("error", [EngineOutOfMemory, MemoryError])
+async def test_a_batch_that_does_not_fit_is_halved_once(error):
     engine = FakeEngine()
-    engine.errors = [EngineOutOfMemory()]
+    engine.errors = [error()]
     async with running(engine) as batcher:
         images = pictures(4)
         outcome = await submit(batcher, images)
         np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(images))
         assert engine.batches == [4, 2, 2]
-        engine.errors = [EngineOutOfMemory(), EngineOutOfMemory()]
+        engine.errors = [error(), error()]
         with pytest.raises(EngineFailed):
             await submit(batcher, images)
         assert batcher.alive

@@ -146,7 +146,12 @@ def test_failures_are_told_apart(source, pictures, raised, seen):
 
 
 @pytest.mark.parametrize(
-    ("raised", "seen"), [("std::bad_alloc", EngineOutOfMemory), ("the shapes do not match", RuntimeError)]
+    ("raised", "seen"),
+    [
+        (RuntimeError("std::bad_alloc"), EngineOutOfMemory),
+        (MemoryError("std::bad_alloc"), EngineOutOfMemory),
+        (RuntimeError("the shapes do not match"), RuntimeError),
+    ],
 )
 def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
     engine = make(source, "openvino")
@@ -156,7 +161,7 @@ def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
             pass
 
         def infer(self, *_arguments, **_options):
-            raise RuntimeError(raised)
+            raise raised
 
     engine.backend._whole = engine.backend._large = WholeBatch(Failing())
     with pytest.raises(seen) as caught:

@@ -103,8 +103,17 @@ def test_an_engine_that_is_given_what_another_one_found_is_its_like(source: Chec
     assert load_engine(settings.model_copy(update=first.tuning)).tuning == first.tuning
 
 
-@pytest.mark.parametrize("broken", [0, 1])
-def test_a_half_that_fails_waits_for_the_other_and_the_next_batch_is_right(source: Checkpoint, broken: int) -> None:
+@pytest.mark.parametrize(
+    ("broken", "error", "seen"),
+    [
+        (0, RuntimeError("std::bad_alloc"), EngineOutOfMemory),
+        (1, RuntimeError("std::bad_alloc"), EngineOutOfMemory),
+        (1, MemoryError(), MemoryError),
+    ],
+)
+def test_a_half_that_fails_waits_for_the_other_and_the_next_batch_is_right(
+    source: Checkpoint, broken: int, error: Exception, seen: type[Exception]
+) -> None:
     backend = opened(source, split=True)
     halves = backend._large
     assert isinstance(halves, openvino_backend.Halves)
@@ -120,7 +129,7 @@ def test_a_half_that_fails_waits_for_the_other_and_the_next_batch_is_right(sourc
 
         def start_async(self, *, share_inputs: bool) -> None:
             if self.number == broken:
-                raise RuntimeError("std::bad_alloc")
+                raise error
             good[self.number].start_async(share_inputs=share_inputs)
 
         def wait(self) -> None:
@@ -130,7 +139,7 @@ def test_a_half_that_fails_waits_for_the_other_and_the_next_batch_is_right(sourc
     images = pictures(HALVES_FROM)
     expected = backend.logits(images)
     halves._requests = Request(0), Request(1)
-    with pytest.raises(EngineOutOfMemory):
+    with pytest.raises(seen):
         backend.logits(images)
     assert waited == [1 - broken]
     halves._requests = good
