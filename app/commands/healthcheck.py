@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import socket
 import ssl
 import urllib.error
@@ -64,7 +65,7 @@ def has_ipv6_loopback() -> bool:
 
 
 def get(url: str, timeout_s: float, *, verify: bool) -> tuple[int, str]:
-    """Return status and body, at most 64 KB of it. Raises OSError when nothing answers.
+    """Return status and body, at most 64 KB of it. Raises OSError when nothing answers, or something but HTTP.
 
     A certificate need not be verified on the way to this host itself: it names another, and nobody listens in.
     """
@@ -75,8 +76,11 @@ def get(url: str, timeout_s: float, *, verify: bool) -> tuple[int, str]:
     no_proxy = urllib.request.ProxyHandler({})  # none stands before this host itself
     direct = urllib.request.build_opener(no_proxy, urllib.request.HTTPSHandler(context=context))
     try:
-        answer = direct.open(url, timeout=timeout_s)
-    except urllib.error.HTTPError as error:
-        answer = error
-    with answer:
-        return answer.status, answer.read(64 << 10).decode(errors="replace")
+        try:
+            answer = direct.open(url, timeout=timeout_s)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            return answer.status, answer.read(64 << 10).decode(errors="replace")
+    except (http.client.HTTPException, ValueError) as error:  # the latter, too, for what is no address
+        raise ConnectionError(f"{type(error).__name__} {str(error)[:100]!r}") from error
