@@ -206,7 +206,8 @@ class Batcher:
         if not task.cancelled():
             error = task.exception()
             log.error("the batcher has ended", exc_info=error)
-            self._on_fatal(f"the engine or its batcher died: {type(error).__name__}")
+            what = f": {error}" if isinstance(error, EngineBroken) else ""  # of others the line above has it
+            self._on_fatal(f"the engine or its batcher died: {type(error).__name__}{what}")
 
     # -- the loop
 

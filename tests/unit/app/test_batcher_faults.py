@@ -79,7 +79,7 @@ async def test_an_engine_that_never_has_memory_again_is_broken(monkeypatch):
         await out_of_memory(engine, batcher, 1)
         await asyncio.wait({batcher._task})
         assert not batcher.alive
-    assert reasons == ["the engine or its batcher died: EngineBroken"]
+    assert reasons == ["the engine or its batcher died: EngineBroken: out of memory in every batch for 0 s"]
 
 
 async def test_the_engine_is_closed_in_its_own_thread_at_the_end():
@@ -155,7 +155,7 @@ async def test_a_broken_engine_fails_everything_that_waits_and_says_so():
             with pytest.raises(EngineFailed):
                 await request
         assert not batcher.alive
-        assert len(reasons) == 1
+        assert reasons == ["the engine or its batcher died: EngineBroken: device lost"]
         with pytest.raises(EngineFailed):
             batcher.admit(1, time.monotonic() + 30)
     assert batcher.queued_images == 0
