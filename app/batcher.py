@@ -168,6 +168,10 @@ class Batcher:
         self._changed.set()
         try:
             await swap.done
+        except asyncio.CancelledError:
+            if swap.done.cancelled():
+                raise
+            swap.done.result()  # it came too late: the other engine computes already, and is not to be closed
         finally:
             self._swap = None
 

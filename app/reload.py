@@ -91,6 +91,7 @@ class Reloader:
 
     async def close(self) -> None:
         """Give up what is under way, and what it holds; a device that hangs would never let go of it."""
+        self._again = False
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=LET_GO_S)

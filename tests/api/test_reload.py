@@ -273,6 +273,26 @@ async def test_the_end_of_the_service_does_not_wait_for_a_load_that_hangs():
     engines.release()
 
 
+async def test_the_end_that_comes_just_after_the_exchange_closes_the_old_engine_and_not_the_new_one(monkeypatch):
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with serving(factory=Engines(old, new)) as client:
+        reloader, batcher = client.app.state.service.reloader, client.app.state.service.loaded.batcher
+        closing = []
+
+        def apply(swap, apply=batcher._apply):
+            reloader.begin(client.app.state.service.loaded)  # which does not follow any more
+            closing.append(asyncio.ensure_future(reloader.close()))  # has its turn before the reload goes on
+            apply(swap)
+
+        monkeypatch.setattr(batcher, "_apply", apply)
+        health = await reload(client)
+        await closing[0]
+        assert (old.closed, new.closed) == (True, False)
+        assert health["model"]["version"] == "1123456789ab"
+        assert await ask(client) == ("1123456789ab", [label(1)])
+    assert new.closed
+
+
 async def test_a_busy_engine_is_exchanged_once_its_batch_is_done():
     old, new = FakeEngine(), FakeEngine(shift=1)
     async with serving(factory=Engines(old, new)) as client:
