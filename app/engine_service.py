@@ -14,7 +14,7 @@ from app.batcher import Batcher
 from app.engine import Engine, SelfTestFailed, load_engine
 from app.imaging import Decoder
 from app.lifecycle import State
-from app.memory import give_back_memory
+from app.memory import clear_error_frames, give_back_memory
 from app.outages import OutageLog
 from app.predictor import EnginePredictor, identity_of
 from app.reload import Reloader
@@ -180,8 +180,10 @@ class EngineService(Service):
                 raise
             # What was chosen for its speed may not do for another checkpoint, for which a start would choose again.
             log.warning("%s: choosing again", error)
-            chosen = {name: value for name, value in tuning.items() if name not in {"runtime", "split_batches"}}
-            return self._engine_factory(self.settings.model_copy(update=chosen))
+            clear_error_frames(error)
+        # Here, where nothing holds any more what the failed one has built.
+        chosen = {name: value for name, value in tuning.items() if name not in {"runtime", "split_batches"}}
+        return self._engine_factory(self.settings.model_copy(update=chosen))
 
     def read_files_again(self) -> None:
         """Read keys and certificate again; here, for all processes, it is told if the certificate is about to end."""

@@ -1,5 +1,6 @@
 """What was chosen by measurement, when the checkpoint is loaded again."""
 
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -41,3 +42,26 @@ def test_what_was_chosen_stays():
 )
 def test_a_runtime_that_does_not_do_for_the_new_checkpoint_is_left_unless_it_was_asked_for(runtime, asked):
     assert reloaded(Settings(runtime=runtime), lambda settings: settings.runtime != "mnn") == asked
+
+
+def test_what_a_runtime_that_does_not_do_has_built_is_gone_before_another_one_is_tried():
+    built = []
+
+    class Network:
+        pass
+
+    def build_and_fail():
+        network = Network()
+        built.append(weakref.ref(network))
+        raise ValueError("its logits differ")
+
+    def works(settings):
+        if settings.runtime == "auto":
+            assert built[0]() is None
+            return True
+        try:
+            build_and_fail()
+        except ValueError as error:
+            raise RuntimeUnfit("runtime mnn does not work here") from error
+
+    assert reloaded(Settings(), works) == [("mnn", (1, 8)), ("auto", (1, 8))]
