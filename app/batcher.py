@@ -59,8 +59,8 @@ class Batcher:
     """The queue and the task that empties it. Everything but the engine's work happens on the event loop.
 
     `run` maps uint8 (N, 3, S, S) to float32 (N, classes), 1 <= N <= max_batch, and is called in one thread of its
-    own; `model` is its name and version. `on_batch(images, seconds)` is told of each finished batch, `on_fatal(reason)`
-    of the end of it all.
+    own; `model` is its name and version, `guessed_images_per_s` what it may do in full batches, 0 if nobody knows.
+    `on_batch(images, seconds)` is told of each finished batch, `on_fatal(reason)` of the end of it all.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Batcher:
         max_queue_images: int,
         max_queue_s: float = math.inf,
         max_wait_s: float = 0.0,
+        guessed_images_per_s: float = 0.0,
         on_batch: Callable[[int, float], None] = lambda _images, _seconds: None,
         on_fatal: Callable[[str], None] = lambda _reason: None,
     ) -> None:
@@ -89,7 +90,7 @@ class Batcher:
         self._running_images = 0
         self._swap: Swap | None = None
         self._progress = time.monotonic()
-        self._pace = EnginePace()
+        self._pace = EnginePace(guessed_images_per_s)
         self._failures = EngineFailures()
         self._returning = ReturningClients()
         self._changed = asyncio.Event()

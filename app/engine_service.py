@@ -64,7 +64,6 @@ class EngineService(Service):
         self._predictor: EnginePredictor | None = None
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._timed_images_per_s = 0.0
         self._reload_follows = False
         self.dump_stacks = dump_stacks
         self._watching_files: asyncio.Task[None] | None = None
@@ -124,7 +123,6 @@ class EngineService(Service):
             engine = await in_thread(self._loader, self._load_engine)
             await in_thread(self._loader, give_back_memory)
             self._predictor = self._predictor_of(engine)
-            self._timed_images_per_s = engine.images_per_s  # that of the first one: a later one is timed beside it
             self._predictor.batcher.start()
             log.info(
                 "loaded %s version %s on %s in %s by %s (%.1f s)",
@@ -150,6 +148,7 @@ class EngineService(Service):
             max_queue_images=self.settings.max_queue_images,
             max_queue_s=self.settings.max_queue_s,
             max_wait_s=self.settings.max_wait_ms / 1000,
+            guessed_images_per_s=engine.images_per_s,
             on_batch=self.telemetry.record_batch,
             on_fatal=self._engine_failed,
         )
@@ -157,13 +156,6 @@ class EngineService(Service):
         predictor = EnginePredictor(engine, batcher, decoder)
         self.telemetry.describe_model(engine.card)
         return predictor
-
-    def images_per_second(self) -> float:
-        """Return what the engine computes in full batches; until it has had one, what it did when it was timed.
-
-        The timed one decides nothing: of what may wait, only batches of requests are to tell.
-        """
-        return super().images_per_second() or self._timed_images_per_s
 
     def _engine_failed(self, reason: str) -> None:
         self.lifecycle.fail(reason, "the engine failed")

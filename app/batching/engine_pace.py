@@ -7,11 +7,15 @@ EMA_WEIGHT = 0.1
 
 
 class EnginePace:
-    """`images_per_s` in full batches, and `batch_s`, what the last batch took; both 0 while nothing is known."""
+    """`images_per_s` in full batches, and `batch_s`, what the last batch took; both 0 while nothing is known.
 
-    def __init__(self) -> None:
-        self.images_per_s = 0.0
+    A guess at the rate, made before there was any batch, counts until a batch is full or beats it.
+    """
+
+    def __init__(self, guessed_images_per_s: float = 0.0) -> None:
+        self.images_per_s = guessed_images_per_s
         self.batch_s = 0.0
+        self._is_guess = True
 
     def batch_ended(self, count: int, seconds: float, *, full: bool) -> None:
         """Learn from a batch of `count` images; `full` if no batch may be larger.
@@ -20,9 +24,11 @@ class EnginePace:
         rate: with too low a rate no full batch would be let in, and it would never be corrected.
         """
         each_s = seconds / count
-        if not self.images_per_s:
-            self.images_per_s = 1 / each_s if full else 0.0
-        elif full or 0 < each_s * self.images_per_s < 1:
+        counts = full or 0 < each_s * self.images_per_s < 1
+        if counts and self._is_guess:
+            self.images_per_s = 1 / each_s
+            self._is_guess = False
+        elif counts:
             # The mean of the times, not of the rates: a few fast batches must not hide the slow ones between them.
             self.images_per_s = 1 / ((1 - EMA_WEIGHT) / self.images_per_s + EMA_WEIGHT * each_s)
         self.batch_s = seconds

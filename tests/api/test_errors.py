@@ -185,6 +185,20 @@ async def test_429_and_room_again_afterwards():
         assert (await client.post("/predict", files=[("file", PICTURE)] * 4)).status_code == 200
 
 
+async def test_429_before_the_first_batch_for_what_an_engine_cannot_do_in_time_by_its_trial():
+    engine = FakeEngine()
+    engine.images_per_s = 0.2
+    async with serving(engine, batch_sizes=(1, 4), timeout_ms=20_000) as client, occupied(engine, client):
+        waiting = asyncio.ensure_future(post(client))
+        while "resnet_queue_images 1.0" not in (await client.get("/metrics")).text:
+            await asyncio.sleep(0)
+        answer = await client.post("/predict", files=[("file", PICTURE)] * 2)  # 20 s from now
+        assert_problem(answer, 429, "queue-full")
+        assert answer.headers["retry-after"] == "10"
+        engine.release()
+        assert (await waiting).status_code == 200
+
+
 async def test_while_the_queue_is_full_predictions_are_refused_before_anything_is_done_for_them():
     engine = FakeEngine()
     settings = {"max_queue_images": 4, "max_images": 4, "batch_sizes": (1, 4), "api_key": "secret"}

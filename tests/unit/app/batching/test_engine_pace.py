@@ -13,6 +13,17 @@ def test_nothing_is_known_before_a_full_batch():
     assert pace.images_per_s == pytest.approx(80)
 
 
+@pytest.mark.parametrize(("count", "seconds", "rate"), [(8, 1.0, 8), (8, 0.1, 80), (1, 0.01, 100)])
+def test_a_guess_counts_until_a_batch_is_full_or_beats_it(count, seconds, rate):
+    pace = EnginePace(20.0)
+    pace.batch_ended(1, 0.1, full=False)
+    assert pace.images_per_s == 20
+    pace.batch_ended(count, seconds, full=count == 8)
+    assert pace.images_per_s == pytest.approx(rate)
+    pace.batch_ended(8, 8 / (2 * rate), full=True)
+    assert pace.images_per_s == pytest.approx(rate / (1 - EMA_WEIGHT / 2))
+
+
 def test_the_mean_is_of_times_so_that_a_slow_batch_counts():
     pace = EnginePace()
     pace.batch_ended(1, 1.0, full=True)
