@@ -30,9 +30,13 @@ TINY_BYTES = 16 << 10
 TINY_PIXELS = 128 * 128
 
 # What can be much longer unpacked than it is in the file: a PNG's texts and profiles; and what Pillow takes apart in
-# Python: EXIF's tags, in a PNG's text as well, several pictures in a file, Photoshop's resources. Files of more parts
-# than ordinary ones have take as long.
-SLOW_PARTS = (b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"EXIF", b"Exif", b"exif", b"MPF\0", b"Photoshop 3.0")
+# Python: EXIF's tags, those of a JPEG of several pictures, Photoshop's resources. By the first two bytes of a file:
+# other formats have no such parts. Files of more parts than ordinary ones have take as long.
+SLOW_PARTS = {
+    b"\x89P": (b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"exif"),
+    b"\xff\xd8": (b"Exif", b"MPF\0", b"Photoshop 3.0"),
+    b"RI": (b"EXIF",),
+}
 TINY_READS = 256
 
 MAX_THREADS = 8
@@ -155,7 +159,7 @@ class Decoder:
         if len(file) > TINY_BYTES:
             return None
         plain = _plain(file, self.size, self.max_pixels) if self.size * self.size <= TINY_PIXELS else None
-        if plain is not None or any(part in file for part in SLOW_PARTS):
+        if plain is not None or any(part in file for part in SLOW_PARTS.get(file[:2], ())):
             return plain
         try:
             image = _open(file, self.max_pixels, TINY_READS)

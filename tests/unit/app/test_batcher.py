@@ -123,7 +123,7 @@ async def test_what_would_wait_too_long_is_refused_at_once_but_two_batches_may_a
 async def test_one_fast_batch_among_slow_ones_does_not_make_the_engine_fast():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._pace.images_per_s = 1.0
+        batcher._pace.batch_ended(4, 4.0, full=True)
         await submit(batcher, pictures(4))
         assert 1.0 < batcher._pace.images_per_s <= 1 / 0.9
 
@@ -139,9 +139,8 @@ async def test_only_full_batches_tell_how_fast_the_engine_is():
 
 async def test_an_engine_that_was_slow_once_is_not_thought_to_be_slow_for_good():
     async with running(FakeEngine()) as batcher:
-        batcher._pace.images_per_s = (
-            2.0  # after a full batch that stood still: another one is not let in by its deadline
-        )
+        # A full batch that stood still: another one is not let in by its deadline.
+        batcher._pace.batch_ended(4, 2.0, full=True)
         for _ in range(100):
             await submit(batcher, pictures(1))
         assert batcher._pace.images_per_s > 10

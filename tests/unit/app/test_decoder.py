@@ -2,17 +2,19 @@
 
 import asyncio
 import gc
+import struct
 import sys
 import threading
 import time
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import BadBase64, DeadlinePassed, UndecodableImage
-from app.imaging import TINY_BYTES, Decoder
+from app.errors import BadBase64, DeadlinePassed, TooManyPixels, UndecodableImage
+from app.imaging import MAX_THREADS, TINY_BYTES, Decoder, decode
 from app.threads import ThreadDied
 from tests.bombs import chunk, png
 from tests.conftest import encode, noise
@@ -54,17 +56,22 @@ async def test_images_that_are_ready_pass_through_without_a_thread():
 UNPACKED = zlib.compress(bytes(1 << 20), 9)
 RESOURCES = b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 1200
 RESOURCES = b"\xff\xed" + (len(RESOURCES) + 2).to_bytes(2, "big") + RESOURCES
-TAGS = b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\1\0\0\0\0\0\0\0"
+TAGS = b"".join(struct.pack("<HHII", 0x8000 + number, 4, 1, 1) for number in range(600))
+TAGS = b"II*\0\x08\0\0\0" + struct.pack("<H", 600) + TAGS + bytes(4)
+PICTURES = b"\xff\xe2" + (len(TAGS) + 6).to_bytes(2, "big") + b"MPF\0" + TAGS
 SLOW = {
     "texts": png(32, 32, *(chunk(b"zTXt", b"k%d\0\0" % i + UNPACKED) for i in range(8))),
     "profiles": png(32, 32, *[chunk(b"iCCP", b"a\0\0" + UNPACKED)] * 4),
     "chunks": png(32, 32, *[chunk(b"gAMA", b"\0\0\0\1")] * 1000),
     "segments": encode(noise(), "JPEG")[:2] + b"\xff\xe2\0\2" * 3000 + encode(noise(), "JPEG")[2:],
     "resources": encode(noise(), "JPEG")[:2] + RESOURCES + encode(noise(), "JPEG")[2:],
-    "tags in a text": png(32, 32, chunk(b"tEXt", b"exif\0" + TAGS)),
-    "tags in a profile": png(32, 32, chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 26\n" + TAGS.hex().encode())),
-    "pictures": encode(noise(), "JPEG")[:2] + b"\xff\xe2\0\x20MPF\0" + TAGS + encode(noise(), "JPEG")[2:],
     "tags": encode(noise(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
+    "texts of all tongues": png(32, 32, *(chunk(b"iTXt", b"k%d\0\1\0\0\0" % i + UNPACKED) for i in range(8))),
+    "tags of a PNG": png(32, 32, chunk(b"eXIf", TAGS)),
+    "tags in a PNG's text": png(32, 32, chunk(b"tEXt", b"exif\0" + TAGS)),
+    "tags in a PNG's digits": png(32, 32, chunk(b"tEXt", b"Raw profile type exif\0\n\n\n" + TAGS.hex().encode())),
+    "tags of a WebP": encode(noise(), "WEBP", exif=TAGS),
+    "tags of several pictures": encode(noise(), "JPEG")[:2] + PICTURES + encode(noise(), "JPEG")[2:],
 }
 
 
@@ -86,6 +93,68 @@ def test_an_ordinary_tiny_file_is_decoded_on_the_spot(image_format):
         ((pixels,),) = [decoder.decode_here([encode(noise(*size), image_format)])]
         assert pixels.shape == (3, 32, 32)
     decoder.close()
+
+
+def test_tiny_is_what_has_so_many_bytes_and_pixels_and_no_more():
+    def on_the_spot(data, size):
+        decoder = Decoder(size, LIMIT, threads=1)
+        decoder.close()
+        return decoder.decode_here([data]) is not None
+
+    full = encode(noise()).ljust(TINY_BYTES, b"\0")
+    assert (on_the_spot(full, 32), on_the_spot(full + b"\0", 32)) == (True, False)
+    square, larger = encode(Image.new("RGB", (128, 128))), encode(Image.new("RGB", (129, 129)))
+    assert [on_the_spot(square, size) for size in (32, 128)] == [True, True]
+    assert [on_the_spot(larger, size) for size in (32, 129)] == [False, False]  # 129 needs no transform, but time
+
+
+def test_a_plain_png_of_the_services_size_is_held_to_the_limit_of_pixels(monkeypatch):
+    data = encode(Image.new("RGB", (128, 128)))
+    with pytest.raises(TooManyPixels):
+        decode(data, 128, 128 * 128 - 1)
+    decoder = Decoder(128, 128 * 128, threads=1)
+    monkeypatch.setattr("app.imaging._open", lambda *_: pytest.fail("went the long way"))
+    assert decode(data, 128, 128 * 128).shape == decoder.decode_here([data])[0].shape == (3, 128, 128)
+    decoder.close()
+
+
+def test_what_is_refused_on_the_spot_holds_no_stack():
+    decoder = Decoder(32, 32 * 32 - 1, threads=1)
+    (refused,) = decoder.decode_here([encode(noise())])
+    assert isinstance(refused, TooManyPixels)
+    assert (refused.__traceback__, refused.__cause__, refused.__context__) == (None, None, None)
+    decoder.close()
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (MAX_THREADS + 1, MAX_THREADS)])
+def test_there_is_a_thread_for_each_core_up_to_a_limit(monkeypatch, cores, threads):
+    monkeypatch.setattr("app.imaging.available_cores", lambda: cores)
+    decoder = Decoder(32, LIMIT)
+    assert decoder.threads == threads
+    decoder.close()
+
+
+@pytest.mark.parametrize(
+    ("count", "parts"), [(1, ["0"]), (2, ["0", "1"]), (5, ["01", "23", "4"]), (6, ["01", "23", "45"])]
+)
+def test_pictures_of_a_request_are_shared_out_evenly(monkeypatch, count, parts):
+    decoder, given = Decoder(32, LIMIT, threads=3), []
+    monkeypatch.setattr(decoder, "_decode_some", lambda part, _deadline: given.append(part) or part)
+    decoded = asyncio.run(decoder.decode_in_threads("012345"[:count], time.monotonic() + 60))
+    assert (sorted(given), "".join(decoded)) == (parts, "012345"[:count])
+    decoder.close()
+
+
+@pytest.mark.anyio
+async def test_a_closed_decoder_begins_nothing_that_waits():
+    decoder, taken, go_on, begun = Decoder(32, LIMIT, threads=1), threading.Event(), threading.Event(), []
+    pieces = (lambda: taken.set() or go_on.wait(), lambda: begun.append(1))
+    outcome = asyncio.gather(*(decoder.run(one, time.monotonic() + 60) for one in pieces), return_exceptions=True)
+    await asyncio.to_thread(taken.wait)
+    decoder.close()
+    go_on.set()
+    done, cancelled = await outcome
+    assert (done, type(cancelled), begun) == (True, asyncio.CancelledError, [])
 
 
 @pytest.mark.anyio
@@ -138,6 +207,16 @@ async def test_damaged_pictures_are_let_go_without_a_garbage_collection():
         decoder.close()
 
 
+def test_pictures_that_are_not_begun_by_the_deadline_never_are(monkeypatch):
+    decoder, begun = Decoder(32, LIMIT, threads=1), []
+    monkeypatch.setattr("app.imaging.time", SimpleNamespace(monotonic=lambda: float(len(begun))))  # a second each
+    monkeypatch.setattr("app.imaging.decode", lambda data, *_: begun.append(data))
+    with pytest.raises(DeadlinePassed):
+        decoder._decode_some([b"1", b"2", b"3", b"4"], 2.0)
+    assert begun == [b"1", b"2"]
+    decoder.close()
+
+
 def test_a_small_file_of_a_large_picture_is_not_decoded_on_the_spot():
     data = encode(Image.new("RGB", (1000, 1000)))
     assert len(data) < TINY_BYTES
@@ -151,6 +230,8 @@ def test_one_thread_that_hangs_is_no_standstill_while_others_go_on():
     now = time.monotonic()
     decoder._begun = {1: now - 3600, 2: now}
     assert decoder.stalled_s() < 60
+    decoder._begun = {1: now - 3600}
+    assert decoder.stalled_s() == 0
     decoder.close()
 
 

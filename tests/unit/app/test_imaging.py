@@ -259,10 +259,10 @@ def test_a_jpeg_of_many_progressive_pictures_is_the_first_of_them():
     [
         (EXIF * 5, "EXIF"),
         (END + EXIF * 5, "EXIF"),
-        (b"\xff\xf0\xff\xff" + EXIF * 5, "EXIF"),
+        (b"\xff\xf0\xff\xfd\xff\xc8\xff\xd8\xff\xd9\xff\xff" + EXIF * 5, "EXIF"),
         (b"\xff\xe2\0\2" * 1000 + SCAN * 40, "too many parts"),
     ],
-    ids=["plainly", "behind an end", "behind a marker without length", "behind too many segments"],
+    ids=["plainly", "behind an end", "behind markers without length", "behind too many segments"],
 )
 def test_too_many_segments_are_found_wherever_pillow_finds_them(monkeypatch, head, reason):
     monkeypatch.setattr("model.pictures.MAX_READS", 500)

@@ -67,7 +67,9 @@ OTHERS = {
     "interlaced": interlaced(),
     "in two pieces": in_two_pieces(),
     "something behind the end": png() + b"\0",
+    "another end": png()[:-12] + chunk(b"teSt"),
     "cut short": png()[:-20],
+    "less data than it says": png()[:33] + struct.pack(">I", len(png()) - 56) + png()[37:],
     "a JPEG": b"\xff\xd8\xff",
     "nothing": b"",
 }
