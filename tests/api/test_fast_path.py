@@ -154,7 +154,7 @@ async def test_a_client_that_leaves_within_its_body_is_counted_and_holds_nothing
 
 async def test_a_picture_that_threads_decode_is_answered_like_a_tiny_one():
     async with serving() as client:
-        fast, framework = await both_ways(client, "", PNG, noise(200, 150))
+        fast, framework = await both_ways(client, "", PNG, noise(100, 100))
         assert content(fast) == content(framework)
 
 

@@ -49,6 +49,12 @@ async def test_metrics_have_the_names_of_the_contract(client):
     assert "/nothing" not in text
 
 
+async def test_the_log_says_what_was_loaded_and_by_what_it_is_computed(caplog):
+    caplog.set_level("INFO")
+    async with serving():
+        assert "loaded fake version 0123456789ab on cpu in float32 by fake (" in caplog.text
+
+
 async def test_the_engines_pace_is_that_of_its_trial_until_it_has_had_a_full_batch():
     engine = FakeEngine()
     engine.images_per_s = 0.125

@@ -1,6 +1,7 @@
 """What fails, hangs or dies: the batch that it concerns ends at once, the batcher goes on, or says that it cannot."""
 
 import asyncio
+import gc
 import math
 import threading
 import time
@@ -82,13 +83,14 @@ async def test_an_engine_that_never_has_memory_again_is_broken(monkeypatch):
     assert reasons == ["the engine or its batcher died: EngineBroken: out of memory in every batch for 0 s"]
 
 
-async def test_the_engine_is_closed_in_its_own_thread_at_the_end():
+async def test_the_engine_is_closed_in_its_own_thread_at_the_end(caplog):
     closed = []
     async with running(FakeEngine()) as batcher:
         await submit(batcher, pictures(1))
         await batcher.close(lambda: closed.append(threading.current_thread().name))
         await batcher.close(lambda: closed.append("again"))
     assert closed == ["engine"]
+    assert caplog.messages == []  # the second time there is nothing to wait for
 
 
 async def test_batches_without_memory_and_one_that_fails_are_not_failures_in_a_row():
@@ -281,6 +283,19 @@ async def test_each_of_many_batches_in_a_row_is_progress():
         await second
 
 
+async def test_a_batch_that_was_long_in_filling_up_is_progress_when_it_begins():
+    engine = FakeEngine()
+    async with running(engine, max_wait_s=3600) as batcher:
+        engine.hold()
+        first = submit(batcher, pictures(3), seconds=36000)
+        batcher._progress -= 3600
+        last = submit(batcher, pictures(1), seconds=36000)
+        assert await asyncio.to_thread(engine.entered.wait, 10)
+        assert batcher.stalled_s() < 60
+        engine.release()
+        await asyncio.gather(first, last)
+
+
 async def test_what_has_expired_when_its_batch_begins_is_not_computed():
     engine = FakeEngine()
     async with running(engine) as batcher:
@@ -307,3 +322,30 @@ async def test_an_answered_request_leaves_no_timer_behind(monkeypatch):
         await asyncio.sleep(0)
     assert timers
     assert all(timer.cancelled() for timer in timers)
+
+
+class BreaksAtEveryBatch(FakeEngine):
+    """Each batch waits for a `release` of its own."""
+
+    def run(self, images):
+        try:
+            super().run(images)
+        finally:
+            self.hold()
+        raise EngineBroken("device lost")
+
+
+async def test_an_engine_that_breaks_again_after_the_end_is_told_of_once():
+    engine, reasons, told = BreaksAtEveryBatch(), [], []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["message"]))
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        first = await occupied(engine, batcher)
+        second = submit(batcher, pictures(4))
+        await asyncio.sleep(0)
+        engine.release()
+        assert engine.entered.wait(10)  # meanwhile the event loop has not seen how the first one ended
+        for request in (first, second):
+            with pytest.raises(EngineFailed):
+                await request
+    gc.collect()
+    assert (len(reasons), told) == (1, [])

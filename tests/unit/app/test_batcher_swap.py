@@ -1,6 +1,8 @@
 """Another engine takes over between two batches: every request is computed by one engine, which its outcome names."""
 
 import asyncio
+import math
+import time
 
 import numpy as np
 import pytest
@@ -48,11 +50,12 @@ async def test_a_swap_does_not_wait_for_the_rest_of_a_request_that_has_expired()
     old, new = FakeEngine(), FakeEngine(shift=1)
     async with running(old) as batcher:
         old.hold()
-        begun = submit(batcher, pictures(9), seconds=0.05)
+        begun = batcher.submit(batcher.admit(9, math.inf), pictures(9), time.monotonic() + 30)
         assert await asyncio.to_thread(old.entered.wait, 10)
         swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+        begun.fail(DeadlinePassed())  # as its timer does, but not before the engine has begun
         with pytest.raises(DeadlinePassed):
-            await begun
+            await begun.future
         old.release()
         await swap
     assert old.batches == [4]
@@ -101,3 +104,58 @@ async def test_a_swap_that_was_given_up_is_not_made():
         assert (await first).model == MODEL
         assert (await submit(batcher, pictures(1))).model == MODEL
     assert new.batches == []
+
+
+async def test_a_swap_that_is_given_up_as_the_loop_comes_to_it_is_not_made():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        await submit(batcher, pictures(1))
+        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+        await asyncio.sleep(0)  # the loop has been woken up
+        swap.cancel()
+        await asyncio.wait({swap})
+        assert (await submit(batcher, pictures(1))).model == MODEL
+    assert new.batches == []
+
+
+async def test_batches_are_filled_again_once_a_swap_is_given_up():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        old.hold()
+        begun = submit(batcher, pictures(6))
+        assert await asyncio.to_thread(old.entered.wait, 10)
+        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+        await asyncio.sleep(0)
+        swap.cancel()
+        await asyncio.wait({swap})
+        next_one = submit(batcher, pictures(2, seed=1))
+        old.release()
+        await asyncio.gather(begun, next_one)
+    assert old.batches == [4, 4]
+
+
+async def test_a_swap_that_is_given_up_as_the_engine_breaks_keeps_nobody_from_being_told():
+    engine, reasons = FakeEngine(), []
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        first = await occupied(engine, batcher)
+        swap = asyncio.ensure_future(batcher.swap(FakeEngine(shift=1).run, NEXT))
+        engine.errors = [EngineBroken("device lost")]
+        engine.release()
+        while not batcher._task.done():
+            await asyncio.sleep(0)
+        swap.cancel()
+        await asyncio.wait({first, swap})
+        assert isinstance(first.exception(), EngineFailed)
+        assert swap.cancelled()
+    assert reasons == ["the engine or its batcher died: EngineBroken"]
+
+
+async def test_a_swap_does_not_wait_until_a_batch_is_full():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old, max_wait_s=3600) as batcher:
+        first = submit(batcher, pictures(1), seconds=36000)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(batcher.swap(new.run, NEXT), 30)
+        outcomes = await asyncio.gather(first, submit(batcher, pictures(3), seconds=36000))
+        assert [outcome.model for outcome in outcomes] == [NEXT, NEXT]

@@ -74,6 +74,15 @@ def test_a_bad_file_is_one_line_that_shows_nothing_of_what_is_in_it(path, text, 
         assert secret not in str(caught.value)
 
 
+def test_a_name_of_64_characters_and_a_limit_of_six_digits_are_the_longest(path):
+    path.write_text(f"{'a' * 64}:{ALICE}:999999\n")
+    assert read_keys(path)[0].max_concurrent == 999_999
+    for line in (f"{'a' * 65}:{ALICE}\n", f"alice:{ALICE}:1000000\n"):
+        path.write_text(line)
+        with pytest.raises(SettingsError, match="line 1: not name:"):
+            read_keys(path)
+
+
 def test_a_file_that_is_not_there_or_no_text(tmp_path):
     with pytest.raises(SettingsError, match="No such file"):
         read_keys(tmp_path / "keys")
@@ -83,9 +92,11 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
 
 
 def test_reloading_replaces_the_keys_and_a_bad_file_leaves_them(path, caplog):
+    caplog.set_level("INFO")
     keys = Keys(Settings(api_keys_file=path, api_key="single"))
     path.write_text(f"bob:{BOB}\n")
     assert keys.reload()
+    assert caplog.messages == [f"read 1 keys from {path}"]
     assert keys.find("Bearer alice's key") is None
     assert keys.find("Bearer bob's key").max_concurrent is None
     path.write_text("nonsense\n")

@@ -2,7 +2,7 @@ import json
 import logging
 import time
 
-from app.telemetry import JsonFormatter
+from app.telemetry import JsonFormatter, set_up_logging
 
 
 def record(message, error=None):
@@ -49,3 +49,10 @@ def test_a_line_of_json_has_the_trace_of_an_exception():
     assert "\n" not in line
     assert "in test_a_line_of_json_has_the_trace_of_an_exception" in json.loads(line)["exception"]
     assert json.loads(line)["exception"].endswith("ValueError: the shapes\ndo not match")
+
+
+def test_libraries_say_less_than_the_service_itself(own_logging):
+    set_up_logging("debug", "text")
+    assert logging.getLogger("app").isEnabledFor(logging.DEBUG)
+    levels = {name: logging.getLogger(name).level for name in ("asyncio", "httpx", "python_multipart")}
+    assert levels == {"asyncio": logging.INFO, "httpx": logging.WARNING, "python_multipart": logging.ERROR}

@@ -65,6 +65,12 @@ def test_keys_that_are_refused_are_a_failure_whatever_the_checkpoint_is(answers,
     assert "certificate: refused" in printed
 
 
+def test_a_service_of_an_earlier_release_tells_of_no_files(answers, signals):
+    answers.append(health(finished=1, outcome="succeeded"))
+    del answers[-1]["reload"]["files_refused"]
+    assert run("--pid", "4242") == 0
+
+
 def test_a_process_can_be_named(answers, signals):
     answers.append(health(finished=1, outcome="succeeded"))
     assert run("--pid", "4242") == 0
@@ -105,7 +111,9 @@ def test_what_is_not_our_service_is_an_error(monkeypatch, signals):
 
 
 @pytest.mark.parametrize("pid", ["0", "-1", "x"])
-def test_a_pid_that_would_signal_more_than_one_process_is_refused(pid, signals):
-    with pytest.raises(SystemExit):
-        run("--pid", pid)
+def test_a_pid_that_would_signal_more_than_one_process_is_refused(answers, signals, capsys, pid):
+    answers.append(health(finished=1, outcome="succeeded"))
+    with pid_file("127.0.0.1", 8123), pytest.raises(SystemExit):
+        run("--pid", pid, "--port", "8123")
     assert signals == []
+    assert "--pid" in capsys.readouterr().err

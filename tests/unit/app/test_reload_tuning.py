@@ -30,18 +30,21 @@ def reloaded(settings, works):
     except EngineUnavailable:
         asked.append("refused")
     service._loader.shutdown()
-    return [one if one == "refused" else (one.runtime, one.batch_sizes) for one in asked]
+    return [one if one == "refused" else {name: getattr(one, name) for name in TUNING} for one in asked]
 
 
 def test_what_was_chosen_stays():
-    assert reloaded(Settings(), lambda _settings: True) == [("mnn", (1, 8))]
+    assert reloaded(Settings(), lambda _settings: True) == [TUNING]
 
 
 @pytest.mark.parametrize(
-    ("runtime", "asked"), [("auto", [("mnn", (1, 8)), ("auto", (1, 8))]), ("mnn", [("mnn", (1, 8)), "refused"])]
+    ("runtime", "asked"),
+    [("auto", [TUNING, TUNING | {"runtime": "auto", "split_batches": None}]), ("mnn", [TUNING, "refused"])],
 )
-def test_a_runtime_that_does_not_do_for_the_new_checkpoint_is_left_unless_it_was_asked_for(runtime, asked):
+def test_a_runtime_that_does_not_do_for_the_new_checkpoint_is_left_unless_it_was_asked_for(runtime, asked, caplog):
     assert reloaded(Settings(runtime=runtime), lambda settings: settings.runtime != "mnn") == asked
+    told = [] if runtime == "mnn" else ["runtime mnn does not work here: choosing again"]
+    assert caplog.messages == told
 
 
 def test_what_a_runtime_that_does_not_do_has_built_is_gone_before_another_one_is_tried():
@@ -64,4 +67,4 @@ def test_what_a_runtime_that_does_not_do_has_built_is_gone_before_another_one_is
         except ValueError as error:
             raise RuntimeUnfit("runtime mnn does not work here") from error
 
-    assert reloaded(Settings(), works) == [("mnn", (1, 8)), ("auto", (1, 8))]
+    assert reloaded(Settings(), works) == [TUNING, TUNING | {"runtime": "auto", "split_batches": None}]

@@ -1,5 +1,7 @@
 """What is counted is what there was: of several at once each."""
 
+import asyncio
+
 import pytest
 
 from app.telemetry import Telemetry
@@ -38,3 +40,18 @@ def test_each_image_of_a_request_counts_with_its_class_and_confidence(telemetry)
     assert [value(telemetry, "resnet_predictions_total", label=label) for label in ("x", "y")] == [1, 2]
     assert value(telemetry, "resnet_confidence_count") == 3
     assert value(telemetry, "resnet_confidence_sum") == 2.25
+
+
+@pytest.mark.anyio
+async def test_what_is_watched_is_read_when_metrics_are_asked_for(telemetry):
+    now = {"resnet_queue_images": 3.0, "resnet_engine_images_per_second": 0.5, "resnet_ready": 0.0}
+    queued, pace, ready = now
+    telemetry.watch(lambda: now[queued], lambda: now[pace], lambda: now[ready] == 1)
+    at_rest = value(telemetry, "resnet_tasks")
+    for _ in range(2):
+        assert {name: value(telemetry, name) for name in now} == now
+        now.update({queued: 0.0, pace: 8.0, ready: 1.0})
+    waiting = [asyncio.ensure_future(asyncio.Event().wait()) for _ in range(2)]
+    assert value(telemetry, "resnet_tasks") == at_rest + 2
+    for task in waiting:
+        task.cancel()
