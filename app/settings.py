@@ -116,7 +116,11 @@ class Settings(BaseSettings):
     ] = 10_000
     max_body_bytes: Annotated[int, Field(ge=1024, description="largest request body")] = 16 << 20
     max_buffered_bytes: Annotated[
-        int, Field(ge=1024, description="bytes of all bodies held at once; a request beyond that is refused with 429")
+        int,
+        Field(
+            ge=1024,
+            description="bytes of all bodies of more than 64 KiB held at once; a request beyond that is refused with 429",
+        ),
     ] = 256 << 20
     max_images: Annotated[
         int, Field(ge=1, description="most images in one request; max_queue_images if that is less")

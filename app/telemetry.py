@@ -211,4 +211,3 @@ def set_up_logging(level: str, log_format: str) -> None:
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "PIL", "matplotlib", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.INFO, root.level) if noisy == "asyncio" else logging.WARNING)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each body that it refuses

@@ -54,5 +54,5 @@ def test_a_line_of_json_has_the_trace_of_an_exception():
 def test_libraries_say_less_than_the_service_itself(own_logging):
     set_up_logging("debug", "text")
     assert logging.getLogger("app").isEnabledFor(logging.DEBUG)
-    levels = {name: logging.getLogger(name).level for name in ("asyncio", "httpx", "python_multipart")}
-    assert levels == {"asyncio": logging.INFO, "httpx": logging.WARNING, "python_multipart": logging.ERROR}
+    levels = {name: logging.getLogger(name).level for name in ("asyncio", "httpx")}
+    assert levels == {"asyncio": logging.INFO, "httpx": logging.WARNING}
