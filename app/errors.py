@@ -134,6 +134,7 @@ class UndecodableImage(ServiceError):
 
     status, code, title = 422, "undecodable-image", "Image cannot be decoded"
     text = "The bytes are not an intact JPEG, PNG, WebP, GIF or BMP image."
+    unread_text = "HEIC, AVIF and TIFF images (and cameras' raw files) are not read here: send them as JPEG or PNG."
 
 
 class UnusableArray(ServiceError):

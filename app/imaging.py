@@ -21,7 +21,7 @@ from PIL import Image
 from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from app.threads import in_thread
 from model.cores import available_cores
-from model.picture_files import PictureError
+from model.picture_files import PictureError, UnreadFormat
 from model.pictures import PictureTooLarge, open_picture, picture_pixels
 from model.plain_png import read_plain_png
 
@@ -68,6 +68,8 @@ def _open(data: bytes, max_pixels: int, max_reads: int | None = None) -> Image.I
         return open_picture(data, max_pixels, max_reads)
     except PictureTooLarge as error:
         raise TooManyPixels(max_pixels) from error
+    except UnreadFormat as error:
+        raise UndecodableImage(UndecodableImage.unread_text) from error
     except PictureError as error:
         raise UndecodableImage from error
 

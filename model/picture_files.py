@@ -14,10 +14,16 @@ class PictureError(ValueError):
     """A file is no picture that can be used; the message says why in a few plain words."""
 
 
+class UnreadFormat(PictureError):
+    """A file is a picture of a known format that is not read here; the message says what to save it as."""
+
+
 def read_picture(path: Path) -> bytes:
     """Return a file's bytes. Raises PictureError."""
     try:
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise PictureError("a folder: give its files")
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
             raise PictureError("not a regular file")
         if status.st_size > MAX_FILE_BYTES:

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from model.picture_files import PictureError
+from model.picture_files import PictureError, UnreadFormat
 from model.transforms import evaluation_transform
 
-# What phones save: their owner would look for damage in vain.
+# What phones, scanners and cameras save: their owner would look for damage in vain.
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis"})
+TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
@@ -114,9 +115,10 @@ class WithoutTexts(dict[str | tuple[int, int], Any]):
 
 
 def open_picture(data: bytes, max_pixels: int, max_reads: int | None = None) -> Image.Image:
-    """Read the header of a picture file; no pixel is decoded yet. Raises PictureError, if too large PictureTooLarge.
+    """Read the header of a picture file; no pixel is decoded yet.
 
-    The file is read from at most `max_reads` times, by default as often as an intact one may need.
+    Raises PictureError: if too large PictureTooLarge, of a known format that is not read here UnreadFormat. The
+    file is read from at most `max_reads` times, by default as often as an intact one may need.
     """
     if not data:
         raise PictureError("empty")
@@ -124,8 +126,7 @@ def open_picture(data: bytes, max_pixels: int, max_reads: int | None = None) -> 
     width, height = _webp_canvas(data)
     if width * height > max_pixels:
         raise PictureTooLarge(max_pixels)
-    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
-        raise PictureError("HEIC or AVIF, which is not read here: save it as JPEG")
+    _check_format(data)
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data)
     if data.startswith(b"\x89PNG") and data.count(PNG_PROFILE) > MAX_PNG_PROFILES:
@@ -220,6 +221,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _check_format(data: bytes) -> None:
+    """Raise UnreadFormat for a picture of a format that is not read here, as far as its first bytes tell."""
+    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+        raise UnreadFormat("HEIC or AVIF, which is not read here: save it as JPEG")
+    if data.startswith(TIFF_BEGINNINGS):
+        raise UnreadFormat("TIFF or a camera's raw file, which is not read here: save it as JPEG or PNG")
 
 
 def _check_jpeg(data: bytes) -> None:

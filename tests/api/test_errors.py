@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from app.backends.backend import EngineBroken
+from app.errors import UndecodableImage
 from app.http.parameters import Options
 from tests.api.asking import PICTURE, PNG, assert_problem, post
 from tests.api.conftest import occupied, serving
@@ -154,6 +155,24 @@ async def test_415(client, headers):
 )
 async def test_422_image(client, content, code):
     assert_problem(await post(client, content), 422, code)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\0\0\0\x18ftypheic" + bytes(40),
+        b"\0\0\0\x1cftypavif" + bytes(40),
+        encode(noise(), "TIFF"),
+        b"MM\0*" + bytes(9),
+    ],
+    ids=["HEIC", "AVIF", "TIFF", "TIFF, big-endian"],
+)
+async def test_a_picture_of_a_format_that_is_not_read_is_told_what_to_send(client, content):
+    answer = await post(client, content)
+    assert_problem(answer, 422, "undecodable-image")
+    assert answer.json()["detail"] == UndecodableImage.unread_text
+    assert "send them as JPEG" in UndecodableImage.unread_text
+    assert (await post(client, b"text")).json()["detail"] == UndecodableImage.text
 
 
 async def test_422_base64(client):

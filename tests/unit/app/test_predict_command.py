@@ -9,7 +9,7 @@ from app import engine
 from app.cli import build_parser
 from app.settings import Settings
 from tests.bombs import png
-from tests.conftest import ROOT
+from tests.conftest import ROOT, encode, noise
 from tests.fakes import Cats
 
 CAMERA = (5000, 4000)  # more than the service takes by default
@@ -61,12 +61,14 @@ def test_the_limit_can_be_raised_beyond_pillows_own(tmp_path, capsys):
     assert predict(tmp_path / "panorama.png", "--max-pixels", 200_000_000) == 0
 
 
-def test_a_phones_heic_is_called_so(tmp_path, capsys):
+def test_a_phones_heic_and_a_scanners_tiff_are_called_so(tmp_path, capsys):
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (tmp_path / "scan.tif").write_bytes(encode(noise(), "TIFF"))
     (tmp_path / "text.png").write_text("no picture")
-    assert predict(tmp_path / "photo.heic", tmp_path / "text.png") == 1
+    assert predict(tmp_path / "photo.heic", tmp_path / "scan.tif", tmp_path / "text.png") == 1
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path}/photo.heic: HEIC or AVIF, which is not read here: save it as JPEG",
+        f"{tmp_path}/scan.tif: TIFF or a camera's raw file, which is not read here: save it as JPEG or PNG",
         f"{tmp_path}/text.png: not an intact JPEG, PNG, WebP, GIF or BMP picture",
     ]
 
@@ -78,7 +80,7 @@ def test_what_is_no_file_that_ends_is_named_and_the_others_are_answered(tmp_path
     assert predict(tmp_path / "pipe", tmp_path, tmp_path / "none.png", cat) == 1
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path}/pipe: not a regular file",
-        f"{tmp_path}: not a regular file",
+        f"{tmp_path}: a folder: give its files",
         f"{tmp_path}/none.png: cannot be read: No such file or directory",
         f"{cat}: cat 75.0%, dog 25.0%",
     ]

@@ -194,7 +194,7 @@ def write_bad_files(root: Path) -> dict[str, str]:
         "'empty.png'": "empty",
         "'bomb.png'": "more than 67108864 pixels",
         "'large.png'": "more than 67108864 pixels",
-        "'drawing.tiff'": "not an intact JPEG, PNG, WebP, GIF or BMP picture",
+        "'drawing.tiff'": "TIFF or a camera's raw file, which is not read here: save it as JPEG or PNG",
         "'dangling.png'": "cannot be read: No such file or directory",
         "'pipe.png'": "not a regular file",
         "'two\\nlines.jpg'": "not an intact JPEG, PNG, WebP, GIF or BMP picture",
