@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FEW_STEPS = 1000  # CIFAR-10's shortest recipe, for a CPU, has 3,510
+FEW_STEPS_OF_A_HEAD = 300  # where all other weights have learnt something already
+FEW_HELD_OUT = 100  # of fewer, a temperature says more of the pictures than of the network
 
 
 def check_flags(
@@ -72,7 +74,10 @@ def build_recipe(
             log.info("%s %s instead of %s, to suit %s", name, getattr(recipe, name), getattr(preset, name), why)
     if init_from is not None:
         recipe = replace(recipe, **_network_of(init_from, recipe, dataset, given))
-    _tell_of_steps(recipe, len(dataset) - recipe.hold_out, fresh=arguments.init_from is None)
+    _tell_of_steps(recipe, len(dataset) - recipe.hold_out, _what_is_fresh(dataset, init_from))
+    if arguments.temperature is None and 0 < recipe.hold_out < FEW_HELD_OUT:
+        note = "how sure its answers are will mean little; more pictures or a larger --hold-out help"
+        log.warning("the calibration is fitted on %d held-out pictures: %s", recipe.hold_out, note)
     last_size, served_size = recipe.phases[-1][0], dataset.images.shape[-1]
     if last_size != served_size:
         log.warning(
@@ -100,9 +105,20 @@ def _network_of(init_from: Checkpoint, recipe: Recipe, dataset: Dataset, given: 
     return taken
 
 
-def _tell_of_steps(recipe: Recipe, images: int, *, fresh: bool) -> None:
-    """Say how long the run will be, and whether that is little for a network that has learnt nothing yet."""
-    steps = recipe.epochs * recipe.steps_per_epoch(images)
+def _what_is_fresh(dataset: Dataset, init_from: Checkpoint | None) -> str:
+    """Return what of the network has learnt nothing yet: its "weights", its "head", or "" for nothing."""
+    if init_from is None:
+        return "weights"
+    return "" if init_from.metadata.classes == dataset.classes else "head"
+
+
+def _tell_of_steps(recipe: Recipe, images: int, fresh: str) -> None:
+    """Say how long the run will be, and whether that is little for what is `fresh`: "weights", a "head", or nothing."""
+    of_an_epoch = recipe.steps_per_epoch(images)
+    steps = recipe.epochs * of_an_epoch
     log.info("%d steps in %d epochs", steps, recipe.epochs)
-    if fresh and steps < FEW_STEPS:
+    if fresh == "weights" and steps < FEW_STEPS:
         log.warning("%d steps are few for fresh weights: give --init-from, or more --epochs", steps)
+    elif fresh == "head" and 0 < steps < FEW_STEPS_OF_A_HEAD:
+        enough = -(-FEW_STEPS_OF_A_HEAD // of_an_epoch)
+        log.warning("%d steps are few for a fresh head: give more --epochs, such as %d", steps, enough)

@@ -23,6 +23,15 @@ def dataset(count, size, classes=3):
     return Dataset("toy", "train", images, torch.arange(count) % classes, ("ant", "bee", "cat")[:classes])
 
 
+OTHERS = tuple("abcdefghij")
+
+
+def weights(classes=OTHERS, **options):
+    """Stand in for a checkpoint, of which only the classes and the network's options are looked at."""
+    network = Architecture("resnet18", len(classes), **options).to_dict()
+    return SimpleNamespace(metadata=SimpleNamespace(architecture=network, classes=classes))
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "folder:/some/path", "folder:a b:c"])
 def test_datasets_are_known_by_name(command, name):
@@ -76,16 +85,28 @@ def test_a_run_of_few_steps_from_fresh_weights_is_told_of(caplog):
     build_recipe(parse("train", "--data", "folder:x"), "cpu", dataset(1000, 32))
     assert "140 steps in 10 epochs" in caplog.text
     assert "few for fresh weights" in caplog.text
-    caplog.clear()
-    build_recipe(parse("train", "--data", "folder:x", "--init-from", "x"), "cpu", dataset(1000, 32))
-    assert "140 steps" in caplog.text
-    assert "few for" not in caplog.text
 
 
-def weights(**options):
-    """Stand in for a checkpoint of ten classes, of which only the network's options are looked at."""
-    network = Architecture("resnet18", 10, **options).to_dict()
-    return SimpleNamespace(metadata=SimpleNamespace(architecture=network))
+@pytest.mark.parametrize(
+    ("classes", "pictures", "epochs", "told"),
+    [
+        (OTHERS, 36, 10, ["40 steps are few for a fresh head: give more --epochs, such as 75"]),
+        (OTHERS, 36, 75, []),
+        (dataset(9, 8).classes, 36, 10, []),  # a head that has learnt these
+    ],
+)
+def test_a_run_of_few_steps_for_a_fresh_head_is_told_of(caplog, classes, pictures, epochs, told):
+    flags = parse("train", "--data", "folder:x", "--init-from", "x", "--epochs", str(epochs))
+    build_recipe(flags, "cpu", dataset(pictures, 32), weights(classes))
+    assert [line for line in caplog.messages if "few for" in line] == told
+
+
+@pytest.mark.parametrize(
+    ("count", "flags", "told"), [(999, (), True), (1000, (), False), (999, ("--temperature", "1"), False)]
+)
+def test_a_calibration_by_few_pictures_is_told_of(caplog, count, flags, told):
+    build_recipe(parse("train", "--data", "folder:x", *flags), "cpu", dataset(count, 8))
+    assert (f"the calibration is fitted on {count // 10} held-out pictures" in caplog.text) == told
 
 
 @pytest.mark.parametrize(
