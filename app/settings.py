@@ -11,6 +11,8 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic.functional_validators import BeforeValidator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from model.picture_files import SERVED_PIXELS
+
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "resnet18-cifar10.safetensors"
 
 # Kubernetes gives pods such variables for each service of their namespace, here for one named resnet or resnet-admin.
@@ -125,7 +127,7 @@ class Settings(BaseSettings):
     max_images: Annotated[
         int, Field(ge=1, description="most images in one request; max_queue_images if that is less")
     ] = 256
-    max_pixels: Annotated[int, Field(ge=1024, description="most pixels in one image (width x height)")] = 4096 * 4096
+    max_pixels: Annotated[int, Field(ge=1024, description="most pixels in one image (width x height)")] = SERVED_PIXELS
     max_connections: Annotated[
         int, Field(ge=1, description="connections open at once; one more closes an idle one, or is closed unanswered")
     ] = 4096

@@ -103,7 +103,7 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
     bad = BadFiles(folder.root, on_bad_image)
     with quiet_pillow():
         files, test_files, found = _choose_files(folder, split, bad, image_size)
-        test_images, _, test_paths = decode(test_files, image_size, bad)
+        test_images, test_labels, test_paths = decode(test_files, image_size, bad)
         tested = thumbnails(test_images)
         del test_images
         images, labels, paths = decode(files, image_size, bad)
@@ -120,7 +120,7 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
     dataset = Dataset(name, called, images, labels, folder.classes, mean, std, in_digest_order=True, paths=paths)
     if split == "train":
         tell_of_training_pictures(folder.root, files, dataset)
-        tell_of_test_pictures(folder.root, dataset, tested, test_paths)
+        tell_of_test_pictures(folder.root, dataset, tested, test_labels, test_paths)
     return dataset
 
 

@@ -55,18 +55,19 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], what:
 def read_and_deduplicate(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
     """Read every file once: return those that begin like pictures, each content once, in the order of digests."""
 
-    def digest(file: PictureFile) -> PictureFile | PictureError:
+    def look_at(file: PictureFile) -> PictureFile | PictureError:
         try:
             data = read_picture(file.path)
-            side = min(open_picture(data, MAX_OWN_PIXELS).size)
+            width, height = open_picture(data, MAX_OWN_PIXELS).size
         except PictureError as error:
             return _unless_memory(error)
-        return replace(file, digest=hashlib.sha256(data).hexdigest(), side=side)
+        digest = hashlib.sha256(data).hexdigest()
+        return replace(file, digest=digest, side=min(width, height), pixels=width * height)
 
     first: dict[str, PictureFile] = {}
     contradictory: set[str] = set()
     repeated = 0
-    with _in_threads(digest, files, "reading") as digests:
+    with _in_threads(look_at, files, "reading") as digests:
         for file, found in zip(files, digests, strict=True):
             if isinstance(found, PictureError):
                 bad.add(file.path, str(found))

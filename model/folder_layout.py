@@ -46,12 +46,13 @@ MAX_SOME = 5  # within a line
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A file of a class folder; once read, the SHA-256 (hex) of its bytes and its shorter side in pixels."""
+    """A file of a class folder; once read, the SHA-256 (hex) of its bytes, its shorter side and its area in pixels."""
 
     path: Path
     label: int
     digest: str = ""
     side: int = 0
+    pixels: int = 0
 
 
 class BadFiles:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from model.data import Dataset
-from model.folder_layout import MAX_NAMED, NO_TEST, PictureFile
+from model.folder_layout import MAX_NAMED, NO_TEST, PictureFile, some_of
 from model.look_alikes import compared, in_floats, look_alikes, thumbnails
+from model.picture_files import SERVED_PIXELS
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,10 @@ def tell_of_training_pictures(root: Path, files: Sequence[PictureFile], dataset:
     if found > LARGE_TIMES * side:
         note = "a larger --image-size keeps more of them, and takes longer"
         log.info("%s: pictures of some %d pixels are brought to %d: %s", root, found, side, note)
+    large = sum(file.pixels > SERVED_PIXELS for file in files)
+    if large:
+        note = f"more than {SERVED_PIXELS} pixels, unless RESNET_MAX_PIXELS is raised"
+        log.info("%s: the service would refuse %d of the pictures: %s", root, large, note)
     _tell_of_nothing(root, dataset)
 
 
@@ -60,14 +65,19 @@ def _tell_of_nothing(root: Path, dataset: Dataset) -> None:
         log.warning("%s: %d picture(s) show next to nothing, such as %s: %s", root, len(blank), name, note)
 
 
-def tell_of_test_pictures(root: Path, dataset: Dataset, tested: Tensor, paths: Sequence[str]) -> None:
-    """Warn if nothing is kept for the test, or something that looks like a picture of the training set `dataset`.
+def tell_of_test_pictures(root: Path, dataset: Dataset, tested: Tensor, labels: Tensor, paths: Sequence[str]) -> None:
+    """Warn if of all or of some classes nothing is kept for the test, and of what looks like a training picture.
 
-    `tested` are the thumbnails of the test pictures, float32 (M, 192), `paths` their M files.
+    `dataset` is the training set, `tested` are the thumbnails of the test pictures, float32 (M, 192), `labels`, int64
+    (M,), their classes, and `paths` their M files.
     """
     if not paths:
         log.warning("%s: no picture is kept for the test: %s", root, NO_TEST)
         return
+    counts = labels.bincount(minlength=len(dataset.classes)).tolist()
+    untested = [name for name, count in zip(dataset.classes, counts, strict=True) if not count]
+    if untested:
+        log.warning("%s: no test picture of %s: %s", root, some_of(untested, MAX_NAMED), NO_TEST)
     trained = dataset.paths or ()
     looked_at = len(compared(len(dataset), len(paths)))
     if looked_at < len(paths):

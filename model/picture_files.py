@@ -5,7 +5,8 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-# The service's own limits are lower by default; pictures of one's own are trusted to be as large as cameras make them.
+# The service takes this by default; pictures of one's own are trusted to be as large as cameras make them.
+SERVED_PIXELS = 4096 * 4096
 MAX_OWN_PIXELS = 8192 * 8192
 MAX_FILE_BYTES = 256 << 20
 

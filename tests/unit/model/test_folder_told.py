@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.settings import Settings
 from model.data import DataError
 from model.folder import load_folder
 from model.picture_files import PictureError
 from model.pictures import open_picture
+from tests.bombs import png
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
 
@@ -106,6 +108,32 @@ def test_that_nothing_is_kept_for_the_test_is_said_before_training(
     write_folder(tmp_path, 1)
     load_folder(tmp_path, split="train")
     assert "no picture is kept for the test: add pictures, or make sub-folders 'train' and 'test'" in caplog.text
+
+
+def test_a_class_without_a_test_picture_is_named_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_folder(tmp_path / "train", 3)
+    write_folder(tmp_path / "test", 2, kinds=("disc", "stripes"), first=3)
+    load_folder(tmp_path, split="train")
+    assert "no test picture of 'grass': add pictures, or make sub-folders 'train' and 'test'" in caplog.text
+    caplog.clear()
+    write_folder(tmp_path / "test", 1, kinds=("grass",), first=3)
+    load_folder(tmp_path, split="train")
+    assert "no test picture" not in caplog.text
+
+
+def test_pictures_that_the_service_would_refuse_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path / "train", 3)
+    (tmp_path / "test").mkdir()
+    load_folder(tmp_path, split="train")
+    assert "would refuse" not in caplog.text
+    largest = Settings().max_pixels
+    for name, width in (("fits", largest // 4096), ("too large", largest // 4096 + 1)):
+        (tmp_path / "train" / "disc" / f"{name}.png").write_bytes(png(width, 4096, bits=1, colours=0))
+    load_folder(tmp_path, split="train")
+    note = f"more than {largest} pixels, unless RESNET_MAX_PIXELS is raised"
+    assert f"the service would refuse 1 of the pictures: {note}" in caplog.text
 
 
 def test_a_bad_test_picture_is_named_before_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
