@@ -5,6 +5,9 @@ import tomllib
 
 from app.errors import ServiceError
 from app.settings import Settings
+from model.architecture import Architecture
+from model.cost import count_macs
+from model.training.recipe import Recipe
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -68,3 +71,14 @@ def test_the_version_of_swagger_ui_is_the_one_that_is_here():
     static = ROOT / "app" / "static"
     version = re.search(r"Version ([\d.]+),", (static / "NOTICE").read_text())[1]
     assert f'PACKAGE_VERSION:"{version}"' in (static / "swagger-ui-bundle.js").read_text()
+
+
+def test_the_costs_of_the_ways_to_start_are_right():
+    """Fresh weights have the first layers that the size asks for, others those of the shipped ones."""
+    shipped = Architecture("resnet18", 3, "cifar").build()
+    whole = count_macs(shipped, 32)
+    fresh = Recipe().architecture(3, 96).build()
+    costs = [count_macs(network, size) / whole for network, size in ((shipped, 32), (shipped, 64), (fresh, 96))]
+    table = README.partition("| pictures | a class has | start with | cost |")[2].partition("\n\n")[0]
+    assert [row.split("|")[-2].strip() for row in table.splitlines()[2:]] == [f"{cost:.1g}" for cost in costs]
+    assert round(count_macs(shipped, 96) / whole) == 9
