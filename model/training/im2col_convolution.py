@@ -90,7 +90,7 @@ def _weight_gradient(gradient: Tensor, x: Tensor, shape: torch.Size, stride: int
 
 
 def use_im2col_convolutions(network: nn.Module) -> None:
-    """Put a Im2colConv2d in place of every convolution that can be one; parameters and their names stay."""
+    """Put an Im2colConv2d in place of every convolution that can be one; parameters and their names stay."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Conv2d and _can_be_one(child):
