@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Declare --data, --root and --on-bad-image."""
     parser.add_argument(
-        "--data", type=dataset_name, default="cifar10", help="cifar10, cifar100 or folder:PATH [%(default)s]"
+        "--data",
+        type=dataset_name,
+        default="cifar10",
+        help="cifar10, cifar100, or folder:PATH, where PATH holds a folder of pictures for each class [%(default)s]",
     )
     parser.add_argument(
         "--root", type=Path, default=Path("data"), help="folder of CIFAR's extracted batches [%(default)s]"
@@ -24,7 +27,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--on-bad-image",
         choices=["skip", "fail"],
         default="skip",
-        help="what a file of a folder does that is no picture: it is left out and named, or ends it [%(default)s]",
+        help="skip: leave out and name files of a folder that are no pictures; fail: stop at the first [%(default)s]",
     )
 
 

@@ -38,7 +38,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         default="test",
         help="which images; those that it was trained on say little [%(default)s]",
     )
-    parser.add_argument("--url", help="ask this running service, one PNG a request, instead of loading --weights")
+    parser.add_argument(
+        "--url",
+        help="ask this running service instead of loading --weights; pictures are decoded and resized here and sent as "
+        "PNGs of the network's size, so this does not show that the service takes the files themselves",
+    )
     parser.add_argument("--concurrency", type=whole(1), default=32, help="requests at once, with --url [%(default)s]")
     parser.add_argument("--limit", type=whole(1), help="only so many images")
     parser.add_argument("--min-accuracy", type=share, default=0.0, help="exit 1 below this share, 0 to 1 [%(default)s]")
@@ -48,7 +52,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--report", type=named_path, metavar="DIR", help="also draw confusion matrix and the like into DIR"
     )
     parser.add_argument("--record", action="store_true", help="write the scores into the checkpoint's metadata")
-    add_settings(parser, only={"weights", "weights_sha256", "device", "api_key"})
+    add_settings(
+        parser,
+        only={"weights", "weights_sha256", "device", "api_key"},
+        described={"weights": "checkpoint to measure (safetensors)", "api_key": "key that the service of --url wants"},
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

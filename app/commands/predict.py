@@ -23,7 +23,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help=f"most pixels in one image, as in training [RESNET_MAX_PIXELS, default {MAX_OWN_PIXELS}]",
     )
-    add_settings(parser, only={"weights", "weights_sha256", "device", "precision", "runtime", "threads"})
+    add_settings(
+        parser,
+        only={"weights", "weights_sha256", "device", "precision", "runtime", "threads"},
+        described={"weights": "checkpoint to classify with (safetensors)"},
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

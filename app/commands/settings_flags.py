@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from pydantic import ValidationError
 
@@ -18,17 +18,21 @@ def _default(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def add_settings(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
-    """Add a flag for each setting (or for those in `only`); one that is not given falls to the environment."""
+def add_settings(
+    parser: argparse.ArgumentParser, only: Collection[str] | None = None, described: Mapping[str, str] | None = None
+) -> None:
+    """Add a flag for each setting (or for those in `only`); one that is not given falls to the environment.
+
+    `described` has other words for settings that are something else to this command than to the service.
+    """
     for name, field in Settings.model_fields.items():
         if only is None or name in only:
+            words = (described or {}).get(name, field.description)
             parser.add_argument(
                 "--" + name.replace("_", "-"),
                 default=argparse.SUPPRESS,
                 metavar="true|false" if field.annotation in (bool, bool | None) else name.rpartition("_")[2].upper(),
-                help=f"{field.description} [RESNET_{name.upper()}, default {_default(field.default)}]".replace(
-                    "%", "%%"
-                ),
+                help=f"{words} [RESNET_{name.upper()}, default {_default(field.default)}]".replace("%", "%%"),
             )
 
 

@@ -43,6 +43,10 @@ def _phases(text: str) -> Phases:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; what is not given comes from the preset."""
+    parser.epilog = (
+        "Example, for a folder with a folder of pictures for each class: "
+        "resnet train --data folder:pictures --init-from weights/resnet18-cifar10.safetensors --out runs/mine"
+    )
     add_data(parser)
     parser.add_argument("--download", action="store_true", help="fetch CIFAR if it is not there")
     parser.add_argument(
@@ -75,8 +79,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--phases", type=_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
     parser.add_argument("--batch-size", type=whole(2), help=f"images a step [{_preset_values('batch_size')}]")
     parser.add_argument("--learning-rate", type=rate, help=f"peak of the schedule [{_preset_values('learning_rate')}]")
-    parser.add_argument("--weight-decay", type=rate, help=f"[{_preset_values('weight_decay')}]")
-    parser.add_argument("--label-smoothing", type=share, help=f"[{_preset_values('label_smoothing')}]")
+    parser.add_argument(
+        "--weight-decay",
+        type=rate,
+        help=f"pull of the weights towards 0, times the learning rate a step [{_preset_values('weight_decay')}]",
+    )
+    parser.add_argument(
+        "--label-smoothing",
+        type=share,
+        help=f"share of each label spread evenly over all classes, 0 to 1 [{_preset_values('label_smoothing')}]",
+    )
     parser.add_argument(
         "--cutout",
         type=whole(0, MAX_SIDE),
@@ -93,11 +105,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jpeg", type=share, help=f"share of images saved as JPEG, 0 to 1 [{_preset_values('jpeg')}]")
     parser.add_argument("--greyscale", type=share, help=f"share of images made grey [{_preset_values('greyscale')}]")
     parser.add_argument("--rescale", type=share, help=f"share enlarged and brought back [{_preset_values('rescale')}]")
-    parser.add_argument("--hold-out", type=whole(0), help=f"images kept out of training [{_preset_values('hold_out')}]")
     parser.add_argument(
-        "--temperature", type=temperature, help="use this one instead of fitting it on the held-out images"
+        "--hold-out",
+        type=whole(0),
+        help=f"images kept out of training, to calibrate and to compare recipes by [{_preset_values('hold_out')}]",
     )
-    parser.add_argument("--init-from", type=Path, help="checkpoint to start from, instead of fresh weights")
+    parser.add_argument(
+        "--temperature",
+        type=temperature,
+        help="divide logits by this to calibrate probabilities, instead of fitting it on the held-out images",
+    )
+    parser.add_argument(
+        "--init-from", type=Path, help="checkpoint of this script to start from, instead of fresh weights"
+    )
     parser.add_argument(
         "--keep-initial",
         type=share,
@@ -110,7 +130,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tensorboard", action="store_true", help="also write event files to OUT/tensorboard")
     parser.add_argument("--no-report", action="store_true", help="do not measure on the test set and draw at the end")
-    parser.add_argument("--seed", type=seed, help=f"[{_preset_values('seed')}]")
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        help=f"what fresh weights, order and augmentation are drawn from, any whole number [{_preset_values('seed')}]",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

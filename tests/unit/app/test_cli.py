@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from app import engine
-from app.cli import main
+from app.cli import COMMANDS, build_parser, main
 from app.release import release
 from tests.conftest import ROOT
 from tests.fakes import Cats
@@ -65,3 +65,30 @@ def test_a_folder_that_nothing_has_installed_has_no_release(monkeypatch):
 
     monkeypatch.setattr("app.release.version", missing)
     assert release() == "unknown"
+
+
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([command, "--help"])
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_is_explained_by_more_than_its_default(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # a flag a line
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([command, "--help"])
+    options = capsys.readouterr().out.partition("options:")[2].partition("\n\n")[0]
+    lines = [line.split("  ") for line in options.replace("\n        ", " ").strip().splitlines()]
+    assert len(lines) > 1
+    assert [line for line in lines if len(line) < 2 or line[-1].strip().startswith("[")] == []
+
+
+def test_what_a_checkpoint_is_for_depends_on_the_command(capsys):
+    assert "checkpoint to serve" in help_of("serve", capsys)
+    assert "checkpoint to measure" in help_of("evaluate", capsys)
+    assert "checkpoint to classify with" in help_of("predict", capsys)
+
+
+def test_the_help_of_training_shows_how_to_train_on_a_folder(capsys):
+    assert "resnet train --data folder:pictures --init-from weights/" in help_of("train", capsys)
