@@ -117,13 +117,27 @@ class BlockSpec:
         if self.shortcut == "none" or same:
             return None
         path = f"{self.name}.shortcut"
-        return ConvSpec(f"{path}.conv", f"{path}.norm", self.in_channels, self.out_channels, 1, self.stride)
+        return ConvSpec(
+            name=f"{path}.conv",
+            norm=f"{path}.norm",
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            kernel=1,
+            stride=self.stride,
+        )
 
     def _convolution(
         self, number: int, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1
     ) -> ConvSpec:
-        names = f"{self.name}.conv{number}", f"{self.name}.norm{number}"
-        return ConvSpec(*names, in_channels, out_channels, kernel, stride, groups)
+        return ConvSpec(
+            name=f"{self.name}.conv{number}",
+            norm=f"{self.name}.norm{number}",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel=kernel,
+            stride=stride,
+            groups=groups,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,18 +201,34 @@ class Architecture:
         kind, depths = ARCHITECTURES[self.arch]
         widths = STAGE_WIDTHS if len(depths) == len(STAGE_WIDTHS) else NARROW_STAGE_WIDTHS
         channels = widths[0]
-        size = (3, 1) if self.stem == "cifar" else (7, 2)
-        stem = ConvSpec("stem.conv", "stem.norm", 3, channels, *size)
+        kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
+        stem = ConvSpec(
+            name="stem.conv", norm="stem.norm", in_channels=3, out_channels=channels, kernel=kernel, stride=stride
+        )
         stages = []
         for s, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             blocks: list[BlockSpec] = []
             for b in range(depth):
-                stride = 2 if s > 0 and b == 0 else 1
-                options = (self.groups, self.width_per_group, self.shortcut)
-                blocks.append(BlockSpec(f"stages.{s}.{b}", kind, channels, width, stride, *options))
-                channels = blocks[-1].out_channels
+                block = BlockSpec(
+                    name=f"stages.{s}.{b}",
+                    kind=kind,
+                    in_channels=channels,
+                    width=width,
+                    stride=2 if s > 0 and b == 0 else 1,
+                    groups=self.groups,
+                    width_per_group=self.width_per_group,
+                    shortcut=self.shortcut,
+                )
+                blocks.append(block)
+                channels = block.out_channels
             stages.append(tuple(blocks))
-        return NetworkSpec(stem, self.stem == "imagenet", tuple(stages), channels, self.num_classes)
+        return NetworkSpec(
+            stem=stem,
+            pool=self.stem == "imagenet",
+            stages=tuple(stages),
+            features=channels,
+            num_classes=self.num_classes,
+        )
 
     def build(self) -> ResNet:
         """Build the network in torch with fresh weights. Raises ValueError for whatever cannot be built."""
