@@ -1,4 +1,8 @@
-"""A training run from its first epoch to its checkpoint: what is counted, shown, saved, and resumed."""
+"""A training run from its first epoch to its checkpoint: what is counted, shown, saved, and resumed.
+
+To read the training itself, begin with model/resnet.py, the network, and `step` in model/training/learner.py, which
+does one batch: augmentation, forward, loss, backward, optimiser. What is here goes around it.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,11 @@ def compiler_works(device: torch.device) -> bool:
 
 
 class Learner:
-    """What the steps of a run work on. `world` are the processes that share each batch."""
+    """What the steps of a run work on. `world` are the processes that share each batch.
+
+    The optimiser is SGD with Nesterov's momentum: Sutskever et al. 2013, "On the importance of initialization and
+    momentum in deep learning" (ICML).
+    """
 
     def __init__(
         self,

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Split parameters so that weight decay acts on convolution and linear weights, not on biases and batch norm."""
+    """Split parameters so that weight decay acts on convolution and linear weights, not on biases and batch norm.
+
+    He et al. 2019, "Bag of Tricks for Image Classification with Convolutional Neural Networks", arXiv:1812.01187.
+    """
     decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
     free = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
@@ -18,7 +21,8 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
 def one_cycle(step: int, steps: int, warmup: float, peak: float) -> float:
     """Return the learning rate of a step: linear up to `peak` over a share `warmup` of all steps, then linear to zero.
 
-    Smith and Topin 2017, "Super-Convergence", arXiv:1708.07120; the straight descent as in hlb-CIFAR10 and airbench.
+    Smith and Topin 2017, "Super-Convergence", arXiv:1708.07120; the straight descent as in hlb-CIFAR10
+    (https://github.com/tysam-code/hlb-CIFAR10) and airbench (Jordan 2024, arXiv:2404.00498).
     """
     done = (step + 0.5) / steps
     if done < warmup:
