@@ -121,7 +121,8 @@ class Settings(BaseSettings):
         int,
         Field(
             ge=1024,
-            description="bytes of all bodies of more than 64 KiB held at once; a request beyond that is refused with 429",
+            description="bytes of all bodies of more than 64 KiB held at once; a request beyond that is refused "
+            "with 429",
         ),
     ] = 256 << 20
     max_images: Annotated[
