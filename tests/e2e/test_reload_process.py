@@ -23,7 +23,9 @@ def test_weights_change_under_load_without_a_gap_and_a_bad_file_is_refused(
     versions = list(expected)
     put(path, files[0])
     sizes = ",".join(map(str, BATCH_SIZES))
-    service = start(weights=path, device="cpu", precision="float32", batch_sizes=sizes, timeout_ms=120_000)
+    service = start(
+        weights=path, device="cpu", precision="float32", batch_sizes=sizes, timeout_ms=120_000, max_queue_s=60
+    )
     clients = Clients(service, list(examples.values()))
 
     async def scenario():
