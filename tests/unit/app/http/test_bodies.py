@@ -106,9 +106,10 @@ def test_only_identity_is_a_coding_that_can_be_read():
             refuse_codings(codings)
 
 
-def test_json_holds_base64_and_a_bad_entry_is_an_error_in_its_place():
+@pytest.mark.parametrize("bad", ["%%%", "YQ", "[oops", "{oops", "," * 600, '"[{,', "\\", '\\"' * 300 + "["])
+def test_json_holds_base64_and_a_bad_entry_is_an_error_in_its_place(bad):
     text = base64.b64encode(b"image").decode()
-    body = json.dumps({"images": [text, "%%%", f"data:image/png;base64,{text}", "YQ"]}).encode()
+    body = json.dumps({"images": [text, bad, f"data:image/png;base64,{text}", bad], "[{,": 1}).encode()
     first, second, third, fourth = split_images(JSON + "; charset=utf-8", body, 4, 32)
     assert first == third == b"image"
     assert isinstance(second, BadBase64)
@@ -128,6 +129,9 @@ def test_json_holds_base64_and_a_bad_entry_is_an_error_in_its_place():
         b'{"images": []}',
         b'{"images": "x"}',
         b'{"images": [1]}',
+        b'{"images": ["", null]}',
+        b'{"images": ["""""""[[[[,,,,"]}',
+        b'{"images": [' + b'""' * 10_000 + b"]}",
         b'{"images": [NaN]}',
         b'{"images": ["YQ=="], "more": NaN}',
         b'{"images": ["YQ==", 1]}',
@@ -144,7 +148,7 @@ def test_what_is_no_base64_is_an_error_in_its_place(text):
     assert isinstance(entry, BadBase64)
 
 
-def test_json_has_room_for_the_commas_of_data_urls_and_of_a_few_other_members():
+def test_json_has_room_for_a_few_other_members_and_for_the_commas_of_data_urls():
     body = json.dumps({"images": ["data:,YQ=="] * 4} | dict.fromkeys("abcdefghijklmnopq")).encode()
     assert split_images(JSON, body, 4, 32) == [b"a"] * 4
     with pytest.raises(TooManyImages):
@@ -214,7 +218,14 @@ def test_a_boundary_is_read_behind_as_many_parameters_and_characters_as_there_ma
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"images": [' + b"[]," * 10_000 + b"[]]}", b'{"images": [[]]}', b'{"images": [{}]}']
+    "body",
+    [
+        b'{"images": [' + b"[]," * 10_000 + b"[]]}",
+        b'{"images": [[]]}',
+        b'{"images": [{}]}',
+        b'{"images": ["\\\\", []]}',
+        b'{"images": ["\\\\\\"", []]}',
+    ],
 )
 def test_json_with_nesting_is_refused_before_it_is_parsed(body, monkeypatch):
     monkeypatch.setattr("app.http.bodies.from_json", lambda *_, **__: pytest.fail("parsed"))
@@ -222,7 +233,8 @@ def test_json_with_nesting_is_refused_before_it_is_parsed(body, monkeypatch):
         split_images(JSON, body, 4, 32)
 
 
-def test_json_with_far_too_many_items_is_refused_before_it_is_parsed(monkeypatch):
+@pytest.mark.parametrize("item", [b"1", b'""', b'"\\""', b'"a,b"'])
+def test_json_with_far_too_many_items_is_refused_before_it_is_parsed(item, monkeypatch):
     monkeypatch.setattr("app.http.bodies.from_json", lambda *_, **__: pytest.fail("parsed"))
     with pytest.raises(TooManyImages):
-        split_images(JSON, b'{"images": [' + b"1," * 10_000 + b"1]}", 4, 32)
+        split_images(JSON, b'{"images": [' + (item + b",") * 10_000 + b"1]}", 4, 32)
