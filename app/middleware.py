@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BodyTooSlow, DeadlinePassed, NotReady, ServiceError
-from app.http.connections import WHOLE
+from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, ServiceError
+from app.http.connections import REFUSED_WITH, WHOLE
 from app.http.ending import DISCARD_BYTES, DISCARD_S
 from app.http.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_body, problem_headers
 from app.http.request_ids import given_id_in, request_id_of
@@ -78,7 +78,8 @@ class _Exchange:
     def __init__(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
         head = dict(reversed(scope["headers"]))  # of equal names the first one, as cached_headers.py has it
         whole = scope.get("extensions", {}).get(WHOLE, {})
-        self.request_id = request_id_of(given_id_in(head))
+        state = scope.setdefault("state", {})  # has an id where the connection has refused the request already
+        self.request_id: str = state.setdefault("request_id", request_id_of(given_id_in(head)))
         self.body = BodyWatch(head, receive, whole)
         self.status = 0
         self._service = service
@@ -136,7 +137,7 @@ class RequestContext:
             return
         started = time.perf_counter()
         exchange = _Exchange(self.service, scope, receive, send)
-        request_id = scope.setdefault("state", {})["request_id"] = exchange.request_id
+        request_id = exchange.request_id
         # What answers GET answers HEAD (RFC 9110): the connection leaves the body out, by its own scope.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
@@ -153,7 +154,10 @@ class RequestContext:
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        self.service.telemetry.record_answer(route, status or 499, seconds)
+        if (refusal := scope["state"].get(REFUSED_WITH)) is not None:
+            status = refusal.status
+        status = status or ClientGone.status
+        self.service.telemetry.record_answer(route, status, seconds)
         if log.isEnabledFor(logging.DEBUG):
             seen = {"request_id": request_id, "route": route, "status": status, "seconds": seconds}
             log.debug("%s %s %d %.1f ms id=%s", scope["method"], route, status, seconds * 1000, request_id, extra=seen)

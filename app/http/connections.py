@@ -10,10 +10,11 @@ import asyncio
 import math
 import random
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
 from operator import itemgetter
-from typing import Unpack
+from typing import Any, Unpack
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -24,7 +25,7 @@ from app.http.dates import date_line
 from app.http.ending import DISCARD_S, Ending
 from app.http.parsing import ParsingConnection, UvicornOptions
 from app.http.problems import Headers, problem_answers
-from app.http.request_ids import new_request_id
+from app.http.request_ids import given_id_in, request_id_of
 
 # The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
 WHEN_GONE = "resnet.when_gone"
@@ -32,6 +33,9 @@ WHEN_GONE = "resnet.when_gone"
 # The ASGI extension for what is whole: its "respond", "body_is_here" and "awaits_100_continue" are the methods
 # of Connection.
 WHOLE = "resnet.whole"
+
+# In a request's state: the error that its connection has answered it with, whatever the application answers.
+REFUSED_WITH = "resnet.refused_with"
 
 LATE_S = 0.05
 
@@ -78,7 +82,7 @@ class Connection(ParsingConnection):
         self._last = False  # whether the connection is to be closed after what is under way
         self._old = False  # whether it is to be closed after its next response
         self._active: RequestResponseCycle | None = None  # is answered; uvicorn's `cycle` is the one that is read
-        self._refusal: ServiceError | None = None  # of what follows a request that is not answered yet
+        self._refusal: Callable[[], None] | None = None  # of what follows a request that is not answered yet
         self.heard = False  # whether the client has sent anything yet
         self._gone = False
         self._tell_gone: Callable[[], None] | None = None
@@ -275,7 +279,7 @@ class Connection(ParsingConnection):
         elif self._ending.lingers or self._header_begun:
             self._unset_keepalive_if_required()
         elif self._refusal is not None and not self._answering():
-            self._refuse(self._refusal)
+            self._refusal()
         self._watch()
         if self._last:
             self.shutdown()
@@ -327,7 +331,7 @@ class Connection(ParsingConnection):
         if self.transport.is_closing():
             return
         if self._header_begun and not self._last:  # else nobody has the time to hand over a refusal
-            self._refuse(HeaderTooSlow())
+            self._refuse(HeaderTooSlow(), self._head_so_far())
         else:
             self._ending.close_idle()
 
@@ -336,6 +340,7 @@ class Connection(ParsingConnection):
         self._header_begun = False
         error = MalformedRequest("This is not an HTTP request that can be read, or its header is too large.")
         broken = self.cycle if self._answering() and self.cycle.more_body else None
+        refuse = partial(self._refuse, error, self._head_so_far() if broken is None else broken.scope)
         if broken is not None and self.pipeline:  # its body is, and it has not begun to be answered
             self.pipeline.popleft()
             self.cycle = self.pipeline[0][0] if self.pipeline else self._active  # type: ignore[assignment]
@@ -344,12 +349,17 @@ class Connection(ParsingConnection):
             if broken.response_started:
                 self._ending.close()
             else:
-                self._refuse(error)
+                broken.scope["state"][REFUSED_WITH] = error
+                refuse()
             return
         if self._answering():
-            self._refusal = error
+            self._refusal = refuse
         else:
-            self._refuse(error)
+            refuse()
+
+    def _head_so_far(self) -> Mapping[str, Any]:
+        """Return what a refusal needs of the scope of a request that did not get so far."""
+        return {"headers": [], "state": {}}
 
     def _forget(self, cycle: RequestResponseCycle) -> None:
         """Let a request know that nobody waits for its answer."""
@@ -359,11 +369,14 @@ class Connection(ParsingConnection):
         if self._tell_gone is not None:
             self._tell_gone()
 
-    def _refuse(self, error: ServiceError) -> None:
-        """Answer with a problem, and close."""
+    def _refuse(self, error: ServiceError, scope: Mapping[str, Any]) -> None:
+        """Answer a request with a problem, and close."""
         self._limits.on_refused(error.code)
         self._unset_keepalive_if_required()
-        self.transport.write(problem_answers(error, close=True)(new_request_id()))
+        given = given_id_in(dict(reversed(scope["headers"])))  # of equal names the first one
+        # The application may have begun already, or begin now, and logs it under the same id.
+        request_id = scope["state"].setdefault("request_id", request_id_of(given))
+        self.transport.write(problem_answers(error, close=True)(request_id))
         self._linger(LINGER_S)
 
     def _linger(self, seconds: float) -> None:

@@ -1,0 +1,59 @@
+"""What a connection refuses by itself: answer, metrics and log say the same of it."""
+
+import asyncio
+import logging
+
+import httpx
+import pytest
+
+from tests.api.asking import assert_problem
+
+pytestmark = pytest.mark.anyio
+
+CHUNKED = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ntransfer-encoding: chunked\r\n"
+NO_CHUNK = b"no length\r\n"
+IDS = {"the caller's id": (b"x-request-id: mine\r\n", "mine"), "an id of ours": (b"", None)}
+
+
+async def refused(client, *pieces):
+    """Send pieces of a request, each once the service has had the time to see what was before; return the answer."""
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    for piece in pieces:
+        writer.write(piece)
+        await client.get("/livez")
+    raw = await reader.read()  # to the end: the service closes the connection
+    writer.close()
+    head, _, body = raw.partition(b"\r\n\r\n")
+    status, *headers = head.decode().split("\r\n")
+    return httpx.Response(
+        int(status.split()[1]), headers=[tuple(line.split(": ", 1)) for line in headers], content=body
+    )
+
+
+@pytest.mark.parametrize(("line", "request_id"), IDS.values(), ids=IDS)
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_body_that_breaks_off_is_a_400_everywhere_and_keeps_its_id(client, caplog, line, request_id, at_once):
+    caplog.set_level(logging.DEBUG, "app.middleware")
+    head = CHUNKED + line + b"\r\n"
+    answer = await refused(client, head + NO_CHUNK) if at_once else await refused(client, head, NO_CHUNK)
+    assert_problem(answer, 400, "malformed-request")
+    if request_id is not None:
+        assert answer.headers["x-request-id"] == request_id
+    metrics = ""
+    while 'resnet_requests_total{route="/predict"' not in metrics:  # the application may end after the answer
+        metrics = (await client.get("/metrics")).text
+    assert 'resnet_requests_total{route="/predict",status="400"} 1.0' in metrics
+    assert 'resnet_rejected_total{reason="malformed-request"} 1.0' in metrics
+    assert 'status="499"' not in metrics
+    (logged,) = [one for one in caplog.records if getattr(one, "route", None) == "/predict"]
+    assert (logged.status, logged.request_id) == (400, answer.headers["x-request-id"])
+
+
+async def test_a_body_that_breaks_off_behind_another_request_keeps_its_id(client):
+    first = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    writer.write(first + CHUNKED + b"x-request-id: mine\r\n\r\n" + NO_CHUNK)
+    raw = await reader.read()
+    writer.close()
+    assert raw.count(b"HTTP/1.1 ") == 2
+    assert b"x-request-id: mine\r\n" in raw.partition(b"HTTP/1.1 400 ")[2]
