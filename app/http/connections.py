@@ -358,8 +358,9 @@ class Connection(ParsingConnection):
             refuse()
 
     def _head_so_far(self) -> Mapping[str, Any]:
-        """Return what a refusal needs of the scope of a request that did not get so far."""
-        return {"headers": [], "state": {}}
+        """Return what a refusal needs of the scope of a request that did not get so far, from what was parsed of it."""
+        method = self.parser.get_method().decode() if self.url else ""  # which the parser keeps from one to the next
+        return {"method": method, "headers": self.headers, "state": {}}
 
     def _forget(self, cycle: RequestResponseCycle) -> None:
         """Let a request know that nobody waits for its answer."""
@@ -376,7 +377,10 @@ class Connection(ParsingConnection):
         given = given_id_in(dict(reversed(scope["headers"])))  # of equal names the first one
         # The application may have begun already, or begin now, and logs it under the same id.
         request_id = scope["state"].setdefault("request_id", request_id_of(given))
-        self.transport.write(problem_answers(error, close=True)(request_id))
+        answer = problem_answers(error, close=True)(request_id)
+        if scope["method"] == "HEAD":
+            answer = answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        self.transport.write(answer)
         self._linger(LINGER_S)
 
     def _linger(self, seconds: float) -> None:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.api.asking import assert_problem
+from tests.api.conftest import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -57,3 +58,35 @@ async def test_a_body_that_breaks_off_behind_another_request_keeps_its_id(client
     writer.close()
     assert raw.count(b"HTTP/1.1 ") == 2
     assert b"x-request-id: mine\r\n" in raw.partition(b"HTTP/1.1 400 ")[2]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"\r\n",  # no host
+        b"host: x\r\nhost: y\r\n\r\n",
+        b"host: x\r\nno header\r\n\r\n",
+        b"x: y\r\n" * 300,
+        b"host: x\r\ntransfer-encoding: chunked\r\n\r\n" + NO_CHUNK,
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_refused_header_keeps_its_id_and_head_gets_no_body(client, method, rest):
+    answer = await refused(client, method.encode() + b" /livez HTTP/1.1\r\nx-request-id: mine\r\n" + rest)
+    assert (answer.status_code, answer.headers["x-request-id"]) == (400, "mine")
+    assert (answer.content == b"") == (method == "HEAD")
+
+
+async def test_a_late_header_keeps_its_id_and_head_gets_no_body():
+    async with serving(header_timeout_s=0.05) as client:
+        answer = await refused(client, b"HEAD /livez HTTP/1.1\r\nx-request-id: mine\r\nx: ")
+    assert (answer.status_code, answer.headers["x-request-id"], answer.content) == (408, "mine", b"")
+
+
+async def test_what_is_no_http_behind_a_head_gets_a_body(client):
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    writer.write(b"HEAD /livez HTTP/1.1\r\nhost: x\r\nx-request-id: mine\r\n\r\n" + b"\x16\x03\x01")
+    refusal = (await reader.read()).partition(b"HTTP/1.1 400 ")[2]
+    writer.close()
+    assert b"malformed-request" in refusal
+    assert b"mine" not in refusal
