@@ -78,7 +78,16 @@ async def answer_with_problem(request: Request, error: Exception) -> Response:
         log.error("request %s failed with its batch", request_id, extra=seen)
     if not isinstance(problem, ClientGone):
         telemetry.record_refusal(problem.code)
-    return problem_response(problem, request_id, getattr(error, "headers", None))
+    return problem_response(problem, request_id, _headers_of(error))
+
+
+def _headers_of(error: Exception) -> dict[str, str]:
+    """Return the headers that an error brings. HEAD is answered wherever GET is: see RequestContext."""
+    headers = dict(getattr(error, "headers", None) or {})
+    if "Allow" in headers:
+        methods = set(headers["Allow"].split(", "))
+        headers["Allow"] = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+    return headers
 
 
 def _as_service_error(error: Exception) -> ServiceError:

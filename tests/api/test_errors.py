@@ -373,8 +373,22 @@ async def test_429_when_large_bodies_take_too_much_memory_at_once_and_small_ones
         assert budget.held_bytes == 0
 
 
-async def test_405_says_what_is_allowed(client):
-    assert "POST" in (await client.get("/predict")).headers["allow"]
+@pytest.mark.parametrize(
+    ("path", "method", "allowed"),
+    [
+        ("/predict", "GET", "POST"),
+        ("/livez", "POST", "GET, HEAD"),
+        ("/model", "DELETE", "GET, HEAD"),
+        ("/openapi.json", "POST", "GET, HEAD"),
+        ("/static/favicon-32x32.png", "POST", "GET, HEAD"),
+    ],
+)
+async def test_405_says_what_is_allowed(client, path, method, allowed):
+    answer = await client.request(method, path)
+    assert_problem(answer, 405, "method-not-allowed")
+    assert answer.headers["allow"] == allowed
+    for one in allowed.split(", "):
+        assert (await client.request(one, path)).status_code != 405
 
 
 async def test_an_empty_key_is_no_key():
