@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from starlette.responses import Response
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, ServiceError
@@ -123,6 +124,16 @@ class _Exchange:
         return headers
 
 
+def _route_of(scope: Scope) -> str:
+    """Return the template of the route that a request went to; of files, the folder that is mounted."""
+    if "route" in scope:
+        return str(scope["route"].path)
+    # FastAPI names its own routes only, and leaves Starlette's with what they call.
+    endpoint = scope.get("endpoint")
+    others = (route for route in scope["app"].routes if isinstance(route, Route | Mount)) if endpoint else ()
+    return next((one.path for one in others if endpoint in (getattr(one, "endpoint", None), one.app)), "unmatched")
+
+
 class RequestContext:
     """Plain ASGI middleware; the route's template, not the raw path, labels the metrics."""
 
@@ -153,7 +164,7 @@ class RequestContext:
             self._record(inner, request_id, exchange.status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = _route_of(scope)
         if (refusal := scope["state"].get(REFUSED_WITH)) is not None:
             status = refusal.status
         status = status or ClientGone.status

@@ -55,6 +55,25 @@ async def test_the_log_says_what_was_loaded_and_by_what_it_is_computed(caplog):
         assert "loaded fake version 0123456789ab on cpu in float32 by fake (" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "route", "status"),
+    [
+        ("GET", "/openapi.json", "/openapi.json", 200),
+        ("POST", "/openapi.json", "/openapi.json", 405),
+        ("GET", "/docs", "/docs", 200),
+        ("GET", "/static/favicon-32x32.png", "/static", 200),
+        ("GET", "/static/none", "/static", 404),
+        ("HEAD", "/livez", "/livez", 200),
+        ("GET", "/predict", "/predict", 405),
+        ("GET", "/openapi.jsonl", "unmatched", 404),
+    ],
+)
+async def test_an_answer_is_counted_under_its_routes_template(client, method, path, route, status):
+    assert (await client.request(method, path)).status_code == status
+    text = (await client.get("/metrics")).text
+    assert f'resnet_requests_total{{route="{route}",status="{status}"}} 1.0' in text
+
+
 async def test_the_engines_pace_is_that_of_its_trial_until_it_has_had_a_full_batch():
     engine = FakeEngine()
     engine.images_per_s = 0.125
