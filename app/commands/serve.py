@@ -30,8 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     except SystemExit as refusal:
         return _refused(refusal, str(getattr(arguments, "log_format", os.environ.get("RESNET_LOG_FORMAT"))))
     set_up_logging(settings.log_level, settings.log_format)
-    effective = " ".join(f"{name}={value}" for name, value in settings.model_dump(mode="json").items())
-    log.info("resnet %s, settings: %s", release_and_revision(), effective)
+    _log_settings(settings)
     signal.signal(signal.SIGHUP, _too_early)
     unknown = sorted(
         name
@@ -51,6 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
         return _refused(SystemExit(f"resnet: error: {error}"), settings.log_format)
     logging.shutdown()
     os._exit(code)  # an engine's thread may be stuck in its device, and an ordinary exit would wait for it
+
+
+def _log_settings(settings: Settings) -> None:
+    """Log one line with every effective setting, also where `log_level` leaves out others of its kind."""
+    effective = " ".join(f"{name}={value}" for name, value in settings.model_dump(mode="json").items())
+    values = (release_and_revision(), effective)
+    log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "resnet %s, settings: %s", values, None))
 
 
 def _refused(refusal: SystemExit, log_format: str) -> int:

@@ -1,0 +1,39 @@
+"""What `resnet serve` logs of its settings before there is a service."""
+
+import json
+
+import pytest
+
+from app.cli import build_parser
+from app.settings import Settings, SettingsError
+
+
+@pytest.fixture(autouse=True)
+def _as_before(own_logging):
+    """Logging is set up by each start."""
+
+
+@pytest.fixture
+def lines_of_a_start(capsys, monkeypatch):
+    """What is logged by a start that ends before there is a service."""
+
+    def refuse(_settings):
+        raise SettingsError("that is enough")
+
+    monkeypatch.setattr("app.serving.create_service", refuse)
+
+    def start(*flags):
+        parsed = build_parser().parse_args(["serve", "--log-format", "json", *flags])
+        assert parsed.run(parsed) == 1
+        return [json.loads(line) for line in capsys.readouterr().err.splitlines()][:-1]
+
+    return start
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_one_line_has_every_effective_setting_whatever_the_level(lines_of_a_start, level):
+    (line,) = lines_of_a_start("--log-level", level, "--api-key", "secret")
+    assert (line["level"], line["logger"]) == ("info", "app.commands.serve")
+    assert f" log_level={level}" in line["message"]
+    assert all(f" {name}=" in line["message"] for name in Settings.model_fields)
+    assert "secret" not in line["message"]
