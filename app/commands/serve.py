@@ -57,6 +57,12 @@ def _log_settings(settings: Settings) -> None:
     effective = " ".join(f"{name}={value}" for name, value in settings.model_dump(mode="json").items())
     values = (release_and_revision(), effective)
     log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "resnet %s, settings: %s", values, None))
+    if settings.timeout_ms > 1000 * settings.drain_timeout_s:
+        log.warning(
+            "timeout_ms=%d is more than drain_timeout_s=%g allows: a drain may answer by 503 what has time left",
+            settings.timeout_ms,
+            settings.drain_timeout_s,
+        )
 
 
 def _refused(refusal: SystemExit, log_format: str) -> int:

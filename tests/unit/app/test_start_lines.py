@@ -37,3 +37,14 @@ def test_one_line_has_every_effective_setting_whatever_the_level(lines_of_a_star
     assert f" log_level={level}" in line["message"]
     assert all(f" {name}=" in line["message"] for name in Settings.model_fields)
     assert "secret" not in line["message"]
+
+
+@pytest.mark.parametrize(("timeout_ms", "warned"), [(1500, False), (1501, True)])
+def test_a_deadline_beyond_the_drains_end_is_warned_of(lines_of_a_start, timeout_ms, warned):
+    lines = lines_of_a_start("--timeout-ms", str(timeout_ms), "--drain-timeout-s", "1.5")
+    warnings = [line["message"] for line in lines if line["level"] == "warning"]
+    assert [message.partition(" is ")[0] for message in warnings] == [f"timeout_ms={timeout_ms}"] * warned
+
+
+def test_the_default_deadline_ends_within_the_default_drain(lines_of_a_start):
+    assert [line["level"] for line in lines_of_a_start()] == ["info"]
