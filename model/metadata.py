@@ -96,6 +96,15 @@ class Metadata(BaseModel):
             raise ValueError(f"{len(self.classes)} class names for a network of {classes} classes")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_shown(self) -> Metadata:
+        """GET /model shows it as JSON, which has no halves of surrogate pairs and is not nested without end."""
+        try:
+            self.model_dump_json()
+        except (ValueError, RecursionError) as error:
+            raise ValueError("it is no JSON: nested too deeply, or with a text that is not Unicode") from error
+        return self
+
     @property
     def calibration(self) -> Calibration:
         """What turns the network's logits into probabilities."""

@@ -262,6 +262,17 @@ def test_safetensors_without_our_metadata_is_refused(
     assert "no readable metadata of ours" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    ['{"note": "\\ud800"}', '{"in": {"\\ud800": 1}}', '{"note": ' + "[" * 300 + "]" * 300 + "}"],
+    ids=["half a letter", "half a name", "deeply nested"],
+)
+def test_metadata_that_could_not_be_shown_is_refused(path: Path, tensors: dict[str, Tensor], recipe: str) -> None:
+    fields = METADATA.model_dump_json().replace('"recipe":{}', f'"recipe":{recipe}')
+    safetensors.torch.save_file(tensors, path, {"resnet": f'{{"digest": "", "metadata": {fields}}}'})
+    assert "bad metadata: metadata: it is no JSON" in refusal(path)
+
+
 def test_metadata_that_is_no_object_is_refused(path: Path, tensors: dict[str, Tensor]) -> None:
     safetensors.torch.save_file(tensors, path, {"resnet": '{"digest": "0", "metadata": 7}'})
     assert "bad metadata" in refusal(path)
