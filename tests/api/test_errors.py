@@ -334,11 +334,12 @@ async def test_503_when_the_engine_broke():
         assert int(answer.headers["retry-after"]) >= 1
 
 
-async def test_504_at_the_callers_own_deadline():
+@pytest.mark.parametrize("size", [0, 100_000], ids=["answered on its connection", "by the framework"])
+async def test_504_at_the_callers_own_deadline(size):
     engine = FakeEngine()
     async with serving(engine) as client:
         async with occupied(engine, client):
-            answer = await post(client, headers=PNG | {"x-timeout-ms": "20"})
+            answer = await post(client, PICTURE + bytes(size), headers=PNG | {"x-timeout-ms": "20"})
             assert_problem(answer, 504, "deadline-passed")
         assert engine.batches == [1]
 
@@ -366,7 +367,9 @@ async def test_429_when_large_bodies_take_too_much_memory_at_once_and_small_ones
         first = asyncio.ensure_future(post(client, slow()))
         while budget.held_bytes < 70_000:
             await asyncio.sleep(0)
-        assert_problem(await post(client, bytes(70_000)), 429, "queue-full")
+        answer = await post(client, bytes(70_000))
+        assert_problem(answer, 429, "queue-full")
+        assert answer.headers["retry-after"] == "1"
         assert [(await post(client, body)).status_code for body in (PICTURE, in_chunks())] == [200, 200]
         go_on.set()
         assert_problem(await first, 422, "undecodable-image")

@@ -7,6 +7,7 @@ import pytest
 
 from app.http.bodies import SMALL_BODY_BYTES, split_images
 from app.routes import predict
+from tests.api.asking import assert_problem
 from tests.api.conftest import no_room, serving
 from tests.conftest import encode, noise
 
@@ -36,13 +37,16 @@ async def test_only_a_small_body_is_taken_apart_on_the_event_loop(picture, monke
 
 
 @pytest.mark.parametrize("picture", [SMALL, LARGE], ids=["small", "large"])
-async def test_the_time_of_decoding_is_measured_on_either_way(picture):
+async def test_an_answer_and_its_image_are_measured_on_either_way(picture):
     async with serving() as client:
         answer = await client.post("/predict", content=picture, headers={"content-type": "image/png"})
         lines = (await client.get("/metrics")).text.splitlines()
     assert answer.status_code == 200
     assert "resnet_decode_seconds_count 1.0" in lines
     assert "resnet_queue_seconds_count 1.0" in lines
+    assert 'resnet_images_total{outcome="ok"} 1.0' in lines
+    assert f'resnet_predictions_total{{label="{answer.json()["predictions"][0]["label"]}"}} 1.0' in lines
+    assert "resnet_confidence_count 1.0" in lines
 
 
 async def test_a_large_body_is_not_even_asked_for_while_there_is_no_room():
@@ -52,3 +56,25 @@ async def test_a_large_body_is_not_even_asked_for_while_there_is_no_room():
         async with asyncio.timeout(10):
             assert (await reader.read()).startswith(b"HTTP/1.1 429 ")
         writer.close()
+
+
+async def test_503_for_a_picture_that_is_still_decoded_when_the_drains_time_is_over(monkeypatch):
+    """The connection's work is cancelled then."""
+    decoding, go_on = threading.Event(), threading.Event()
+
+    def slow(*_given):
+        decoding.set()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr("app.imaging._open", slow)
+    async with serving() as client:
+        picture = encode(noise(60, 60), "BMP") * 2  # not large, and not tiny
+        waiting = asyncio.ensure_future(client.post("/predict", content=picture, headers={"content-type": "image/bmp"}))
+        assert await asyncio.to_thread(decoding.wait, 10)
+        (work,) = [one for one in asyncio.all_tasks() if "_decode_in_threads" in repr(one.get_coro())]
+        work.cancel()
+        answer = await waiting
+        go_on.set()
+        assert_problem(answer, 503, "not-ready")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert 'resnet_images_total{outcome="not-ready"} 1.0' in (await client.get("/metrics")).text
