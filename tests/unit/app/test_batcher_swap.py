@@ -147,7 +147,7 @@ async def test_a_swap_that_is_given_up_as_the_engine_breaks_keeps_nobody_from_be
         await asyncio.wait({first, swap})
         assert isinstance(first.exception(), EngineFailed)
         assert swap.cancelled()
-    assert reasons == ["the engine or its batcher died: EngineBroken"]
+    assert reasons == ["the engine or its batcher died: EngineBroken: device lost"]
 
 
 async def test_a_swap_does_not_wait_until_a_batch_is_full():
