@@ -18,17 +18,27 @@ MAX_PART_HEADER_BYTES = 8192
 MAX_PART_HEADERS = 8
 
 HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([^\r\n]*+)")
-# Parameters behind the first word, of which the first `name` counts. What has another form of name (RFC 2231) has none,
-# as RFC 7578 says.
-PARAMETER = rb';(?:[^;="]*+=(?:[ \t]*+"(?:[^"\\]|\\.)*+"[ \t]*+|[^";]*+)|[ \t]*+)'
 NAME = rb"[ \t]*+name[ \t]*+="
-DISPOSITION = re.compile(
-    rb'[^;"]*+'
-    rb"(?:(?!;" + NAME + rb")" + PARAMETER + rb")*+"
-    rb"(?:;" + NAME + rb'[ \t]*+(?:"((?:[^"\\]|\\.)*+)"[ \t]*+|([^";]*+)))?+'
-    rb"(?:" + PARAMETER + rb")*+",
-    re.IGNORECASE,
-)  # fmt: skip
+
+
+def _disposition(quoted: bytes) -> re.Pattern[bytes]:
+    """Return what matches a Content-Disposition, with the name in one of two groups; `quoted` is within quotes.
+
+    Parameters follow the first word, of which the first `name` counts. What has another form of name (RFC 2231) has
+    none, as RFC 7578 says.
+    """
+    parameter = rb';(?:[^;="]*+=(?:[ \t]*+"' + quoted + rb'"[ \t]*+|[^";]*+)|[ \t]*+)'
+    return re.compile(
+        rb'[^;"]*+'
+        rb"(?:(?!;" + NAME + rb")" + parameter + rb")*+"
+        rb"(?:;" + NAME + rb'[ \t]*+(?:"(' + quoted + rb')"[ \t]*+|([^";]*+)))?+'
+        rb"(?:" + parameter + rb")*+",
+        re.IGNORECASE,
+    )
+
+
+# Some clients write a backslash before a quote that is part of a name; browsers write %22, and a backslash as it is.
+DISPOSITIONS = _disposition(rb'(?:[^"\\]|\\.)*+'), _disposition(rb'[^"]*+')
 
 
 def split_multipart(boundary: str, body: bytes, max_images: int) -> list[bytes]:
@@ -110,7 +120,7 @@ def _names_file(disposition: bytes) -> bool:
     """Whether a Content-Disposition has the name `file`. Raises MalformedRequest."""
     if disposition.startswith(USUAL_FILE):  # whatever is in the file's name: browsers leave a backslash as it is
         return True
-    matched = DISPOSITION.fullmatch(disposition)
+    matched = next(filter(None, (form.fullmatch(disposition) for form in DISPOSITIONS)), None)
     if matched is None:
         raise MalformedRequest("A part's Content-Disposition header cannot be read.")
     name = matched[1] if matched[1] is not None else matched[2]

@@ -123,12 +123,18 @@ def test_as_many_parts_as_there_may_be_are_split_and_no_more(before):
         b'form-data; filename*=UTF-8\'\'%C3%A4.png; filename="a\\".png"; name="file"',
         b"form-data; name=file; filename=my picture.png",
         b'form-data; name="file"; filename="a\\"',
+        b'form-data; filename="a\\"; name="file"',
         b'form-data; name="file"; filename="\xc3\xa4.png"',
         b"form-data;" + b" a=b;" * 1000 + b" name=file",
     ],
 )
 def test_a_file_is_told_by_its_name_however_that_is_written(disposition):
     assert split_multipart("b", form(named(disposition)), 1) == [b"x"]
+
+
+def test_a_name_may_end_in_a_backslash():
+    for name in (b"other\\", b"file\\", b"\\"):
+        assert split_multipart("b", form(named(b'form-data; name="%s"' % name), FILE), 1) == [b"x"]
 
 
 def read_by_email(disposition):
