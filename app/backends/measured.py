@@ -1,4 +1,4 @@
-"""Which of two ways to compute a batch is the quicker one, measured when an engine starts."""
+"""Whether two ways to compute a batch agree, and which is the quicker one, measured when an engine starts."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ class Candidate(Protocol):
 def batch_of(examples: NDArray[np.uint8], values: int, least: int) -> NDArray[np.uint8]:
     """Return examples, uint8 (n, 3, S, S), again and again: `values` numbers or so together, `least` images or more."""
     return np.resize(examples, (max(least, values // examples[0].size), *examples.shape[1:]))
+
+
+def difference(baseline: Candidate, candidate: Candidate, images: NDArray[np.uint8]) -> float:
+    """Return by how much their logits differ at most, of the largest one; NaN where one of them is."""
+    expected = baseline.logits(images)
+    return float(np.abs(candidate.logits(images) - expected).max() / np.abs(expected).max())
 
 
 def speedup(baseline: Candidate, candidate: Candidate, images: NDArray[np.uint8]) -> float:

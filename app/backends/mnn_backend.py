@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.backends.backend import Backend, RuntimeUnfit
-from app.backends.measured import batch_of, speedup
+from app.backends.measured import batch_of, difference, speedup
 from app.backends.mnn_network import Mnn, MnnModel
 from app.backends.openvino_backend import open_openvino
 from app.settings import Settings
@@ -110,8 +110,7 @@ class MnnBackend:
 def _compare(one: Backend, other: Mnn, images: NDArray[np.uint8]) -> None:
     """Raise ArithmeticError if the two disagree."""
     images = np.resize(images, (MNN_FROM + 1, *images.shape[1:]))
-    expected = one.logits(images)
-    worst = float(np.abs(other.logits(images) - expected).max() / np.abs(expected).max())
+    worst = difference(one, other, images)
     if not worst <= TOLERANCE:  # also catches NaN
         raise ArithmeticError(f"its logits differ from OpenVINO's by {worst:.0e} of the largest")
 

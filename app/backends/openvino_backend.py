@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from openvino import InferRequest, Model, Tensor
 
 from app.backends.backend import EngineOutOfMemory
-from app.backends.measured import Candidate
+from app.backends.measured import Candidate, difference
 from app.backends.quicker_way import QuickerWay
 from app.settings import Settings
 from model.checkpoint import Checkpoint
@@ -184,9 +184,8 @@ class OpenVinoBackend:
 def _agree(halves: Candidate, whole: Candidate, examples: NDArray[np.uint8]) -> bool:
     """Tell whether both give the same answers. Which of them is tested later, at the checkpoint's own, is chance."""
     images = np.resize(examples, (max(HALVES_FROM, len(examples)), *examples.shape[1:]))
-    expected = whole.logits(images)
-    difference = float(np.abs(halves.logits(images) - expected).max() / np.abs(expected).max())
-    if difference <= TOLERANCE:  # not where it is NaN
+    worst = difference(whole, halves, images)
+    if worst <= TOLERANCE:  # not where it is NaN
         return True
-    log.warning("batches are not halved: logits would differ by %.0e of the largest", difference)
+    log.warning("batches are not halved: logits would differ by %.0e of the largest", worst)
     return False

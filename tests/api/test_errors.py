@@ -5,13 +5,12 @@ import math
 import threading
 import time
 
-import httpx
 import pytest
 
 from app.backends.backend import EngineBroken
 from app.errors import UndecodableImage
 from app.http.parameters import Options
-from tests.api.asking import PICTURE, PNG, assert_problem, post
+from tests.api.asking import PICTURE, PNG, answer_to_the_end, assert_problem, post
 from tests.api.conftest import occupied, serving
 from tests.bombs import png_without_pixels
 from tests.conftest import encode, noise
@@ -72,13 +71,7 @@ async def send_half(client, half):
     reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\nauthorization: Bearer right\r\ncontent-type: image/png\r\n"
     writer.write(head + half)
-    raw = await reader.read()  # to the end: the service closes the connection
-    writer.close()
-    head, _, body = raw.partition(b"\r\n\r\n")
-    status, *headers = head.decode().split("\r\n")
-    return httpx.Response(
-        int(status.split()[1]), headers=[tuple(line.split(": ", 1)) for line in headers], content=body
-    )
+    return await answer_to_the_end(reader, writer)
 
 
 @pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)

@@ -3,10 +3,9 @@
 import asyncio
 import logging
 
-import httpx
 import pytest
 
-from tests.api.asking import assert_problem
+from tests.api.asking import answer_to_the_end, assert_problem
 from tests.api.conftest import serving
 
 pytestmark = pytest.mark.anyio
@@ -22,13 +21,7 @@ async def refused(client, *pieces):
     for piece in pieces:
         writer.write(piece)
         await client.get("/livez")
-    raw = await reader.read()  # to the end: the service closes the connection
-    writer.close()
-    head, _, body = raw.partition(b"\r\n\r\n")
-    status, *headers = head.decode().split("\r\n")
-    return httpx.Response(
-        int(status.split()[1]), headers=[tuple(line.split(": ", 1)) for line in headers], content=body
-    )
+    return await answer_to_the_end(reader, writer)
 
 
 @pytest.mark.parametrize(("line", "request_id"), IDS.values(), ids=IDS)

@@ -29,14 +29,20 @@ async def test_another_engine_takes_over_when_nothing_is_queued():
     assert (old.batches, new.batches) == ([3], [3])
 
 
+async def swap_within_a_request(batcher, old, new):
+    """Let a swap wait for the rest of a request that `old` is held in; return the request and the swap."""
+    old.hold()
+    begun = submit(batcher, pictures(6))
+    assert await asyncio.to_thread(old.entered.wait, 10)
+    swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
+    await asyncio.sleep(0)
+    return begun, swap
+
+
 async def test_a_split_request_is_finished_by_the_engine_that_began_it_and_the_next_one_waits_for_the_other():
     old, new = FakeEngine(), FakeEngine(shift=1)
     async with running(old) as batcher:
-        old.hold()
-        begun = submit(batcher, pictures(6))
-        assert await asyncio.to_thread(old.entered.wait, 10)
-        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
-        await asyncio.sleep(0)
+        begun, swap = await swap_within_a_request(batcher, old, new)
         next_one = submit(batcher, pictures(7, seed=1))
         old.release()
         first, second, _ = await asyncio.gather(begun, next_one, swap)
@@ -121,11 +127,7 @@ async def test_a_swap_that_is_given_up_as_the_loop_comes_to_it_is_not_made():
 async def test_batches_are_filled_again_once_a_swap_is_given_up():
     old, new = FakeEngine(), FakeEngine(shift=1)
     async with running(old) as batcher:
-        old.hold()
-        begun = submit(batcher, pictures(6))
-        assert await asyncio.to_thread(old.entered.wait, 10)
-        swap = asyncio.ensure_future(batcher.swap(new.run, NEXT))
-        await asyncio.sleep(0)
+        begun, swap = await swap_within_a_request(batcher, old, new)
         swap.cancel()
         await asyncio.wait({swap})
         next_one = submit(batcher, pictures(2, seed=1))
