@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.pages import with_part
 from benchmarks.peers import report
-from benchmarks.peers.contenders import is_ours, settings_note
+from benchmarks.peers.contenders import CONTENDERS, is_ours, settings_note
 from benchmarks.records import FOLDER, by_machine, cores_of, newest, of_version, path_of, read
 
 PAGE = FOLDER.parent / "README.md"
@@ -169,9 +169,9 @@ def _rates(one: dict[str, Any], name: str) -> str:
 def peers(engine: str) -> str:
     """Return requests/s of this service and its peers, with the `engine` that each of them had, on each machine."""
     records = by_machine(f"peers_{engine}.json")
-    titles = {
-        name: PEERS.get(name, one["contenders"][name]["title"]) for one in records.values() for name in one["medians"]
-    }
+    known = {name: one["contenders"][name]["title"] for one in records.values() for name in one["medians"]}
+    in_order = [contender.name for contender in CONTENDERS if contender.name in known]
+    titles = {name: PEERS.get(name, known[name]) for name in in_order}
     columns = {kind: {name: _requests(one, name) for name in one["medians"]} for kind, one in records.items()}
     notes = [
         f"- {kind}: {machine_of(one)}; medians of {len(one['rounds'])} rounds of {one['seconds']} s.{settings_note(one)}"
@@ -213,7 +213,8 @@ def beside_peers() -> str:
     quickest = max(others, key=lambda name: float(same["medians"][name]["clients_64"]["requests_per_s"]))
     ours, theirs = (same["medians"][name]["clients_64"] for name in ("ours", quickest))
     reached = 1 / theirs["ours_to_theirs_requests_per_s"]
-    return f"""On {machine_of(one)}, it answers {_listed(rates(["ours"]))} requests/s to {_listed(one["clients"])} clients;
+    int8 = f" ({_listed(rates(['ours_int8']))} in int8)" if "ours_int8" in one["medians"] else ""
+    return f"""On {machine_of(one)}, it answers {_listed(rates(["ours"]))} requests/s to {_listed(one["clients"])} clients{int8};
 with the same checkpoint in PyTorch, the best of {len(others)} other servers at each reaches {_listed(rates(others))}, and all need {min(map(memory, others)):.0f} MB of
 memory or more where this takes {memory("ours"):.0f} MB (`benchmarks/peers_eager.json`, `make bench-peers`). With this service's engine in each,
 the quickest of them at 64 clients, {same["contenders"][quickest]["title"]}, reaches {reached:.2f} times this service's rate in the median round
