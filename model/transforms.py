@@ -49,8 +49,16 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
     `mean` and `std` are float32 (3,) on the images' device.
     """
-    scale = (1 / (255 * std)).view(1, 3, 1, 1)
-    offset = (mean / std).view(1, 3, 1, 1)
+    return scale_and_shift(images, *scale_and_offset(mean, std))
+
+
+def scale_and_offset(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `scale_and_shift` takes, each float32 (1, 3, 1, 1), of float32 (3,) on the same device."""
+    return (1 / (255 * std)).view(1, 3, 1, 1), (mean / std).view(1, 3, 1, 1)
+
+
+def scale_and_shift(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """Normalise uint8 (N, 3, S, S) to float32: for who does so again and again, and has the two numbers ready."""
     return images.float() * scale - offset
 
 

@@ -1,6 +1,6 @@
 """The network in PyTorch, operation by operation.
 
-On a CPU where OpenVINO is not installed. On CUDA, what every faster way (cuda_backend.py) is compared with, and
+On a CPU where OpenVINO is not installed. On CUDA, what every faster way (cuda_proof.py) is compared with, and
 what is left if none of them works.
 """
 
@@ -21,7 +21,11 @@ from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint
 from model.device import is_out_of_memory
 from model.precision import has_fast_bfloat16
-from model.transforms import normalise
+from model.transforms import scale_and_offset, scale_and_shift
+
+# Beside a GPU the processor has next to nothing to compute. A host of eight GPUs has hundreds of cores, and each thread
+# takes memory, and one of the processes that a container may have.
+MAX_THREADS_BESIDE_A_GPU = 8
 
 
 def fast_float(device: str) -> str:
@@ -42,15 +46,16 @@ class TorchBackend:
         self.dtype = precision
         dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
         self._dtype = dtypes[precision]
-        torch.set_num_threads(threads)
+        torch.set_num_threads(min(threads, MAX_THREADS_BESIDE_A_GPU) if self._device.type == "cuda" else threads)
         if self._device.type == "cuda" and precision == "float32":
             # By default cuDNN rounds what it convolves to the ten bits of TF32, which are float16's. This switch is the
             # whole process', and stays.
             torch.backends.cudnn.allow_tf32 = False
         network = fold_batch_norm(source.network())
         self.network = network.to(self._device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.mean = torch.tensor(source.metadata.mean, device=self._device)
-        self.std = torch.tensor(source.metadata.std, device=self._device)
+        mean, std = (torch.tensor(of, device=self._device) for of in (source.metadata.mean, source.metadata.std))
+        # Once: in each batch, they would be five more kernels of a CUDA graph.
+        self._scale, self._offset = scale_and_offset(mean, std)
         self._has_worked = False
 
     @property
@@ -83,8 +88,8 @@ class TorchBackend:
 
     def logits_by(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """Map uint8 (N, 3, S, S) to float32 (N, classes), both on the device; `network` takes normalised images."""
-        inputs = normalise(images, self.mean, self.std).to(self._dtype, memory_format=torch.channels_last)
-        return network(inputs).float()
+        inputs = scale_and_shift(images, self._scale, self._offset)
+        return network(inputs.to(self._dtype, memory_format=torch.channels_last)).float()
 
     def release_setup_memory(self) -> None:
         """Nothing is left over."""

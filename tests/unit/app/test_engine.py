@@ -94,7 +94,7 @@ def test_folding_batch_norm_changes_nothing_but_rounding(source):
 
 def test_another_transform_fails_the_self_test(source):
     wrong = make(source)
-    wrong.backend.mean = torch.zeros(3)
+    wrong.backend._offset = torch.zeros(1, 3, 1, 1)
     with pytest.raises(SelfTestFailed, match="differ by"):
         wrong.self_test()
 

@@ -35,3 +35,5 @@ def test_nothing_is_copied_or_waited_for(build, stem, kernels, precision, watch,
     assert watch.copies == []
     assert watch.without_kernel() == []
     assert watch.convolved == {getattr(torch, precision)}
+    of_constants = {"aten::div.Tensor", "aten::reciprocal"}  # scale and offset are ready before: each is a kernel
+    assert not of_constants & watch.operations
