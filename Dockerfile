@@ -50,11 +50,14 @@ COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=sbom /build/sbom.cdx.json /srv/resnet/sbom.cdx.json
 COPY --from=weights /weights /srv/resnet/weights
 COPY --from=project /srv/resnet /srv/resnet
+# NumPy's OpenBLAS would start a thread a core in each process, for nothing: what is large torch or OpenVINO computes, in
+# threads of their own. On a host of hundreds of cores they would take memory, and what pids_limit allows.
 ENV PATH=/srv/resnet/bin:/opt/venv/bin:$PATH \
     PYTHONPATH=/srv/resnet \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
+    OPENBLAS_NUM_THREADS=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     RESNET_HOST=0.0.0.0 \
     RESNET_DRAIN_DELAY_S=3 \

@@ -49,6 +49,12 @@ def test_a_drain_of_the_usual_length_is_not_cut_short():
     assert grace_s > delay_s + settings.drain_timeout_s + MARGIN_S
 
 
+def test_a_host_of_256_cores_has_no_more_threads_than_the_container_may_have():
+    """Two a core for whole batches and for halves; and 64 HTTP processes of ten each."""
+    assert int(re.search(r"^    pids_limit: (\d+)", COMPOSE, re.M)[1]) >= 2 * 256 + 64 * 10
+    assert re.search(r"^    OPENBLAS_NUM_THREADS=1 ", DOCKERFILE, re.M)  # else a thread a core more in each process
+
+
 def test_a_start_that_takes_minutes_is_no_failure():
     """On a GPU, in each precision that "auto" may come to, by each of two ways to fill a lane."""
     searches_s = (1 + len(FINER)) * 2 * SEARCH_S
