@@ -95,9 +95,13 @@ bench: $(VENV)/.installed ## measure engine and service on this machine's CPU, u
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.readme_figures
 
-bench-cuda: $(VENV)/.installed ## measure the engine on this machine's GPU: benchmarks/engine_cuda.json
+# The engine takes the precision that "auto" comes to; the targets are for bfloat16. What is compiled takes half a minute
+# a size.
+ON_A_GPU = 'CUDA graphs bfloat16' 'eager bfloat16 channels-last' 'torch.compile bfloat16 reduce-overhead'
+
+bench-cuda: $(VENV)/.installed ## measure the engine on this machine's GPU, under ten minutes (ONLY=engine: nothing else): benchmarks/engine_cuda.json
 	mkdir -p $(RECORDS)
-	$(BIN)/resnet bench engine --device cuda --sizes 1,2,4,8,16,32,64,128,256,512,1024 --rounds 11 \
+	$(BIN)/resnet bench engine --device cuda --sizes 1,8,64,256,512,1024 --rounds 7 --only $(or $(ONLY),$(ON_A_GPU)) \
 		--json $(RECORDS)/engine_cuda.json
 
 bench-load: $(VENV)/.installed ## measure int8, random arrivals, large requests, and accuracy, which needs CIFAR-10 (DATA=): twenty minutes

@@ -14,6 +14,7 @@ from benchmarks.records import read
 
 ENGINE, SERVICE, INT8, OPEN_LOOP = "engine_cpu.json", "service_cpu.json", "service_cpu_int8.json", "open_loop.json"
 CUDA, LARGE, MEMORY = "engine_cuda.json", "large_requests.json", "memory.json"
+CUDA_BFLOAT16 = "CUDA graphs bfloat16"  # the contender of `resnet bench engine`
 JUDGED_GPUS = ("H100", "H200")  # the targets are for the first; the second has the same processor, and faster memory
 NULL, EAGER = "peers_null.json", "peers_eager.json"
 OVERLOAD, SLOW, FUZZ = "reliability/overload.json", "reliability/slow_clients.json", "reliability/fuzz.json"
@@ -98,6 +99,13 @@ def _of_the_ceiling(one: dict[str, Any]) -> float:
     return _rate(one, "engine", "32") / float(max(one["ceiling"]["images_per_s"].values()))
 
 
+def _in_bfloat16(one: dict[str, Any]) -> dict[str, Any]:
+    """Return what the engine reached on a GPU in bfloat16, for which the targets are; "auto" may have left it."""
+    name = "engine" if one["engine_is"] == CUDA_BFLOAT16 else CUDA_BFLOAT16
+    found: dict[str, Any] = one["contenders"][name]
+    return found
+
+
 def _of_the_engine(one: dict[str, Any]) -> float:
     return float(one["of_the_engine_64_clients_median"])
 
@@ -158,13 +166,11 @@ TARGETS: dict[str, list[Target]] = {
         Target(
             "images/s on one H100, best batch",
             CUDA,
-            lambda one: max(found["images_per_s"] for found in one["contenders"]["engine"].values()),
+            lambda one: max(found["images_per_s"] for found in _in_bfloat16(one).values()),
             150_000,
             form=",.0f",
         ),
-        Target(
-            "ms for a batch of one there", CUDA, lambda one: one["contenders"]["engine"]["1"]["p50_ms"], at_most=0.7
-        ),
+        Target("ms for a batch of one there", CUDA, lambda one: _in_bfloat16(one)["1"]["p50_ms"], at_most=0.7),
     ],
     "The service": [
         Target("64 clients, of the engine's rate", SERVICE, _of_the_engine, 0.9, form=".1%"),

@@ -272,6 +272,7 @@ def _summary(
 
 def _print(result: dict[str, Any]) -> None:
     sizes = list(result["contenders"]["engine"])
+    print(f"\nthe engine is {result['engine_is']}, its precision {result['precision']}")
     print(f"\n{'images/s at batch':<30}" + "".join(f"{size:>9}" for size in sizes))
     for name, by_size in result["contenders"].items():
         print(f"{name:<30}" + "".join(f"{by_size[size]['images_per_s']:>9.1f}" for size in sizes))

@@ -41,6 +41,7 @@ def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path,
     assert min(kept["ceiling"]["images_per_s"].values()) > 0  # with AMX float32 may count as imitated
     printed = capsys.readouterr().out
     assert "the engine reaches, of the higher one," in printed
+    assert f"the engine is {kept['engine_is']}, its precision auto" in printed, "which of them that came to"
     assert [kept["contenders"]["engine"][size]["calls"] for size in ("1", "3")] == [2 * 16, 2 * 5]
     assert "fewer than 100 calls is the slowest" in printed
 

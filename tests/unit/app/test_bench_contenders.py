@@ -1,5 +1,7 @@
 """What `resnet bench engine` compares: the names on a GPU, and that none of them stands for something else."""
 
+import re
+import shlex
 from functools import partial
 
 import numpy as np
@@ -12,7 +14,9 @@ from app.backends.cuda_backend import CudaBackend, open_cuda_backend
 from app.backends.torch_backend import TorchBackend
 from app.commands.bench_contenders import contenders
 from app.settings import SHIPPED_WEIGHTS, Settings
+from benchmarks.target_list import CUDA_BFLOAT16
 from model import checkpoint
+from tests.conftest import ROOT
 from tests.fake_cuda import FakeCuda
 
 
@@ -26,6 +30,18 @@ def test_on_a_gpu_eager_folded_compiled_and_graphs_are_compared(source):
     for way in ("eager", "folded", "torch.compile", "CUDA graphs"):
         assert any(name.startswith(way) for name in names), names
     assert not [name for name in contenders(source, Settings(threads=1), "cpu") if name.startswith("CUDA")]
+
+
+def test_what_make_bench_cuda_asks_for_is_there_and_what_the_targets_need_is_asked_for(source):
+    makefile = (ROOT / "Makefile").read_text()
+    names = shlex.split(re.search(r"^ON_A_GPU = (.+)$", makefile, re.M)[1])
+    assert set(names) < contenders(source, Settings(device="cuda", threads=1), "cuda").keys()
+    assert CUDA_BFLOAT16 in names
+    sizes, rounds = re.search(r"bench engine --device cuda --sizes (\S+) --rounds (\d+)", makefile).groups()
+    assert "1" in sizes.split(",")
+    assert int(rounds) >= 5
+    # Two minutes of turns of 0.4 s, with their pauses; the rest of ten is for what is compiled and searched.
+    assert (1 + len(names)) * len(sizes.split(",")) * int(rounds) * 0.4 <= 120
 
 
 def test_every_size_is_compiled_for_each_that_compiles(source, monkeypatch):

@@ -130,7 +130,7 @@ def test_one_request_lost_in_one_round_is_missed_and_so_is_a_deadline_not_kept(e
 )
 def test_targets_of_a_gpu_are_judged_by_that_gpu_alone_and_not_as_a_processors(evidence, monkeypatch, gpu, verdict):
     engine = {"1": {"images_per_s": 2000.0, "p50_ms": 0.5}, "512": {"images_per_s": 160_000.0, "p50_ms": 3.2}}
-    evidence(targets.CUDA, gpu=gpu, contenders={"engine": engine})
+    evidence(targets.CUDA, gpu=gpu, engine_is="CUDA graphs bfloat16", contenders={"engine": engine})
     monkeypatch.setattr(targets, "TARGETS", {targets.ON_A_GPU: targets.TARGETS[targets.ON_A_GPU], "Else": [LEAST]})
     page, verdicts = targets.page()
     assert verdicts == [verdict, verdict, Verdict.NOT_MEASURED]
@@ -141,6 +141,23 @@ def test_targets_of_a_gpu_are_judged_by_that_gpu_alone_and_not_as_a_processors(e
     assert "- first: nothing measured\n- second: nothing measured\n" in page, "no record of these processors"
     assert f"- GPU: {gpu} beside 2 cores of an P (i, j), 2000-01-05" in page
     assert ("the targets are for another one" in page) != judged
+
+
+@pytest.mark.parametrize(
+    ("engine_is", "others", "verdicts"),
+    [
+        ("bfloat16", ["CUDA graphs bfloat16"], [Verdict.MISSED] * 2),  # the engine's own figures
+        ("float16", ["CUDA graphs bfloat16"], [Verdict.MET] * 2),
+        ("float32", [], [Verdict.NOT_MEASURED] * 2),
+    ],
+)
+def test_targets_of_a_gpu_are_for_bfloat16_whatever_auto_came_to(evidence, tmp_path, engine_is, others, verdicts):
+    slow = {"1": {"images_per_s": 100.0, "p50_ms": 9.0}}
+    quick = {"1": {"images_per_s": 2000.0, "p50_ms": 0.5}, "512": {"images_per_s": 160_000.0, "p50_ms": 3.2}}
+    contenders = {"engine": slow, **dict.fromkeys(others, quick)}
+    evidence(targets.CUDA, gpu="NVIDIA H100", engine_is=f"CUDA graphs {engine_is}", contenders=contenders)
+    whats = [target.what for target in targets.TARGETS[targets.ON_A_GPU]]
+    assert [judged(what, tmp_path) for what in whats] == verdicts
 
 
 def test_the_page_is_that_of_the_files():
