@@ -37,6 +37,7 @@ class Stream:
 
 class Event:
     def __init__(self, blocking=False):
+        self.blocking = blocking
         self.stream, self.left = None, 0
 
     def record(self, stream):

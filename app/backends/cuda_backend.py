@@ -1,17 +1,18 @@
 """The network on CUDA as fast as it is known to be right: by graphs over two lanes, or operation by operation.
 
 images -> pieces (lanes.py) -> lanes with CUDA graphs (cuda_lane.py) -> logits. There is more than one way to
-fill a lane, the fastest first. None is trusted: before a size is used in a lane it must reproduce there, on pictures,
-the logits of the eager network (torch_backend.py). A way that raises or differs is left for good, with a warning,
-for the next one, and the last one for the eager network.
+fill a lane. None is trusted before it is proven (cuda_proof.py), and of those that are, the quickest is measured. A way
+that raises or differs is left for good, with a warning, for the next one, and the last one for the eager network.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,14 @@ from torch import Tensor
 from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.backends.cuda_lane import CudaLane, CudnnSearch
-from app.backends.lanes import Lane, Lanes, Piece
+from app.backends.cuda_proof import ExecutionMode, ProvenLanes, distinct
+from app.backends.lanes import Lane
 from app.backends.torch_backend import TorchBackend, torch_errors_classified
 from app.memory import clear_error_frames
 from model.checkpoint import Checkpoint
 from model.device import is_out_of_memory
 from model.fused_convolutions import CudnnKernels, FusedNetwork, Kernels, PlainKernels
+from model.timing import best_times
 
 log = logging.getLogger(__name__)
 
@@ -36,32 +39,20 @@ log = logging.getLogger(__name__)
 # of the 20 sizes that batches of up to 1024 are padded to, the first lane meets 16 and the second one 2 (128 and 256).
 # What they cost in device memory is by calculation, not measured: an activation of the first stage takes 32 MiB (256
 # images of 32 x 32, 64 channels, bfloat16; float32 twice that), of which a few live at once, in each lane. Graphs of a
-# lane share that memory, but recorded in increasing sizes they may take twice what the largest needs: blocks of a
-# smaller one are of no use to it. One buffer of zeros of the same size is shared by all.
+# lane share that memory, and the largest is recorded first, whose blocks serve the smaller ones. One buffer of zeros of
+# the same size is shared by all.
 PIECE = 256
 LANES = 2
 
-# How far logits may be from the eager network's, as a share of the largest of those. With an earlier checkpoint, and a
-# GPU's rounding simulated on a CPU, fusing moved them by 0.6 % in bfloat16 (256 pictures; 0.7 % on noise). Leaving out
-# the head's bias moves them by 4 %, that of any convolution by 29 % and more; two pictures that change places, by 14 %
-# and more.
-TOLERANCES = {"bfloat16": 0.03, "float16": 0.01, "float32": 0.01}
-
-
-class Differs(Exception):
-    """A faster way computes something else; the message says how far off."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutionMode:
-    """One way to compute on CUDA, and what opens its lanes."""
-
-    name: str
-    open: Callable[[], Sequence[Lane]]
+# How often modes are timed against each other, in turns, if that does not take too long. By the clock on the wall: the
+# processor only waits.
+TIMES = 20
+BUDGET_S = 2.0
+CLOCKS = (time.perf_counter,)
 
 
 class CudaBackend:
-    """The fastest of `modes` that holds what it promises, or `eager`. For one thread at a time.
+    """The quickest of `modes` that holds what it promises, or `eager`. For one thread at a time.
 
     `examples`, uint8 (n, 3, S, S), are what they are compared on, `sizes` what pieces are padded to.
     """
@@ -75,12 +66,9 @@ class CudaBackend:
         self.eager = eager
         self.device = eager.device
         self.dtype = eager.dtype
-        self._modes = list(modes)
         self._examples = examples
-        self._sizes = sizes
-        self._lanes: Lanes | None = None
-        self._proven: set[tuple[int, int]] = set()
-        self._last_tried = 0
+        self._modes = [ProvenLanes(mode, eager, examples, sizes) for mode in modes]
+        self._is_chosen = False
 
     @property
     def tuning(self) -> dict[str, Any]:
@@ -90,7 +78,7 @@ class CudaBackend:
     @property
     def mode(self) -> str:
         """The name of the mode in use, or "eager"."""
-        return self._modes[0].name if self._modes else "eager"
+        return self._modes[0].mode.name if self._modes else "eager"
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken.
@@ -100,79 +88,101 @@ class CudaBackend:
         """
         with torch_errors_classified(torch.device(self.device)):
             self.eager.enter()
-            lanes = self._prepared(len(images))
-            return lanes.run(images) if lanes is not None else self.eager.logits(images)
+            if not self._is_chosen:
+                self._is_chosen = True
+                self._choose()
+            while self._modes:
+                lanes = self._modes[0]
+                if self._succeeds(lanes, partial(lanes.prove, len(images))):
+                    return lanes.run(images)
+            return self.eager.logits(images)
 
-    def _prepared(self, count: int) -> Lanes | None:
-        """Return lanes that are proven for `count` images, or None if no way is left but the eager one."""
-        while self._modes:
-            try:
-                if self._lanes is None:
-                    self._lanes = Lanes(self._modes[0].open(), self._sizes)
-                for piece in self._lanes.pieces(count):
-                    if (piece.lane, piece.size) not in self._proven:
-                        self._prove(self._lanes.lanes[piece.lane], piece)
-                return self._lanes
-            except (EngineBroken, EngineOutOfMemory):
-                raise  # of the eager network
-            except Exception as error:
-                # Too little memory says nothing against a way: a smaller batch may do, or the reload is refused.
-                if is_out_of_memory(error):
-                    raise
-                if is_out_of_memory(error, has_worked=bool(self._proven)):
-                    self._require_memory(error)
-                self._give_up(error)
-        return None
+    def _choose(self) -> None:
+        """Prove the largest pieces of every mode, before any smaller one, and put the quickest mode first.
 
-    def _require_memory(self, error: Exception) -> None:
-        """Raise EngineOutOfMemory if the eager network cannot compute as many images as were tried last.
+        The largest first: throughput depends on them, and cuDNN's search may take all of its time for a size. Those of
+        every mode are prepared before the eager network computes as many: cuDNN does not search for what it has seen.
+        Where memory is too small for all of that, the first mode stays, and a smaller batch may do.
+        """
+        try:
+            for lanes in [*self._modes]:
+                self._succeeds(lanes, lanes.prepare_largest)
+            for lanes in [*self._modes]:
+                self._succeeds(lanes, lanes.prove_largest)
+            if len(self._modes) > 1:
+                self._put_quickest_first()
+        except (EngineOutOfMemory, RuntimeError) as error:
+            if not (isinstance(error, EngineOutOfMemory) or is_out_of_memory(error)):
+                raise
+            clear_error_frames(error)
+            log.info("too little memory to measure which way is the quickest: going on with %s", self.mode)
+        for lanes in self._modes[1:]:
+            self._close(lanes)
+        torch.cuda.empty_cache()  # what closed graphs had is of no use to others before
 
-        cuDNN has found nothing for them in a way that has computed other sizes. It may have lacked memory, or have
-        nothing for that size; what it says is the same.
+    def _put_quickest_first(self) -> None:
+        """Time the modes with a batch that keeps every lane busy."""
+        pieces = self._modes[0].opened().largest()
+        images = distinct(self._examples, sum(piece.size for piece in pieces))
+        runs = {lanes.mode.name: partial(lanes.run, images) for lanes in self._modes}
+        best = best_times(runs, TIMES, CLOCKS, BUDGET_S)
+        self._modes.sort(key=lambda lanes: best[lanes.mode.name])
+        times = ", ".join(f"{1e3 * seconds:.2f} ms by {name}" for name, [seconds] in best.items())
+        log.info("a batch of %d images takes %s: going on with %s", len(images), times, self.mode)
+
+    def _succeeds(self, lanes: ProvenLanes, step: Callable[[], object]) -> bool:
+        """Do a step with the lanes of a mode; if it fails by that mode's fault, leave the mode and return False."""
+        try:
+            step()
+        except (EngineBroken, EngineOutOfMemory):
+            raise  # of the eager network
+        except Exception as error:
+            # Too little memory says nothing against a way: a smaller batch may do, or the reload is refused.
+            if is_out_of_memory(error):
+                raise
+            if is_out_of_memory(error, has_worked=True) and lanes.computes_anything():
+                self._require_memory(error, lanes.tried_size)
+            self._leave(lanes, error)
+            return False
+        return True
+
+    def _require_memory(self, error: Exception, count: int) -> None:
+        """Raise EngineOutOfMemory if the eager network cannot compute so many images, as were tried last.
+
+        cuDNN has found nothing for them in a way that computes other sizes. It may have lacked memory, or have nothing
+        for that size; what it says is the same. Of the eager network, too, it says something only once that has worked.
         """
         clear_error_frames(error)
-        self.eager.logits(distinct(self._examples, self._last_tried))
+        for images in (self._examples[:1], distinct(self._examples, count)):
+            self.eager.logits(images)
 
-    def _prove(self, lane: Lane, piece: Piece) -> None:
-        """Compare a lane with the eager network at one size. Raises Differs, or whatever the lane raises."""
-        self._last_tried = piece.size
-        images = distinct(self._examples, piece.size)
-        lane.prepare(piece.size)  # before eager's convolutions of that size: cuDNN does not search for what it has seen
-        expected = self.eager.logits(images)
-        lane.start(images, piece.size)
-        worst = float(np.abs(lane.finish() - expected).max() / np.abs(expected).max())
-        if not worst <= TOLERANCES[self.dtype]:  # also catches NaN
-            raise Differs(f"logits of {piece.size} images are {worst:.1%} off")
-        if not self._proven:
-            log.info("computing by %s: within %.2f %% of the eager network's logits", self.mode, 100 * worst)
-        self._proven.add((piece.lane, piece.size))
-
-    def _give_up(self, reason: Exception) -> None:
-        """Leave the way in use for the next one."""
-        name = self._modes.pop(0).name
+    def _leave(self, lanes: ProvenLanes, reason: Exception) -> None:
+        """Leave a mode for good."""
+        self._modes.remove(lanes)
         clear_error_frames(reason)
-        self._release_lanes()
-        lines = str(reason).splitlines() or [""]
+        self._close(lanes)
+        name, lines = lanes.mode.name, str(reason).splitlines() or [""]
         log.warning("%s does not work here, going on with %s: %s: %s", name, self.mode, type(reason).__name__, lines[0])
 
-    def _release_lanes(self) -> None:
-        lanes, self._lanes = self._lanes, None
-        self._proven.clear()
-        if lanes is not None:
-            with _failure_told("the lanes"):  # the eager network will meet it, too
-                lanes.close()
+    def _close(self, lanes: ProvenLanes) -> None:
+        with _failure_told("the lanes"):  # the eager network will meet it, too
+            lanes.close()
 
     def release_setup_memory(self) -> None:
-        """Give back the memory that cuDNN's search has worked in, which torch keeps otherwise."""
+        """Give back the memory that cuDNN's search has worked in, which torch keeps otherwise; tell of the search."""
+        for lanes in self._modes:
+            if lanes.mode.search is not None:
+                log.info("%s: %s", lanes.mode.name, lanes.mode.search.summary())
         torch.cuda.empty_cache()
 
     def close(self) -> None:
         """Give graphs, buffers and weights back to the device."""
-        self._modes.clear()
         with _failure_told("the network"):
             self.eager.enter()
-            self._release_lanes()
+            for lanes in self._modes:
+                self._close(lanes)
             self.eager.close()
+        self._modes.clear()
 
 
 @contextmanager
@@ -184,45 +194,41 @@ def _failure_told(of: str) -> Iterator[None]:
         log.warning("what %s took may be lost: %s", of, str(error).partition("\n")[0])
 
 
-def distinct(examples: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """Return so many pictures that no two of them are alike: the examples, and again, shifted to the side and down."""
-    times, width = -(-count // len(examples)), examples.shape[-1]
-    shifted = [np.roll(examples, divmod(shift, width), axis=(-2, -1)) for shift in range(times)]
-    return np.concatenate(shifted)[:count]
+def open_cuda_backend(
+    source: Checkpoint, device: str, precision: str, threads: int, most: int | None = None
+) -> CudaBackend:
+    """Put a checkpoint's network on a CUDA device, for batches of at most `most` images if that is given.
 
-
-def open_cuda_backend(source: Checkpoint, device: str, precision: str, threads: int) -> CudaBackend:
-    """Put a checkpoint's network on a CUDA device.
-
-    Raises what torch raises where there is none, EngineOutOfMemory and EngineBroken.
+    Larger ones are computed, too, in more pieces. Raises what torch raises where there is none, EngineOutOfMemory and
+    EngineBroken.
     """
     with torch_errors_classified(torch.device(device)):
         eager = TorchBackend(source, device, precision, threads)
     metadata = source.metadata
+    most = most or LANES * PIECE
+    piece, count = min(PIECE, most), min(LANES, math.ceil(most / PIECE))
 
-    def lanes_with(kernels: type[Kernels]) -> Callable[[], Sequence[Lane]]:
+    def mode(name: str, kernels: type[Kernels]) -> ExecutionMode:
+        search = CudnnSearch()
+
         def open_lanes() -> Sequence[Lane]:
             network = FusedNetwork(eager.network, kernels())
 
             def forward(images: Tensor) -> Tensor:
                 return eager.logits_by(network, images)
 
-            search = CudnnSearch()
             place, size, classes = torch.device(device), metadata.input_size, len(metadata.classes)
             lanes: list[CudaLane] = []
             try:
-                for _ in range(LANES):
-                    lanes.append(CudaLane(forward, place, PIECE, size, classes, search=search))
+                for _ in range(count):
+                    lanes.append(CudaLane(forward, place, piece, size, classes, search=search))
             except BaseException:
                 for lane in lanes:
                     lane.close()
                 raise
             return lanes
 
-        return open_lanes
+        return ExecutionMode(name, open_lanes, search)
 
-    modes = [
-        ExecutionMode("CUDA graphs with fused convolutions", lanes_with(CudnnKernels)),
-        ExecutionMode("CUDA graphs", lanes_with(PlainKernels)),
-    ]
-    return CudaBackend(eager, modes, source.self_test_images.numpy(), ladder(PIECE, LADDER_STEPS["cuda"]))
+    modes = [mode("CUDA graphs with fused convolutions", CudnnKernels), mode("CUDA graphs", PlainKernels)]
+    return CudaBackend(eager, modes, source.self_test_images.numpy(), ladder(piece, LADDER_STEPS["cuda"]))

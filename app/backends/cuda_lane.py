@@ -30,6 +30,11 @@ WARM_UP_RUNS = 3
 # Of cuDNN's search, for all sizes and lanes of one way: a start should take a minute or two, whatever is found.
 SEARCH_S = 60.0
 
+# For batches of up to so many images the thread asks all the time whether the device is done, without the interpreter's
+# lock; for larger ones it sleeps, since the cores are for decoding. Waking up takes some 20 to 60 us, which is a part
+# that shows of the half a millisecond of a picture that comes alone.
+ASKED_SIZE = 8
+
 # Streams that closed lanes have left, by device. torch hands out 32 of them in turn, for ever: after some reloads a new
 # lane would record on the stream that the serving engine launches its work on.
 _idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
@@ -53,24 +58,35 @@ class CudnnSearch:
     recording: it waits for the device, and would begin anew if what it found did not get its memory there. It is a
     switch of the whole process, but what serves meanwhile only launches graphs.
 
-    cuDNN may compile each of what it tries, a second or more for one: after `budget_s` seconds it guesses, from the
-    next shape on.
+    cuDNN may compile each of what it tries, a second or more for one: after `budget_s` seconds, SEARCH_S unless given,
+    it guesses, from the next shape on.
     """
 
-    def __init__(self, budget_s: float = SEARCH_S) -> None:
-        self._left_s = budget_s
+    def __init__(self, budget_s: float | None = None) -> None:
+        self._left_s = SEARCH_S if budget_s is None else budget_s
+        self._spent_s = 0.0
+        self._to_the_end: list[int] = []
+        self._cut_short: list[int] = []
 
     @contextmanager
-    def on(self) -> Iterator[None]:
-        """Search while there are seconds left."""
+    def on(self, size: int) -> Iterator[None]:
+        """Search for batches of `size` images while there are seconds left."""
         began, before_s = time.perf_counter(), self._left_s
         try:
             with cudnn_switched("benchmark", before_s > 0), _search_ended_after(before_s):
                 yield
         finally:
-            self._left_s -= time.perf_counter() - began
-        if self._left_s <= 0 < before_s:
-            log.info("cuDNN's search for the quickest kernels has taken its time; other sizes get what it guesses")
+            spent_s = time.perf_counter() - began
+            self._left_s -= spent_s
+            self._spent_s += spent_s if before_s > 0 else 0.0
+        if size not in self._to_the_end + self._cut_short:  # else another lane has it, and this one took what was found
+            (self._to_the_end if self._left_s > 0 else self._cut_short).append(size)
+
+    def summary(self) -> str:
+        """Say how long it took, and for batches of how many images it came to its end."""
+        ended = ", ".join(map(str, self._to_the_end)) or "none"
+        guessed = f", guesses for {', '.join(map(str, self._cut_short))}" if self._cut_short else ""
+        return f"{self._spent_s:.1f} s of search, to its end for batches of {ended}{guessed}"
 
     @staticmethod
     def off() -> AbstractContextManager[None]:
@@ -122,8 +138,9 @@ class CudaLane:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._count = 0
         self._failed = False
-        # Sleeping until the device is done rather than asking all the time: the cores are for decoding.
-        self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self._sleeping = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self._asking = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._done = self._sleeping
         self._stream = take_stream(device)
 
     @torch.inference_mode()
@@ -139,7 +156,7 @@ class CudaLane:
         # A stream that was set again here: torch.cuda.graph leaves its own set when a recording fails.
         with torch.cuda.stream(self._stream):
             images.zero_()  # so that logits of these images cannot pass for those of others
-            with self._search.on():
+            with self._search.on(size):
                 for _ in range(WARM_UP_RUNS):
                     logits.copy_(self._forward(images))
             self._stream.synchronize()
@@ -185,6 +202,7 @@ class CudaLane:
     def start(self, images: NDArray[np.uint8], size: int) -> None:
         """Copy uint8 (n, 3, S, S) into pinned memory and put the rest on the stream; see Lane."""
         self._count = count = len(images)
+        self._done = self._asking if size <= ASKED_SIZE else self._sleeping
         self._sent.numpy()[:count] = images
         with torch.cuda.stream(self._stream):
             self._images[:count].copy_(self._sent[:count], non_blocking=True)

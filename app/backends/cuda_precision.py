@@ -10,7 +10,8 @@ import logging
 
 from app.backends.agreement import BOUND, spread
 from app.backends.batch_sizes import LADDER_STEPS, ladder
-from app.backends.cuda_backend import PIECE, CudaBackend, distinct, open_cuda_backend
+from app.backends.cuda_backend import PIECE, CudaBackend, open_cuda_backend
+from app.backends.cuda_proof import distinct
 from app.memory import clear_error_frames
 from app.settings import Settings
 from model.checkpoint import Checkpoint
@@ -19,7 +20,7 @@ from model.cores import available_cores
 log = logging.getLogger(__name__)
 
 # What "auto" takes in place of a precision whose answers move too much with the size of a batch. float16 is as fast as
-# bfloat16 and rounds to an eighth of it; its smaller range is checked when a size is proven (cuda_backend.py).
+# bfloat16 and rounds to an eighth of it; its smaller range is checked when a size is proven (cuda_proof.py).
 FINER = {"bfloat16": "float16", "float16": "float32"}
 
 # So many pictures are compared in batches of each size: the worst of a few says little of the worst of all. They are
@@ -32,8 +33,9 @@ def open_on_cuda(source: Checkpoint, settings: Settings, device: str, precision:
 
     Warns of each that does not do. Raises EngineOutOfMemory, EngineBroken, and what torch raises.
     """
+    most = max(settings.batch_sizes or (settings.max_queue_images,))
     while True:
-        backend = open_cuda_backend(source, device, precision, settings.threads or available_cores())
+        backend = open_cuda_backend(source, device, precision, settings.threads or available_cores(), most)
         try:
             off = _spread(source, settings, backend)
         except BaseException as error:

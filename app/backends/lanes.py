@@ -19,7 +19,7 @@ class Lane(Protocol):
     """A place for one piece at a time: its own buffers, and whatever computes from one of them into the other."""
 
     def prepare(self, size: int) -> None:
-        """Get ready for pieces padded to `size`; once for each size, and as slow as it must be."""
+        """Get ready for pieces padded to `size`, as slow as it must be; at once if it is."""
 
     def start(self, images: NDArray[np.uint8], size: int) -> None:
         """Begin with uint8 (n, 3, S, S), 1 <= n <= size, and return before it is done.
@@ -50,6 +50,10 @@ class Lanes:
     def __init__(self, lanes: Sequence[Lane], sizes: tuple[int, ...]) -> None:
         self.lanes = lanes
         self.sizes = sizes
+
+    def largest(self) -> list[Piece]:
+        """Return a piece of the largest size for every lane."""
+        return self.pieces(len(self.lanes) * self.sizes[-1])
 
     def pieces(self, count: int) -> list[Piece]:
         """Cut a batch of `count` images: pieces of the largest size, and what is left in the smallest that holds it."""

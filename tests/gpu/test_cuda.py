@@ -9,16 +9,9 @@ import torch
 from app.backends.agreement import BOUND
 from app.backends.backend import EngineOutOfMemory
 from app.backends.batch_sizes import LADDER_STEPS, ladder
-from app.backends.cuda_backend import (
-    LANES,
-    PIECE,
-    TOLERANCES,
-    CudaBackend,
-    ExecutionMode,
-    distinct,
-    open_cuda_backend,
-)
+from app.backends.cuda_backend import LANES, PIECE, CudaBackend, open_cuda_backend
 from app.backends.cuda_lane import CudaLane
+from app.backends.cuda_proof import TOLERANCES, ExecutionMode, distinct
 from app.engine import MAX_BATCH_BY_DEVICE, load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
@@ -63,20 +56,25 @@ def test_graphs_give_the_eager_logits(backend, pictures, count):
     require_same(backend, pictures[:count])
 
 
-def test_the_fused_convolutions_are_in_use(backend, pictures):
+def test_the_fused_convolutions_work_whether_or_not_they_are_the_quickest(backend, pictures):
     if backend.dtype == "float32":
         pytest.skip("cuDNN need not have them for float32 without TF32")
     backend.logits(pictures[:PIECE])
-    assert backend.mode == "CUDA graphs with fused convolutions"  # otherwise all is right, and slower than it need be
+    names = {lanes.mode.name for lanes in backend._modes}
+    assert "CUDA graphs with fused convolutions" in names  # otherwise all is right, and slower than it may be
 
 
 def test_every_lane_has_its_share(backend, pictures, monkeypatch):
     backend.logits(pictures)
     started = []
-    for number, lane in enumerate(backend._lanes.lanes):
+    for number, lane in enumerate(lanes_of(backend)):
         monkeypatch.setattr(lane, "start", counting(lane.start, number, started))
     backend.logits(pictures)
     assert started == [number % LANES for number in range(-(-MANY // PIECE))]
+
+
+def lanes_of(backend):
+    return backend._modes[0].opened().lanes
 
 
 def counting(start, number, started):
@@ -136,12 +134,12 @@ def test_one_is_recorded_while_another_one_serves(source, pictures):
 def test_an_engine_measures_its_sizes_and_has_recorded_them_all_by_then(source, pictures):
     engine = load_engine(Settings(device=DEVICE))
     assert 1 <= engine.batch_sizes[-1] <= MAX_BATCH_BY_DEVICE["cuda"]
-    proven = set(engine.backend._proven)
+    proven = engine.backend._modes[0].proven
     for count in range(1, min(engine.batch_sizes[-1], MANY) + 1, 7):
         probabilities = engine.run(pictures[:count])
         assert probabilities.shape == (count, len(source.metadata.classes))
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-4)
-    assert engine.backend._proven == proven
+    assert engine.backend._modes[0].proven == proven
     engine.self_test()
     engine.close()
 
@@ -178,12 +176,12 @@ def test_a_serving_lane_has_its_stream_alone_after_many_reloads(source):
     live = open_cuda_backend(source, DEVICE, "float32", 1)
     images = source.self_test_images.numpy()[:1]
     live.logits(images)
-    streams = {lane._stream for lane in live._lanes.lanes}
+    streams = {lane._stream for lane in lanes_of(live)}
     assert len(streams) == LANES
     for _ in range(20):  # two streams each: more than torch has
         passing = open_cuda_backend(source, DEVICE, "float32", 1)
         passing.logits(images)
-        assert not streams & {lane._stream for lane in passing._lanes.lanes}
+        assert not streams & {lane._stream for lane in lanes_of(passing)}
         passing.close()
     live.close()
 
@@ -201,15 +199,16 @@ def open_lanes_with(forward, source):
 def test_too_little_memory_is_told_and_leaves_the_way_open(source, pictures):
     backend = open_cuda_backend(source, DEVICE, "float32", 1)
     backend.logits(pictures[:1])
+    count = 3 * PIECE // 4  # not recorded yet, as the largest is
     torch.cuda.empty_cache()
     allow_no_more_memory()
     try:
         with pytest.raises(EngineOutOfMemory):
-            backend.logits(pictures[:PIECE])
+            backend.logits(pictures[:count])
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert backend.mode != "eager"
-    require_same(backend, pictures[:PIECE])
+    require_same(backend, pictures[:count])
     backend.close()
 
 
@@ -232,10 +231,11 @@ def test_too_little_memory_in_the_midst_of_a_recording_is_told_and_leaves_the_wa
             backend.logits(pictures[:PIECE])
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert recorded == [PIECE]  # what was warmed up before has fitted
+    failed = len(recorded)
+    assert set(recorded) == {PIECE}  # what was warmed up before has fitted
     require_same(backend, pictures[:PIECE])
     assert backend.mode == "scarce"
-    assert recorded == [PIECE] * 2
+    assert recorded == [PIECE] * (failed + 1)
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     backend.close()
 
@@ -248,7 +248,7 @@ def test_what_cannot_be_recorded_leaves_a_device_that_works(source, pictures, ca
         logits = good.eager.logits_by(network, images)
         return logits + 0 * logits.sum().item()  # the host waits for the device, which no recording allows
 
-    ways = [ExecutionMode("waiting", lambda: open_lanes_with(waiting, source)), *good._modes]
+    ways = [ExecutionMode("waiting", lambda: open_lanes_with(waiting, source)), *(lanes.mode for lanes in good._modes)]
     backend = CudaBackend(good.eager, ways, source.self_test_images.numpy(), SIZES)
     require_same(backend, pictures[:300])
     assert backend.mode != "waiting"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from app.backends.cuda_backend import PIECE, TOLERANCES, distinct, open_cuda_backend
+from app.backends.cuda_backend import PIECE, open_cuda_backend
+from app.backends.cuda_proof import TOLERANCES, distinct
 from app.engine import load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint

@@ -143,12 +143,12 @@ def test_cuda_gets_the_backend_for_it(source, device, monkeypatch):
 
     def opening(*arguments):
         opened.append(arguments)
-        return TorchBackend(source, "cpu", *arguments[2:])
+        return TorchBackend(source, "cpu", *arguments[2:4])
 
     monkeypatch.setattr(cuda_precision, "open_cuda_backend", opening)
     monkeypatch.setattr(cuda_device, "require_gpu", lambda _device: None)
     open_backend(source, Settings(device=device, precision="float32", threads=1, batch_sizes=(1,)))
-    assert opened == [(source, device, "float32", 1)]
+    assert opened == [(source, device, "float32", 1, 1)]
 
 
 @pytest.mark.parametrize(("fast", "found"), [(True, "bfloat16"), (False, "float32")])

@@ -4,9 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from app.backends.cuda_backend import distinct
+from app.backends import cuda_backend
+from app.backends.cuda_backend import CudaBackend
+from app.backends.cuda_lane import CudnnSearch
+from app.backends.cuda_proof import ExecutionMode, distinct
 from tests.conftest import warnings_of
-from tests.pretended_lanes import EXAMPLES, PretendedLane, images, logits_of, make
+from tests.pretended_lanes import EXAMPLES, SIZES, PretendedEager, PretendedLane, images, logits_of, make
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Seconds, in a list of one, that pass only where a test says so; of two ways the first one stays."""
+    clock = [0.0]
+    monkeypatch.setattr(cuda_backend, "CLOCKS", (lambda: clock[0],))
+    return clock
 
 
 def test_each_size_is_proven_once_in_each_lane_before_anything_is_computed_there():
@@ -20,12 +31,42 @@ def test_each_size_is_proven_once_in_each_lane_before_anything_is_computed_there
     assert backend.mode == "way 0"
 
 
-def test_cudnn_searches_for_a_lane_before_eager_has_settled_on_its_guess():
-    lane = PretendedLane()
-    backend = make([lane])
-    lane.prepare = lambda _size: backend.eager.batches.append("prepare")
+def test_cudnn_searches_for_every_way_before_eager_has_settled_on_its_guess():
+    lanes = [PretendedLane(), PretendedLane()]
+    backend = make([lanes[0]], [lanes[1]])
+    for number, lane in enumerate(lanes):
+        lane.prepare = lambda size, number=number: backend.eager.batches.append((number, size))
     backend.logits(images(1))
-    assert backend.eager.batches == ["prepare", 1]
+    assert [*dict.fromkeys(backend.eager.batches)] == [(0, 4), (1, 4), 4, (0, 1), 1]
+
+
+def test_the_largest_piece_comes_first_in_every_lane_whatever_is_asked_for():
+    """Its search must not wait for those of smaller ones, and its memory serves them."""
+    lanes = [PretendedLane(), PretendedLane()]
+    make(lanes).logits(images(1))
+    assert lanes[0].told == [("prepare", 4), ("start", 4, 4), ("prepare", 1), ("start", 1, 1), ("start", 1, 1)]
+    assert lanes[1].told == [("prepare", 4), ("start", 4, 4)]
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [((3, 2), "way 1"), ((2, 3), "way 0"), ((2, 2), "way 0")])
+def test_of_the_ways_that_work_the_quicker_one_is_measured_and_the_other_one_closed(clock, caplog, seconds, chosen):
+    def taking(one):
+        def answers(images):
+            clock[0] += one / 1024
+            return logits_of(images)
+
+        return answers
+
+    ways = [[PretendedLane(taking(one)), PretendedLane(taking(one))] for one in seconds]
+    backend = make(*ways)
+    with caplog.at_level("INFO"):
+        np.testing.assert_array_equal(backend.logits(images(3)), logits_of(images(3)))
+    assert backend.mode == chosen
+    assert [lane.closed for way in ways for lane in way] == [f"way {number}" != chosen for number in (0, 0, 1, 1)]
+    first, second = (1000 * 2 * one / 1024 for one in seconds)  # a piece in each of two lanes
+    told = f"a batch of 8 images takes {first:.2f} ms by way 0, {second:.2f} ms by way 1: going on with {chosen}"
+    assert told in caplog.messages
+    assert not warnings_of(caplog)
 
 
 def test_the_next_checkpoint_may_need_a_finer_precision_which_is_therefore_not_kept():
@@ -37,6 +78,15 @@ def test_what_the_search_worked_in_is_given_back_before_ready(monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     make([PretendedLane()]).release_setup_memory()
     assert emptied
+
+
+def test_how_long_the_search_took_is_told_before_ready(caplog):
+    search = CudnnSearch()
+    modes = [ExecutionMode("way 0", lambda: [PretendedLane()], search)]
+    backend = CudaBackend(PretendedEager(), modes, EXAMPLES, SIZES)
+    with caplog.at_level("INFO"):
+        backend.release_setup_memory()
+    assert caplog.messages == [f"way 0: {search.summary()}"]
 
 
 def swapped(images):
@@ -74,26 +124,28 @@ def test_a_rounding_error_is_none(caplog):
         backend.logits(images(3))
         backend.logits(images(1))
     assert backend.mode == "way 0"
-    assert caplog.messages == ["computing by way 0: within 0.50 % of the eager network's logits"]
+    assert caplog.messages == ["way 0 works: within 0.50 % of the eager network's logits"]
 
 
 def test_what_works_for_one_size_and_not_for_another_is_left(caplog):
-    lane = PretendedLane(lambda images: logits_of(images) * (1 if len(images) < 4 else 2))
+    lane = PretendedLane(lambda images: logits_of(images) * (1 if len(images) == 4 else 2))
     backend = make([lane])
-    backend.logits(images(1))
+    backend.logits(images(4))
     assert backend.mode == "way 0"
     np.testing.assert_array_equal(backend.logits(images(9)), logits_of(images(9)))
     assert backend.mode == "eager"
-    np.testing.assert_array_equal(backend.logits(images(1)), logits_of(images(1)))
+    np.testing.assert_array_equal(backend.logits(images(4)), logits_of(images(4)))
     assert len(warnings_of(caplog)) == 1
 
 
 def test_the_next_way_is_proven_anew_for_sizes_that_the_last_one_had():
-    first, second = PretendedLane(lambda images: logits_of(images) * (1 if len(images) < 4 else 2)), PretendedLane()
+    first, second = PretendedLane(lambda images: logits_of(images) * (1 if len(images) == 4 else 2)), PretendedLane()
     backend = make([first], [second])
-    for count in (1, 4, 1):
+    for count in (4, 1):
         backend.logits(images(count))
-    assert [told for told in second.told if told[0] == "prepare"] == [("prepare", 4), ("prepare", 1)]
+    backend.logits(images(4))
+    assert backend.mode == "way 1"
+    assert [told for told in second.told if told[0] == "prepare"] == [("prepare", 4), ("prepare", 1), ("prepare", 4)]
 
 
 @pytest.mark.parametrize("step", ["prepare", "start"])

@@ -14,6 +14,11 @@ from tests.fake_cuda import NO_ENGINE
 from tests.pretended_lanes import PretendedLane, images, logits_of, make
 
 
+@pytest.fixture(autouse=True)
+def _of_two_ways_the_first_stays(monkeypatch):
+    monkeypatch.setattr(cuda_backend, "CLOCKS", (lambda: 0.0,))
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -25,7 +30,7 @@ from tests.pretended_lanes import PretendedLane, images, logits_of, make
 )
 def test_too_little_memory_for_a_size_says_nothing_against_the_way(error, caplog):
     lane = PretendedLane()
-    lane.errors["prepare"] = [error]
+    lane.errors["prepare"] = [error] * 2  # while ways are compared, and for this batch
     backend = make([lane])
     with pytest.raises(EngineOutOfMemory):
         backend.logits(images(4))
@@ -34,15 +39,48 @@ def test_too_little_memory_for_a_size_says_nothing_against_the_way(error, caplog
     assert not warnings_of(caplog)
 
 
+OF_TORCH = torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("of_lane", "of_eager"),
+    [([OF_TORCH], []), ([], [EngineOutOfMemory()]), ([RuntimeError(NO_ENGINE)], [None, EngineOutOfMemory()])],
+)
+def test_too_little_memory_for_the_largest_size_leaves_smaller_ones_to_the_first_way(of_lane, of_eager, caplog):
+    lane, other = PretendedLane(), PretendedLane()
+    lane.errors["prepare"] = of_lane
+    backend = make([lane], [other])
+    backend.eager.errors = of_eager
+    with caplog.at_level("INFO"):
+        np.testing.assert_array_equal(backend.logits(images(1)), logits_of(images(1)))
+    assert backend.mode == "way 0"
+    assert not lane.closed
+    assert not other.ready
+    assert "too little memory to measure which way is the quickest: going on with way 0" in caplog.messages
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize("step", ["open", "prepare"])
+def test_too_little_memory_for_two_ways_at_once_leaves_the_first_one(step, monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(other.closed))
+    lane, other = PretendedLane(), PretendedLane()
+    other.errors["prepare"] = [OF_TORCH]
+    backend = make([lane], OF_TORCH if step == "open" else [other])
+    np.testing.assert_array_equal(backend.logits(images(4)), logits_of(images(4)))
+    assert backend.mode == "way 0"
+    assert emptied == [step == "prepare"]  # what the second way had is of use to the first one
+
+
 def test_cudnn_that_finds_nothing_for_another_size_of_what_it_has_computed_lacks_memory(caplog):
     lane = PretendedLane()
     backend = make([lane])
     backend.logits(images(1))
     lane.errors["prepare"] = [RuntimeError(NO_ENGINE)]
-    backend.eager.errors = [EngineOutOfMemory()]
+    backend.eager.errors = [None, EngineOutOfMemory()]
     with pytest.raises(EngineOutOfMemory):
-        backend.logits(images(4))
-    np.testing.assert_array_equal(backend.logits(images(4)), logits_of(images(4)))
+        backend.logits(images(2))
+    np.testing.assert_array_equal(backend.logits(images(2)), logits_of(images(2)))
     assert backend.mode == "way 0"
     assert not warnings_of(caplog)
 
@@ -51,26 +89,28 @@ def test_cudnn_that_finds_nothing_for_what_eager_has_memory_for_has_nothing_for_
     lane, other = PretendedLane(), PretendedLane()
     backend = make([lane], [other])
     backend.logits(images(1))
+    backend.eager.batches.clear()
     lane.errors["prepare"] = [RuntimeError(NO_ENGINE)]
-    np.testing.assert_array_equal(backend.logits(images(3)), logits_of(images(3)))
+    np.testing.assert_array_equal(backend.logits(images(2)), logits_of(images(2)))
     assert backend.mode == "way 1"
     assert lane.closed
-    assert backend.eager.batches == [1, 4, 4]
+    assert backend.eager.batches == [1, 2, 2]  # it is asked for one, for what was tried, and to prove the other way
 
 
 def test_cudnn_that_finds_nothing_from_the_first_has_nothing():
     lane = PretendedLane()
-    lane.errors["prepare"] = [RuntimeError(NO_ENGINE)]
+    lane.errors["prepare"] = [RuntimeError(NO_ENGINE)] * 2  # for the largest size and for the smallest
     backend = make([lane], [PretendedLane()])
     backend.logits(images(4))
     assert backend.mode == "way 1"
+    assert backend.eager.batches == [4]  # not before the other way had its search
 
 
 def test_too_little_memory_is_seen_through_the_error_that_ends_the_recording():
     lane = PretendedLane()
     ended = RuntimeError("CUDA error: operation failed due to a previous error during capture")
     ended.__context__ = torch.OutOfMemoryError("CUDA out of memory")
-    lane.errors["prepare"] = [ended]
+    lane.errors["prepare"] = [ended] * 2
     backend = make([lane])
     with pytest.raises(EngineOutOfMemory):
         backend.logits(images(4))
@@ -80,7 +120,7 @@ def test_too_little_memory_is_seen_through_the_error_that_ends_the_recording():
 @pytest.mark.parametrize("error", [EngineOutOfMemory(), EngineBroken("the CUDA context is lost")])
 def test_errors_of_the_eager_network_are_its_own(error):
     backend = make([PretendedLane()])
-    backend.eager.errors = [error]
+    backend.eager.errors = [error] * 2
     with pytest.raises(type(error)):
         backend.logits(images(4))
     assert backend.mode == "way 0"
@@ -165,6 +205,6 @@ def test_lanes_that_were_opened_before_one_failed_are_closed_again(monkeypatch):
     source = checkpoint.load(SHIPPED_WEIGHTS)
     *_, plain = open_cuda_backend(source, "cpu", "float32", 1)._modes
     with pytest.raises(torch.OutOfMemoryError):
-        plain.open()
+        plain.mode.open()
     assert [lane.closed for lane in opened] == [True]
     assert searches[0] is searches[1]  # one time for all lanes

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from app.backends.cuda_lane import WARM_UP_RUNS, CudaLane, CudnnSearch, take_stream
+from app.backends import cuda_lane
+from app.backends.cuda_lane import ASKED_SIZE, WARM_UP_RUNS, CudaLane, CudnnSearch, take_stream
 from app.backends.lanes import Lanes
 from tests.fake_cuda import FakeCuda
 
@@ -138,6 +139,41 @@ def test_cudnn_guesses_once_its_search_has_taken_its_time_also_within_a_size(mon
         lane.prepare(size)
     assert seen == [True] + [False] * (3 * (WARM_UP_RUNS + 1) - 1)
     assert torch.backends.cudnn.benchmark is set_before
+
+
+@pytest.mark.usefixtures("cuda")
+def test_what_the_search_took_and_where_it_came_to_its_end_is_told_of_each_size_once(monkeypatch):
+    now, left = [0.0], [3.0]
+    monkeypatch.setattr(cuda_lane.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(cuda_lane, "SEARCH_S", left[0])  # read when a search is made
+
+    def compute(batch):
+        now[0] += 0.5
+        return forward(batch)
+
+    search = CudnnSearch()
+    assert search.summary() == "0.0 s of search, to its end for batches of none"
+    lanes = [CudaLane(compute, CPU, 4, 2, 5, search=search) for _ in range(2)]
+    lanes[0].prepare(4)
+    assert search.summary() == "1.5 s of search, to its end for batches of 4"
+    lanes[0].prepare(1)
+    lanes[0].prepare(2)
+    lanes[1].prepare(4)
+    assert search.summary() == "3.0 s of search, to its end for batches of 4, guesses for 1, 2"
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize(("size", "sleeps"), [(1, False), (ASKED_SIZE, False), (ASKED_SIZE + 1, True)])
+def test_who_waits_for_a_small_batch_stays_awake(size, sleeps):
+    lane = CudaLane(forward, CPU, 2 * ASKED_SIZE, 2, 5)
+    for other in (2 * ASKED_SIZE, 1):  # whatever came before
+        lane.prepare(other)
+        lane.start(images(other), other)
+        lane.finish()
+    lane.prepare(size)
+    lane.start(images(size), size)
+    assert lane._done.blocking is sleeps
+    np.testing.assert_allclose(lane.finish(), expected(images(size)), rtol=1e-5)
 
 
 @pytest.mark.usefixtures("cuda")

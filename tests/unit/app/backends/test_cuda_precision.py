@@ -22,8 +22,9 @@ class PretendedCuda:
         self.off = {"bfloat16": 1.0, "float16": 0.0, "float32": 0.0}
         self.opened = []
 
-    def open(self, _source, _device, precision, _threads):
+    def open(self, _source, _device, precision, _threads, most):
         self.opened.append(PretendedBackend(precision, self.off[precision]))
+        self.most = most
         return self.opened[-1]
 
 
@@ -93,6 +94,14 @@ def test_a_precision_that_was_asked_for_stays_and_is_told_of(source, cuda, caplo
 def test_only_sizes_that_batches_may_have_are_compared(source, cuda, changes, sizes):
     open_backend(source, Settings(device="cuda", precision="float32", **changes))
     assert cuda.opened[0].sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("changes", "most"), [({"batch_sizes": (2, 1000)}, 1000), ({"max_images": 3, "max_queue_images": 3}, 3)]
+)
+def test_lanes_are_for_batches_of_no_more_than_there_can_be(source, cuda, changes, most):
+    open_backend(source, Settings(device="cuda", precision="float32", **changes))
+    assert cuda.most == most
 
 
 def test_many_pictures_are_compared_of_which_no_two_are_alike(source, cuda):
