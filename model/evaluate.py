@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from model.data import Dataset
 from model.precision import cudnn_switched
 from model.transforms import normalise, resize_batch
+
+if TYPE_CHECKING:
+    from model.checkpoint import Checkpoint
 
 ECE_BINS = 15
 
@@ -160,3 +163,19 @@ def score(probabilities: Tensor, dataset: Dataset) -> Scores:
         ece=expected_calibration_error(probabilities, labels),
         per_class=per_class,
     )
+
+
+def score_checkpoint(source: Checkpoint, dataset: Dataset, device: torch.device) -> tuple[Scores, Tensor]:
+    """Score a checkpoint in float32 on `device`; return its scores and the float32 probabilities (N, classes)."""
+    metadata = source.metadata
+    logits = compute_logits(source.network().to(device), dataset.images, metadata.mean, metadata.std)
+    probabilities = metadata.calibration.probabilities(logits)
+    return score(probabilities, dataset), probabilities
+
+
+def as_result(name: str, version: str, source: str, scores: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of a model as JSON files hold them.
+
+    `name` and `version` are the model's; `source` says who computed the answers: "checkpoint" or "service".
+    """
+    return {"model": name, "version": version, "source": source, **scores}

@@ -6,10 +6,6 @@ import argparse
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from model.data import Dataset, Split
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -88,17 +84,3 @@ def check_out(out: Path, data: str) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
-
-
-def load_split(arguments: argparse.Namespace, *, split: Split) -> Dataset:
-    """Load the training or the test split that `resnet train` was told of. Raises DataError."""
-    from model.datasets import load_dataset
-
-    return load_dataset(
-        arguments.data,
-        arguments.root,
-        split=split,
-        download=arguments.download,
-        image_size=arguments.image_size,
-        on_bad_image=arguments.on_bad_image,
-    )

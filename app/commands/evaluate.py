@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.commands.data_flags import AmongPictures, add_data, check_outside, check_writable, named_path
+from app.commands.labelled_data import load_labelled
 from app.commands.numbers import share, whole
+from app.commands.recorded_scores import check_recordable, record
 from app.commands.settings_flags import add_settings, read_settings
 from app.telemetry import set_up_logging
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
     from model.data import Dataset
     from model.evaluate import Scores
-
-# What the same weights may differ by on the same images, on another processor.
-SAME_TOP1 = 0.002
 
 SPLITS = ("test", "train", "all")
 
@@ -109,36 +106,13 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset
         check_writable(arguments.report / "report.json")
     check_writable(arguments.json)
     if arguments.record:
-        _check_recordable(settings.weights)
+        check_recordable(settings.weights)
     device = torch.device("cpu") if arguments.url else pick_device(settings.device)
     source = None if arguments.url else checkpoint.load(settings.weights, settings.weights_sha256)
-    dataset = _load_labelled(arguments, settings, source)
-    if arguments.limit and arguments.limit < len(dataset):
-        dataset = dataset.select(torch.arange(arguments.limit), f"{dataset.split}[:{arguments.limit}]")
+    dataset = load_labelled(arguments, source, _key(settings))
     if source is None:
         return dataset, *_ask_service(arguments, settings, dataset)
     return dataset, *_score_and_record(arguments, source, dataset, device)
-
-
-def _check_recordable(weights: Path) -> None:
-    """Raise CheckpointError if a checkpoint is pinned, OSError if none can be written beside it, to take its place.
-
-    Of a link, the file that it leads to is the one that would change: what pins either of them counts.
-    """
-    from model import checkpoint
-    from model.metadata import CheckpointError
-
-    file = _linked_file(weights)
-    for path in dict.fromkeys((weights, file)):
-        if checkpoint.pinned_sha256(path):
-            pins = path.with_name(checkpoint.PINS)
-            raise CheckpointError(f"--record would change {path}, which is pinned: remove {pins} first")
-    check_writable(file.with_name(f".{file.name}.tmp"))
-
-
-def _linked_file(path: Path) -> Path:
-    """Return the file that a path leads to through links, if any."""
-    return Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
 
 
 def _write_files(
@@ -161,84 +135,19 @@ def _key(settings: Settings) -> str | None:
     return settings.api_key.get_secret_value() if settings.api_key else None
 
 
-def _load_labelled(arguments: argparse.Namespace, settings: Settings, source: Checkpoint | None) -> Dataset:
-    """Load --split in the size and with the classes of what is evaluated: `source`, or the service of --url.
-
-    Raises DataError if the classes differ.
-    """
-    from model.data import DataError
-    from model.datasets import CIFAR
-
-    try:
-        return _load_as_wanted(arguments, settings, source)
-    except DataError as error:
-        trained_on = source.metadata.dataset.get("name", arguments.data) if source else arguments.data
-        if arguments.data.startswith("folder:") or trained_on == arguments.data:
-            raise
-        how = f"give --data {trained_on}" if trained_on in CIFAR else "give its pictures by --data folder:..."
-        raise DataError(f"{error}; these weights are of {trained_on!r}: {how}") from error
-
-
-def _load_as_wanted(arguments: argparse.Namespace, settings: Settings, source: Checkpoint | None) -> Dataset:
-    """Load the dataset, and raise DataError if its classes are others."""
-    from app.client import fetch_card
-    from model.datasets import check_classes, load_dataset
-
-    if source is None:
-        card = fetch_card(arguments.url, _key(settings))
-        size, classes, whose = card.input_size, card.classes, arguments.url
-    else:
-        size, classes, whose = source.metadata.input_size, source.metadata.classes, str(source.path)
-    dataset = load_dataset(
-        arguments.data,
-        arguments.root,
-        split=arguments.split,
-        image_size=size,
-        on_bad_image=arguments.on_bad_image,
-    )
-    check_classes(dataset, classes, whose)
-    return dataset
-
-
-def score_checkpoint(source: Checkpoint, dataset: Dataset, device: torch.device) -> tuple[Scores, torch.Tensor]:
-    """Score a checkpoint in float32 on `device`; return its scores and the float32 probabilities (N, classes)."""
-    from model.evaluate import compute_logits, score
-
-    metadata = source.metadata
-    logits = compute_logits(source.network().to(device), dataset.images, metadata.mean, metadata.std)
-    probabilities = metadata.calibration.probabilities(logits)
-    return score(probabilities, dataset), probabilities
-
-
 def _score_and_record(
     arguments: argparse.Namespace, source: Checkpoint, dataset: Dataset, device: torch.device
 ) -> tuple[dict[str, Any], torch.Tensor]:
     """Score a checkpoint on a device, and record the scores in its file if asked to."""
-    from model import checkpoint
+    from model.evaluate import as_result, score_checkpoint
 
-    metadata = source.metadata
     clean, probabilities = score_checkpoint(source, dataset, device)
     scores = clean.to_dict()
     if arguments.robustness:
         scores["robustness"] = _robustness(source, dataset, clean, device)
     if arguments.record:
-        measured = record(metadata.measured, scores)
-        metadata = metadata.model_copy(update={"measured": measured})
-        file = _linked_file(source.path)
-        checkpoint.save(file, metadata, source.tensors, source.self_test_images, source.self_test_probabilities)
-        source = checkpoint.load(source.path)
-    return as_result(metadata.name, source.version, "checkpoint", scores), probabilities
-
-
-def record(measured: tuple[dict[str, Any], ...], scores: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Return a checkpoint's measurements with new scores in the place of the old ones of the same split.
-
-    A robustness table that was recorded before stays unless a new one comes, if it was of the same images.
-    """
-    others = tuple(one for one in measured if one["split"] != scores["split"])
-    before = next((one for one in measured if one["split"] == scores["split"]), {})
-    same = before.get("images") == scores["images"] and abs(before["top1"] - scores["top1"]) <= SAME_TOP1
-    return (*others, {**before, **scores} if same else scores)
+        source = record(source, scores)
+    return as_result(source.metadata.name, source.version, "checkpoint", scores), probabilities
 
 
 def _robustness(
@@ -269,17 +178,12 @@ def _ask_service(
 ) -> tuple[dict[str, Any], torch.Tensor]:
     """Score what a running service answers."""
     from app.client import classify_dataset
-    from model.evaluate import score
+    from model.evaluate import as_result, score
 
     work = classify_dataset(arguments.url, dataset, min(arguments.concurrency, len(dataset)), _key(settings))
     model, probabilities = asyncio.run(work)
     scores = score(probabilities, dataset).to_dict()
     return as_result(model["name"], model["version"], "service", scores), probabilities
-
-
-def as_result(name: str, version: str, source: str, scores: dict[str, Any]) -> dict[str, Any]:
-    """Return what --json writes: which model was measured, how, and its scores."""
-    return {"model": name, "version": version, "source": source, **scores}
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -13,8 +13,9 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.commands.data_flags import add_data, check_out, load_split, named_path
+from app.commands.data_flags import add_data, check_out, named_path
 from app.commands.fitted_recipe import build_recipe, check_flags
+from app.commands.labelled_data import load_split
 from app.commands.numbers import rate, seed, share, temperature, whole
 from app.commands.progress import ProgressBar
 from app.commands.train_report import report

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.commands.data_flags import load_split
-from app.commands.evaluate import as_result, score_checkpoint
+from app.commands.labelled_data import load_split
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +27,7 @@ def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> N
     from model import checkpoint
     from model.data import NoTestSet
     from model.datasets import check_classes
+    from model.evaluate import as_result, score_checkpoint
     from model.extras import MissingExtra
     from model.report import write_report
     from model.training.run_folder import RunFolder

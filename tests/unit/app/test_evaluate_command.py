@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from app.cli import build_parser, main
-from app.commands.evaluate import record
+from app.commands.recorded_scores import replace_scores
 from benchmarks.model_card import robustness_section
 from model import checkpoint
 from model.datasets import load_dataset
@@ -115,16 +115,16 @@ def test_another_checkpoint_than_the_expected_one_is_one_line(toy_weights, monke
 def test_a_recorded_table_survives_until_a_new_one_comes():
     held = {"split": "held-out", "top1": 0.6}
     table = {"clean": {"top1": 0.5}}
-    first = record((held,), {"split": "test", "images": 9, "top1": 0.5, "robustness": table})
-    again = record(first, {"split": "test", "images": 9, "top1": 0.501})
+    first = replace_scores((held,), {"split": "test", "images": 9, "top1": 0.5, "robustness": table})
+    again = replace_scores(first, {"split": "test", "images": 9, "top1": 0.501})
     assert again == (held, {"split": "test", "images": 9, "top1": 0.501, "robustness": table})
-    assert record(again, {"split": "test", "images": 9, "top1": 0.5, "robustness": {}})[1]["robustness"] == {}
+    assert replace_scores(again, {"split": "test", "images": 9, "top1": 0.5, "robustness": {}})[1]["robustness"] == {}
 
 
 @pytest.mark.parametrize("other", [{"images": 10}, {"top1": 0.51}])
 def test_a_recorded_table_of_other_images_does_not(other):
     first = {"split": "test", "images": 9, "top1": 0.5, "robustness": {}}
-    assert record((first,), {"split": "test", "images": 9, "top1": 0.5} | other) == (
+    assert replace_scores((first,), {"split": "test", "images": 9, "top1": 0.5} | other) == (
         {"split": "test", "images": 9, "top1": 0.5} | other,
     )
 
