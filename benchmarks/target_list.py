@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from app.commands.bench import engine_speedup
+from app.commands.bench_report import engine_speedup
 from benchmarks.peers.contenders import is_ours
 from benchmarks.records import read
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from app.cli import build_parser
-from app.commands import bench as bench_command
-from app.commands import bench_contenders
+from app.commands import bench_contenders, bench_measurement, bench_report
 from model import machine
 
 
@@ -18,8 +17,8 @@ def bench(*arguments):
 
 
 def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(bench_command.PRODUCT_SIDE, "cpu", 256)
-    monkeypatch.setattr(bench_command, "SLOW_S", 60.0)  # a machine busy with something else leaves none out either
+    monkeypatch.setitem(bench_measurement.PRODUCT_SIDE, "cpu", 256)
+    monkeypatch.setattr(bench_measurement, "SLOW_S", 60.0)  # a machine busy with something else leaves none out either
     monkeypatch.setattr(machine, "describe", lambda device: {"described": device})
     file = tmp_path / "engine.json"
     options = ["--weights", toy_weights, "--device", "cpu", "--sizes", "1,3", "--rounds", "2"]
@@ -49,7 +48,7 @@ def test_the_engine_and_a_contender_are_measured_and_kept(toy_weights, tmp_path,
 def test_what_the_processor_only_imitates_is_left_out_with_a_reason(toy_weights, tmp_path, capsys, monkeypatch):
     """Such as bfloat16 with AVX2 alone, where one product of 4096 x 4096 takes ten minutes."""
     clock = [0.0]
-    monkeypatch.setattr(bench_command.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(bench_measurement.time, "perf_counter", lambda: clock[0])
 
     def contender(seconds):
         def run(images):
@@ -66,8 +65,8 @@ def test_what_the_processor_only_imitates_is_left_out_with_a_reason(toy_weights,
         sides.append((str(matrix.dtype), len(matrix)))
         return 4.1 if matrix.dtype == torch.bfloat16 else 1.0
 
-    monkeypatch.setattr(bench_command, "_product_s", product_s)
-    monkeypatch.setitem(bench_command.PRODUCT_SIDE, "cpu", 600)
+    monkeypatch.setattr(bench_measurement, "_product_s", product_s)
+    monkeypatch.setitem(bench_measurement.PRODUCT_SIDE, "cpu", 600)
     file = tmp_path / "engine.json"
     assert bench("--weights", toy_weights, "--sizes", "1,2", "--rounds", "1", "--json", file) == 0
     kept = json.loads(file.read_text())
@@ -95,12 +94,14 @@ def test_a_ceiling_of_milliseconds_is_neither_rounded_away_nor_one_products_star
             return {(0, 0): 0.0}
 
     clock, sides = [0.0], []
-    monkeypatch.setattr(bench_command.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(bench_command, "_matrices", lambda _device, side: sides.append(side) or {"bfloat16": Matrix()})
-    _, seconds = bench_command._measure({"engine": len}, np.zeros(0), (), 1, "cuda:1")
+    monkeypatch.setattr(bench_measurement.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(
+        bench_measurement, "_matrices", lambda _device, side: sides.append(side) or {"bfloat16": Matrix()}
+    )
+    _, seconds = bench_measurement.measure({"engine": len}, np.zeros(0), (), 1, "cuda:1")
     assert seconds == {"bfloat16": [0.001235]}
     assert (sides, len(products)) == ([8192], 10 + 1), "the first one does not count"
-    ceiling = bench_command._ceiling({"bfloat16": [0.001]}, 8192, 10**9)
+    ceiling = bench_report.ceiling_of({"bfloat16": [0.001]}, 8192, 10**9)
     assert ceiling["images_per_s"]["bfloat16"] == pytest.approx(2 * 8192**3 / 0.001 / 10**9, abs=0.1)
 
 
@@ -112,19 +113,19 @@ def test_a_turn_on_a_gpu_lasts_long_enough_for_its_clock_to_rise(monkeypatch, de
     def run(_images):
         clock[0] += 0.0100001
 
-    monkeypatch.setattr(bench_command.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(bench_command.time, "sleep", lambda _seconds: None)
-    monkeypatch.setattr(bench_command, "_matrices", lambda _device, _side: {})
-    seconds, _ = bench_command._measure({"engine": run}, np.zeros((8, 1)), (1, 8), 1, device)
+    monkeypatch.setattr(bench_measurement.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(bench_measurement.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(bench_measurement, "_matrices", lambda _device, _side: {})
+    seconds, _ = bench_measurement.measure({"engine": run}, np.zeros((8, 1)), (1, 8), 1, device)
     assert [len(seconds["engine"][size][0]) for size in (1, 8)] == calls
 
 
 def test_the_record_of_a_turn_of_many_calls_is_their_mean_and_gives_the_same_ratio():
     many, few = [0.001] * 60 + [0.002] * 60, [0.003] * 100
-    kept = bench_command._kept({"engine": {1: [few]}, "other": {1: [many]}})
+    kept = bench_report.kept_times({"engine": {1: [few]}, "other": {1: [many]}})
     assert kept == {"engine": {1: [few]}, "other": {1: [[0.0015]]}}
     for other in (many, kept["other"][1][0]):
-        assert bench_command.engine_speedup([other], [few]) == pytest.approx(0.5)
+        assert bench_report.engine_speedup([other], [few]) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("arguments", [("--sizes", "0"), ("--sizes", "a"), ("--rounds", "0")])
