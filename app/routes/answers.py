@@ -1,4 +1,4 @@
-"""What the engine found out about a request's images -> the answer's JSON, and what is counted of it."""
+"""What the engine found out about a request's images -> the answer's JSON and Server-Timing, and the metrics."""
 
 from __future__ import annotations
 
@@ -31,9 +31,16 @@ def nothing_to_compute(predictor: Predictor) -> Outcome:
     return Outcome(np.empty((0, len(predictor.classes))), predictor.batcher.model, 0.0, 0.0)
 
 
-def rankings(outcome: Outcome, top_k: int) -> list[Ranking]:
-    """Return, for each image that was computed, its `top_k` likeliest classes."""
-    return [ranking(row, top_k) for row in outcome.probabilities.tolist()]
+def compose(
+    telemetry: Telemetry, predictor: Predictor, decoded: list[Decoded], outcome: Outcome, *, top_k: int, decode_s: float
+) -> tuple[bytes, str]:
+    """Count an answer's images in the metrics; return its JSON and the value of its Server-Timing header.
+
+    `outcome` has the images of `decoded` that could be read, in their order; at most `top_k` classes of each are named.
+    """
+    ranked = [ranking(row, top_k) for row in outcome.probabilities.tolist()]
+    _record_images(telemetry, decoded, outcome, ranked)
+    return _answer_json(predictor, decoded, outcome, ranked), _server_timing(decode_s, outcome)
 
 
 def ranking(probabilities: list[float], top_k: int) -> Ranking:
@@ -42,7 +49,7 @@ def ranking(probabilities: list[float], top_k: int) -> Ranking:
     return [(index, probabilities[index]) for index in order]
 
 
-def answer_json(predictor: Predictor, decoded: list[Decoded], outcome: Outcome, ranked: list[Ranking]) -> bytes:
+def _answer_json(predictor: Predictor, decoded: list[Decoded], outcome: Outcome, ranked: list[Ranking]) -> bytes:
     """Return the JSON that says, for each image in the request's order, what it shows or what is wrong with it.
 
     Written as text: all but the numbers is the same in every answer, and an encoder takes twice the time.
@@ -58,7 +65,7 @@ def answer_json(predictor: Predictor, decoded: list[Decoded], outcome: Outcome, 
     return f'{{"model":{to_json(outcome.model).decode()},"predictions":[{",".join(predictions)}]}}'.encode()
 
 
-def record_images(telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, ranked: list[Ranking]) -> None:
+def _record_images(telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, ranked: list[Ranking]) -> None:
     """Count what an answer says of each image."""
     telemetry.queue_seconds.observe(outcome.queue_s)
     telemetry.record_prediction([one[0][0] for one in ranked], [one[0][1] for one in ranked])
@@ -67,7 +74,7 @@ def record_images(telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome
             telemetry.images.labels(one.code).inc()
 
 
-def server_timing(decode_s: float, outcome: Outcome) -> str:
+def _server_timing(decode_s: float, outcome: Outcome) -> str:
     """Return the Server-Timing header: where the request's time went, in milliseconds."""
     return (
         f"decode;dur={decode_s * 1e3:.2f}, queue;dur={outcome.queue_s * 1e3:.2f}, "

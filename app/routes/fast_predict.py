@@ -27,7 +27,7 @@ from app.http.request_ids import request_id_of
 from app.imaging import Decoded, Entry
 from app.lifecycle import State
 from app.predictor import Predictor
-from app.routes.answers import answer_json, nothing_to_compute, rankings, readable, record_images, server_timing
+from app.routes.answers import compose, nothing_to_compute, readable
 from app.routes.common import take_key
 from app.routes.predict import PATH
 from app.service import Service
@@ -215,11 +215,15 @@ class Exchange:
         self.attempt(lambda: self._answer(future.result()))
 
     def _answer(self, outcome: Outcome) -> None:
-        ranked = rankings(outcome, self._options.top_k)
-        record_images(self._service.telemetry, self._decoded, outcome, ranked)
-        body = answer_json(self._predictor, self._decoded, outcome, ranked)
-        timing = server_timing(self._decode_s, outcome).encode()
-        self._end(200, [(b"content-type", b"application/json"), (b"server-timing", timing)], body)
+        body, timing = compose(
+            self._service.telemetry,
+            self._predictor,
+            self._decoded,
+            outcome,
+            top_k=self._options.top_k,
+            decode_s=self._decode_s,
+        )
+        self._end(200, [(b"content-type", b"application/json"), (b"server-timing", timing.encode())], body)
 
     def refuse(self, error: ServiceError, *, body_is_here: bool = True) -> None:
         """Answer with a problem."""

@@ -22,7 +22,7 @@ from app.http.connections import WHEN_GONE
 from app.http.parameters import Options, Parameters, Positive
 from app.imaging import Entry
 from app.predictor import Predictor
-from app.routes.answers import answer_json, nothing_to_compute, rankings, readable, record_images, server_timing
+from app.routes.answers import compose, nothing_to_compute, readable
 from app.routes.common import KeyDep, ServiceDep
 from app.routes.document import PREDICT_BODY, PREDICT_RESPONSES
 from app.schemas import PredictResponse
@@ -98,13 +98,8 @@ async def _classify(
         raise
     finally:
         ticket.release()
-    ranked = rankings(outcome, options.top_k)
-    record_images(telemetry, decoded, outcome, ranked)
-    return Response(
-        answer_json(predictor, decoded, outcome, ranked),
-        media_type="application/json",
-        headers={"server-timing": server_timing(decode_s, outcome)},
-    )
+    body, timing = compose(telemetry, predictor, decoded, outcome, top_k=options.top_k, decode_s=decode_s)
+    return Response(body, media_type="application/json", headers={"server-timing": timing})
 
 
 def _metric_label(error: BaseException) -> str:
