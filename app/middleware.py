@@ -7,14 +7,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, ServiceError
+from app.exception_handlers import problem_response
 from app.http.connections import REFUSED_WITH, WHOLE
 from app.http.ending import DISCARD_BYTES, DISCARD_S
-from app.http.problems import PROBLEM_TYPE, SECURITY_HEADERS, Headers, problem_body, problem_headers
+from app.http.problems import SECURITY_HEADERS, Headers
 from app.http.request_ids import given_id_in, request_id_of
 from app.lifecycle import State
 from app.service import Service
@@ -22,13 +22,6 @@ from app.service import Service
 log = logging.getLogger(__name__)
 
 TOO_SLOW = frozenset({BodyTooSlow.status, DeadlinePassed.status})
-
-
-def problem_response(error: ServiceError, request_id: str, more_headers: Mapping[str, str] | None = None) -> Response:
-    """Turn an error into `application/problem+json`, with the headers that its status asks for."""
-    headers = {**(more_headers or {}), **problem_headers(error)}
-    body = problem_body(error, request_id)
-    return Response(body, status_code=error.status, headers=headers, media_type=PROBLEM_TYPE)
 
 
 def _no() -> bool:

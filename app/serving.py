@@ -11,7 +11,7 @@ import uvicorn
 from app.admin import AdminServer
 from app.engine import load_engine
 from app.engine_service import EngineFactory, EngineService
-from app.main import app_of
+from app.main import create_app
 from app.pidfile import pid_file
 from app.processes.engine_process import EngineProcessService
 from app.processes.supervisor import supervise
@@ -43,7 +43,7 @@ def serve(service: EngineService) -> int:
     settings = service.settings
     prepare_process()
     port, admin = open_main_port(settings), create_admin_server(service)
-    config = main_server_config(app_of(service), service, allow_connections(settings))
+    config = main_server_config(create_app(service), service, allow_connections(settings))
     with pid_file(settings.host, settings.port) as give_up:
         StandaloneServer(config, service, admin, before_port_closes=give_up).run([port])
     return service.lifecycle.exit_code

@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 
 from app.engine_service import EngineService
 from app.errors import QueueFull
-from app.main import app_of
+from app.main import create_app
 from app.routes.fast_predict import FastPredict
 from app.server import connection_options, prepare_process
 from app.settings import Settings
@@ -136,7 +136,7 @@ async def measure() -> list[dict[str, float]]:
         while service.unready_reason():  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(0.01)
         prepare_process()
-        config = uvicorn.Config(app_of(service), **connection_options(service, CLIENTS, FastPredict(service)))
+        config = uvicorn.Config(create_app(service), **connection_options(service, CLIENTS, FastPredict(service)))
         config.load()
         protocol: Callable[..., asyncio.Protocol] = config.http_protocol_class
         load = ClosedLoop(partial(protocol, config=config, server_state=ServerState(), app_state={}))

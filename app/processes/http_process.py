@@ -20,7 +20,7 @@ import uvicorn
 
 from app.http.accept_loop import AcceptLoop
 from app.lifecycle import State
-from app.main import app_of
+from app.main import create_app
 from app.processes.acceptor import AT_ONCE, MARK
 from app.processes.http_service import HttpService
 from app.processes.shared_state import SharedState
@@ -107,7 +107,7 @@ class HttpServer(Server):
 def serve(settings: Settings, index: int, link: int, channel: int, shared: int) -> int:
     """Serve until the engine process says otherwise, or ends, and return the exit code."""
     service = HttpService(settings, socket.socket(fileno=link), SharedState(shared, settings.http_processes), index)
-    config = main_server_config(app_of(service), service, allow_connections(settings))
+    config = main_server_config(create_app(service), service, allow_connections(settings))
     server = HttpServer(config, service, socket.socket(fileno=channel))
     prepare_process()
     server.run(sockets=[])

@@ -5,7 +5,7 @@ import httpx
 import pytest
 import uvicorn
 
-from app.main import app_of
+from app.main import create_app
 from app.routes.fast_predict import FastPredict
 from app.server import connection_options
 from app.serving import create_service
@@ -44,7 +44,7 @@ async def serving(engine=None, factory=None, wait=True, **settings):
         return loaded
 
     service = create_service(Settings(**settings), load)
-    app = app_of(service)
+    app = create_app(service)
     config = uvicorn.Config(
         app, port=0, timeout_graceful_shutdown=5, **connection_options(service, 100, FastPredict(service))
     )
