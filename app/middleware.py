@@ -66,15 +66,15 @@ class BodyWatch:
             return
 
 
-class _Exchange:
-    """One request and the answer to it. `status` is 0 until the application has answered."""
+class _Response:
+    """The response to one request, on its way to the client. `status` is 0 until the application has answered."""
 
     def __init__(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
         head = dict(reversed(scope["headers"]))  # of equal names the first one, as cached_headers.py has it
         whole = scope.get("extensions", {}).get(WHOLE, {})
         state = scope.setdefault("state", {})  # has an id where the connection has refused the request already
         self.request_id: str = state.setdefault("request_id", request_id_of(given_id_in(head)))
-        self.body = BodyWatch(head, receive, whole)
+        self.request_body = BodyWatch(head, receive, whole)
         self.status = 0
         self._service = service
         self._scope = scope
@@ -87,7 +87,7 @@ class _Exchange:
         """Send a message of the application, with the headers that every answer has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            await self.body.discard_rest(self.status)
+            await self.request_body.discard_rest(self.status)
             message["headers"] = [*message["headers"], *self._headers()]
             self._start = message
             return
@@ -106,11 +106,11 @@ class _Exchange:
         """Answer with a problem in place of the application, unless its own answer has begun to be sent."""
         if not self._sent:
             self._service.telemetry.record_refusal(error.code)
-            await problem_response(error, self.request_id)(self._scope, self.body.receive, self.send)
+            await problem_response(error, self.request_id)(self._scope, self.request_body.receive, self.send)
 
     def _headers(self) -> Headers:
         headers = [(b"x-request-id", self.request_id.encode()), *SECURITY_HEADERS]
-        if self._service.lifecycle.state is not State.READY or not self.body.complete:
+        if self._service.lifecycle.state is not State.READY or not self.request_body.complete:
             # Not ready: clients move to another instance before the port closes. Incomplete body: uvicorn would go on
             # reading it, without limit of time or size.
             headers.append((b"connection", b"close"))
@@ -140,21 +140,21 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        exchange = _Exchange(self.service, scope, receive, send)
-        request_id = exchange.request_id
+        response = _Response(self.service, scope, receive, send)
+        request_id = response.request_id
         # What answers GET answers HEAD (RFC 9110): the connection leaves the body out, by its own scope.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self.app(inner, exchange.body.receive, exchange.send)
+            await self.app(inner, response.request_body.receive, response.send)
         except asyncio.CancelledError:  # the drain's time is over, perhaps while the rest of a refused body was read
-            exchange.body.give_up()
-            await exchange.refuse(NotReady())
+            response.request_body.give_up()
+            await response.refuse(NotReady())
         except Exception:
             seen = {"request_id": request_id, "status": ServiceError.status}
             log.exception("request %s failed", request_id, extra=seen)
-            await exchange.refuse(ServiceError())
+            await response.refuse(ServiceError())
         finally:
-            self._record(inner, request_id, exchange.status, time.perf_counter() - started)
+            self._record(inner, request_id, response.status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = _route_of(scope)

@@ -43,14 +43,20 @@ class FastPath(Protocol):
     max_body_bytes: int
     cached_header: CachedHeader | None
 
-    def begin(self, connection: FastConnection, head: RequestHead, body: bytes) -> None:
-        """Answer a request by `connection.send_answer`, now or later."""
+    def begin(self, connection: FastConnection, head: RequestHead, body: bytes, began: float) -> None:
+        """Answer a request that began at `began`, a time.monotonic(), by `connection.send_answer`, now or later."""
 
     def body_deadline(self, head: RequestHead) -> BodyDeadline:
         """Return how long a request's body may take."""
 
     def refuse(
-        self, connection: FastConnection, head: RequestHead, error: ServiceError, *, body_is_here: bool = True
+        self,
+        connection: FastConnection,
+        head: RequestHead,
+        error: ServiceError,
+        began: float,
+        *,
+        body_is_here: bool = True,
     ) -> None:
         """Answer a request with an error: its body did not come, or `refusal_of_all` refuses all of them."""
 
@@ -67,8 +73,7 @@ class FastPath(Protocol):
 class FastConnection(Connection):
     """A connection whose small requests to one path are answered by `fast_path`.
 
-    `began` is when the active request did, a time.monotonic(). Between two pieces of data a connection is in one of
-    four states.
+    Between two pieces of data a connection is in one of four states.
 
     - Between two requests: what comes next may have the cached header.
     - The cached header is held: `_held` has all that came of the request, of which the parser knows nothing.
@@ -79,7 +84,6 @@ class FastConnection(Connection):
     def __init__(self, *, fast_path: FastPath, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
         super().__init__(limits=limits, **uvicorns)
         self._fast_path = fast_path
-        self.began = 0.0
         self._cached = fast_path.cached_header
         self._idle_since = 0.0  # a time of the loop: the keep-alive timer may have begun before
         self._held = b""
@@ -88,6 +92,7 @@ class FastConnection(Connection):
         self._parser_is_idle = True  # it has ended a request and seen no byte of the next
         self._begun = b""  # the first piece of data of what the parser reads, if that is a header without a body
         self._messages = 0  # that the parser has begun since that piece
+        self._began = 0.0  # when the active request did, if the parser has read its header; a time.monotonic()
         self._last_head: RequestHead | None = None  # of a small request that the last piece of data ended
         self._turned_away = False  # whether a request in it was refused for what all are refused for
         self._awaits_body = False
@@ -126,7 +131,7 @@ class FastConnection(Connection):
         super().connection_lost(exc)
         if self._awaits_body:
             self._end_of_wait()
-            self._fast_path.refuse(self, self._head(), ClientGone())
+            self._fast_path.refuse(self, self._head(), ClientGone(), self._began)
 
     def idle_since(self) -> float | None:
         """Return since when, by the loop's time, the client has had all that it asked for; None while it has not."""
@@ -158,10 +163,9 @@ class FastConnection(Connection):
             return
         self._unset_keepalive_if_required()
         self.cycle = self._active = WholeRequest(self.on_response_complete)
-        self.began = began
         if self._header_timer is not None:  # of a new connection
             self._watch()
-        self._fast_path.begin(self, head, body)
+        self._fast_path.begin(self, head, body, began)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, unless it has been idle only since a request was turned away."""
@@ -228,7 +232,7 @@ class FastConnection(Connection):
             super()._start_asgi_task(cycle, app)
             return
         self._active = cycle
-        self.began = time.monotonic()
+        self._began = time.monotonic()
         if cycle.more_body:
             self._awaits_body = True
         else:  # It came while the request before it was answered. Not here: thousands may wait, one within the other.
@@ -262,14 +266,14 @@ class FastConnection(Connection):
         error = self._fast_path.refusal_of_all()
         if error is None:
             body, cycle.body = bytes(cycle.body), bytearray()  # which would be held twice until the answer
-            self._fast_path.begin(self, head, body)
+            self._fast_path.begin(self, head, body, self._began)
             return
         self._turned_away = True
         if cycle.keep_alive and not (self._last or self._old or cycle.disconnected):
             self.transport.write(self._fast_path.immediate_refusal(head, error))
             self._end_answer(cycle)
         else:
-            self._fast_path.refuse(self, head, error)
+            self._fast_path.refuse(self, head, error, self._began)
 
     def _head(self) -> RequestHead:
         """Return what the header of the active request says."""
@@ -294,7 +298,7 @@ class FastConnection(Connection):
 
     def _body_late(self, error: ServiceError) -> None:
         self._end_of_wait()
-        self._fast_path.refuse(self, self._head(), error, body_is_here=False)
+        self._fast_path.refuse(self, self._head(), error, self._began, body_is_here=False)
 
     def _end_of_wait(self) -> None:
         """Await the active request's body no longer."""

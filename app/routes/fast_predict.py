@@ -58,10 +58,10 @@ class FastPredict:
         self._turned_away = 0  # in this turn
         self._awake_until = 0.0  # a time.monotonic()
 
-    def begin(self, connection: FastConnection, head: RequestHead, body: bytes) -> None:
-        """Answer a request, now or later."""
-        exchange = Exchange(self.service, connection, head)
-        exchange.attempt(exchange.begin, body)
+    def begin(self, connection: FastConnection, head: RequestHead, body: bytes, began: float) -> None:
+        """Answer a request that began at `began`, a time.monotonic(), now or later."""
+        request = FastRequest(self.service, connection, head, began)
+        request.attempt(request.begin, body)
 
     def body_deadline(self, head: RequestHead) -> BodyDeadline:
         """Return how long a request's body may take."""
@@ -69,10 +69,16 @@ class FastPredict:
         return head.parameters.body_deadline(settings.timeout_ms, settings.body_timeout_s)
 
     def refuse(
-        self, connection: FastConnection, head: RequestHead, error: ServiceError, *, body_is_here: bool = True
+        self,
+        connection: FastConnection,
+        head: RequestHead,
+        error: ServiceError,
+        began: float,
+        *,
+        body_is_here: bool = True,
     ) -> None:
-        """Answer a request with an error."""
-        Exchange(self.service, connection, head).refuse(error, body_is_here=body_is_here)
+        """Answer a request that began at `began`, a time.monotonic(), with an error."""
+        FastRequest(self.service, connection, head, began).refuse(error, body_is_here=body_is_here)
 
     def refusal_of_all(self) -> ServiceError | None:
         """Return the error that every request gets now, or None.
@@ -117,8 +123,8 @@ class FastPredict:
             time.sleep(min(MAX_REST_S, REST_SHARE * error.batch_s))
 
 
-class Exchange:
-    """One request on its way to its answer, and what it holds until then."""
+class FastRequest:
+    """One request on its way to its answer, and what it holds until then. It began at `began`, a time.monotonic()."""
 
     __slots__ = (
         "_began",
@@ -135,10 +141,10 @@ class Exchange:
         "_ticket",
     )
 
-    def __init__(self, service: Service, connection: FastConnection, head: RequestHead) -> None:
+    def __init__(self, service: Service, connection: FastConnection, head: RequestHead, began: float) -> None:
         self._service = service
         self._connection = connection
-        self._began = connection.began  # which is of another request once this one is answered
+        self._began = began
         self._head = head
         self._request_id = request_id_of(head.given_id)
         self._release_key: Callable[[], None] | None = None
@@ -252,7 +258,7 @@ class Exchange:
         if self._service.lifecycle.state is not State.READY:
             headers.append((b"connection", b"close"))  # clients move to another instance before the port closes
         self._connection.send_answer(status, headers, body)
-        seconds = time.monotonic() - self._began  # of this request: the connection may have begun the next one
+        seconds = time.monotonic() - self._began
         self._service.telemetry.record_answer(PATH, status, seconds)
         if log.isEnabledFor(logging.DEBUG):
             seen = self._seen(status) | {"seconds": seconds}

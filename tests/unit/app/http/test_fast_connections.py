@@ -59,14 +59,14 @@ class Echo:
     def immediate_refusal(self, head, error):
         return problem_answers(error)("id")
 
-    def begin(self, conversation, head, body):
+    def begin(self, conversation, head, body, began):
         self.asked.append((head.given_id, (head.content_type, head.key, head.codings, head.parameters), body))
         conversation.send_answer(200, [(b"content-length", b"2")], b"ok")
 
     def body_deadline(self, head):
         return BodyDeadline(60.0, BodyTooSlow())
 
-    def refuse(self, conversation, head, error, *, body_is_here=True):
+    def refuse(self, conversation, head, error, began, *, body_is_here=True):
         conversation.send_answer(error.status, [(b"content-length", b"0")], b"")
 
 
