@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, ServiceError
 from app.exception_handlers import problem_response
-from app.http.connections import REFUSED_WITH, WHOLE
+from app.http.asgi_extension import ClientConnection, connection_of
 from app.http.ending import DISCARD_BYTES, DISCARD_S
 from app.http.problems import SECURITY_HEADERS, Headers
 from app.http.request_ids import given_id_in, request_id_of
@@ -24,20 +24,15 @@ log = logging.getLogger(__name__)
 TOO_SLOW = frozenset({BodyTooSlow.status, DeadlinePassed.status})
 
 
-def _no() -> bool:
-    return False
-
-
 class BodyWatch:
     """Knows whether a request's body has been read to its end, and reads what is left of a refused one.
 
     A client that is still sending does not see an answer before its last byte is taken, or before it meets a reset.
     """
 
-    def __init__(self, head: Mapping[bytes, bytes], receive: Receive, whole: Mapping[str, Callable[[], bool]]) -> None:
+    def __init__(self, head: Mapping[bytes, bytes], receive: Receive, connection: ClientConnection) -> None:
         self._receive = receive
-        self._is_here = whole.get("body_is_here", _no)
-        self._awaits_100_continue = whole.get("awaits_100_continue", _no)
+        self._connection = connection
         self._given_up = False
         self.complete = head.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in head
 
@@ -54,8 +49,8 @@ class BodyWatch:
 
     async def discard_rest(self, status: int) -> None:
         """Read on to the end, within bounds, unless the client was too slow already or still awaits 100 Continue."""
-        self.complete = self.complete or self._is_here()
-        if self._given_up or self.complete or self._awaits_100_continue() or status in TOO_SLOW:
+        self.complete = self.complete or self._connection.body_is_here()
+        if self._given_up or self.complete or self._connection.awaits_100_continue() or status in TOO_SLOW:
             return
         left_bytes = DISCARD_BYTES
         try:
@@ -71,15 +66,14 @@ class _Response:
 
     def __init__(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
         head = dict(reversed(scope["headers"]))  # of equal names the first one, as cached_headers.py has it
-        whole = scope.get("extensions", {}).get(WHOLE, {})
+        self.connection = connection_of(scope, send)
         state = scope.setdefault("state", {})  # has an id where the connection has refused the request already
         self.request_id: str = state.setdefault("request_id", request_id_of(given_id_in(head)))
-        self.request_body = BodyWatch(head, receive, whole)
+        self.request_body = BodyWatch(head, receive, self.connection)
         self.status = 0
         self._service = service
         self._scope = scope
         self._send = send
-        self._respond = whole.get("respond") if scope["method"] != "HEAD" else None
         self._start: Message | None = None  # waits here for the body, so that both can be sent at once
         self._sent = False
 
@@ -96,8 +90,8 @@ class _Response:
             await self._send(message)
             return
         self._sent = True
-        if self._respond is not None and not message.get("more_body", False):
-            await self._respond(self.status, start["headers"], message.get("body", b""))
+        if self._scope["method"] != "HEAD" and not message.get("more_body", False):
+            await self.connection.respond(self.status, start["headers"], message.get("body", b""))
         else:
             await self._send(start)
             await self._send(message)
@@ -141,7 +135,6 @@ class RequestContext:
             return
         started = time.perf_counter()
         response = _Response(self.service, scope, receive, send)
-        request_id = response.request_id
         # What answers GET answers HEAD (RFC 9110): the connection leaves the body out, by its own scope.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
@@ -150,17 +143,16 @@ class RequestContext:
             response.request_body.give_up()
             await response.refuse(NotReady())
         except Exception:
-            seen = {"request_id": request_id, "status": ServiceError.status}
-            log.exception("request %s failed", request_id, extra=seen)
+            seen = {"request_id": response.request_id, "status": ServiceError.status}
+            log.exception("request %s failed", response.request_id, extra=seen)
             await response.refuse(ServiceError())
         finally:
-            self._record(inner, request_id, response.status, time.perf_counter() - started)
+            self._record(inner, response, time.perf_counter() - started)
 
-    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = _route_of(scope)
-        if (refusal := scope["state"].get(REFUSED_WITH)) is not None:
-            status = refusal.status
-        status = status or ClientGone.status
+    def _record(self, scope: Scope, response: _Response, seconds: float) -> None:
+        request_id, route = response.request_id, _route_of(scope)
+        refusal = response.connection.refused_with
+        status = refusal.status if refusal is not None else response.status or ClientGone.status
         self.service.telemetry.record_answer(route, status, seconds)
         if log.isEnabledFor(logging.DEBUG):
             seen = {"request_id": request_id, "route": route, "status": status, "seconds": seconds}

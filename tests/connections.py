@@ -7,9 +7,10 @@ from functools import partial
 import uvicorn
 from uvicorn.server import ServerState
 
+from app.http.asgi_extension import CONNECTION
 from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits
-from app.http.connections import WHOLE, Connection
+from app.http.connections import Connection
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HALF = b"GET / HTTP/1.1\r\nho"
@@ -67,7 +68,7 @@ def responding(status=200, *headers, body=b""):
 
     async def respond(scope, _receive, _send):
         length = (b"content-length", b"%d" % len(body))
-        await scope["extensions"][WHOLE]["respond"](status, [length, *headers], body)
+        await scope["extensions"][CONNECTION].respond(status, [length, *headers], body)
 
     return respond
 

@@ -20,22 +20,13 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app.errors import TOO_MANY_CONNECTIONS, HeaderTooSlow, MalformedRequest, QueueFull, ServiceError
+from app.http.asgi_extension import CONNECTION
 from app.http.connection_limits import ConnectionLimits
 from app.http.dates import date_line
 from app.http.ending import DISCARD_S, Ending
 from app.http.parsing import ParsingConnection, UvicornOptions
 from app.http.problems import Headers, problem_answers
 from app.http.request_ids import given_id_in, request_id_of
-
-# The ASGI extension by which a request is told that its client has left; its "tell" is `Connection.when_gone`.
-WHEN_GONE = "resnet.when_gone"
-
-# The ASGI extension for what is whole: its "respond", "body_is_here" and "awaits_100_continue" are the methods
-# of Connection.
-WHOLE = "resnet.whole"
-
-# In a request's state: the error that its connection has answered it with, whatever the application answers.
-REFUSED_WITH = "resnet.refused_with"
 
 LATE_S = 0.05
 
@@ -70,22 +61,15 @@ class Connection(ParsingConnection):
     def __init__(self, *, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
         super().__init__(**uvicorns)
         self._limits = limits
-        self._extensions = {
-            WHEN_GONE: {"tell": self.when_gone},
-            WHOLE: {
-                "respond": self.respond,
-                "body_is_here": self.body_is_here,
-                "awaits_100_continue": self.awaits_100_continue,
-            },
-        }
         self._ending: Ending
         self._last = False  # whether the connection is to be closed after what is under way
         self._old = False  # whether it is to be closed after its next response
         self._active: RequestResponseCycle | None = None  # is answered; uvicorn's `cycle` is the one that is read
         self._refusal: Callable[[], None] | None = None  # of what follows a request that is not answered yet
+        self.refused_with: ServiceError | None = None  # the active request was, whatever the application answers
         self.heard = False  # whether the client has sent anything yet
         self._gone = False
-        self._tell_gone: Callable[[], None] | None = None
+        self._when_gone: Callable[[], None] | None = None
         self._header_timer: asyncio.TimerHandle | None = None
         self._age_timer: asyncio.TimerHandle | None = None
 
@@ -160,11 +144,11 @@ class Connection(ParsingConnection):
         if self._active is not None:  # uvicorn tells the newest only
             self._forget(self._active)
 
-    def when_gone(self, tell: Callable[[], None] | None) -> None:
-        """Call `tell` as soon as the client has left, at once if it has; None forgets who was to be told."""
-        self._tell_gone = tell
-        if self._gone and tell is not None:
-            tell()
+    def when_gone(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` as soon as the client has left, at once if it has; None unregisters the callback."""
+        self._when_gone = callback
+        if self._gone and callback is not None:
+            callback()
         elif not self._gone:
             self.flow.resume_reading()  # a large body's last piece has paused it, and only a reader sees the end
 
@@ -192,8 +176,9 @@ class Connection(ParsingConnection):
     # -- what becomes of answers
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Begin to answer a request."""
+        """Begin to answer a request: the application may call this connection, a `ClientConnection`."""
         self._active = cycle
+        cycle.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
         super()._start_asgi_task(cycle, app)
 
     def body_is_here(self) -> bool:
@@ -349,7 +334,7 @@ class Connection(ParsingConnection):
             if broken.response_started:
                 self._ending.close()
             else:
-                broken.scope["state"][REFUSED_WITH] = error
+                self.refused_with = error
                 refuse()
             return
         if self._answering():
@@ -367,8 +352,8 @@ class Connection(ParsingConnection):
         cycle.disconnected = True
         cycle.waiting_for_100_continue = False  # nothing is written behind a refusal
         cycle.message_event.set()
-        if self._tell_gone is not None:
-            self._tell_gone()
+        if self._when_gone is not None:
+            self._when_gone()
 
     def _refuse(self, error: ServiceError, scope: Mapping[str, Any]) -> None:
         """Answer a request with a problem, and close."""

@@ -63,7 +63,6 @@ class ParsingConnection(HttpToolsProtocol):
     def __init__(self, **uvicorns: Unpack[UvicornOptions]) -> None:
         super().__init__(**uvicorns)
         self.headers = []
-        self._extensions: dict[str, dict[object, object]] = {}  # of each request's scope
         self._header_begun = False
         self._padding_bytes = 0  # of a header: blanks behind its values
         self._unparsed = b""  # what stands behind more requests than may wait, or more of their bodies
@@ -196,7 +195,7 @@ class ParsingConnection(HttpToolsProtocol):
         header = _with_path(self.url), self.headers, self.expect_100_continue
         super().on_message_begin()  # it makes a scope, and room for a header
         self.url, self.headers, self.expect_100_continue = header
-        self.scope |= {"headers": self.headers, "extensions": self._extensions}
+        self.scope["headers"] = self.headers
         super().on_headers_complete()
         self.headers = []  # what else may come are trailers: nobody here asks for them
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -17,8 +16,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.batching.jobs import Job, Outcome
 from app.errors import NotReady, ServiceError
+from app.http.asgi_extension import CONNECTION, ClientConnection
 from app.http.bodies import SMALL_BODY_BYTES, read_body, refuse_codings, split_images
-from app.http.connections import WHEN_GONE
 from app.http.parameters import Options, Parameters, Positive
 from app.imaging import Entry
 from app.predictor import Predictor
@@ -27,9 +26,6 @@ from app.routes.common import KeyDep, ServiceDep
 from app.routes.document import PREDICT_BODY, PREDICT_RESPONSES
 from app.schemas import PredictResponse
 from app.service import Service
-
-# Another server than ours does not say when a client leaves.
-NOBODY_TELLS: dict[str, Callable[[object], None]] = {"tell": lambda _callback: None}
 
 PATH = "/predict"
 
@@ -111,9 +107,9 @@ def _metric_label(error: BaseException) -> str:
 
 async def _await_job(request: Request, job: Job) -> Outcome:
     """Wait for a job, and abandon it when the client leaves."""
-    tell = request.scope.get("extensions", {}).get(WHEN_GONE, NOBODY_TELLS)["tell"]
-    tell(job.abandon)
+    connection: ClientConnection = request.scope["extensions"][CONNECTION]  # RequestContext sees to it that it is there
+    connection.when_gone(job.abandon)
     try:
         return await job.future
     finally:
-        tell(None)
+        connection.when_gone(None)

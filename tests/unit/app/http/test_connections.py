@@ -9,8 +9,8 @@ import weakref
 import pytest
 
 from app.http import connections
+from app.http.asgi_extension import CONNECTION
 from app.http.connection_limits import OTHER_FILES, raise_file_limit
-from app.http.connections import WHEN_GONE, WHOLE
 from tests.connections import HALF, REQUEST, Port, ended, responding
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
@@ -110,7 +110,7 @@ async def test_a_whole_answer_is_one_write_and_closes_where_it_should(headers, m
 
     async def respond(scope, receive, _send):
         await receive()
-        await scope["extensions"][WHOLE]["respond"](200, [(b"content-length", b"2"), *headers], b"ok")
+        await scope["extensions"][CONNECTION].respond(200, [(b"content-length", b"2"), *headers], b"ok")
 
     protocol, transport = Port(respond).connect()
     protocol.data_received(REQUEST if headers else REQUEST.replace(b"1.1", b"1.0"))
@@ -130,7 +130,7 @@ async def test_a_request_is_told_when_its_client_leaves(when, behind):
         await receive()
         if when == "before":
             protocol.connection_lost(None)
-        scope["extensions"][WHEN_GONE]["tell"](told.set)
+        scope["extensions"][CONNECTION].when_gone(told.set)
         asks.set()
         await told.wait()
         assert (await receive())["type"] == "http.disconnect"
