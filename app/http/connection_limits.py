@@ -1,16 +1,27 @@
-"""What the connections of a port may take, and how many of them the limit of open files allows for."""
+"""What the connections of a port may take, which of too many is closed, and how many open files allow for."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
+from typing import Protocol
 
 from app.http.byte_budget import ByteBudget
 
 # Open files that are not connections: the port, the event loop, libraries, /proc for the metrics, probes on their port.
 OTHER_FILES = 128
+
+# Of those that are open when there are too many, so many are looked at for the one that has been idle for longest:
+# enough to find a long idle one where there are many, and little work where connections come in crowds.
+LOOKED_AT = 64
+
+# What has been idle for less may have a request on the way.
+LONG_IDLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,34 @@ class ConnectionLimits:
     on_refused: Callable[[str], None]
     unread: ByteBudget
     max_age_s: float = math.inf
+
+
+class IdleConnection(Protocol):
+    """What `close_longest_idle` asks of a connection."""
+
+    transport: asyncio.Transport
+
+    def idle_since(self) -> float | None:
+        """Return since when, by the loop's time, the client has had all that it asked for; None while it has not."""
+
+    def has_unread(self) -> bool:
+        """Whether the client has sent something that was not read yet."""
+
+
+def close_longest_idle(candidates: Iterable[IdleConnection], now: float) -> bool:
+    """Close the connection that has been idle for longest, of the first LOOKED_AT; return whether there was one.
+
+    `now` is the event loop's time.
+    """
+    idle = [
+        (since, one)
+        for one in islice(candidates, LOOKED_AT)
+        if (since := one.idle_since()) is not None and since <= now - LONG_IDLE_S and not one.has_unread()
+    ]
+    if not idle:
+        return False
+    min(idle, key=itemgetter(0))[1].transport.abort()
+    return True
 
 
 def raise_file_limit(wanted: int, others: int = 0) -> int:

@@ -144,7 +144,7 @@ class FastConnection(Connection):
             self._parser_is_idle
             and not self._unparsed
             and not self._answering()
-            and not (self._last or self._old)
+            and not (self._closing or self._close_after_response)
             and not self.flow.write_paused
             and not self._stopped_reading()
         )
@@ -164,7 +164,7 @@ class FastConnection(Connection):
         self._unset_keepalive_if_required()
         self.cycle = self._active = WholeRequest(self.on_response_complete)
         if self._header_timer is not None:  # of a new connection
-            self._watch()
+            self._update_timers()
         self._fast_path.begin(self, head, body, began)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -269,7 +269,7 @@ class FastConnection(Connection):
             self._fast_path.begin(self, head, body, self._began)
             return
         self._turned_away = True
-        if cycle.keep_alive and not (self._last or self._old or cycle.disconnected):
+        if cycle.keep_alive and not (self._closing or self._close_after_response or cycle.disconnected):
             self.transport.write(self._fast_path.immediate_refusal(head, error))
             self._end_answer(cycle)
         else:
@@ -289,12 +289,12 @@ class FastConnection(Connection):
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    def _watch(self) -> None:
+    def _update_timers(self) -> None:
         """Let the body's time run while a small one is awaited, and else the header's."""
         if self._awaits_body and self._body_timer is None:
             deadline = self._fast_path.body_deadline(self._head())
             self._body_timer = self.loop.call_later(deadline.timeout_s, self._body_late, deadline.error)
-        super()._watch()
+        super()._update_timers()
 
     def _body_late(self, error: ServiceError) -> None:
         self._end_of_wait()

@@ -18,7 +18,7 @@ from starlette.staticfiles import NotModifiedResponse, PathLike
 from starlette.types import Receive, Scope, Send
 
 from app.errors import NotFound
-from app.http.connections import RESPONSE_PIECE_BYTES
+from app.http.answering import RESPONSE_PIECE_BYTES
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
 

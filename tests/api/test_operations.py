@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from starlette.exceptions import HTTPException
 
-from app.http.connections import RESPONSE_PIECE_BYTES
+from app.http.answering import RESPONSE_PIECE_BYTES
 from app.lifecycle import State
 from app.release import release
 from app.routes.docs import STATIC, WholeFiles

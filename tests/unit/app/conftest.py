@@ -44,7 +44,7 @@ def toy_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let refused connections close soon."""
-    monkeypatch.setattr("app.http.connections.LINGER_S", 0.01)
+    monkeypatch.setattr("app.http.answering.LINGER_S", 0.01)
 
 
 @pytest.fixture

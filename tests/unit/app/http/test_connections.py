@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from app.http import connections
+from app.http import connection_limits
 from app.http.asgi_extension import CONNECTION
 from app.http.connection_limits import OTHER_FILES, raise_file_limit
 from tests.connections import HALF, REQUEST, Port, ended, responding
@@ -160,7 +160,7 @@ async def test_where_all_are_busy_a_connection_too_many_is_closed_and_one_that_e
 
 
 async def test_the_connection_that_has_been_idle_for_longest_makes_room_for_another_one(monkeypatch):
-    monkeypatch.setattr(connections, "LONG_IDLE_S", 0.0)
+    monkeypatch.setattr(connection_limits, "LONG_IDLE_S", 0.0)
     port = Port(max_connections=3)
     connected = [port.connect() for _ in range(3)]
     for protocol, _ in connected[1:]:  # the first one's client has never sent anything
@@ -181,14 +181,14 @@ async def test_the_connection_that_has_been_idle_for_longest_makes_room_for_anot
 BUSY = {
     "half a header": lambda protocol, _transport: protocol.data_received(HALF),
     "a response that is not read": lambda _protocol, transport: setattr(transport, "unread", 5),
-    "a request that lies in the socket": lambda protocol, _transport: setattr(protocol, "_has_unread", lambda: True),
+    "a request that lies in the socket": lambda protocol, _transport: setattr(protocol, "has_unread", lambda: True),
     "its end": lambda protocol, _transport: protocol._linger(60.0),
 }
 
 
 @pytest.mark.parametrize("name", BUSY)
 async def test_a_connection_with_something_under_way_makes_no_room(name, monkeypatch):
-    monkeypatch.setattr(connections, "LONG_IDLE_S", 0.0)
+    monkeypatch.setattr(connection_limits, "LONG_IDLE_S", 0.0)
     port = Port(max_connections=1)
     busy, transport = port.connect()
     BUSY[name](busy, transport)
@@ -198,7 +198,7 @@ async def test_a_connection_with_something_under_way_makes_no_room(name, monkeyp
 
 
 async def test_a_connection_that_has_been_idle_for_a_moment_makes_no_room(monkeypatch):
-    monkeypatch.setattr(connections, "LONG_IDLE_S", 3600.0)
+    monkeypatch.setattr(connection_limits, "LONG_IDLE_S", 3600.0)
     port = Port(max_connections=1)
     _, transport = port.connect()
     _, refused = port.connect()
@@ -207,7 +207,7 @@ async def test_a_connection_that_has_been_idle_for_a_moment_makes_no_room(monkey
 
 
 async def test_a_connection_that_is_answered_makes_no_room(monkeypatch):
-    monkeypatch.setattr(connections, "LONG_IDLE_S", 0.0)
+    monkeypatch.setattr(connection_limits, "LONG_IDLE_S", 0.0)
     asked, go = asyncio.Event(), asyncio.Event()
 
     async def wait(scope, receive, send):

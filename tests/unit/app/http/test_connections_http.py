@@ -47,7 +47,7 @@ refuse = responding(413, (b"connection", b"close"), body=b"no")
 
 
 async def test_what_a_refused_client_sends_without_leave_is_thrown_away_for_a_while(monkeypatch):
-    monkeypatch.setattr("app.http.connections.DISCARD_S", 0.01)
+    monkeypatch.setattr("app.http.answering.DISCARD_S", 0.01)
     protocol, transport = Port(refuse).connect()
     protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n")
     await ended(protocol)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from app.http.connections import RESPONSE_PIECE_BYTES
+from app.http.answering import RESPONSE_PIECE_BYTES
 from tests.connections import HALF, REQUEST, Port, ended, responding
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
@@ -178,7 +178,7 @@ async def test_a_header_of_which_a_part_has_come_is_answered_when_the_connection
 @pytest.mark.parametrize("when", ["before", "unread"])
 async def test_of_requests_in_a_row_only_the_last_ones_answer_closes_when_the_connection_is_to_be_closed(when, count):
     protocol, transport = Port(responding()).connect()
-    protocol._has_unread = lambda: when == "unread"
+    protocol.has_unread = lambda: when == "unread"
     if when == "before":
         protocol.data_received(REQUEST * count)
     protocol.shutdown()
@@ -194,7 +194,7 @@ async def test_of_requests_in_a_row_only_the_last_ones_answer_closes_when_the_co
 
 async def test_half_a_header_that_was_unread_when_the_connection_was_to_be_closed_has_as_little_time():
     protocol, _ = Port().connect()
-    protocol._has_unread = lambda: True
+    protocol.has_unread = lambda: True
     protocol.shutdown()
     protocol.data_received(HALF)
     assert protocol._header_timer.when() < protocol.loop.time() + 2
@@ -211,7 +211,7 @@ async def test_a_refused_client_that_still_sends_its_body_is_not_reset_by_a_drai
 
 
 async def test_a_refused_client_that_still_sends_its_body_is_not_reset(monkeypatch):
-    monkeypatch.setattr("app.http.connections.LINGER_S", 3600)
+    monkeypatch.setattr("app.http.answering.LINGER_S", 3600)
 
     protocol, transport = Port(responding(408, CLOSE)).connect()
     protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")

@@ -221,7 +221,7 @@ async def test_a_connection_that_is_to_close_takes_no_request_by_the_cache():
     echo = Echo()
     connection, transport = connect(echo)
     connection.data_received(request())
-    connection._last = True
+    connection._closing = True
     connection.data_received(request())
     await ended(connection)
     assert len(echo.asked) == 2

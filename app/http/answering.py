@@ -1,0 +1,194 @@
+"""A connection as far as it answers: from the start of an application's task to the last byte of its answer.
+
+What else follows an answer, the next request or a closed connection, is said in connections.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
+
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from app.errors import QueueFull, ServiceError
+from app.http.asgi_extension import CONNECTION
+from app.http.connection_limits import ConnectionLimits
+from app.http.dates import date_line
+from app.http.ending import DISCARD_S, Ending
+from app.http.parsing import ParsingConnection, UvicornOptions
+from app.http.problems import Headers, problem_answers
+from app.http.request_ids import given_id_in, request_id_of
+
+# What a refused client still sends is thrown away for so long; where it sent `Expect: 100-continue`, and may send its
+# body all the same, for DISCARD_S.
+LINGER_S = 1.0
+
+# A larger answer is sent in such pieces, as its client reads them.
+RESPONSE_PIECE_BYTES = 64 << 10
+
+
+class AnsweringConnection(ParsingConnection):
+    """uvicorn's connection, which sends answers whole and ends in time; to applications a `ClientConnection`.
+
+    Subclasses say by `_closing` and `_close_after_response` which answer is the last one.
+    """
+
+    def __init__(self, *, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
+        super().__init__(**uvicorns)
+        self._limits = limits
+        self._ending: Ending
+        self._closing = False  # whether the connection is to be closed after what is under way
+        self._close_after_response = False  # whether it is to be closed after its next response
+        self._active: RequestResponseCycle | None = None  # is answered; uvicorn's `cycle` is the one that is read
+        self.refused_with: ServiceError | None = None  # the active request was, whatever the application answers
+        self._gone = False
+        self._when_gone: Callable[[], None] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to read."""
+        super().connection_made(transport)
+        self._ending = Ending(self._limits, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self._ending.over()
+        super().connection_lost(exc)
+        self._gone = True
+        if self._active is not None:  # uvicorn tells the newest only
+            self._forget(self._active)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Begin to answer a request by the application, which finds this connection in the scope."""
+        self._active = cycle
+        cycle.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
+        super()._start_asgi_task(cycle, app)
+
+    def _answering(self) -> bool:
+        """Whether a request is being read or answered, or waits behind one that is."""
+        return bool(self.pipeline) or not (self._active is None or self._active.response_complete)
+
+    # -- what an application may call
+
+    def when_gone(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` as soon as the client has left, at once if it has; None unregisters the callback."""
+        self._when_gone = callback
+        if self._gone and callback is not None:
+            callback()
+        elif not self._gone:
+            self.flow.resume_reading()  # a large body's last piece has paused it, and only a reader sees the end
+
+    def body_is_here(self) -> bool:
+        """Whether the active request has come to its end, so that nothing of it has to be waited for."""
+        return self._active is not None and not self._active.more_body
+
+    def awaits_100_continue(self) -> bool:
+        """Whether the active request's client sent `Expect: 100-continue` and has not been sent 100 Continue."""
+        return self._active is not None and self._active.waiting_for_100_continue
+
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send the active request's answer at once, where ASGI's two messages would be two writes to the network."""
+        cycle = self._active
+        assert cycle is not None
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        if len(body) <= RESPONSE_PIECE_BYTES:
+            self.send_answer(status, headers, body)
+        elif not cycle.disconnected:
+            await self._send_in_pieces(cycle, self._response_head(cycle, status, headers), body)
+
+    # -- answers
+
+    def send_answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send the active request's answer, whole, unless its client has left."""
+        cycle = self._active
+        assert cycle is not None
+        if cycle.disconnected or cycle.response_complete:
+            return
+        self.transport.write(self._response_head(cycle, status, headers) + body)
+        self._end_answer(cycle)
+
+    async def _send_in_pieces(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> None:
+        """Send a large answer as its client reads it; it counts as unread until the last piece is on its way."""
+        try:
+            with self._ending.holding(len(body)):
+                cycle.response_started = True
+                self.transport.write(head)
+                for begin in range(0, len(body), RESPONSE_PIECE_BYTES):
+                    if self.flow.write_paused:
+                        await self.flow.drain()
+                    if cycle.disconnected:
+                        return
+                    self.transport.write(body[begin : begin + RESPONSE_PIECE_BYTES])
+        except QueueFull:
+            self._ending.refuse()
+            self._forget(cycle)
+            return
+        self._end_answer(cycle)
+
+    def _response_head(self, cycle: RequestResponseCycle, status: int, headers: Headers) -> bytes:
+        """Return an answer's header. The last one closes, but not while requests that were accepted wait behind it."""
+        lines = [STATUS_LINE[status], date_line()]
+        last = self._closing or self._close_after_response
+        for name, value in headers:
+            if name == b"connection" and value == b"close":
+                last = True
+            else:
+                lines += (name, b": ", value, b"\r\n")
+        if last and (cycle.more_body or not (self.pipeline or self._unparsed)):
+            cycle.keep_alive = False
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    def _end_answer(self, cycle: RequestResponseCycle) -> None:
+        unasked = cycle.waiting_for_100_continue
+        cycle.waiting_for_100_continue = False
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if cycle.more_body and (unasked or not cycle.keep_alive):
+            self._linger(DISCARD_S if unasked else LINGER_S)
+        elif not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+
+    def _refuse(self, error: ServiceError, scope: Mapping[str, Any]) -> None:
+        """Answer a request with a problem, and close."""
+        self._limits.on_refused(error.code)
+        self._unset_keepalive_if_required()
+        given = given_id_in(dict(reversed(scope["headers"])))  # of equal names the first one
+        # The application may have begun already, or begin now, and logs it under the same id.
+        request_id = scope["state"].setdefault("request_id", request_id_of(given))
+        answer = problem_answers(error, close=True)(request_id)
+        if scope["method"] == "HEAD":
+            answer = answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        self.transport.write(answer)
+        self._linger(LINGER_S)
+
+    # -- what becomes of the client
+
+    def _forget(self, cycle: RequestResponseCycle) -> None:
+        """Let a request know that nobody waits for its answer."""
+        cycle.disconnected = True
+        cycle.waiting_for_100_continue = False  # nothing is written behind a refusal
+        cycle.message_event.set()
+        if self._when_gone is not None:
+            self._when_gone()
+
+    def _linger(self, seconds: float) -> None:
+        """Send no more, and close once the client has had its time to send what it is sending."""
+        self._ending.linger(seconds)
+        if not self.transport.is_closing():
+            self.flow.resume_reading()  # a large body's last piece has paused it
+
+    def pause_writing(self) -> None:
+        """The client does not read its answer; it has a while to begin, unless too much lies unread already."""
+        super().pause_writing()
+        self._ending.pause()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        super().resume_writing()
+        self._ending.resume()
