@@ -33,6 +33,19 @@ BODY_SOON_S = 0.01
 MAX_CACHED_BYTES = 4096
 
 
+class Overload(Protocol):
+    """What refuses requests while there is no room for any."""
+
+    def refusal_of_all(self) -> ServiceError | None:
+        """Return the error that every request gets now, or None."""
+
+    def immediate_refusal(self, head: RequestHead, error: ServiceError) -> bytes:
+        """Return the whole answer to a request that is refused for what `refusal_of_all` returned."""
+
+    def stay_awake(self) -> None:
+        """Be quick for a moment: something else than a request with a cached header has come."""
+
+
 class FastPath(Protocol):
     """What answers requests to `path` whose bodies hold at most `max_body_bytes`; it raises nothing.
 
@@ -42,6 +55,10 @@ class FastPath(Protocol):
     path: str
     max_body_bytes: int
     cached_header: CachedHeader | None
+
+    @property
+    def overload(self) -> Overload:
+        """What refuses requests in place of this one while there is no room."""
 
     def begin(self, connection: FastConnection, head: RequestHead, body: bytes, began: float) -> None:
         """Answer a request that began at `began`, a time.monotonic(), by `connection.send_answer`, now or later."""
@@ -58,16 +75,7 @@ class FastPath(Protocol):
         *,
         body_is_here: bool = True,
     ) -> None:
-        """Answer a request with an error: its body did not come, or `refusal_of_all` refuses all of them."""
-
-    def refusal_of_all(self) -> ServiceError | None:
-        """Return the error that every request gets now, or None."""
-
-    def immediate_refusal(self, head: RequestHead, error: ServiceError) -> bytes:
-        """Return the whole answer to a request that is refused for what `refusal_of_all` returned."""
-
-    def stay_awake(self) -> None:
-        """Be quick for a moment: something else than a request with a cached header has come."""
+        """Answer a request with an error: its body did not come, or `overload` refuses all of them."""
 
 
 class FastConnection(Connection):
@@ -84,6 +92,7 @@ class FastConnection(Connection):
     def __init__(self, *, fast_path: FastPath, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
         super().__init__(limits=limits, **uvicorns)
         self._fast_path = fast_path
+        self._overload = fast_path.overload
         self._cached = fast_path.cached_header
         self._idle_since = 0.0  # a time of the loop: the keep-alive timer may have begun before
         self._held = b""
@@ -102,7 +111,7 @@ class FastConnection(Connection):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first header. Where clients come in crowds, nobody rests until all are let in."""
-        self._fast_path.stay_awake()
+        self._overload.stay_awake()
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -154,9 +163,9 @@ class FastConnection(Connection):
     def _begin_cached(self, head: RequestHead, body: bytes, began: float) -> None:
         """Begin to answer a request that is here whole, and of which the parser knows nothing."""
         self._overhead_bytes = 0
-        error = self._fast_path.refusal_of_all()
+        error = self._overload.refusal_of_all()
         if error is not None:
-            self.transport.write(self._fast_path.immediate_refusal(head, error))
+            self.transport.write(self._overload.immediate_refusal(head, error))
             self._idle_since = self.loop.time()
             if self.timeout_keep_alive_task is None:  # else it will see that it is too early
                 self.on_response_complete()
@@ -206,7 +215,7 @@ class FastConnection(Connection):
         self._last_head, self._turned_away = None, False
         super().data_received(data)
         if not self._turned_away:
-            self._fast_path.stay_awake()
+            self._overload.stay_awake()
         if whole and self._last_head is not None and self._messages == 1 and self._parser_is_idle:
             self._cache(whole, self._last_head)
         self._begun = whole if self._awaits_body and whole is data and len(data) <= MAX_CACHED_BYTES else b""
@@ -263,14 +272,14 @@ class FastConnection(Connection):
         assert cycle is not None
         self._end_of_wait()
         head = self._last_head = self._head()
-        error = self._fast_path.refusal_of_all()
+        error = self._overload.refusal_of_all()
         if error is None:
             body, cycle.body = bytes(cycle.body), bytearray()  # which would be held twice until the answer
             self._fast_path.begin(self, head, body, self._began)
             return
         self._turned_away = True
         if cycle.keep_alive and not (self._closing or self._close_after_response or cycle.disconnected):
-            self.transport.write(self._fast_path.immediate_refusal(head, error))
+            self.transport.write(self._overload.immediate_refusal(head, error))
             self._end_answer(cycle)
         else:
             self._fast_path.refuse(self, head, error, self._began)

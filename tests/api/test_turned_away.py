@@ -51,8 +51,8 @@ async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch
     async with no_room() as (service, _):
         rests = []
         monkeypatch.setattr(Load, "batch_s", batch_s)
-        monkeypatch.setattr("app.routes.fast_predict.AWAKE_S", 0.0)
-        monkeypatch.setattr("app.routes.fast_predict.time.sleep", rests.append)
+        monkeypatch.setattr("app.routes.overload.AWAKE_S", 0.0)
+        monkeypatch.setattr("app.routes.overload.time.sleep", rests.append)
         clients = [await Client.connect(service) for _ in range(5)]
         assert [(await client.ask(PICTURE))[0] for client in clients] == [429] * 5
         assert rests == [rest_s] * 5  # also where the parser had to read the header
@@ -68,15 +68,15 @@ async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch
 async def test_it_does_not_rest_while_anything_else_may_need_it(monkeypatch):
     async with no_room() as (service, _):
         rests = []
-        monkeypatch.setattr("app.routes.fast_predict.time.sleep", rests.append)
+        monkeypatch.setattr("app.routes.overload.time.sleep", rests.append)
         monkeypatch.setattr(Load, "batch_s", 1.0)
-        monkeypatch.setattr("app.routes.fast_predict.AWAKE_S", 1000.0)
+        monkeypatch.setattr("app.routes.overload.AWAKE_S", 1000.0)
         client = await Client.connect(service)
         assert (await client.ask(PICTURE))[0] == 429
         assert (await service.get("/livez")).status_code == 200
         assert (await client.ask(PICTURE))[0] == 429
         assert rests == []
-        monkeypatch.setattr("app.routes.fast_predict.AWAKE_S", 0.0)
+        monkeypatch.setattr("app.routes.overload.AWAKE_S", 0.0)
         assert (await service.get("/livez")).status_code == 200
         assert (await client.ask(PICTURE))[0] == 429
         assert rests == [0.005]

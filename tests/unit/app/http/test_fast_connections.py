@@ -45,6 +45,7 @@ class Echo:
     max_body_bytes = 1000
 
     def __init__(self):
+        self.overload = self
         self.cached_header = None
         self.asked = []
         self.refusal = None
