@@ -6,7 +6,7 @@ What else follows an answer, the next request or a closed connection, is said in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Unpack
 
 from uvicorn._types import ASGI3Application
@@ -68,6 +68,12 @@ class AnsweringConnection(ParsingConnection):
     def _answering(self) -> bool:
         """Whether a request is being read or answered, or waits behind one that is."""
         return bool(self.pipeline) or not (self._active is None or self._active.response_complete)
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Run a part of a request that takes longer; it is cancelled when a drain's time is over."""
+        task = self.loop.create_task(work)
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     # -- what an application may call
 

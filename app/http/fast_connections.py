@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from typing import Protocol, Unpack, cast
+from typing import Unpack, cast
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -22,7 +21,7 @@ from app.errors import ClientGone, ServiceError
 from app.http.cached_headers import CachedHeader, RequestHead
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
-from app.http.parameters import BodyDeadline
+from app.http.fast_path import FastPath, UnparsedRequest
 from app.http.parsing import UvicornOptions
 from app.http.problems import Headers
 
@@ -33,51 +32,6 @@ BODY_SOON_S = 0.01
 MAX_CACHED_BYTES = 4096
 
 
-class Overload(Protocol):
-    """What refuses requests while there is no room for any."""
-
-    def refusal_of_all(self) -> ServiceError | None:
-        """Return the error that every request gets now, or None."""
-
-    def immediate_refusal(self, head: RequestHead, error: ServiceError) -> bytes:
-        """Return the whole answer to a request that is refused for what `refusal_of_all` returned."""
-
-    def stay_awake(self) -> None:
-        """Be quick for a moment: something else than a request with a cached header has come."""
-
-
-class FastPath(Protocol):
-    """What answers requests to `path` whose bodies hold at most `max_body_bytes`; it raises nothing.
-
-    `cached_header` is the one without a key that a connection cached last: what a new connection begins with.
-    """
-
-    path: str
-    max_body_bytes: int
-    cached_header: CachedHeader | None
-
-    @property
-    def overload(self) -> Overload:
-        """What refuses requests in place of this one while there is no room."""
-
-    def begin(self, connection: FastConnection, head: RequestHead, body: bytes, began: float) -> None:
-        """Answer a request that began at `began`, a time.monotonic(), by `connection.send_answer`, now or later."""
-
-    def body_deadline(self, head: RequestHead) -> BodyDeadline:
-        """Return how long a request's body may take."""
-
-    def refuse(
-        self,
-        connection: FastConnection,
-        head: RequestHead,
-        error: ServiceError,
-        began: float,
-        *,
-        body_is_here: bool = True,
-    ) -> None:
-        """Answer a request with an error: its body did not come, or `overload` refuses all of them."""
-
-
 class FastConnection(Connection):
     """A connection whose small requests to one path are answered by `fast_path`.
 
@@ -85,7 +39,7 @@ class FastConnection(Connection):
 
     - Between two requests: what comes next may have the cached header.
     - The cached header is held: `_held` has all that came of the request, of which the parser knows nothing.
-    - A header was parsed whose body comes now: `_begun` is that header, which may be cached once the body is here.
+    - A header was parsed whose body comes now: `_header_piece` is that header, to be cached once the body is here.
     - Anything else: until the parser is between two requests again, all goes there.
     """
 
@@ -99,8 +53,8 @@ class FastConnection(Connection):
         self._held_since = 0.0
         self._held_timer: asyncio.TimerHandle | None = None
         self._parser_is_idle = True  # it has ended a request and seen no byte of the next
-        self._begun = b""  # the first piece of data of what the parser reads, if that is a header without a body
-        self._messages = 0  # that the parser has begun since that piece
+        self._header_piece = b""  # the first piece of data of what the parser reads, if that is a header without a body
+        self._messages_begun = 0  # by the parser, since the first piece
         self._began = 0.0  # when the active request did, if the parser has read its header; a time.monotonic()
         self._last_head: RequestHead | None = None  # of a small request that the last piece of data ended
         self._turned_away = False  # whether a request in it was refused for what all are refused for
@@ -171,7 +125,7 @@ class FastConnection(Connection):
                 self.on_response_complete()
             return
         self._unset_keepalive_if_required()
-        self.cycle = self._active = WholeRequest(self.on_response_complete)
+        self.cycle = self._active = UnparsedRequest(self.on_response_complete)
         if self._header_timer is not None:  # of a new connection
             self._update_timers()
         self._fast_path.begin(self, head, body, began)
@@ -208,17 +162,17 @@ class FastConnection(Connection):
     def _parse(self, data: bytes) -> None:
         """Let the parser have bytes, and cache the header if they end a small request, the only one."""
         if self._may_begin():
-            self._begun, self._messages = b"", 0
+            self._header_piece, self._messages_begun = b"", 0
             whole = data
         else:
-            whole = self._begun + data if self._begun else b""
+            whole = self._header_piece + data if self._header_piece else b""
         self._last_head, self._turned_away = None, False
         super().data_received(data)
         if not self._turned_away:
             self._overload.stay_awake()
-        if whole and self._last_head is not None and self._messages == 1 and self._parser_is_idle:
+        if whole and self._last_head is not None and self._messages_begun == 1 and self._parser_is_idle:
             self._cache(whole, self._last_head)
-        self._begun = whole if self._awaits_body and whole is data and len(data) <= MAX_CACHED_BYTES else b""
+        self._header_piece = whole if self._awaits_body and whole is data and len(data) <= MAX_CACHED_BYTES else b""
 
     def _cache(self, request: bytes, head: RequestHead) -> None:
         """Cache a request's header, unless it is long or has asked for the connection's end."""
@@ -231,7 +185,7 @@ class FastConnection(Connection):
 
     def on_message_begin(self) -> None:
         """Take note of a request's first byte."""
-        self._messages += 1
+        self._messages_begun += 1
         self._parser_is_idle = False
         super().on_message_begin()
 
@@ -292,12 +246,6 @@ class FastConnection(Connection):
 
     # -- times
 
-    def start(self, work: Coroutine[None, None, None]) -> None:
-        """Run a part of a request that takes longer; it is cancelled when a drain's time is over."""
-        task = self.loop.create_task(work)
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
-
     def _update_timers(self) -> None:
         """Let the body's time run while a small one is awaited, and else the header's."""
         if self._awaits_body and self._body_timer is None:
@@ -315,17 +263,3 @@ class FastConnection(Connection):
         if self._body_timer is not None:
             self._body_timer.cancel()
             self._body_timer = None
-
-
-class WholeRequest(RequestResponseCycle):
-    """What a connection keeps of a request that was here whole: how far its answer is."""
-
-    message_event = asyncio.Event()  # one for all: nobody awaits messages of what is here whole
-    body = bytearray()  # which the fast path has
-    more_body = False
-    waiting_for_100_continue = False
-    disconnected = response_started = response_complete = False
-    keep_alive = True
-
-    def __init__(self, on_response: Callable[[], None]) -> None:
-        self.on_response = on_response

@@ -18,9 +18,9 @@ import numpy as np
 
 from app.batching.jobs import Outcome, Ticket
 from app.errors import ClientGone, NotReady, ServiceError
+from app.http.answering import AnsweringConnection
 from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
 from app.http.cached_headers import CachedHeader, RequestHead
-from app.http.fast_connections import FastConnection
 from app.http.parameters import BodyDeadline, Options
 from app.http.problems import SECURITY_HEADERS, Headers, problem_body, problem_fields
 from app.http.request_ids import request_id_of
@@ -52,14 +52,14 @@ class FastPredict:
         settings = self.service.settings
         return head.parameters.body_deadline(settings.timeout_ms, settings.body_timeout_s)
 
-    def begin(self, connection: FastConnection, head: RequestHead, body: bytes, began: float) -> None:
+    def begin(self, connection: AnsweringConnection, head: RequestHead, body: bytes, began: float) -> None:
         """Answer a request that began at `began`, a time.monotonic(), now or later."""
         request = FastRequest(self.service, connection, head, began)
         request.attempt(request.begin, body)
 
     def refuse(
         self,
-        connection: FastConnection,
+        connection: AnsweringConnection,
         head: RequestHead,
         error: ServiceError,
         began: float,
@@ -88,7 +88,7 @@ class FastRequest:
         "_ticket",
     )
 
-    def __init__(self, service: Service, connection: FastConnection, head: RequestHead, began: float) -> None:
+    def __init__(self, service: Service, connection: AnsweringConnection, head: RequestHead, began: float) -> None:
         self._service = service
         self._connection = connection
         self._began = began

@@ -161,7 +161,7 @@ async def test_a_new_connection_begins_with_the_header_that_was_cached_last():
     new, transport = connect(echo)
     assert new._header_timer is not None
     new.data_received(request(b"another"))
-    assert new._messages == 0  # the parser has seen nothing
+    assert new._messages_begun == 0  # the parser has seen nothing
     assert [body for _, _, body in echo.asked] == [BODY, b"another"]
     assert echo.asked[0][0] == echo.asked[1][0]
     assert transport.sent.count(b"HTTP/1.1 200 ") == 1
