@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 async def answer_with_problem(request: Request, error: Exception) -> Response:
-    """Turn whatever was raised for a client into its problem; the one handler."""
+    """Return the problem for what was raised in a request: the one handler of both applications."""
     problem = _as_service_error(error)
     telemetry = request.app.state.service.telemetry
     request_id = request.state.request_id
     seen = {"request_id": request_id, "status": problem.status}
-    if problem is not error and problem.status == ServiceError.status:  # what nobody here raises
+    if problem is not error and problem.status == ServiceError.status:  # what nothing here raises on purpose
         log.error("request %s failed", request_id, exc_info=error, extra=seen)
-    elif problem.status == ServiceError.status:  # the trace is the batch's, and so is its line in the log
+    elif problem.status == ServiceError.status:  # its trace was logged with the batch
         log.error("request %s failed with its batch", request_id, extra=seen)
     if not isinstance(problem, ClientGone):
         telemetry.record_refusal(problem.code)

@@ -55,7 +55,7 @@ def create_admin_app(service: Service) -> FastAPI:
 
 
 def _add_common_parts(app: FastAPI, service: Service) -> FastAPI:
-    """Add what both applications have: the service, and what surrounds each request."""
+    """Add what both applications have: the service, the middleware and the error handler."""
     app.state.service = service
     app.add_middleware(RequestContext, service=service)
     for kind in (ServiceError, HTTPException, RequestValidationError):

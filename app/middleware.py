@@ -27,7 +27,7 @@ TOO_SLOW = frozenset({BodyTooSlow.status, DeadlinePassed.status})
 class BodyWatch:
     """Knows whether a request's body has been read to its end, and reads what is left of a refused one.
 
-    A client that is still sending does not see an answer before its last byte is taken, or before it meets a reset.
+    A client that is still sending sees an answer only once its last byte is read, or finds a reset in its place.
     """
 
     def __init__(self, head: Mapping[bytes, bytes], receive: Receive, connection: ClientConnection) -> None:
@@ -129,7 +129,7 @@ class RequestContext:
         self.service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and see to what surrounds it."""
+        """Pass a request to the application; record it, and answer what was not caught."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -14,8 +14,8 @@ class AcceptLoop:
     """Calls `take_one` when connections wait at a socket, at most `at_once` times in a turn of the event loop.
 
     It returns False if there is no place for one, and raises BlockingIOError if none is left, or another OSError, such
-    as for want of a file. After False and after an error, nothing is taken for `rest_s()` seconds; but not if none is
-    left, or one has left again.
+    as for want of a file. After False and after an error, nothing is taken for `rest_s()` seconds, unless none is left
+    or one has left again.
     """
 
     def __init__(

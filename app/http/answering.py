@@ -1,6 +1,6 @@
 """A connection as far as it answers: from the start of an application's task to the last byte of its answer.
 
-What else follows an answer, the next request or a closed connection, is said in connections.py.
+What follows an answer, the next request or the connection's end, is decided in connections.py.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from app.http.parsing import ParsingConnection, UvicornOptions
 from app.http.problems import Headers, problem_answers
 from app.http.request_ids import given_id_in, request_id_of
 
-# What a refused client still sends is thrown away for so long; where it sent `Expect: 100-continue`, and may send its
-# body all the same, for DISCARD_S.
+# For how long what a refused client still sends is thrown away; DISCARD_S if it sent `Expect: 100-continue`, and may
+# send its body all the same.
 LINGER_S = 1.0
 
-# A larger answer is sent in such pieces, as its client reads them.
+# A larger answer is sent in pieces of this size, as its client reads them.
 RESPONSE_PIECE_BYTES = 64 << 10
 
 
 class AnsweringConnection(ParsingConnection):
     """uvicorn's connection, which sends answers whole and ends in time; to applications a `ClientConnection`.
 
-    Subclasses say by `_closing` and `_close_after_response` which answer is the last one.
+    Subclasses set `_closing` and `_close_after_response`, which decide what answer is the last one.
     """
 
     def __init__(self, *, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
@@ -41,8 +41,8 @@ class AnsweringConnection(ParsingConnection):
         self._ending: Ending
         self._closing = False  # whether the connection is to be closed after what is under way
         self._close_after_response = False  # whether it is to be closed after its next response
-        self._active: RequestResponseCycle | None = None  # is answered; uvicorn's `cycle` is the one that is read
-        self.refused_with: ServiceError | None = None  # the active request was, whatever the application answers
+        self._active: RequestResponseCycle | None = None  # is being answered; uvicorn's `cycle` is being read
+        self.refused_with: ServiceError | None = None  # the active request was refused with, whatever is answered
         self._gone = False
         self._when_gone: Callable[[], None] | None = None
 
@@ -52,11 +52,11 @@ class AnsweringConnection(ParsingConnection):
         self._ending = Ending(self._limits, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
+        """Let the active request know that its client has left."""
         self._ending.over()
         super().connection_lost(exc)
         self._gone = True
-        if self._active is not None:  # uvicorn tells the newest only
+        if self._active is not None:  # uvicorn lets only the newest one know
             self._forget(self._active)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -150,6 +150,7 @@ class AnsweringConnection(ParsingConnection):
         return b"".join(lines)
 
     def _end_answer(self, cycle: RequestResponseCycle) -> None:
+        """Mark a request as answered, and close or linger unless the connection is kept."""
         unasked = cycle.waiting_for_100_continue
         cycle.waiting_for_100_continue = False
         cycle.response_started = cycle.response_complete = True
@@ -173,7 +174,7 @@ class AnsweringConnection(ParsingConnection):
         self.transport.write(answer)
         self._linger(LINGER_S)
 
-    # -- what becomes of the client
+    # -- clients that have left, still send, or do not read
 
     def _forget(self, cycle: RequestResponseCycle) -> None:
         """Let a request know that nobody waits for its answer."""
@@ -184,17 +185,17 @@ class AnsweringConnection(ParsingConnection):
             self._when_gone()
 
     def _linger(self, seconds: float) -> None:
-        """Send no more, and close once the client has had its time to send what it is sending."""
+        """Send no more; throw away what the client still sends for at most `seconds`, then close."""
         self._ending.linger(seconds)
         if not self.transport.is_closing():
             self.flow.resume_reading()  # a large body's last piece has paused it
 
     def pause_writing(self) -> None:
-        """The client does not read its answer; it has a while to begin, unless too much lies unread already."""
+        """Limit the time of a client that does not read; abort if too much is unread already."""
         super().pause_writing()
         self._ending.pause()
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Lift that limit: the client has read."""
         super().resume_writing()
         self._ending.resume()

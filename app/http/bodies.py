@@ -27,7 +27,7 @@ from app.imaging import Entry
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
 JSON_FORM = 'The JSON body must be {"images": ["<base64>", ...]} with at least one image.'
-# Larger bodies are taken apart in a thread, and have a budget of bytes; of these there is one a connection.
+# Larger bodies are split in a thread, and take from a budget of bytes. Of smaller ones there is one a connection.
 SMALL_BODY_BYTES = 64 << 10
 # The email package takes long for many parameters or escaped ones: seconds for 60 kB of them.
 MAX_CONTENT_TYPE = 1024
@@ -138,8 +138,8 @@ def _split_json(body: bytes, max_images: int) -> list[Entry]:
 def _outside_strings(body: bytes, max_commas: int) -> bytes:
     """Return what stands outside the strings of a JSON text, as far as it matters.
 
-    Two strings have a comma, a colon or a bracket between them: without nesting, a text of so many commas has no more
-    than twice as many strings and two. What stands behind more strings than that is left out: the parser fails before.
+    Two strings have a comma, a colon or a bracket between them: without nesting, a text of `max_commas` commas has no
+    more than twice as many strings and two. What stands behind more strings is left out: the parser fails before.
     """
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")

@@ -17,7 +17,7 @@ class ByteBudget:
 
     @contextmanager
     def hold(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes bytes from the budget. It raises QueueFull when there are not so many left."""
+        """Yield a function that takes bytes from the budget. It raises QueueFull when fewer are left."""
         mine = 0
 
         def take(count: int) -> None:
@@ -31,7 +31,7 @@ class ByteBudget:
             self.give_back(mine)
 
     def take(self, count: int) -> None:
-        """Take bytes that `give_back` will return. Raises QueueFull when there are not so many left."""
+        """Take bytes that `give_back` will return. Raises QueueFull when fewer are left."""
         if self.held_bytes + count > self.max_bytes:
             raise QueueFull(retry_after_s=1)
         self.held_bytes += count

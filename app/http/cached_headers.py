@@ -31,7 +31,7 @@ MAX_VALUE_BYTES = 512
 
 
 class RequestHead:
-    """What the header of a POST says, of equal names the first one; `parameters` are not judged."""
+    """What the header of a POST says, of equal names the first one; `parameters` are not validated."""
 
     __slots__ = ("codings", "content_type", "given_id", "key", "parameters")
 

@@ -1,4 +1,4 @@
-"""When a certificate ends. The standard library tells that of authorities' certificates only, or after a handshake."""
+"""When a certificate ends. The standard library reports it of authorities' certificates only, or after a handshake."""
 
 from __future__ import annotations
 

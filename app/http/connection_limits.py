@@ -16,8 +16,8 @@ from app.http.byte_budget import ByteBudget
 # Open files that are not connections: the port, the event loop, libraries, /proc for the metrics, probes on their port.
 OTHER_FILES = 128
 
-# Of those that are open when there are too many, so many are looked at for the one that has been idle for longest:
-# enough to find a long idle one where there are many, and little work where connections come in crowds.
+# Among how many open connections the longest idle one is looked for when there are too many: enough to find a long idle
+# one where there are many, and little work where connections come in crowds.
 LOOKED_AT = 64
 
 # What has been idle for less may have a request on the way.
@@ -26,10 +26,10 @@ LONG_IDLE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What the connections of one port may take; `on_refused` is told the reason of each refusal.
+    """What the connections of one port may take; `on_refused` is called with each refusal's reason.
 
-    `unread` are the bytes of responses that clients have not read, of all connections together. The first response on a
-    connection that is older than `max_age_s`, or a tenth less or more, is its last one.
+    `unread` counts the bytes of responses that clients have not read, of all connections together. The first response
+    on a connection that is older than `max_age_s`, or a tenth less or more, is its last one.
     """
 
     header_timeout_s: float

@@ -1,7 +1,7 @@
 """One client's connection. What uvicorn would keep open for ever ends here: silence, half a header, an unread answer.
 
-The body's time is kept by `read_body` and, for small ones, by fast_connections.py; the time between two requests by
-uvicorn's own keep-alive timer.
+The time of a body is limited by `read_body` and, if it is small, by fast_connections.py; the time between two requests
+by uvicorn's own keep-alive timer.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from app.http.answering import AnsweringConnection
 from app.http.connection_limits import ConnectionLimits, close_longest_idle
 from app.http.parsing import UvicornOptions
 
-LATE_S = 0.05
+LATE_S = 0.05  # see `_header_late`
 
-# For a header of which a part has come when the connection is to be closed: the rest is on its way, or never comes.
+# How long a begun header may take once the connection is to be closed: the rest is on its way, or never comes.
 LAST_HEADER_S = 0.5
 
-# By which share a connection's age differs, so that those that were opened together are not all closed together.
+# By up to this share connections' ages differ, so that those that were opened together are not all closed together.
 AGE_SPREAD = 0.1
 
 
@@ -37,7 +37,7 @@ class Connection(AnsweringConnection):
 
     def __init__(self, *, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
         super().__init__(limits=limits, **uvicorns)
-        self._refusal: Callable[[], None] | None = None  # of what follows a request that is not answered yet
+        self._refusal: Callable[[], None] | None = None  # to be sent once the requests before it are answered
         self.heard = False  # whether the client has sent anything yet
         self._header_timer: asyncio.TimerHandle | None = None
         self._age_timer: asyncio.TimerHandle | None = None
@@ -45,7 +45,7 @@ class Connection(AnsweringConnection):
     # -- what the client does
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first header; where there are too many connections, one of them has to go."""
+        """Start the header's timer. Of too many connections, close one that is idle, or this one if none is."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.max_connections:
             self._limits.on_refused(TOO_MANY_CONNECTIONS)
@@ -59,13 +59,13 @@ class Connection(AnsweringConnection):
         self._update_timers()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of a header or a body; those that follow a refusal are thrown away."""
+        """Parse bytes of a header or a body; throw away those that follow a refusal."""
         self.heard = True
         if self._ending.lingers:
             self._ending.throw_away(len(data))
         if self._stopped_reading():
             return
-        if self._unparsed:  # was on its way already when reading was switched off
+        if self._unparsed:  # they were on their way when reading was switched off
             self._unparsed += data
             return
         self._unset_keepalive_if_required()
@@ -88,7 +88,7 @@ class Connection(AnsweringConnection):
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
+        """Stop the timers."""
         for timer in (self._header_timer, self._age_timer):
             if timer is not None:
                 timer.cancel()
@@ -127,10 +127,10 @@ class Connection(AnsweringConnection):
         self._close_after_response = True
 
     def shutdown(self) -> None:
-        """Close once what the client has sent is answered, a request among it that lies unread in the socket."""
+        """Close once what the client has sent is answered, including a request that lies unread in the socket."""
         self._closing = True
         if self._answering() or self._ending.lingers:
-            return  # behind the last answer it comes here again
+            return  # called again after the last answer
         if self._header_begun or self.has_unread():
             self._update_timers()
         else:
@@ -140,10 +140,10 @@ class Connection(AnsweringConnection):
         """Whether nothing more is read: what came was refused, or will be after the answers to requests before it."""
         return self._ending.lingers or self._refusal is not None or self.transport.is_closing()
 
-    # -- headers that do not come, and what is no HTTP
+    # -- late headers, and what is not HTTP
 
     def _update_timers(self) -> None:
-        """Let the header's time run exactly while a header is awaited and the keep-alive timer does not run."""
+        """Run the header's timer exactly while a header is awaited and the keep-alive timer does not run."""
         if self._stopped_reading() or self._answering() or self.timeout_keep_alive_task is not None:
             if self._header_timer is not None:
                 self._header_timer.cancel()
@@ -164,7 +164,7 @@ class Connection(AnsweringConnection):
         self._header_timer = None
         if self.transport.is_closing():
             return
-        if self._header_begun and not self._closing:  # else nobody has the time to hand over a refusal
+        if self._header_begun and not self._closing:  # else there is nothing to refuse, or no time to
             self._refuse(HeaderTooSlow(), self._head_so_far())
         else:
             self._ending.close_idle()
@@ -175,7 +175,7 @@ class Connection(AnsweringConnection):
         error = MalformedRequest("This is not an HTTP request that can be read, or its header is too large.")
         broken = self.cycle if self._answering() and self.cycle.more_body else None
         refuse = partial(self._refuse, error, self._head_so_far() if broken is None else broken.scope)
-        if broken is not None and self.pipeline:  # its body is, and it has not begun to be answered
+        if broken is not None and self.pipeline:  # the broken body is of a request that waits behind others
             self.pipeline.popleft()
             self.cycle = self.pipeline[0][0] if self.pipeline else self._active  # type: ignore[assignment]
         elif broken is not None:
@@ -192,6 +192,6 @@ class Connection(AnsweringConnection):
             refuse()
 
     def _head_so_far(self) -> Mapping[str, Any]:
-        """Return what a refusal needs of the scope of a request that did not get so far, from what was parsed of it."""
-        method = self.parser.get_method().decode() if self.url else ""  # which the parser keeps from one to the next
+        """Return what `_refuse` needs of a scope, from what was parsed of a request that has none yet."""
+        method = self.parser.get_method().decode() if self.url else ""  # before a target, it is the last request's
         return {"method": method, "headers": self.headers, "state": {}}

@@ -1,7 +1,7 @@
 """How a connection ends: once all is sent, or slowly where its client may still be sending, and always in time.
 
 A transport closes once all is sent, which a client that does not read never lets it, and TLS waits for the client's
-part of the end, for which an idle one may never wake up. So whatever begins an end here says when it is over.
+part of the end, for which an idle one may never wake up. So every way to end a connection here sets a time limit.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from app.errors import UNREAD_RESPONSE, QueueFull
 from app.http.connection_limits import ConnectionLimits
 
-# A client that is refused may send its body all the same, having waited for no leave: so much of it is thrown away, and
-# for so long. More is an attack.
+# A refused client may send its body all the same, without waiting for 100 Continue: at most DISCARD_BYTES of it are
+# thrown away, for DISCARD_S at most. More is an attack.
 DISCARD_BYTES = 64 << 20
 DISCARD_S = 5.0
 
-# For the client's part of the end, once it has taken all that was sent.
+# How long the client's part of the end may take once it has read all that was sent.
 LAST_S = 3.0
 
 
@@ -29,8 +29,8 @@ class Ending:
         self._limits = limits
         self._transport = transport
         self.lingers = False  # nothing is sent any more, and what comes is thrown away
-        self._linger_bytes = DISCARD_BYTES  # that are still thrown away
-        self._unread_bytes = 0  # in the limits' count, since the client stopped to read
+        self._linger_bytes = DISCARD_BYTES  # how many more are thrown away
+        self._unread_bytes = 0  # in the limits' count, since the client stopped reading
         self._held_bytes = 0  # the same, of a response that is sent in pieces
         self._paused = False
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -40,7 +40,7 @@ class Ending:
 
     @contextmanager
     def holding(self, count: int) -> Iterator[None]:
-        """Count a response of so many bytes as unread while it is sent in pieces. Raises QueueFull."""
+        """Count a response of `count` bytes as unread while it is sent in pieces. Raises QueueFull."""
         self._limits.unread.take(count)
         self._held_bytes = count
         try:
@@ -56,7 +56,7 @@ class Ending:
         return self._paused or self._transport.get_write_buffer_size() > 0
 
     def pause(self) -> None:
-        """The client has stopped to read: count what lies there, and give it a while."""
+        """Count what the client, which has stopped reading, leaves unread, and limit its time."""
         self._paused = True
         unread = max(0, self._transport.get_write_buffer_size() - self._held_bytes)
         try:
@@ -68,7 +68,7 @@ class Ending:
         self._abort_in(self._limits.unread_timeout_s)
 
     def resume(self) -> None:
-        """The client has read. Its time goes on where the connection ends."""
+        """Count nothing as unread: the client has read. Lift the limit unless the connection is ending."""
         self._give_back()
         if self._abort_timer is not None and not (self.lingers or self._transport.is_closing()):
             self._abort_timer.cancel()
@@ -77,7 +77,7 @@ class Ending:
     # -- how it ends
 
     def close(self) -> None:
-        """Close when all is sent; the client has the limits' time to take it."""
+        """Close when all is sent; the client has `unread_timeout_s` to read it."""
         self._close_in(self._limits.unread_timeout_s)
 
     def close_idle(self) -> None:
@@ -85,7 +85,7 @@ class Ending:
         self._close_in(self._limits.unread_timeout_s if self._transport.get_write_buffer_size() else LAST_S)
 
     def linger(self, seconds: float) -> None:
-        """Send no more, and throw away what comes until the client closes, for so long at most.
+        """Send no more, and throw away what comes until the client closes, for at most `seconds`.
 
         A refused client may still be sending. Closing at once would reset the connection, and take the refusal with it.
         """
@@ -97,7 +97,7 @@ class Ending:
             self._close_in(seconds)
 
     def throw_away(self, count: int) -> None:
-        """Take note of bytes that came while it lingers."""
+        """Count bytes that came while it lingers; abort if there are too many."""
         self._linger_bytes -= count
         if self._linger_bytes < 0:
             self._transport.abort()
@@ -108,7 +108,7 @@ class Ending:
         self._transport.abort()
 
     def over(self) -> None:
-        """The connection is lost."""
+        """Stop the timers and count nothing as unread: the connection is lost."""
         self._give_back()
         for timer in (self._linger_timer, self._abort_timer):
             if timer is not None:
@@ -124,7 +124,7 @@ class Ending:
         self._abort_in(seconds)
 
     def _abort_in(self, seconds: float) -> None:
-        """Abort then, or earlier if that is so already."""
+        """Abort in `seconds`, or earlier if the timer has been set so."""
         loop = asyncio.get_running_loop()
         if self._abort_timer is not None:
             if self._abort_timer.when() <= loop.time() + seconds:

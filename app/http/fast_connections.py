@@ -28,7 +28,7 @@ from app.http.problems import Headers
 # Many clients send a header and its body one after the other; what takes longer than this goes to the parser.
 BODY_SOON_S = 0.01
 
-# Of a header that is cached. Most are a tenth of it.
+# Longer headers are not cached. Most have a tenth of it.
 MAX_CACHED_BYTES = 4096
 
 
@@ -57,19 +57,19 @@ class FastConnection(Connection):
         self._messages_begun = 0  # by the parser, since the first piece
         self._began = 0.0  # when the active request did, if the parser has read its header; a time.monotonic()
         self._last_head: RequestHead | None = None  # of a small request that the last piece of data ended
-        self._turned_away = False  # whether a request in it was refused for what all are refused for
+        self._turned_away = False  # whether the overload refused a request in it
         self._awaits_body = False
         self._body_timer: asyncio.TimerHandle | None = None
 
     # -- what the client does
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first header. Where clients come in crowds, nobody rests until all are let in."""
+        """Start the header's timer. A new connection suspends the event loop's rests in an overload."""
         self._overload.stay_awake()
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes: a small request with the cached header at once, others by way of the parser."""
+        """Answer a small request with the cached header at once; parse anything else."""
         self.heard = True
         held = self._held and self._take_held()
         data = held + data
@@ -89,7 +89,7 @@ class FastConnection(Connection):
         super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
+        """End the request whose body was awaited."""
         self._take_held()
         super().connection_lost(exc)
         if self._awaits_body:
@@ -115,13 +115,13 @@ class FastConnection(Connection):
     # -- the cached header
 
     def _begin_cached(self, head: RequestHead, body: bytes, began: float) -> None:
-        """Begin to answer a request that is here whole, and of which the parser knows nothing."""
+        """Answer or refuse a request that is here whole, and that is not parsed."""
         self._overhead_bytes = 0
         error = self._overload.refusal_of_all()
         if error is not None:
             self.transport.write(self._overload.immediate_refusal(head, error))
             self._idle_since = self.loop.time()
-            if self.timeout_keep_alive_task is None:  # else it will see that it is too early
+            if self.timeout_keep_alive_task is None:  # else its handler will see that it is too early
                 self.on_response_complete()
             return
         self._unset_keepalive_if_required()
@@ -139,13 +139,13 @@ class FastConnection(Connection):
             super().timeout_keep_alive_handler()
 
     def _hold(self, data: bytes) -> None:
-        """Keep the cached header, with or without a part of its body, for the moment in which the rest may come."""
+        """Keep the cached header, with or without a part of its body, for BODY_SOON_S, in which the rest may come."""
         self._unset_keepalive_if_required()
         self._held, self._held_since = data, time.monotonic()
         self._held_timer = self.loop.call_later(BODY_SOON_S, self._give_up_held)
 
     def _take_held(self) -> bytes:
-        """Return what is held, and hold it no longer."""
+        """Return the bytes that are held, and hold them no longer."""
         if self._held_timer is not None:
             self._held_timer.cancel()
             self._held_timer = None
@@ -153,14 +153,14 @@ class FastConnection(Connection):
         return held
 
     def _give_up_held(self) -> None:
-        """Let the parser have what is held: the times of bodies run from there, and a drain waits for them."""
+        """Parse what is held: from then on its body has a time limit, and a drain waits for it."""
         if held := self._take_held():
             self._parse(held)
 
     # -- a header that is not cached
 
     def _parse(self, data: bytes) -> None:
-        """Let the parser have bytes, and cache the header if they end a small request, the only one."""
+        """Parse bytes, and cache the header if they end a small request and hold nothing else."""
         if self._may_begin():
             self._header_piece, self._messages_begun = b"", 0
             whole = data
@@ -180,17 +180,17 @@ class FastConnection(Connection):
         if size > MAX_CACHED_BYTES or self._active is None or not self._active.keep_alive:
             return
         self._cached = CachedHeader.of(request, head)
-        if self._cached is not None and not head.key:  # to compare keys must take the same time for all of them
+        if self._cached is not None and not head.key:  # comparing keys must take the same time for all of them
             self._fast_path.cached_header = self._cached
 
     def on_message_begin(self) -> None:
-        """Take note of a request's first byte."""
+        """Count a request that begins."""
         self._messages_begun += 1
         self._parser_is_idle = False
         super().on_message_begin()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Begin to answer a request: a small one here, as soon as its body is, any other one in the application."""
+        """Begin to answer a request: a small one here, once its body has come, any other one in the application."""
         if not self._is_small(cycle):
             super()._start_asgi_task(cycle, app)
             return
@@ -198,7 +198,7 @@ class FastConnection(Connection):
         self._began = time.monotonic()
         if cycle.more_body:
             self._awaits_body = True
-        else:  # It came while the request before it was answered. Not here: thousands may wait, one within the other.
+        else:  # Its body came before the last answer. Not called here: thousands may wait, each within the last.
             self.loop.call_soon(self._begin_parsed)
 
     def _is_small(self, cycle: RequestResponseCycle) -> bool:
@@ -221,7 +221,7 @@ class FastConnection(Connection):
             self._begin_parsed()
 
     def _begin_parsed(self) -> None:
-        """Begin to answer the active request, which the parser has read to its end."""
+        """Answer or refuse the active request, whose body has been parsed to its end."""
         cycle = self._active
         assert cycle is not None
         self._end_of_wait()
@@ -247,7 +247,7 @@ class FastConnection(Connection):
     # -- times
 
     def _update_timers(self) -> None:
-        """Let the body's time run while a small one is awaited, and else the header's."""
+        """Run the timer of a small body while one is awaited, or else the header's."""
         if self._awaits_body and self._body_timer is None:
             deadline = self._fast_path.body_deadline(self._head())
             self._body_timer = self.loop.call_later(deadline.timeout_s, self._body_late, deadline.error)
@@ -258,7 +258,7 @@ class FastConnection(Connection):
         self._fast_path.refuse(self, self._head(), error, self._began, body_is_here=False)
 
     def _end_of_wait(self) -> None:
-        """Await the active request's body no longer."""
+        """Stop waiting for the active request's body."""
         self._awaits_body = False
         if self._body_timer is not None:
             self._body_timer.cancel()

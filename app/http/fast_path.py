@@ -24,7 +24,7 @@ class Overload(Protocol):
         """Return the whole answer to a request that is refused for what `refusal_of_all` returned."""
 
     def stay_awake(self) -> None:
-        """Be quick for a moment: something else than a request with a cached header has come."""
+        """Do not rest for a moment: something else than a request with a cached header has come."""
 
 
 class FastPath(Protocol):

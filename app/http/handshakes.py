@@ -1,7 +1,7 @@
 """Connections between the kernel and their protocol: through a TLS handshake, or at once where there is none.
 
-asyncio's own servers begin handshakes without a limit, and tell nobody before they end: clients that connect and say
-nothing would hold a file each, in no count, until there is none left for anybody, probes included. Here they are few.
+asyncio's own servers begin handshakes without a limit, and report them only when they end: clients that connect and
+send nothing would hold a file each, uncounted, until none is left for anybody, probes included. Here they are few.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 # Of a crowd of honest clients the rest waits in the kernel meanwhile, for the milliseconds that a handshake takes.
 MAX_HANDSHAKES = 256
 
-# Where all places are taken and others wait, a handshake that has had so long makes room for them.
+# Where all places are taken and others wait, a handshake that has had PATIENCE_S makes room for them.
 PATIENCE_S = 0.5
 
 
@@ -69,6 +69,6 @@ class Handshakes:
             )
 
     async def finish(self, seconds: float) -> None:
-        """Wait for those under way, for so long at most."""
+        """Wait for those under way, for at most `seconds`."""
         if self._begun:
             await asyncio.wait([*self._begun], timeout=seconds)

@@ -20,7 +20,7 @@ NPY_TYPE = "application/x-npy"
 MAGIC = b"\x93NUMPY"
 LENGTH_BYTES = {b"\x01\x00": 2, b"\x02\x00": 4}
 MAX_HEADER_BYTES = 1024
-# The words of a header, so that Python's own parser, which may warn in the log, sees nothing else of a stranger.
+# The tokens that a header may have: Python's own parser, which may log warnings, sees nothing else of a client's bytes.
 WORDS = re.compile(r"""(?:[\s{}()\[\]:,]|True|False|\d++\b|'[^'\\]*+'|"[^"\\]*+")*+""", re.ASCII)
 UINT8 = frozenset({"|u1", "<u1", ">u1", "=u1", "u1", "B", "|B", "uint8"})
 

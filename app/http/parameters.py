@@ -31,7 +31,7 @@ class Options:
 
 
 class BodyDeadline(NamedTuple):
-    """For how many seconds a body may come, and what the answer is if it has not come by then."""
+    """How many seconds a body may take, and the error that answers a request whose body takes longer."""
 
     timeout_s: float
     error: ServiceError
@@ -47,7 +47,7 @@ class Parameters:
 
     @classmethod
     def read(cls, query_string: bytes, x_timeout_ms: bytes | None) -> Parameters:
-        """Read them as FastAPI does, without raising yet: a missing key comes first."""
+        """Read them as FastAPI does, without raising yet: a missing key is reported first."""
         texts: dict[str, str | None] = {
             "top_k": QueryParams(query_string).get("top_k") if query_string else None,
             "x-timeout-ms": x_timeout_ms.decode("latin-1") if x_timeout_ms is not None else None,
@@ -64,7 +64,7 @@ class Parameters:
     def body_deadline(self, timeout_ms: int, body_timeout_s: float) -> BodyDeadline:
         """Return when the body must be here: after `body_timeout_s`, or at the request's deadline if that comes first.
 
-        That one is `timeout_ms` at most.
+        A request's deadline is `timeout_ms` at most.
         """
         deadline_s = min(self.x_timeout_ms or timeout_ms, timeout_ms) / 1000
         if deadline_s < body_timeout_s:
@@ -72,7 +72,7 @@ class Parameters:
         return BodyDeadline(body_timeout_s, BodyTooSlow())
 
     def resolve(self, classes: int, timeout_ms: int, began: float) -> Options:
-        """Return what they mean for a model of so many classes, `timeout_ms` after `began` at the latest.
+        """Return what they mean for a model of `classes` classes; the deadline is at most `timeout_ms` after `began`.
 
         `began` is a time.monotonic(). Raises BadParameter.
         """

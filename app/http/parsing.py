@@ -1,4 +1,4 @@
-"""Bytes of a connection -> requests: what is taken for one, and how much of what has come is looked at.
+"""Bytes of a connection -> requests: what counts as one, and how much of what has come is parsed.
 
 uvicorn's connection has no limits here: not on headers, nor on requests that wait behind one that is answered.
 """
@@ -20,7 +20,7 @@ MAX_HEADER_BYTES = 64 << 10  # of a header, or of chunks' lines and trailers; th
 MAX_HEADERS = 256
 
 # A request that waits behind others takes a hundred times the bytes that it came in, so what comes is parsed in pieces,
-# and no further while so many wait.
+# and no further while MAX_PIPELINED requests wait.
 PIECE_BYTES = 4096
 MAX_PIPELINED = 16
 # The same for their bodies: each answer that a client takes would let it send another 256 KB behind them.
@@ -47,27 +47,27 @@ class UvicornOptions(TypedDict):
 
 
 class HoldableFlow(FlowControl):
-    """uvicorn's switch of reading, which stays off as long as bytes are held that were read but not parsed."""
+    """uvicorn's switch of reading, which stays off while bytes are held that were read but not parsed."""
 
     held = False
 
     def resume_reading(self) -> None:
-        """Read on, unless that is for whoever holds bytes to say."""
+        """Resume reading unless unparsed bytes are held."""
         if not self.held:
             super().resume_reading()
 
 
 class ParsingConnection(HttpToolsProtocol):
-    """uvicorn's connection as far as it reads. Subclasses say what becomes of a refusal."""
+    """uvicorn's connection as far as it reads. Subclasses define when it stops, and how a refusal is sent."""
 
     def __init__(self, **uvicorns: Unpack[UvicornOptions]) -> None:
         super().__init__(**uvicorns)
         self.headers = []
         self._header_begun = False
         self._padding_bytes = 0  # of a header: blanks behind its values
-        self._unparsed = b""  # what stands behind more requests than may wait, or more of their bodies
-        self._overhead_bytes = 0  # of headers, empty lines, chunks' lines and trailers, since anything came of them
-        self._came_of_it = False  # whether anything came of the last piece of data
+        self._unparsed = b""  # bytes behind as many requests as may wait, or as much of their bodies
+        self._overhead_bytes = 0  # of headers, empty lines, chunks' lines and trailers, since anything came of it
+        self._came_of_it = False  # whether the last piece of data ended a header or a body, or had a part of a body
 
     def _stopped_reading(self) -> bool:
         """Whether nothing more is read."""
@@ -87,7 +87,7 @@ class ParsingConnection(HttpToolsProtocol):
             self.send_400_response("")
 
     def _feed(self, data: bytes) -> None:
-        """Let the parser have bytes, all of them or as many as may be."""
+        """Give the parser bytes while more requests may wait, and hold the rest."""
         for begin in range(0, len(data), PIECE_BYTES):
             if self._too_much_waits():
                 self._unparsed = data[begin:]
@@ -109,7 +109,7 @@ class ParsingConnection(HttpToolsProtocol):
         return sum(len(cycle.body) for cycle, _ in self.pipeline) > MAX_WAITING_BODY_BYTES
 
     def _parse_on(self) -> None:
-        """Take what stood behind too many requests as if it came now; more of them may have been told to."""
+        """Parse the bytes held back while too many requests waited. May be scheduled more than once."""
         if self._too_much_waits():
             return
         data, self._unparsed = self._unparsed, b""
@@ -131,9 +131,9 @@ class ParsingConnection(HttpToolsProtocol):
         self.send_400_response("")
 
     def _without_upgrade(self) -> bytes:
-        """Write the header that offers another protocol without the offer: the parser would take no body after it.
+        """Return the header without its offer of another protocol, after which the parser would take no body.
 
-        Java's and curl's clients offer HTTP/2 so. Raises HttpParserError for CONNECT, which asks for a tunnel.
+        Java's and curl's clients offer HTTP/2 this way. Raises HttpParserError for CONNECT, which asks for a tunnel.
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
@@ -149,7 +149,7 @@ class ParsingConnection(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
-        """Take note of a request's first byte; its scope is made once its header is here."""
+        """Note that a request has begun; its scope is made once its header is complete."""
         self._header_begun = True
         self._padding_bytes = 0
         self.url, self.headers, self.expect_100_continue = b"", [], False
@@ -167,7 +167,7 @@ class ParsingConnection(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Begin a request. What is raised here refuses it: httptools makes a HttpParserError of it."""
+        """Begin a request. An exception here refuses it: httptools turns it into an HttpParserError."""
         self._header_begun, self._came_of_it = False, True
         size = len(b" / HTTP/1.1\r\n\r\n") + len(self.parser.get_method()) + len(self.url) - 1 + self._padding_bytes
         if len(self.headers) > MAX_HEADERS:
@@ -185,19 +185,19 @@ class ParsingConnection(HttpToolsProtocol):
             raise ValueError("a version that is not spoken here")
         if hosts > 1 or (hosts == 0 and version == "1.1"):
             raise ValueError("a request of HTTP/1.1 names exactly one host")
-        if not self.parser.should_upgrade():  # else it comes again: see `_without_upgrade`
+        if not self.parser.should_upgrade():  # else it is parsed again: see `_without_upgrade`
             self._begin_request()
 
     def _begin_request(self) -> None:
         """Begin a request whose header is here."""
-        if self.parser.get_http_version() == "1.0":  # which knows no interim answers
+        if self.parser.get_http_version() == "1.0":  # which has no interim answers
             self.expect_100_continue = False
         header = _with_path(self.url), self.headers, self.expect_100_continue
         super().on_message_begin()  # it makes a scope, and room for a header
         self.url, self.headers, self.expect_100_continue = header
         self.scope["headers"] = self.headers
         super().on_headers_complete()
-        self.headers = []  # what else may come are trailers: nobody here asks for them
+        self.headers = []  # trailers may follow, which nothing here reads
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a request's body."""
@@ -205,22 +205,22 @@ class ParsingConnection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a request, unless it comes again: see `_without_upgrade`."""
+        """End a request, unless it is parsed again: see `_without_upgrade`."""
         self._came_of_it = True
         if self.parser.should_upgrade():
             return
-        if not self.parser.should_keep_alive():  # a trailer may have said so, and the parser reads nothing more
+        if not self.parser.should_keep_alive():  # a trailer may have ended it: the parser reads nothing more
             self.cycle.keep_alive = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request, and with what was not parsed because too many waited."""
+        """Go on to the next request, and schedule the parsing of what was held back."""
         super().on_response_complete()
         if self._unparsed and not self._too_much_waits():
             self.loop.call_soon(self._parse_on)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
+        """Drop what was not parsed and not answered."""
         super().connection_lost(exc)
         self._unparsed = b""
-        self.pipeline.clear()  # each knows this connection: garbage in a circle
+        self.pipeline.clear()  # each refers to this connection: a reference cycle

@@ -1,8 +1,8 @@
 """The beginning and the end of a port.
 
-It is taken before anything is loaded, so that one that is not free is told at once. At its end nobody comes in between
-the last look at who waits and its closing: whoever the kernel has let in by then would be reset, with a request on the
-way, since between the two the interpreter may be somebody else's for milliseconds.
+It is opened before anything is loaded, so that one that is not free is reported at once. Before its end the kernel is
+made to let nobody in: a connection that came between the last look at the port and its closing would be reset, with a
+request on the way, since another thread may have the interpreter in between for milliseconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PROGRAM = b"".join(struct.pack("HBBI", *step) for step in (LOAD_FLAGS, DROP_IF_S
 
 
 def open_port(host: str, port: int, backlog: int, scheme: str = "http") -> socket.socket:
-    """Listen, at "::" to both kinds of addresses. Raises SettingsError, in one line, where that cannot be."""
+    """Listen at `host`, at "::" to IPv4, too. Raises SettingsError, one line, if that is not possible."""
     kind = _family(host, port)
     both = host == "::" and socket.has_dualstack_ipv6()
     try:
@@ -65,9 +65,9 @@ def is_loopback(port: socket.socket) -> bool:
 
 
 def drop_new_connections(port: socket.socket) -> None:
-    """Let no new connection in; those that are there can still be accepted. Without effect where it is not Linux.
+    """Let no new connection in; those that are there can still be accepted. Only on Linux.
 
-    A client that comes now asks again after a second, and finds the port closed: it never was accepted.
+    A client that connects now tries again after a second, and finds the port closed: it never was accepted.
     """
     if sys.platform == "linux":
         program = ctypes.create_string_buffer(PROGRAM)

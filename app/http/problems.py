@@ -34,7 +34,7 @@ def problem_headers(error: ServiceError) -> dict[str, str]:
 
 
 def problem_fields(error: ServiceError) -> Headers:
-    """Return the same, and the content type, as a connection sends them."""
+    """Return `problem_headers` and the content type, as a connection sends them."""
     headers = {"content-type": PROBLEM_TYPE, **problem_headers(error)}
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
@@ -45,7 +45,7 @@ def problem_body(error: ServiceError, request_id: str) -> bytes:
 
 
 def problem_answers(error: ServiceError, *, close: bool = False) -> Callable[[str], bytes]:
-    """Return what makes the whole HTTP answer to a request of its id, which is sane; `close` announces the end.
+    """Return a function from a request's id, which is sane, to the whole HTTP answer; `close` announces the end.
 
     What is the same for all requests is made here, once: in an overload the rest is done thousands of times a second.
     """

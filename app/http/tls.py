@@ -1,4 +1,4 @@
-"""The certificate, read first of all, so that a bad one is one line, and again on SIGHUP."""
+"""The certificate, read first of all, so that a bad one is reported in one line, and again on SIGHUP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEAR_END_S = 7 * 86_400
 class Certificate:
     """The certificate that handshakes get: the newest one that could be read. Raises SettingsError if none can be.
 
-    `expires_at` is when it ends, a Unix time; NaN if that cannot be told.
+    `expires_at` is when it ends, a Unix time; NaN if that is unknown.
     """
 
     def __init__(self, chain: Path, key: Path) -> None:

@@ -21,7 +21,7 @@ ServiceDep = Annotated[Service, Depends(get_service)]
 
 
 def take_key(service: Service, authorization: str) -> Callable[[], None]:
-    """Let a request pass that carries a key, if the service asks for one; return what to call at the request's end.
+    """Check the key that a request carries, if the service requires one; return what to call at the request's end.
 
     Raises Unauthorized and TooManyRequests.
     """

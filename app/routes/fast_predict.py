@@ -149,7 +149,7 @@ class FastRequest:
         job.future.add_done_callback(self._done)
 
     def _done(self, future: asyncio.Future[Outcome]) -> None:
-        """Go on once the batcher has an answer, or none."""
+        """Answer once the batcher has an outcome or an error."""
         self._connection.when_gone(None)
         self.attempt(lambda: self._answer(future.result()))
 
@@ -199,7 +199,7 @@ class FastRequest:
         if not isinstance(error, ServiceError):
             log.error("request %s failed", self._request_id, exc_info=error, extra=self._seen(ServiceError.status))
             error = ServiceError()
-        elif error.status == ServiceError.status:  # the trace is the batch's, and so is its line in the log
+        elif error.status == ServiceError.status:  # its trace was logged with the batch
             log.error("request %s failed with its batch", self._request_id, extra=self._seen(error.status))
         self.refuse(error)
 

@@ -99,7 +99,7 @@ async def _classify(
 
 
 def _metric_label(error: BaseException) -> str:
-    """Return what the metrics call the outcome of a request that ended so."""
+    """Return the metrics' label for the outcome of a request that ended with `error`."""
     if isinstance(error, asyncio.CancelledError):  # the drain's time is over
         return NotReady.code
     return error.code if isinstance(error, ServiceError) else ServiceError.code
