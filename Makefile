@@ -124,6 +124,9 @@ bench-profile: $(VENV)/.installed ## sample where the service's own time goes: b
 bench-returns: $(VENV)/.installed ## what waiting for clients that come back at once gains, a quarter of an hour: benchmarks/returning_clients.json
 	$(BIN)/python -m benchmarks.returning_clients
 
+bench-neighbour: $(VENV)/.installed ## batches in halves, whole, and as found quicker, beside a busy neighbour, six minutes: benchmarks/neighbour.json
+	$(BIN)/python -m benchmarks.neighbour
+
 bench-own: $(VENV)/.installed ## what the service's own Python costs a request, without a network: benchmarks/own_python.json
 	$(BIN)/python -m benchmarks.own_python
 
