@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 FUZZ_SECONDS ?= 300
+# The folder that contains cifar-10-batches-py.
 DATA   ?= $(firstword $(wildcard data ../shared/data) data)
 
 export CIFAR10_ROOT ?= $(abspath $(DATA))
@@ -17,6 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
+	@echo 'What is measured is written to benchmarks/; RECORDS=folder takes most of it elsewhere.'
 
 # A CPU serves without torch, which is most of an environment: `make serve` leaves it out where there is no GPU, and
 # nothing was installed completely before.
@@ -42,7 +44,7 @@ $(VENV)/.serving: pyproject.toml constraints.txt tools/requirements.py
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
-install: $(VENV)/.installed ## everything, also for training and tests
+install: $(VENV)/.installed ## install everything, also what training and tests need
 
 serve: $(SERVING) ## serve the shipped checkpoint on http://127.0.0.1:8000 (settings: RESNET_*)
 	$(BIN)/resnet serve
@@ -50,11 +52,11 @@ serve: $(SERVING) ## serve the shipped checkpoint on http://127.0.0.1:8000 (sett
 test: $(VENV)/.installed ## run the tests
 	$(BIN)/pytest
 
-chaos: $(VENV)/.installed ## run the tests that take minutes: load, trouble, fuzzing (FUZZ_SEED=, FUZZ_CASES=), draining
+chaos: $(VENV)/.installed ## tests that take minutes: load, trouble, fuzzing (FUZZ_SEED=, FUZZ_CASES=): docs/reliability.md
 	$(BIN)/pytest -m chaos
 	$(BIN)/python -m benchmarks.reliability_page
 
-soak: $(VENV)/.installed ## thirty minutes of mixed traffic with reloads and a restart (MINUTES=n): benchmarks/reliability/soak.json, soak.png
+soak: $(VENV)/.installed ## mixed traffic, reloads, a restart, thirty minutes (MINUTES=n): benchmarks/reliability/soak.json
 	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),30)
 	$(BIN)/python -m benchmarks.reliability_page
 
@@ -70,19 +72,19 @@ format: $(VENV)/.installed ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-train: $(VENV)/.installed ## train by the shipped checkpoint's recipe again (DATA=the folder that contains cifar-10-batches-py), some nine hours on two cores
+train: $(VENV)/.installed ## train by the shipped checkpoint's recipe again (DATA=folder), some nine hours on two cores
 	$(BIN)/python -m benchmarks.training shipped --root $(DATA)
 
-targets: $(VENV)/.installed ## what was asked beside what the files under benchmarks/ say: docs/targets.md; fails while a target is missed
+targets: $(VENV)/.installed ## compare benchmarks/*.json with the targets: docs/targets.md; fails while a target is missed
 	$(BIN)/python -m benchmarks.targets
 
-bench-training: $(VENV)/.installed ## the claimed training runs again: with a GPU nine of them, else the shipped one (RUNS=names)
+bench-training: $(VENV)/.installed ## the claimed training runs again: nine with a GPU, else the shipped one (RUNS=names, DATA=)
 	$(BIN)/python -m benchmarks.training $(RUNS) --root $(DATA)
 
-bench-training-speed: $(VENV)/.installed ## what a step of training gains on this CPU by model/training/im2col_convolution.py, a minute: benchmarks/training_speed.json
+bench-training-speed: $(VENV)/.installed ## what im2col_convolution.py gains on this CPU, a minute: benchmarks/training_speed.json
 	$(BIN)/python -m benchmarks.training_speed
 
-evaluate: $(VENV)/.installed ## accuracy and calibration of the shipped checkpoint on the test set, also as JPEG, grey, ...
+evaluate: $(VENV)/.installed ## score the shipped checkpoint on the test set, also as JPEG, ...: weights/README.md (DATA=)
 	mkdir -p $(RECORDS)
 	$(BIN)/resnet evaluate --data cifar10 --root $(DATA) --robustness \
 		--json $(RECORDS)/evaluate_checkpoint.json
@@ -104,7 +106,7 @@ bench-cuda: $(VENV)/.installed ## measure the engine on this machine's GPU, unde
 	$(BIN)/resnet bench engine --device cuda --sizes 1,8,64,256,512,1024 --rounds 7 --only $(or $(ONLY),$(ON_A_GPU)) \
 		--json $(RECORDS)/engine_cuda.json
 
-bench-load: $(VENV)/.installed ## measure int8, random arrivals, large requests, and accuracy, which needs CIFAR-10 (DATA=): twenty minutes
+bench-load: $(VENV)/.installed ## int8, random arrivals, large requests; accuracy, which needs CIFAR-10 (DATA=); twenty minutes
 	$(BIN)/python -m benchmarks.service --precision int8
 	$(BIN)/python -m benchmarks.open_loop
 	$(BIN)/python -m benchmarks.large_requests
@@ -114,32 +116,33 @@ bench-load: $(VENV)/.installed ## measure int8, random arrivals, large requests,
 	$(BIN)/python -m benchmarks.precisions --root $(DATA)
 	$(BIN)/python -m benchmarks.readme_figures
 
-bench-processes: $(VENV)/.installed ## two HTTP processes beside a single process, with an engine that answers at once; needs wrk
+bench-processes: $(VENV)/.installed ## two HTTP processes beside a single one; needs wrk: benchmarks/http_processes.json
 	$(BIN)/python -m benchmarks.http_processes
 
 bench-profile: $(VENV)/.installed ## sample where the service's own time goes: benchmarks/profile_http.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.profile_http
 
-bench-returns: $(VENV)/.installed ## what waiting for clients that come back at once gains, a quarter of an hour: benchmarks/returning_clients.json
+bench-returns: $(VENV)/.installed ## what waiting for returning clients gains, fifteen minutes: benchmarks/returning_clients.json
 	$(BIN)/python -m benchmarks.returning_clients
 
-bench-neighbour: $(VENV)/.installed ## batches in halves, whole, and as found quicker, beside a busy neighbour, six minutes: benchmarks/neighbour.json
+bench-neighbour: $(VENV)/.installed ## batches in halves and whole beside a busy neighbour, six minutes: benchmarks/neighbour.json
 	$(BIN)/python -m benchmarks.neighbour
 
 bench-own: $(VENV)/.installed ## what the service's own Python costs a request, without a network: benchmarks/own_python.json
 	$(BIN)/python -m benchmarks.own_python
 
-bench-memory: $(VENV)/.installed ## resident memory over 100,000 requests, some ten minutes on two cores
+bench-memory: $(VENV)/.installed ## resident memory over 100,000 requests, some ten minutes on two cores: benchmarks/memory.json
 	$(BIN)/python -m benchmarks.memory
 
-bench-peers: $(VENV)/.installed ## this service beside LitServe, Mosec, BentoML, Ray Serve, TorchServe: docs/peers.md, an hour (PEERS=flags; a trial: RECORDS=folder PEERS='--rounds 1')
+# A trial: make bench-peers RECORDS=folder PEERS='--rounds 1'
+bench-peers: $(VENV)/.installed ## this service beside six other servers, an hour (PEERS=flags): docs/peers.md
 	$(BIN)/python -m benchmarks.peers --engine null --seconds 4 $(PEERS)
 	$(BIN)/python -m benchmarks.peers --engine eager $(PEERS)
 	$(BIN)/python -m benchmarks.peers --engine checkpoint $(PEERS)
 	$(BIN)/python -m benchmarks.readme_figures
 
-experiment-degradation: $(VENV)/.installed ## plain against residual networks: docs/degradation.md (EXPERIMENT=flags, such as '--epochs 10')
+experiment-degradation: $(VENV)/.installed ## plain beside residual networks: docs/degradation.md (EXPERIMENT=flags, such as '--epochs 10')
 	$(BIN)/python -m benchmarks.degradation --root $(DATA) $(EXPERIMENT)
 
 test-containers: ## build the image, bring the CPU variant up, predict, take it down (needs Docker)
@@ -151,9 +154,9 @@ pin-weights: ## pin the SHA-256 of the files in weights/ anew, after the shipped
 audit: $(VENV)/.installed ## known vulnerabilities of the pinned versions: "Error 1" is some, "Error 2" not all checked
 	$(BIN)/python -m tools.audit
 
-sbom: ## list the image's Python packages in sbom.cdx.json (CycloneDX); without Docker, those of .venv
+sbom: ## list the image's Python packages (without Docker, those of .venv) in sbom.cdx.json (CycloneDX)
 	@docker info >/dev/null 2>&1 || $(MAKE) --no-print-directory $(VENV)/.installed
 	tools/sbom.sh $(BIN)
 
-clean: ## remove what the targets above have made
+clean: ## remove the virtual environment, the caches, the fetched wrk and sbom.cdx.json
 	rm -rf $(VENV) .bench *.egg-info .pytest_cache .mypy_cache .ruff_cache sbom.cdx.json

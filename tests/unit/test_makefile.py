@@ -1,6 +1,10 @@
 """What `make` measures is what the record's name says."""
 
 import re
+import shutil
+import subprocess
+
+import pytest
 
 from tests.conftest import ROOT
 
@@ -11,6 +15,16 @@ def test_each_record_of_the_engine_is_of_the_device_in_its_name():
     assert {found[1] for found in named.values()} == {"cpu", "cuda"}
     for line, found in named.items():
         assert f"--device {found[1]} " in line
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_each_target_is_listed_in_one_line_that_a_terminal_shows_whole():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z-]+):", makefile, re.M)
+    printed = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, check=True, capture_output=True, text=True)
+    *lines, _note = printed.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == targets
+    assert [line for line in lines if len(line) > 120] == []
 
 
 def test_what_needs_no_data_set_is_measured_and_shown_before_what_does():
