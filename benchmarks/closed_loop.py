@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.records import FOLDER
 
 TIMEOUT_S = 30  # for an answer, after which wrk counts an error
-# Of a run with many clients, half a batch or so is not answered at its end, which is to count for little: where a
-# server is slow, runs are longer, so that each client gets so many answers.
+# At the end of a run some half a batch is not answered, which is to count for little: where a server is slow, runs are
+# longer, so that each client gets MIN_ANSWERS answers.
 MIN_ANSWERS = 20
 MAX_RUN_S = 30
 PICTURES = sorted((FOLDER.parent / "examples").glob("*.png"))
@@ -49,12 +49,12 @@ def find_or_download_wrk(folder: Path = WRK_FOLDER) -> list[str] | None:
 
 
 def seconds_of_a_run(least: int, clients: int, rate: float) -> int:
-    """Return the seconds of a run of so many clients, `least` or more, if a server gives `rate` answers a second."""
+    """Return the seconds of a run of `clients` clients, at least `least`, for a server of `rate` answers a second."""
     return max(least, min(MAX_RUN_S, math.ceil(MIN_ANSWERS * clients / rate)))
 
 
 def name(wrk: list[str] | None) -> str:
-    """Return what the load comes from, for the record."""
+    """Return the load generator's name, for the record."""
     return "wrk" if wrk else "benchmarks/load.py"
 
 

@@ -4,7 +4,8 @@
 
 The experiment of He et al. 2015, arXiv:1512.03385, sections 4.1 and 4.2, on a part of CIFAR-10. All networks see the
 same images in the same order under the same schedule, and a plain network starts from the very values of its residual
-twin. What a network did is kept in --work as soon as it is done, so that a run that was cut off goes on with the next.
+twin. Each network's record is written to --work as soon as it is trained, so that a run that was cut off goes on with
+the next network.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from model.transforms import normalise
 
 ROOT = FOLDER.parent
 AUGMENTATION = Augmentation(crop_padding=4, flip=True)
-LAST_STEPS = 10  # of an epoch, whose gradient norms are averaged
+LAST_STEPS = 10  # the steps at the end of an epoch over which gradient norms are averaged
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def gradient_norms(network: nn.Module) -> list[float]:
 
 
 def mean_norms(recorded: list[list[float]]) -> list[float]:
-    """Return each convolution's mean over the steps recorded, to five significant digits."""
+    """Return each convolution's mean over the recorded steps, to five significant digits."""
     return [float(f"{sum(of_one) / len(of_one):.5g}") for of_one in zip(*recorded, strict=True)]
 
 
@@ -161,7 +162,7 @@ def train(
 
 
 def kept_record(path: Path, settings: Settings) -> dict[str, Any] | None:
-    """Return what an earlier run has left for the same settings, if anything."""
+    """Return the record that an earlier run of the same settings left, or None."""
     record: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
     return record if record and record["settings"] == asdict(settings) else None
 
@@ -210,11 +211,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train what is not done yet, the deepest networks first; write the evidence and draw the figures."""
+    """Train the networks that have no record yet, the deepest first; write the evidence and draw the figures."""
     arguments = parse_arguments()
     given = {name: value for name, value in vars(arguments).items() if name in Settings.__dataclass_fields__}
     settings = Settings(**given)
-    # Convolutions this narrow gain little from a second thread: on a CPU, a network a core.
+    # Convolutions this narrow gain little from a second thread: on a CPU, each core trains a network.
     networks = 2 * len(arguments.archs)
     at_once = min(networks, available_cores()) if arguments.device == "cpu" else 1
     common = {"root": arguments.root, "device": arguments.device, "threads": max(1, available_cores() // at_once)}

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by all common kinds of colour vision; the line style says the same once more.
+# Okabe and Ito's palette, distinct for all common kinds of colour vision; line styles distinguish the shortcuts.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 STYLES = {"identity": "-", "none": "--"}
 SMOOTHED_STEPS = 20
@@ -68,7 +68,7 @@ def draw_loss(records: list[Record], path: Path) -> None:
 def draw_gradients(records: list[Record], path: Path) -> None:
     """Draw the gradient norm of every convolution on the main path, from the first to the last, as a PNG.
 
-    A row a depth; columns before the first step, at the end of the first epoch and at the end of the last.
+    One row for each depth; columns: before the first step, at the end of the first epoch, at the end of the last.
     """
     depths = _depths(records)
     epochs = records[0]["settings"]["epochs"]

@@ -1,8 +1,8 @@
-"""What HTTP processes in front of an engine process cost and bring: requests/s, processor time and memory, in turns.
+"""What HTTP processes in front of an engine process cost and gain: requests/s, processor time and memory, in turns.
 
-The engine answers at once, so that what is measured is everything but the network: HTTP, decoding, batching, and what
-the processes say to each other. Load comes from wrk on the same machine. Where the cores are fewer than the processes
-and wrk want, the processor time says more than the rate.
+The engine answers at once, so that everything but the network is measured: HTTP, decoding, batching, and the messages
+between the processes. Load comes from wrk on the same machine. Where processes and wrk want more cores than there are,
+the processor time is the better figure.
 
 python -m benchmarks.http_processes --processes 1 2
 """

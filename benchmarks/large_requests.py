@@ -31,7 +31,7 @@ from tests.process import service_process
 ROUNDS = 9
 IMAGES = 256
 CLIENTS = 2
-SECONDS = 4.0  # of each form in a round: what begins and ends a run counts for little then
+SECONDS = 4.0  # of each form in a round: so long that a run's beginning and end count for little
 REQUESTS = 4  # of each client, at least
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     requests = forms(images)
     engine = load_engine(settings)
     runs: list[tuple[str, float]] = []
-    # Deadlines are no matter here: on a slow machine two such requests take their time, and one would be refused.
+    # Long deadlines: on a slow machine, one of two such requests would be refused.
     with (
         tempfile.TemporaryDirectory() as folder,
         service_process(

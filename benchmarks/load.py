@@ -1,9 +1,9 @@
 """Load for any HTTP server, at little cost of its own: it runs on the same processor as what it measures.
 
 Closed loop: each client has a connection and sends its next request when it has its answer. Open loop: requests arrive
-at random times and wait for nobody, as those of many independent users do; a closed loop hides what a slow answer does
-to the ones behind it. Plain protocols rather than an HTTP library: with 64 clients, httpx's pool let some requests wait
-for seconds before they were sent, and its time was counted as the service's.
+at random times and wait for no answer, as those of many independent users do; a closed loop hides what a slow answer
+does to the ones behind it. Plain protocols rather than an HTTP library: with 64 clients, httpx's pool let some requests
+wait for seconds before they were sent, and its time was counted as the service's.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import uvloop
 
 from benchmarks.sender import ScheduledSender, is_whole, poisson_arrivals
 
-# Answers that have not come so long after the last request was sent are counted as errors.
+# Answers that have not come this long after the last request was sent are counted as errors.
 PATIENCE_S = 10.0
 
 
 @dataclass
 class LoadResult:
-    """What came of a load: the seconds each good answer took, and how many requests had no good answer.
+    """The outcome of a load: the seconds that each good answer took, and the number of requests without a good one.
 
-    `seconds` is what it took from the start to the last answer: answers that came late are no answers of the time in
-    which was sent.
+    `seconds` is from the start to the last answer, not to the last request: otherwise late answers would count for the
+    time in which requests were sent.
     """
 
     times: list[float] = field(default_factory=list)
@@ -53,7 +53,7 @@ class LoadError(RuntimeError):
 
 
 async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
-    """Send a request and return the answer's body, for who wants to read it. Raises LoadError unless it is a 200."""
+    """Send a request and return the answer's body. Raises LoadError unless its status is 200."""
     writer.write(request)
     status, *headers = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
     length = next(int(line.partition(":")[2]) for line in headers if line.startswith("content-length:"))
@@ -91,7 +91,7 @@ class Client(asyncio.Protocol):
             self._finish(header[9:12] == b"200")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """A request that waits for its answer waits in vain."""
+        """Fail the request that waits for its answer."""
         self.closed = True
         self._finish(good=False)
 
@@ -113,7 +113,7 @@ class Client(asyncio.Protocol):
 
 
 async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> LoadResult:
-    """Send `requests` in turn from so many clients; those begun within `seconds` count."""
+    """Send `requests` in turn from `clients` clients; those begun within `seconds` count."""
     load = LoadResult()
     turn = cycle(requests)
     begun = time.perf_counter()
@@ -138,7 +138,7 @@ async def closed_loop(port: int, requests: Sequence[bytes], clients: int, second
 def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> LoadResult:
     """Send `requests` in turn at random times, `rate` a second on average (Poisson arrivals, the same for each seed).
 
-    An answer's time counts from when its request was due, so that what holds back the sender is not hidden either.
+    An answer's time counts from when its request was due, so that a sender that was held up hides nothing.
     """
     sender = ScheduledSender(port, requests, poisson_arrivals(rate, seconds, seed))
     sender.send()
@@ -160,10 +160,10 @@ def summarise(load: LoadResult) -> dict[str, float]:
 
 
 def main() -> None:
-    """Load a URL and print what came of it as one line of JSON."""
+    """Load a URL and print the outcome as one line of JSON."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--clients", type=int, help="closed loop: so many that wait for their answers")
+    kind.add_argument("--clients", type=int, help="closed loop: clients that each wait for their answer")
     kind.add_argument("--rate", type=float, help="open loop: requests a second")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0, help="of the open loop's arrivals")

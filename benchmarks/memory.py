@@ -1,8 +1,8 @@
 """Resident memory of the real process, with the network, over 100,000 requests in every form, bad ones among them.
 
-Every request goes the whole way, because memory is kept in different places: by the C library for each thread, by the
-engine for each batch size, by the answers' path for each error. On two cores that is some ten minutes.
-On the CPU, also where there is a GPU.
+Every request goes all the way, because memory is kept in different places: by the C library for each thread, by the
+engine for each batch size, by what makes the answers for each error. On two cores it takes some ten minutes. All of it
+is on the CPU, also where there is a GPU.
 
 python -m benchmarks.memory
 """
@@ -31,7 +31,7 @@ REQUESTS = 100_000
 STEP = 10_000
 CLIENTS = 64
 
-# What the service is compared with: weights as they are stored, in memory of their own rather than mapped.
+# The process that the service is compared with: its weights are copies in memory, rather than the file mapped.
 INTERPRETER = """
 import sys, torch
 from safetensors.torch import load_file
@@ -61,8 +61,8 @@ def mixture() -> list[bytes]:
 
 
 def send(port: int, requests: list[bytes], total: int) -> Counter[int]:
-    """Send so many requests, in turn, from CLIENTS clients in closed loop; return how often each status came."""
-    sender = ScheduledSender(port, requests, np.zeros(total), most=CLIENTS)  # all due at once: each as a client is free
+    """Send `total` requests, in turn, from CLIENTS clients in closed loop; return how often each status came."""
+    sender = ScheduledSender(port, requests, np.zeros(total), most=CLIENTS)  # all due at once: as clients become free
     sender.send()
     return Counter(sender.finish().status.tolist())
 
@@ -75,7 +75,7 @@ def resident_mb(service: ServiceProcess) -> float:
 def main() -> None:
     """Send the requests in steps, and write the resident size after each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=REQUESTS, help="how many; a multiple of 10,000 (%(default)s)")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="a multiple of 10,000 [%(default)s]")
     total = parser.parse_args().requests
     requests = mixture()
     statuses: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""Writes weights/README.md, the model card, from what the shipped checkpoint says of itself.
+"""Writes weights/README.md, the model card, from the shipped checkpoint's metadata.
 
 python -m benchmarks.model_card
 """
@@ -22,7 +22,7 @@ OOD_IMAGES = 1000
 
 
 def ood_images() -> dict[str, torch.Tensor]:
-    """Return pictures of none of the ten classes, uint8 (N, 3, 32, 32): noise, blobs of colour, single colours."""
+    """Return by name pictures of none of the classes, uint8 (N, 3, 32, 32): noise, blobs of colour, single colours."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(size: int) -> torch.Tensor:
@@ -38,7 +38,7 @@ def ood_images() -> dict[str, torch.Tensor]:
 
 
 def confidence_rows(source: Checkpoint) -> list[str]:
-    """Return a table row for each kind of strange picture: how sure the network is of what cannot be right."""
+    """Return a table row for each kind of `ood_images`: the network's confidence, of which none is right."""
     metadata = source.metadata
     network = source.network()
     rows = []
@@ -56,7 +56,7 @@ def scores_row(scores: dict[str, Any]) -> str:
 
 
 def robustness_section(scores: dict[str, Any]) -> str:
-    """Return the section on pictures as they are sent, or nothing where it was not measured."""
+    """Return the section on pictures as people send them, or "" if that was not measured."""
     table = scores.get("robustness")
     if not table:
         return ""
@@ -82,7 +82,7 @@ def runs_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def shared(runs: list[dict[str, Any]], name: str) -> object:
-    """Return what all runs have in common. Raises ValueError if they differ: then it belongs into `run_row`."""
+    """Return the value of `name` in all runs. Raises ValueError if they differ: then it belongs into `run_row`."""
     first, *others = (one[name] for one in runs)
     if any(other != first for other in others):
         raise ValueError(f"the runs differ in {name}")

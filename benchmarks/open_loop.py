@@ -1,8 +1,9 @@
 """Open loop: requests arrive by a Poisson process at a share of the saturated rate, whether or not answers come.
 
-Closed-loop rounds of 64 clients and of one give the saturated rate and the single request's latency that the shares and
-ratios refer to, anew in each round, and the engine by itself what a batch takes. Beside the p99 at 80 % stands what
-random arrivals alone make of such batches: benchmarks/queueing.py. All of it is on the CPU, also where there is a GPU.
+Each round measures anew what its shares and ratios refer to: the saturated rate by a closed loop of 64 clients, a lone
+request's latency by one of one client, and the seconds of a batch by the engine alone. The record also has the p99 at
+80 % of a queue that loses no time, by simulation: benchmarks/queueing.py. All of it is on the CPU, also where there is
+a GPU.
 
 python -m benchmarks.open_loop
 """
@@ -34,14 +35,14 @@ SETTLE_S = 5.0
 MEASURED_S = 20.0
 ENGINE_SIZES = (1, 4, 8, 16, 32)
 ENGINE_S = 1.0  # for each of them in a round
-COUNTED = ("failed", "sent_late")  # of which the worst round is what counts
+COUNTED = ("failed", "sent_late")  # the record has the worst round of these, not the median
 
 
 def evaluate(outcomes: Outcomes, begin: float, end: float, deadline_s: float) -> dict[str, float | None]:
     """Return rates, latencies and shares of the requests that were due from `begin` to `end`.
 
-    `goodput_per_s` counts the answers that came within the deadline, from `begin` to `end`, whenever they were due.
-    `kept_deadline_share` is of the requests that were not refused: one that failed or was lost did not keep it.
+    `goodput_per_s` counts the answers within the deadline that came from `begin` to `end`, whenever they were due.
+    `kept_deadline_share` is of the requests that were not refused; one that failed or was lost has not kept it.
     """
     latency, status = outcomes.latency, outcomes.status
     due = (begin <= outcomes.due) & (outcomes.due < end)
@@ -69,14 +70,14 @@ def _percentile_ms(latency: NDArray[np.float64], percent: int) -> float | None:
 
 
 def median_of(rounds: list[dict[str, float | None]]) -> dict[str, float | None]:
-    """Return the median of each figure over the rounds that have it, but for those of COUNTED."""
+    """Return the median over the rounds of each figure but those of COUNTED; rounds without the figure do not count."""
     found = {key: [one[key] for one in rounds] for key in rounds[0] if key not in COUNTED}
     known = {key: [value for value in values if value is not None] for key, values in found.items()}
     return {key: statistics.median(values) if values else None for key, values in known.items()}
 
 
 def worst_of(rounds: list[dict[str, float | None]]) -> dict[str, float]:
-    """Return the most of each of COUNTED in a round."""
+    """Return the highest count of a round for each of COUNTED."""
     return {key: max(one[key] or 0 for one in rounds) for key in COUNTED}
 
 

@@ -1,7 +1,7 @@
 """What the service's own Python costs a request, without a network: connections in this process are fed bytes.
 
-An engine that answers at once, so many clients that each send their next request when they have their answer, one
-picture each. Counted is the processor time of the event loop's thread: HTTP, decoding, queueing, the answer, metrics.
+The engine answers at once; CLIENTS clients each send their next request, one picture, when they have their answer. What
+counts is the processor time of the event loop's thread: HTTP, decoding, queueing, the answer, metrics.
 
 python -m benchmarks.own_python
 """
@@ -37,9 +37,9 @@ Pieces = tuple[bytes, ...]
 
 
 def requests(name: str, header: str, cut: bool = False) -> list[Pieces]:
-    """Return a request for each example picture, in one piece or with the body in a second one.
+    """Return a request for each example picture, in one piece or, with `cut`, with the body in a second one.
 
-    A `{}` in the header stands for what differs from picture to picture.
+    A `{}` in `header` becomes the picture's number.
     """
     headers = [{"content-type": "image/png", name: header.format(number)} for number in range(len(PICTURES))]
     whole = [post("/predict", path.read_bytes(), one) for path, one in zip(PICTURES, headers, strict=True)]
@@ -49,8 +49,8 @@ def requests(name: str, header: str, cut: bool = False) -> list[Pieces]:
 
 ACCEPT = requests("accept", "*/*")
 ID = requests("x-request-id", "4bf92f3577b34da6a3ce929d0e0e47{:02}")
-# Each client sends the lists' requests in turn: of two headers by turns, none is the cached one, which the records call
-# the known header.
+# By name: the lists whose requests each client sends in turn, and the status of all answers. The known header is the
+# one that the service has cached: of two headers in turn, it is neither.
 FORMS: dict[str, tuple[Sequence[list[Pieces]], bytes]] = {
     "known header": ((ACCEPT,), b"200"),
     "known header, body in a second piece": ((requests("accept", "*/*", cut=True),), b"200"),
@@ -63,7 +63,7 @@ FORMS: dict[str, tuple[Sequence[list[Pieces]], bytes]] = {
 
 
 class Client(asyncio.Transport):
-    """A client and the network between it and its connection, which takes no time."""
+    """A client, and the network between it and its connection, which takes no time."""
 
     def __init__(self, connection: asyncio.Protocol, answered: Callable[[Client, bytes], None]) -> None:
         super().__init__()
@@ -77,14 +77,14 @@ class Client(asyncio.Transport):
         self._answered(self, bytes(data))
 
     def is_closing(self) -> bool:
-        """Never."""
+        """Return False: a client here never closes."""
         return False
 
     def pause_reading(self) -> None:
-        """A client here never sends more than one request."""
+        """Do nothing: a client here never sends more than one request."""
 
     def resume_reading(self) -> None:
-        """See `pause_reading`."""
+        """Do nothing, as `pause_reading`."""
 
 
 class ClosedLoop:
@@ -99,7 +99,7 @@ class ClosedLoop:
         self._done = self._loop.create_future()
 
     async def run(self, lists: Sequence[list[Pieces]], status: bytes) -> float:
-        """Send REQUESTS requests, all of which must be answered so; return microseconds of this thread for one."""
+        """Send REQUESTS requests, all to be answered with `status`; return this thread's microseconds for one."""
         self._lists, self._status, self._done = lists, b"HTTP/1.1 " + status, self._loop.create_future()
         self._sent = self._answers = 0
         begun = time.thread_time()
@@ -128,12 +128,12 @@ class ClosedLoop:
 
 
 async def measure() -> list[dict[str, float]]:
-    """Return the microseconds of each form, of so many rounds."""
+    """Return the microseconds of a request of each form, for each of ROUNDS rounds."""
     settings = Settings()
     service = EngineService(settings, lambda _settings: NullEngine())
     await service.start()
     try:
-        while service.unready_reason():  # noqa: ASYNC110 - nobody tells of it
+        while service.unready_reason():  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
         prepare_process()
         config = uvicorn.Config(create_app(service), **connection_options(service, CLIENTS, FastPredict(service)))

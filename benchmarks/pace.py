@@ -1,4 +1,4 @@
-"""The engine by itself, beside which a service is measured: its best batch size, its pace, and shares of that."""
+"""The engine by itself, with which a service is compared: its best batch size, its rate, and the service's share."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from app.engine import CheckpointEngine
 from benchmarks.records import FOLDER
 
 SIZE_ROUNDS = 5
-SIZE_S = 0.6  # of each size in one of them, a few batches
+SIZE_S = 0.6  # of each size in a round, a few batches
 PACE_S = 2.0  # before and after each run
 # The engine's threads spin for a moment after their last batch, and the service's have one more to do.
 PAUSE_S = 0.5
 
 
 def examples(count: int) -> NDArray[np.uint8]:
-    """Return the example pictures over and over, uint8 (count, 3, 32, 32); noise would be decoded in half the time."""
+    """Return the example pictures over and over, uint8 (count, 3, 32, 32). Noise would be decoded in half the time."""
     paths = sorted((FOLDER.parent / "examples").glob("*.png"))
     pictures = [np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in paths]
     return np.stack([pictures[number % len(pictures)] for number in range(count)])
@@ -31,7 +31,7 @@ def examples(count: int) -> NDArray[np.uint8]:
 def engine_rates(
     engine: CheckpointEngine, images: NDArray[np.uint8], sizes: Sequence[int] = (), each_s: float = SIZE_S
 ) -> dict[int, float]:
-    """Return the images per second of batches by size; without `sizes`, of a few from half the engine's largest on."""
+    """Return images per second by batch size; the default `sizes` are a few from half the engine's largest on."""
     largest = engine.batch_sizes[-1]
     sizes = sizes or [size for size in ladder(largest, 4) if size * 2 >= largest and size in engine.batch_sizes]
     return {size: engine_rate(engine, images[:size], each_s) for size in sizes}
@@ -58,23 +58,23 @@ def median_ms(engine: CheckpointEngine, batch: NDArray[np.uint8], least_s: float
 
 
 def best_size(rounds: list[dict[int, float]]) -> int:
-    """Return the batch size with the highest median; the highest of each round would be the luckiest instead.
+    """Return the batch size with the highest median rate; the highest of a single round would be the luckiest.
 
-    Its rate is to be measured anew: that of the best of many, as it was when it was chosen, owes something to luck.
+    Its rate is to be measured anew: the one by which it was chosen owes something to luck, too.
     """
     return max(rounds[0], key=lambda size: statistics.median(rates[size] for rates in rounds))
 
 
 def best_batch(engine: CheckpointEngine, images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[dict[int, float]]]:
-    """Return as many of the images as the engine's best batch has, and the rates by size that it was chosen by."""
+    """Return a batch of the engine's best size, and the rates by size, of each round, by which that was chosen."""
     rounds = [engine_rates(engine, images) for _ in range(SIZE_ROUNDS)]
     return images[: best_size(rounds)], rounds
 
 
 def shares_of_engine_rate(runs: Sequence[tuple[str, float]], paces: Sequence[float]) -> dict[str, list[float]]:
-    """Return by name what share of the engine's rate each run of a service had.
+    """Return by name each run's rate as a share of the engine's, of which `paces` has one before and after each run.
 
-    The engine was measured before the first run and after each: a machine's pace changes within minutes, for both.
+    A machine's pace changes within minutes, for service and engine alike.
     """
     shares: dict[str, list[float]] = {}
     for (name, rate), before, after in zip(runs, paces, paces[1:], strict=False):

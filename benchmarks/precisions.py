@@ -1,4 +1,4 @@
-"""What float32, bfloat16 and int8 answer on the 10,000 test images: the engine's own accuracy and calibration in each.
+"""The engine's accuracy and calibration on the 10,000 test images in float32, bfloat16 and int8.
 
 python -m benchmarks.precisions --root data
 """
@@ -23,7 +23,7 @@ BATCH = 50
 
 
 def main() -> None:
-    """Run each precision over the test set."""
+    """Score the test set in each precision, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of cifar-10-batches-py [%(default)s]")
     dataset = load_cifar10(parser.parse_args().root, train=False)

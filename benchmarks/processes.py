@@ -1,4 +1,4 @@
-"""What a server and everything it starts take of the machine: processor time and memory, read from /proc."""
+"""Processor time and memory of a server and of all that it starts, from /proc."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends, so that a server cannot slip away by forking."""
+    """Become the parent of descendants whose own parent ends: a server that forks stays below this process."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -46,7 +46,7 @@ def cpu_seconds(processes: list[int]) -> float:
 
 
 def memory_bytes(processes: list[int]) -> int:
-    """Return the memory of processes; what several share is counted once (proportional set size)."""
+    """Return the memory of processes; pages that several share are counted once (proportional set size)."""
     total = 0
     for process in processes:
         with suppress(OSError):
@@ -56,7 +56,7 @@ def memory_bytes(processes: list[int]) -> int:
 
 
 def end(processes: list[int], patience_s: float) -> None:
-    """Wait for processes to end by themselves, then kill the rest. Children of this process are reaped."""
+    """Wait up to `patience_s` for processes to end, then kill the rest. Reaps children of this process."""
     until = time.monotonic() + patience_s
     while time.monotonic() < until and any(_alive(process) for process in processes):
         time.sleep(0.05)

@@ -1,7 +1,7 @@
 """Where the service's own time goes: py-spy's samples of the event loop, with an engine that answers at once.
 
-64 clients send the example pictures; what is written is a table of functions by the share of samples in which they are
-on the stack, and by that in which they are at its top. Needs py-spy (extra `bench`). The load is wrk's if there is one.
+64 clients send the example pictures. The table has for each function the share of samples in which it is on the stack,
+and the share in which it is at its top. Needs py-spy (extra `bench`). The load is wrk's if there is one.
 
 python -m benchmarks.profile_http
 """
@@ -31,9 +31,9 @@ LINE = re.compile(r":\d+\)$")
 
 
 def tabulate(folded: str) -> tuple[int, Counter[str], Counter[str]]:
-    """Read folded stacks; return the samples, and by function those that it is part of, and those that it ends.
+    """Return the number of samples in folded stacks, and by function those with it on the stack, and at the top.
 
-    Only threads that run the event loop count: another one that waits for work looks busy to py-spy.
+    Only threads that run the event loop count: others that wait for work look busy to py-spy.
     """
     total, within, at_top = 0, Counter[str](), Counter[str]()
     for line in folded.splitlines():
@@ -53,7 +53,7 @@ def main() -> None:
     py_spy = Path(sys.executable).with_name("py-spy")
     if not py_spy.is_file():
         raise SystemExit(f"there is no {py_spy}: pip install -c constraints.txt -e '.[bench]'")
-    RECORDS.mkdir(parents=True, exist_ok=True)  # before what takes its time
+    RECORDS.mkdir(parents=True, exist_ok=True)  # before the measurement, which takes a while
     wrk = closed_loop.find_or_download_wrk()
     port = free_port()
     os.environ |= {ENGINE_VARIABLE: "null", PORT_VARIABLE: str(port)}

@@ -1,7 +1,7 @@
 """How long requests wait for an engine that loses no time: what random arrivals alone cost.
 
-A service cannot be quicker than this at the same rate, whatever it does besides: the queue of one server that takes
-what waits, up to a most, as one batch, when requests arrive by a Poisson process.
+No service can be quicker than this at the same rate. It is the queue of one server that takes all requests that wait,
+up to a limit, as one batch, while requests arrive by a Poisson process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def latency_s(rate: float, batch_s: Callable[[int], float], most: int, percent: 
 
 
 def batch_seconds(measured: dict[int, float]) -> Callable[[int], float]:
-    """Return how long an engine takes for n images, between the sizes that were measured on a line.
+    """Return a function from n images to an engine's seconds, linear between the measured sizes.
 
     `measured` has the seconds by size.
     """

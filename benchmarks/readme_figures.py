@@ -20,13 +20,13 @@ ENGINES = {
     "eager bfloat16 channels-last": "PyTorch, eager bfloat16, channels last",
     "folded float32": "PyTorch, batch norm folded",
 }
-UNSTEADY_TIMES = 3  # the highest p50 of a load's rounds over the lowest, above which their median says little
+UNSTEADY_TIMES = 3  # a load whose highest p50 of a round is this many times the lowest has no meaningful median
 CUDA = "engine_cuda.json"
 PEERS = {"ours": "**this service**", "fastapi": "plain FastAPI, no batching"}
 
 
 def machine_of(one: dict[str, Any]) -> str:
-    """Say on what and when a file was made."""
+    """Return in words the machine that a file was made on, and the day."""
     machine = one["machine"]
     return f"{cores_of(machine)}, torch {machine['torch']}, {machine['date']}"
 
@@ -186,7 +186,7 @@ def _requests(one: dict[str, Any], name: str) -> str:
 
 
 def peers_in_full() -> str:
-    """Return all figures of the record whose peers have eager PyTorch, as docs/peers.md has them, of one machine."""
+    """Return the figures of one machine's record with eager PyTorch in the peers, as docs/peers.md has them."""
     one = read("peers_eager.json")
     return f"""{report.table(one)}
 
@@ -197,7 +197,7 @@ changes from round to round.
 
 
 def beside_peers() -> str:
-    """Return in words how this service and the best of its peers compare, each with an engine of its own."""
+    """Return in words this service beside the best of its peers, with engines of their own and with this one's."""
     one, same = read("peers_eager.json"), read("peers_checkpoint.json")
     others = [name for name in one["medians"] if not is_ours(name)]
 
@@ -227,7 +227,7 @@ def _listed(figures: list[float]) -> str:
 
 
 def open_loop() -> str:
-    """Return the table of how long requests that arrive at random wait."""
+    """Return the table of latencies of requests that arrive at random."""
     one = read("open_loop.json")
     loads = [load for load in one["median"] if load.endswith("%")]
     unsteady = [load for load in loads if _is_unsteady([turn[load]["p50_ms"] for turn in one["rounds"]])]
@@ -275,7 +275,7 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def write() -> None:
-    """Fill what stands between the marks; a part whose evidence is not there stays as it is."""
+    """Fill the parts between the marks; a part without its file of evidence stays as it is."""
     text = PAGE.read_text()
     for name, make in PARTS.items():
         try:

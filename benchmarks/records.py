@@ -1,7 +1,7 @@
-"""Files of evidence: where they lie, and what each says of where its figures were taken.
+"""Files of evidence: where they lie, and the machine that each names.
 
-Those of this folder are what README.md and docs/ show. `RECORDS=folder make bench` writes to another one, such as avx2/
-beside this file: what has been measured on processors without more than AVX2.
+README.md and docs/ show those of this folder. `RECORDS=folder make bench` writes to another one, such as avx2/ beside
+this file, which is for processors without more than AVX2.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECORDS = Path(os.environ.get("RECORDS") or FOLDER).resolve()
 
 
 def describe_apart() -> dict[str, Any]:
-    """Return describe() of another process, which brings torch with it and ends."""
+    """Return describe() of another process, so that torch is loaded there and not here."""
     code = "import json; from model.machine import describe; print(json.dumps(describe()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, check=True, stdout=subprocess.PIPE)
     described: dict[str, Any] = json.loads(done.stdout)
@@ -38,16 +38,16 @@ def write(name: str, result: dict[str, Any]) -> None:
 
 
 def read(name: str, folder: Path | None = None) -> dict[str, Any]:
-    """Return a file of evidence, of FOLDER by default. Raises FileNotFoundError if it has not been made yet."""
+    """Return a file of evidence, by default of FOLDER. Raises FileNotFoundError if it has not been made yet."""
     loaded: dict[str, Any] = json.loads(((folder or FOLDER) / name).read_text())
     return loaded
 
 
 def newest(name: str) -> tuple[dict[str, Any], str]:
-    """Return the newest file of a name, of whatever machine, and its path in the repository.
+    """Return the newest file of a name, of any machine, and its path in the repository.
 
-    For what has little to do with the processor, such as memory. Of the same day, the first machine's. Raises
-    FileNotFoundError if there is none.
+    For figures that hardly depend on the processor, such as memory. Of several of the same day, it is the first
+    machine's. Raises FileNotFoundError if there is none.
     """
     records = by_machine(name)
     kind = max(records, key=lambda one: str(records[one]["machine"]["date"]))
@@ -55,9 +55,9 @@ def newest(name: str) -> tuple[dict[str, Any], str]:
 
 
 def of_version(name: str, version: str) -> tuple[dict[str, Any], str]:
-    """Return the file of a name that is of a version of the checkpoint, and its path: of FOLDER, else of any machine.
+    """Return the file of a name that is of a checkpoint's version, and its path: of FOLDER, else of any machine.
 
-    For what a checkpoint's answers are worth. Raises FileNotFoundError if there is none.
+    For a checkpoint's accuracy and calibration. Raises FileNotFoundError if there is none.
     """
     records = by_machine(name)
     for kind in sorted(records, key=lambda kind: MACHINES[kind] != FOLDER):
@@ -67,7 +67,7 @@ def of_version(name: str, version: str) -> tuple[dict[str, Any], str]:
 
 
 def by_machine(name: str) -> dict[str, dict[str, Any]]:
-    """Return the files of a name by the kind of machine that each is of. Raises FileNotFoundError if there is none."""
+    """Return the files of a name by kind of machine. Raises FileNotFoundError if there is none."""
     found = {kind: read(name, folder) for kind, folder in MACHINES.items() if (folder / name).is_file()}
     if not found:
         raise FileNotFoundError(name)

@@ -1,7 +1,7 @@
 """What waiting for clients that come back at once gains: the service with it and without it, in turns.
 
-Both stand ready all the time; the one that is not loaded takes no processor. All of it is on the
-CPU, also where there is a GPU. See app/batching/returning_clients.py.
+Both stand ready all the time; the one that is not loaded takes no processor. All of it is on the CPU, also where there
+is a GPU. See app/batching/returning_clients.py.
 
 python -m benchmarks.returning_clients
 """
@@ -25,9 +25,9 @@ from benchmarks.service import one_round
 from tests.process import ServiceProcess, service_process
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)
-# Both with the same sizes: measured by each for itself, they would differ by chance.
+# Both services have the same sizes: measured by each for itself, they would differ by chance.
 BATCH_SIZES = "1,2,3,4,5,6,7,8,10,12,14,16,20,24,28,32,40,48,56,64"
-MORE_THAN_ALL = 2.0  # as the share of clients that has to have come back
+MORE_THAN_ALL = 2.0  # a share of returning clients that is never reached
 WARM_UP_S = 1
 SECONDS = 6  # of a turn
 
@@ -37,12 +37,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precisions", nargs="+", default=["auto", "int8"], help="those of the service [auto int8]")
-    parser.add_argument("--serve-without", action="store_true", help="be the service that waits for nobody")
+    parser.add_argument("--serve-without", action="store_true", help="be the service that does not wait for clients")
     return parser.parse_args()
 
 
 def serve_without() -> None:
-    """Serve until a signal ends it, waiting for nobody."""
+    """Serve until a signal ends it, without waiting for clients."""
     returning_clients.MIN_RETURN_SHARE = MORE_THAN_ALL
     settings = Settings()
     set_up_logging(settings.log_level, settings.log_format)
@@ -50,9 +50,9 @@ def serve_without() -> None:
 
 
 def compare(wrk: list[str] | None, with_it: ServiceProcess, without: ServiceProcess, rounds: int) -> dict[str, Any]:
-    """Load both in turns, by clients; return the medians, the ratios of each round, and the rounds.
+    """Load both in turns; return by number of clients the medians, the ratio of each round, and the rounds.
 
-    Each is the first in every other round: a machine may slow down within a round.
+    Each is loaded first in every other round: a machine may slow down within a round.
     """
     both = [("with", with_it), ("without", without)]
     figures: dict[str, Any] = {}

@@ -21,35 +21,35 @@ from app.http.connection_limits import raise_file_limit
 MAX_CONNECTIONS = 3000
 PATIENCE_S = 60.0  # for the last answers
 
-# So often answers are looked at, and what falls due meanwhile is sent together. To wake for each would take twice the
-# processor time, in an overload three times; latencies come out longer by this at most.
+# How often answers are looked at; requests that fall due meanwhile are sent together. To wake for each would take twice
+# the processor time, in an overload three times. Latencies come out longer by this at most.
 PACE_S = 0.001
 LATE_S = 0.01  # what counts as sent late
-AT_ONCE = 32  # requests that are sent before the answers are looked at: one that is late must not make all others late
+AT_ONCE = 32  # requests sent before answers are looked at again: a late one must not make all others late
 
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What became of the requests, in the order in which they were due; all arrays have shape (N,).
+    """The outcomes of the requests, in the order in which they were due; all arrays have shape (N,).
 
-    `due`, `sent` and `ended` are float64, in seconds from the start, NaN where it did not happen. `status` is int16: 0
-    for a request that has no answer.
+    `due`, `sent` and `ended` are float64, in seconds from the start; NaN if a request was not sent or has not ended.
+    `status` is int16: 0 for a request without an answer.
     """
 
     due: NDArray[np.float64]
     sent: NDArray[np.float64]
     ended: NDArray[np.float64]
     status: NDArray[np.int16]
-    without_retry_after: int  # answers with 429 that do not say when to come again
+    without_retry_after: int  # answers with 429 that have no Retry-After
 
     @property
     def latency(self) -> NDArray[np.float64]:
-        """Seconds from when each was due to its whole answer, float64 (N,)."""
+        """Seconds from when each request was due to its whole answer, float64 (N,)."""
         return self.ended - self.due
 
     @property
     def late(self) -> NDArray[np.bool_]:
-        """Whether each was sent more than LATE_S after it was due, bool (N,)."""
+        """Whether each request was sent more than LATE_S after it was due, bool (N,)."""
         return self.sent - self.due > LATE_S
 
 
@@ -66,7 +66,7 @@ def even_arrivals(rate: float, seconds: float) -> NDArray[np.float64]:
 
 
 def is_whole(header: bytes, body: bytes) -> bool:
-    """Tell whether an answer's body is complete, of a known length or in chunks; `header` is in lower case."""
+    """Return whether an answer's body is complete, of a known length or in chunks; `header` is in lower case."""
     _, found, rest = header.partition(b"\r\ncontent-length:")
     if found:
         return len(body) >= int(rest.partition(b"\r\n")[0])
@@ -74,7 +74,7 @@ def is_whole(header: bytes, body: bytes) -> bool:
 
 
 class _Connection:
-    """A connection that waits for the answer to request `number`, or for none."""
+    """A connection that waits for the answer to request `number`, or for none, which is -1."""
 
     __slots__ = ("buffer", "number", "socket")
 
@@ -88,7 +88,7 @@ class _Connection:
 class ScheduledSender:
     """Sends `requests` in turn at `arrivals`, seconds from the start, to a port of this machine.
 
-    A request takes an idle connection, else a new one, else, of `most` connections, the next that becomes idle.
+    A request takes an idle connection, else a new one, else, with `most` connections open, the next that becomes idle.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class ScheduledSender:
         return self._now()
 
     def finish(self, patience_s: float = PATIENCE_S) -> Outcomes:
-        """Wait for the answers that have not come, close the connections, and return what became of all requests."""
+        """Wait for answers that have not come, close the connections, and return the outcomes of all requests."""
         until = self._now() + patience_s
         while self._settled < len(self._due) and self._now() < until:
             self._receive(PACE_S)
@@ -146,11 +146,11 @@ class ScheduledSender:
         return time.perf_counter() - self._start
 
     def _may_send(self) -> bool:
-        """Whether there is a connection that waits for no answer, or may be a new one."""
+        """Return whether a connection is idle, or another one may be opened."""
         return bool(self._idle) or len(self._open) < self._most
 
     def _send(self, number: int) -> bool:
-        """Send a request, unless every connection is waiting for an answer."""
+        """Send a request; return False if every connection is waiting for an answer."""
         if self._idle:
             connection = self._idle.pop()
         elif len(self._open) < self._most:
@@ -173,7 +173,7 @@ class ScheduledSender:
         return True
 
     def _receive(self, rest_s: float) -> None:
-        """Rest so long, and take the answers that have come."""
+        """Sleep for `rest_s` seconds, then take the answers that have come."""
         if rest_s:
             time.sleep(rest_s)
         for descriptor, _ in self._epoll.poll(0):

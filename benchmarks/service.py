@@ -1,8 +1,8 @@
 """The service as a whole, in the real process: time to ready, one client, 64 clients, and bad input.
 
-The engine by itself is measured before and after each run: what the service reaches of it is the figure that holds
-elsewhere. The service is given what the engine found out at its start, so that both compute in the same way. All of
-it is on the CPU, also where there is a GPU.
+The engine by itself is measured before and after each run: the service's share of its rate is the figure that holds on
+other machines, too. The service gets the settings that the engine measured at its start, so that both compute in the
+same way. All of it is on the CPU, also where there is a GPU.
 
 python -m benchmarks.service
 """
@@ -41,9 +41,9 @@ def one_round(wrk: list[str] | None, service: ServiceProcess, clients: int, seco
 
 
 def added_ms(rounds: list[dict[str, float]], singles: list[list[float]]) -> list[float]:
-    """Return what each round's lone client waited longer than the engine took for a batch of one, median by median.
+    """Return by how many ms each round's lone client waited longer than the engine took for a batch of one.
 
-    `singles` has the engine's milliseconds before and after each of the rounds.
+    Both are medians; `singles` has the engine's, in ms, before and after each of the rounds.
     """
     return [
         round(one["p50_ms"] - (before + after) / 2, 3) for one, (before, after) in zip(rounds, singles, strict=True)
@@ -51,7 +51,7 @@ def added_ms(rounds: list[dict[str, float]], singles: list[list[float]]) -> list
 
 
 def seconds_to_ready(folder: Path, precision: str) -> float:
-    """Start a service that measures for itself what its engine does best, and stop it again."""
+    """Return the seconds until a service is ready that measures its engine's best settings for itself."""
     started = time.perf_counter()
     with service_process(folder / "start.log", device="cpu", precision=precision) as service:
         service.wait_ready()
@@ -59,7 +59,7 @@ def seconds_to_ready(folder: Path, precision: str) -> float:
 
 
 def bad_input_times(service: ServiceProcess, picture: bytes) -> dict[str, Any]:
-    """Seconds that each kind of bad input takes to be refused, and what it did to resident memory."""
+    """Return the seconds that each kind of bad input takes to be refused, and the growth of resident memory in MB."""
     from tests.bad_requests import BAD
 
     with httpx.Client(base_url=service.url, timeout=60) as http:
@@ -99,7 +99,7 @@ def main() -> None:
                 clients: closed_loop.seconds_of_a_run(least, clients, paces[0]) for clients, least in SECONDS.items()
             }
             for clients in ROUNDS * tuple(SECONDS):
-                # A lone client's time is compared with a batch of one: no other run's, since the pace changes.
+                # A lone client is compared with batches of one just before and after it: the machine's pace changes.
                 alone = [median_ms(engine, images[:1])] if clients == 1 else []
                 time.sleep(PAUSE_S)
                 runs.append((str(clients), one_round(wrk, service, clients, seconds[clients])))

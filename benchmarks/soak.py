@@ -3,9 +3,9 @@
 python -m benchmarks.soak --minutes 30
 
 Good, bad, slow and leaving clients, in cycles of two minutes. In the middle of each, the checkpoint file is exchanged
-for another one and reloaded; in the middle of all, SIGTERM comes, and a new process takes over the port. After each
-cycle the clients pause, and what the process holds at rest is noted: resident memory, open files, threads, tasks. At
-the end of a process's life none of them may be above what it was after its first cycle by more than GROWTH.
+for another one and reloaded; halfway through the run, SIGTERM ends the process and a new one takes over the port. After
+each cycle the clients pause, and what the process holds at rest is recorded: resident memory, open files, threads,
+tasks. After a process's last cycle none of them may exceed its value after the first one by more than GROWTH.
 Writes benchmarks/reliability/soak.json and soak.png; the exit code is 1 if a promise was broken.
 """
 
@@ -43,8 +43,8 @@ SAMPLE_S = 5.0
 SETTLE_S = 60.0
 RELOAD_S = 300.0  # only so that a reload that never ends cannot hang the soak
 HELD = ("resident_mb", "open_files", "threads", "tasks")
-# Deadline and queue are such that nothing is refused on a machine busy with something else, either: what this is about
-# is what was accepted. Clients move on while it drains.
+# Deadline and queue are so long that nothing is refused even on a busy machine: the soak is about accepted requests.
+# With drain_delay_s, clients move on while the service drains.
 SETTINGS = {"precision": "float32", "timeout_ms": 120_000, "max_queue_s": 120, "drain_delay_s": 1}
 
 Held = dict[str, float]
@@ -58,7 +58,7 @@ def pictures() -> list[bytes]:
 
 
 def offline_answers(paths: list[Path], files: list[bytes]) -> dict[str, NDArray[np.float32]]:
-    """Return by version what each checkpoint answers, float32 (files, classes), a picture at a time."""
+    """Return each checkpoint's probabilities by version, float32 (files, classes), computed a picture at a time."""
     answers = {}
     for path in paths:
         engine = load_engine(Settings(weights=path, device="cpu", precision="float32", batch_sizes=(1,)))
@@ -68,7 +68,7 @@ def offline_answers(paths: list[Path], files: list[bytes]) -> dict[str, NDArray[
 
 
 def held(service: ServiceProcess) -> Held:
-    """Return what the process holds now. The task of this very question is among it, its connection is not."""
+    """Return what the process holds now. The task that answers this request is counted, its connection is not."""
     return {
         "resident_mb": round(service.resident_bytes / 2**20, 1),
         "open_files": service.open_files,
@@ -84,7 +84,7 @@ def server_errors(service: ServiceProcess) -> list[str]:
 
 
 async def at_rest(service: ServiceProcess) -> Held:
-    """Wait until files, threads and tasks have been the same for two seconds, and return what is held then."""
+    """Wait until files, threads and tasks have not changed for two seconds, and return what is held then."""
     until = time.monotonic() + SETTLE_S
     before: list[list[float]] = []
     while True:
@@ -96,7 +96,7 @@ async def at_rest(service: ServiceProcess) -> Held:
 
 
 class Soak:
-    """One run: the service, its traffic, and what was noted. `folder` takes its log and its checkpoint file."""
+    """One run: the service, its traffic, and the records of both. `folder` gets its logs and its checkpoint file."""
 
     def __init__(self, folder: Path, cycle_s: float, cycles: int, growth: float = GROWTH) -> None:
         self.folder, self.cycle_s, self.cycles, self.growth = folder, cycle_s, cycles, growth
@@ -113,7 +113,7 @@ class Soak:
         self.lives: list[list[Held]] = [[]]
         self.samples: list[Held] = []
         self.samples_missed = 0
-        self.watchable = asyncio.Lock()  # held while there is no process to be looked at
+        self.watchable = asyncio.Lock()  # held while there is no process to sample
         self.events: list[dict[str, Any]] = []
         self.reloads = 0
         self.began = time.monotonic()
@@ -150,7 +150,7 @@ class Soak:
         return self._report()
 
     async def _reload(self) -> None:
-        """Exchange the file, ask for it by SIGHUP, and wait until another version serves."""
+        """Exchange the file, send SIGHUP, and wait until the other version serves."""
         self.reloads += 1
         self._note("reload")
         put(self.weights, self.files[self.reloads % 2])
@@ -165,7 +165,7 @@ class Soak:
                 await asyncio.sleep(0.1)
 
     async def _restart(self) -> None:
-        """SIGTERM in the midst of it; another process takes over the port."""
+        """End the process by SIGTERM amid the traffic, and start another one on the same port."""
         self._note("SIGTERM")
         async with self.watchable:
             await self._stop()
@@ -230,7 +230,7 @@ class Soak:
 def main() -> int:
     """Soak, write the report and its picture, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0, help="how long [%(default)s]")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of the whole run [%(default)s]")
     parser.add_argument("--cycle", type=float, default=CYCLE_S, help="seconds of a cycle [%(default)s]")
     arguments = parser.parse_args()
     cycles = max(4, round(arguments.minutes * 60 / arguments.cycle))

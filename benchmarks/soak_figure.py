@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by all common kinds of colour vision; the panels say the same once more.
+# Okabe and Ito's palette, distinct for all common kinds of colour vision; each panel is labelled besides.
 COLOURS = {"resident_mb": "#0072B2", "open_files": "#D55E00", "threads": "#009E73", "tasks": "#CC79A7"}
 LABELS = {"resident_mb": "resident memory (MB)", "open_files": "open files", "threads": "threads", "tasks": "tasks"}
 

@@ -1,4 +1,4 @@
-"""What is asked of this service, and where in the files under benchmarks/ stands what it reached."""
+"""The targets of this service, and where the files under benchmarks/ have the figures that it reached."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BOMBS, SOAK = "reliability/bombs.json", "reliability/soak.json"
 
 
 class Verdict(Enum):
-    """What became of a target."""
+    """Whether a target is met."""
 
     MET = "met"
     MISSED = "**missed**"
@@ -33,7 +33,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Target:
-    """`figure` takes what `evidence` holds; `form` is how it and the limit are shown."""
+    """A target: `figure` finds the figure in the file `evidence`; `form` is the format of figure and limit."""
 
     what: str
     evidence: str
@@ -43,10 +43,9 @@ class Target:
     form: str = ".2f"
 
     def reached(self, folder: Path) -> float | None:
-        """Return the figure that the files in `folder` give, or None if it is not in them or there are none.
+        """Return the figure of the files in `folder`, or None if it is not there or is of a GPU without a target.
 
-        Not everything is measured everywhere: a record of another device has other contenders. Of a GPU that the
-        target is not for, None.
+        Not everything is measured everywhere: a record of another device has other contenders.
         """
         try:
             one = read(self.evidence, folder)
@@ -55,7 +54,7 @@ class Target:
             return None
 
     def judge(self, figure: float | None) -> Verdict:
-        """Compare a figure with what is asked. What is no number has missed."""
+        """Compare a figure with the limit; NaN has missed it."""
         if figure is None:
             return Verdict.NOT_MEASURED
         enough = self.at_least is None or figure >= self.at_least
@@ -83,8 +82,8 @@ def _rate(one: dict[str, Any], name: str, size: str) -> float:
 def _of_the_fastest(size: str) -> Callable[[dict[str, Any]], float | None]:
     """The service's engine over the fastest other way to compute in floats, the median of the rounds' own ratios.
 
-    Every contender counts, also the one that is the engine's own way, set up once more without what is around it. None
-    where the engine was measured alone.
+    Every contender counts, also the one that computes as the engine does, without what surrounds it. None if the engine
+    was measured alone.
     """
 
     def figure(one: dict[str, Any]) -> float | None:

@@ -1,7 +1,7 @@
-"""What this service is meant to reach beside what the files under benchmarks/ say that it reached: docs/targets.md.
+"""Writes docs/targets.md: the targets of this service beside the figures in the files under benchmarks/.
 
-Several machines have been measured; a target is met where all of them meet it. What is asked of a GPU is judged by the
-GPU that the record names, whatever processor is beside it and wherever the file lies.
+Several machines have been measured; a target is met if all of them meet it. Targets for a GPU are judged by the GPU
+that the record names, whatever processor is beside it and whichever folder it lies in.
 
 python -m benchmarks.targets exits with 1 if a target is missed, with 2 if none is but some were not measured.
 """
@@ -34,7 +34,7 @@ def row(target: Target) -> tuple[Verdict, str]:
 
 
 def _machine(folder: Path) -> str:
-    """Say on what and when the figures of a machine were taken."""
+    """Return in words a machine's processor, and the days on which its figures were measured."""
     names = {target.evidence for targets in TARGETS.values() for target in targets} - {CUDA}
     records = [read(name, folder) for name in names if (folder / name).is_file()]
     found = [one["machine"] for one in records if "machine" in one]
@@ -44,7 +44,7 @@ def _machine(folder: Path) -> str:
 
 
 def _gpus() -> list[str]:
-    """Say which GPUs were measured, beside which processors and when, and of which no target says anything."""
+    """Return a line for each GPU that was measured: its processor, the day, and whether the targets are for it."""
     records = [read(CUDA, folder) for folder in MACHINES.values() if (folder / CUDA).is_file()]
     return [
         f"- GPU: {one['machine']['gpu']} beside {cores_of(one['machine'])}, {one['machine']['date']}"

@@ -1,7 +1,7 @@
 """Mixed traffic for the soak: clients that are good, bad, slow, or leave before their answer.
 
-Good ones check every answer: its status, and its probabilities against those that were computed offline with the
-weights which the answer names. Bad ones check that they are refused as they should be.
+Good clients check each answer's status, and compare its probabilities with those computed offline with the weights that
+it names. Bad clients check that they are refused with the right status.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TOLERANCE = 1e-3
 PNG = {"content-type": "image/png"}
 MULTIPART = "multipart/form-data; boundary=soak"
 
-# What is refused beside the bodies of BAD: method, path, options of httpx, status.
+# Requests that are refused, the bodies of BAD among them: method, path, options of httpx, status.
 REFUSED: list[tuple[str, str, dict[str, Any], int]] = [
     ("GET", "/nothing", {}, 404),
     ("GET", "/predict", {}, 405),
@@ -46,7 +46,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], int]] = [
 
 @dataclass
 class Tally:
-    """What became of all requests: counts by kind of client and status, and what should not have been."""
+    """The outcomes of all requests: counts by kind of client and status, and the problems found."""
 
     answers: Counter[str] = field(default_factory=Counter)
     verified_images: int = 0
@@ -71,20 +71,20 @@ def multipart(pictures: Sequence[bytes]) -> bytes:
 
 
 class Traffic:
-    """All clients of one port. `expected` has by version what is answered offline, float32 (pictures, classes)."""
+    """All clients of one port. `expected` has by version the offline probabilities, float32 (pictures, classes)."""
 
     def __init__(self, port: int, pictures: list[bytes], expected: Mapping[str, NDArray[np.float32]]) -> None:
         self.port = port
         self.pictures = pictures
         self.expected = expected
         self.tally = Tally()
-        self.open = asyncio.Event()  # cleared while no service is there to be asked
+        self.open = asyncio.Event()  # cleared while no service is there
         self.open.set()
         self._stopping = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keep the clients going; at the end, wait for the answers of those that wait for one."""
+        """Run the clients while the block runs; then wait for the answers that good and bad clients still wait for."""
         self._stopping = False
         patient = [self._asking(self._good, number) for number in range(GOOD)]
         patient += [self._asking(self._bad, number) for number in range(INVALID)]
@@ -102,7 +102,7 @@ class Traffic:
             await asyncio.gather(*tasks, *rude, return_exceptions=True)
 
     async def _asking(self, ask: Callable[[httpx.AsyncClient, random.Random], Awaitable[None]], number: int) -> None:
-        """Ask again and again. A refused connection was never accepted; one that breaks later has lost a request."""
+        """Send requests until the end. A refused connection is no fault; one that breaks later has lost a request."""
         rng = random.Random(number)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120) as http:
             while not self._stopping:
@@ -130,7 +130,7 @@ class Traffic:
             self.tally.problems.append(f"good client: {answer.status_code} {answer.text[:200]}")
 
     def _verify(self, chosen: list[int], body: dict[str, Any]) -> None:
-        """Compare an answer with what the version that it names says offline."""
+        """Compare an answer with the offline probabilities of the version that it names."""
         version = body["model"]["version"]
         rows = [sorted(each["probabilities"], key=lambda one: one["index"]) for each in body["predictions"]]
         served = np.array([[one["probability"] for one in row] for row in rows])
@@ -142,7 +142,7 @@ class Traffic:
             self.tally.problems.append(f"good client: an answer of {version} is off by {difference:.4f}")
 
     async def _bad(self, http: httpx.AsyncClient, rng: random.Random) -> None:
-        """Send what must be refused, and check that it is, with the right status."""
+        """Send a request that must be refused, and check the status."""
         method, path, options, status = rng.choice(REFUSED)
         try:
             answer = await http.request(method, path, **options)
@@ -167,7 +167,7 @@ class Traffic:
             await asyncio.sleep(PAUSE_S)
 
     async def _leaving(self, rng: random.Random) -> None:
-        """Leave in the middle of a body, or while many pictures wait; politely or by a reset."""
+        """Close the connection in the middle of a body or while many pictures wait, in order or by a reset."""
         body = multipart([self.pictures[0]] * IMAGES_OF_LEAVING)
         request = post("/predict", body, {"content-type": MULTIPART})
         while True:

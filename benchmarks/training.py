@@ -1,8 +1,8 @@
-"""The training runs that this project claims figures of, made again: `python -m benchmarks.training [NAME ...]`.
+"""Does the training runs again whose figures this project claims: `python -m benchmarks.training [NAME ...]`.
 
-A name stands for one run, or for a chain of runs each of which starts from the checkpoint of the one before. What they
-leave is in runs/NAME-1, runs/NAME-2, ...; benchmarks/training/NAME.json keeps the commands, the metrics of every epoch,
-the seconds, and what the last checkpoint scores on the test set. A run that was broken off is gone on with.
+A name stands for one run, or for a chain of runs each of which starts from the checkpoint of the one before. Their
+folders are runs/NAME-1, runs/NAME-2, ...; benchmarks/training/NAME.json keeps the commands, the metrics of every epoch,
+the seconds, and the last checkpoint's scores on the test set. A run that was broken off is resumed.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ SHIPPED = (
     ["--preset", "cpu", "--device", "cpu"],
     ["--preset", "cpu-finish", "--device", "cpu"],
     ["--preset", "cpu-finish", "--device", "cpu", "--phases", "24:2,32:3", "--learning-rate", "0.08", "--seed", "1"],
-    # Pictures as people send them. Averaged with the network before, it knows them and has forgotten nothing.
+    # Pictures as people send them. Averaged with the network before it, it has learnt these and forgotten nothing.
     [
         *("--preset", "cpu-finish", "--device", "cpu", "--phases", "32:2", "--learning-rate", "0.04", "--seed", "2"),
         *("--label-smoothing", "0.05", "--jpeg", "0.25", "--greyscale", "0.05", "--rescale", "0.1"),
         *("--keep-initial", "0.3"),
     ],
-    # A whole cycle more, such pictures in it from its beginning on, and with crops as in the first one.
+    # Another whole cycle, with such pictures from its beginning on, and with crops as in the first run.
     [
         *("--preset", "cpu", "--device", "cpu", "--phases", "24:5,32:10", "--seed", "3"),
         *("--jpeg", "0.25", "--greyscale", "0.05", "--rescale", "0.1"),
     ],
-    # And another one.
+    # And another whole cycle.
     [
         *("--preset", "cpu", "--device", "cpu", "--phases", "24:4,32:14", "--seed", "4", "--label-smoothing", "0.05"),
         *("--jpeg", "0.25", "--greyscale", "0.05", "--rescale", "0.1"),
     ],
-    # It began to know its images by heart, so in the next one a part of each is blacked out.
+    # The network began to overfit, so here a part of each image is blacked out.
     [
         *("--preset", "cpu", "--device", "cpu", "--phases", "24:3,32:15", "--seed", "5", "--cutout", "8"),
         *("--label-smoothing", "0.05", "--jpeg", "0.25", "--greyscale", "0.05", "--rescale", "0.1"),
@@ -57,7 +57,7 @@ RUNS: dict[str, tuple[list[str], ...]] = {"shipped": SHIPPED} | {
 
 
 def commands_of(name: str, root: Path) -> list[list[str]]:
-    """Return the `resnet train` commands of a name; only the last one looks at the test set."""
+    """Return the `resnet train` commands of a name; only the last one evaluates on the test set."""
     commands: list[list[str]] = []
     for number, flags in enumerate(RUNS[name], 1):
         command = [
@@ -80,9 +80,9 @@ def commands_of(name: str, root: Path) -> list[list[str]]:
 
 
 def record_of(commands: list[list[str]], folders: list[Path]) -> dict[str, Any]:
-    """Return what the runs' folders say: seconds, metrics, and the evaluation that the last one holds.
+    """Return the record of runs from their folders: seconds, metrics, and the evaluation in the last folder.
 
-    Of each run stands where it was made: this machine.
+    Each run's machine is this one.
     """
     machine = describe()
     runs = []
@@ -115,7 +115,7 @@ def record_of(commands: list[list[str]], folders: list[Path]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do the named runs and write their records; without names, the ones that this machine is meant for."""
+    """Do the named runs, by default those for this machine's device, and write their records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)} [with a GPU all but the first, else that one]")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of cifar-10-batches-py [%(default)s]")

@@ -2,8 +2,8 @@
 
 python -m benchmarks.training_speed
 
-A step is the whole one of the recipe for CPUs: augmentation, forward, backward, optimiser, moving average. Both do it
-in turn, in rounds; medians of images/s.
+A step is a whole one of the recipe for CPUs: augmentation, forward, backward, optimiser, moving average. Both take
+turns in each round; the record has medians of images/s.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ CLASSES = 10
 
 
 def noise(count: int) -> Dataset:
-    """Return so many pictures of noise, and labels."""
+    """Return `count` pictures of noise, with labels."""
     images = torch.randint(0, 256, (count, 3, PIXELS, PIXELS), dtype=torch.uint8)
     return Dataset("noise", "train", images, torch.arange(count) % CLASSES, tuple(map(str, range(CLASSES))))
 
 
 def open_learners(size: int) -> dict[str, Learner]:
-    """Return two that train at `size` pixels, by patches and as torch does it."""
+    """Return two learners that train at `size` pixels: with convolutions by patches, and with torch's."""
     recipe = replace(PRESETS["cpu"], phases=((size, 1),), hold_out=0)
     data, device = noise(recipe.batch_size * STEPS), torch.device("cpu")
     learners = {"patches": Learner(recipe, data, device=device)}
@@ -56,7 +56,7 @@ def rate(one: Learner) -> float:
 
 
 def measure(size: int) -> dict[str, object]:
-    """Return the rates of both at a size of pictures, round by round, and by how much the one beats the other."""
+    """Return both learners' images/s at a size in pixels, by round and in the median, and the median of the ratios."""
     learners = open_learners(size)
     for one in learners.values():
         rate(one)

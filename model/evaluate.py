@@ -1,4 +1,4 @@
-"""How good a network is: accuracy, negative log-likelihood and calibration error, and which answers were wrong."""
+"""A network's scores: accuracy, negative log-likelihood and calibration error, and which answers were wrong."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 ECE_BINS = 15
 
-# How many images are taken at once: so many up to this side in pixels, and of larger ones as many as are no more work.
+# The most images in a batch, up to FULL_BATCH_SIDE pixels a side; of larger ones fewer, so that pixels are no more.
 MAX_BATCH_SIZE = 500
 FULL_BATCH_SIDE = 64
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score` found. Shares are fractions of one; nll is in nats per image.
+    """The result of `score`. Shares are fractions of one; nll is in nats per image.
 
-    `per_class` is the share of each class's images that are classified rightly, None for a class without images.
+    `per_class` is the share of each class's images that are classified correctly, None for a class without images.
     """
 
     split: str
@@ -42,7 +42,7 @@ class Scores:
 
 
 def batch_size_for(side: int, most: int = MAX_BATCH_SIZE, *, least: int = 1) -> int:
-    """Return how many images of side x side pixels fit a device as well as `most` of 64 x 64; `least` at least."""
+    """Return how many images of `side` x `side` pixels have the pixels of `most` of 64 x 64; at least `least`."""
     return max(least, min(most, most * FULL_BATCH_SIDE**2 // side**2))
 
 
@@ -67,7 +67,7 @@ def compute_logits(
     was_training = network.training
     network.eval()
     parts = []
-    for start in range(0, max(1, len(images)), batch_size):  # of no images, too: a process may have no share of a few
+    for start in range(0, max(1, len(images)), batch_size):  # once for no images, too: of a few, a process may get none
         batch = normalise(images[start : start + batch_size].to(device), channel_mean, channel_std)
         batch = resize_batch(batch, size or batch.shape[-1]).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):

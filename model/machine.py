@@ -1,4 +1,4 @@
-"""What a figure was measured on: written beside every one that is kept."""
+"""The machine that a figure was measured on, as it stands in every record."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# What benchmarks write while they run, one after the other: a record of today is no change of what is measured.
+# Files that benchmarks write while they run one after the other: a new record is no change of the measured code.
 WRITTEN = ("*.json", "*.md", "*.png", "benchmarks/profile_http.txt")
 
 
 def describe(device: str = "cuda") -> dict[str, Any]:
     """Return processor, cores, instruction sets, GPU, library versions and, in a repository, the commit.
 
-    The GPU is that of `device`, such as "cuda:1": what was computed on, by default the first one. Of "cpu" it is None.
-    It imports torch, whose pages a process that measures others' memory must not share with them.
+    The GPU is that of `device`, such as "cuda:1", by default the first one; for "cpu" it is None. This imports torch,
+    the pages of which a process that measures others' memory must not share with them.
     """
     import torch
 
@@ -38,8 +38,8 @@ def describe(device: str = "cuda") -> dict[str, Any]:
 
 
 def _commit(root: Path = ROOT) -> dict[str, str]:
-    """Return the short hash of what is checked out, with "+" if tracked files differ from it; nothing without git."""
-    if not (root / ".git").exists():  # of an installed package, git would find whatever repository is around it
+    """Return the short hash of the checked-out commit, with "+" if tracked files differ from it; {} without git."""
+    if not (root / ".git").exists():  # for an installed package, git would find any repository around it
         return {}
     changed = ["status", "--porcelain", "--untracked-files=no", "--", ".", *(f":(exclude){name}" for name in WRITTEN)]
     try:

@@ -1,4 +1,4 @@
-"""How long short things take on a machine where other programs run, too."""
+"""How long short computations take on a machine where other programs run, too."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def best_times(
     clocks: Sequence[Clock] = (time.perf_counter,),
     budget_s: float = math.inf,
 ) -> dict[Key, list[float]]:
-    """Return the seconds that each way takes by each clock: of its quickest run, of so many, after one to set it up.
+    """Return by way the seconds of its quickest run by each clock, of `times` runs after one that sets it up.
 
-    They go in turns, so that a burst of another program's, or a change of the machine's pace, meets all of them. After
-    the first turn, none is begun that would go past `budget_s` by the first of the clocks.
+    The ways take turns, so that another program's burst, or a change of the machine's pace, meets all of them. After
+    the first turn, no turn begins that would go beyond `budget_s` by the first clock.
     """
     for run in ways.values():
         run()

@@ -31,7 +31,7 @@ from model.transforms import normalise
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
-# Each batch size is compiled by itself; more than anybody asks for.
+# torch compiles each batch size by itself: more of them than any measurement has.
 MAX_COMPILATIONS = 256
 
 
@@ -55,9 +55,9 @@ class ContenderModule(nn.Module):
 def contenders(
     source: Checkpoint, settings: Settings, device: str, backend: Backend | None = None
 ) -> dict[str, Callable[[], Run]]:
-    """Return by name what sets each contender up.
+    """Return by name the function that sets each contender up.
 
-    "engine" is the service's own, with `backend` if that has been chosen already, or as `settings` say.
+    "engine" is the service's own, with `backend` if that has been opened already, else with the one of `settings`.
     """
 
     def eager(dtype: torch.dtype, *, channels_last: bool, folded: bool) -> Callable[[], Run]:
@@ -143,7 +143,7 @@ def _compiled(source: Checkpoint, dtype: torch.dtype, device: str, mode: str | N
 
 
 def _mnn(source: Checkpoint, threads: int) -> Run:
-    """Set up MNN for every size: the service's engine has OpenVINO for a single image."""
+    """Set up MNN for every batch size; the service's engine leaves a single image to OpenVINO."""
     network, calibration = Mnn(MnnModel(source), threads), source.metadata.calibration
     return lambda images: calibration.probabilities_numpy(network.logits(images))
 
@@ -187,7 +187,7 @@ def _onnx_runtime(source: Checkpoint, threads: int) -> Run:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what a contender cannot do here into EngineUnavailable, whose message is one line."""
+    """Turn a contender's errors into EngineUnavailable, with a message of one line."""
     try:
         yield
     except EngineUnavailable:

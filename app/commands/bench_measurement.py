@@ -20,7 +20,7 @@ PAUSE_S = 0.1
 PRODUCT_SIDE = {"cpu": 4096, "cuda": 8192}
 PRODUCTS = {"cpu": 1, "cuda": 10}
 
-# What a contender computes of a batch size in a round: TURN_IMAGES images in TURN_CALLS calls, or more of either.
+# The least that a contender computes of a batch size in a round: TURN_CALLS calls, and some TURN_IMAGES images.
 # Machines change their pace within seconds: many short turns say more than few long ones.
 TURN_IMAGES = 16
 TURN_CALLS = 2

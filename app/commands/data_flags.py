@@ -1,4 +1,7 @@
-"""The flags that say which dataset, the same for training and evaluation. Without torch, for a quick --help."""
+"""The flags that name a dataset and the paths of results, for training and evaluation alike.
+
+Without torch, for a quick --help.
+"""
 
 from __future__ import annotations
 
@@ -35,27 +38,27 @@ def dataset_name(text: str) -> str:
 
 
 def named_path(text: str) -> Path:
-    """Parse the path of a file or folder. Raises argparse.ArgumentTypeError for none: it would be this very folder."""
+    """Parse the path of a file or folder. Raises argparse.ArgumentTypeError for "", which Path takes for "."."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, not ''")
     return Path(text)
 
 
 def check_writable(path: Path | None) -> None:
-    """Raise OSError if a file cannot be written there. Makes its folder, and leaves a file that is there as it is."""
+    """Raise OSError if no file can be written at `path`. Makes its folder; an existing file stays as it is."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir() or path.is_file():
         path.open("ab").close()
-    elif not path.exists():  # else it is a pipe or a terminal, and whoever reads it would take that for all
+    elif not path.exists():  # else it is a pipe or a terminal, whose reader would take closing it for the end
         target = path.resolve()  # of a link
         target.open("xb").close()
         target.unlink()
 
 
 class AmongPictures(ValueError):
-    """What a command writes would lie among the pictures that it reads; the message says which flag to change."""
+    """A command would write among the pictures that it reads; the message names the flag to change."""
 
 
 def check_outside(flag: str, folder: Path, data: str) -> None:
@@ -63,7 +66,7 @@ def check_outside(flag: str, folder: Path, data: str) -> None:
     kind, _, path = data.partition(":")
     if kind != "folder":
         return
-    # Path.resolve raises where links lead in a circle, and Path.expanduser of nobody's home.
+    # Path.resolve raises where links lead in a circle, Path.expanduser where there is no such user.
     pictures = Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111
     if Path(os.path.realpath(folder)).is_relative_to(pictures):
         raise AmongPictures(
@@ -75,7 +78,7 @@ def check_outside(flag: str, folder: Path, data: str) -> None:
 def check_out(out: Path, data: str) -> None:
     """Raise OSError if a run's folder can neither be written to nor made, AmongPictures if it lies among the pictures.
 
-    Nothing is made yet: a run that comes to nothing is to leave nothing.
+    Makes nothing yet: a run that fails before it trains is to leave nothing.
     """
     check_outside("--out", out, data)
     place = Path(os.path.realpath(out))  # Path.resolve raises where links lead in a circle

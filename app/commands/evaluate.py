@@ -33,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--split",
         choices=SPLITS,
         default="test",
-        help="which images; those that it was trained on say little [%(default)s]",
+        help="which images; scores on those that it was trained on mean little [%(default)s]",
     )
     parser.add_argument(
         "--url",
@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "PNGs of the network's size, so this does not show that the service takes the files themselves",
     )
     parser.add_argument("--concurrency", type=whole(1), default=32, help="requests at once, with --url [%(default)s]")
-    parser.add_argument("--limit", type=whole(1), help="only so many images")
+    parser.add_argument("--limit", type=whole(1), help="only the first LIMIT images")
     parser.add_argument("--min-accuracy", type=share, default=0.0, help="exit 1 below this share, 0 to 1 [%(default)s]")
     parser.add_argument("--robustness", action="store_true", help="also as JPEG, WebP, greyscale, and upscaled")
     parser.add_argument("--json", type=named_path, help="also write the result to this file")
@@ -57,7 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the scores; exit 1 below --min-accuracy."""
+    """Print the scores; return 1 below --min-accuracy and where something cannot be read, computed or written."""
     from model.data import DataError
     from model.device import DeviceError, lacks_memory
     from model.extras import MissingExtra
@@ -78,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         print("resnet: error: out of memory: --device cpu may have more, a smaller folder needs less", file=sys.stderr)
         return 1
-    unwritten = _write_files(arguments, result, dataset, probabilities)  # first: nobody may read what is printed
+    # Before printing, which fails if the reader has gone.
+    unwritten = _write_files(arguments, result, dataset, probabilities)
     _print(result)
     if unwritten:
         print(f"resnet: error: {unwritten}", file=sys.stderr)
@@ -100,7 +101,7 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset
     from model.report import require_matplotlib
 
     limit_threads()
-    if arguments.report:  # what is wrong with it had better be known before the evaluation's minutes
+    if arguments.report:  # its errors are to come before the minutes that the evaluation takes
         require_matplotlib()
         check_outside("--report", arguments.report, arguments.data)
         check_writable(arguments.report / "report.json")
@@ -118,7 +119,7 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset
 def _write_files(
     arguments: argparse.Namespace, result: dict[str, Any], dataset: Dataset, probabilities: torch.Tensor
 ) -> OSError | None:
-    """Write what --json and --report ask for; return what came in the way of it, if anything did."""
+    """Write what --json and --report ask for; return the error that prevented it, if one did."""
     from model.report import write_report
 
     try:
@@ -138,7 +139,7 @@ def _key(settings: Settings) -> str | None:
 def _score_and_record(
     arguments: argparse.Namespace, source: Checkpoint, dataset: Dataset, device: torch.device
 ) -> tuple[dict[str, Any], torch.Tensor]:
-    """Score a checkpoint on a device, and record the scores in its file if asked to."""
+    """Score a checkpoint on a device, and record the scores in its file with --record."""
     from model.evaluate import as_result, score_checkpoint
 
     clean, probabilities = score_checkpoint(source, dataset, device)
@@ -153,7 +154,7 @@ def _score_and_record(
 def _robustness(
     source: Checkpoint, dataset: Dataset, clean: Scores, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """Score the dataset as people would send it; seven times the time of the clean one."""
+    """Score the dataset as people would send it, which takes seven times as long as the clean one."""
     from tqdm import tqdm
 
     from model.robustness import CLEAN, CORRUPTIONS, robustness_table, score_corrupted

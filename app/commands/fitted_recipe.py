@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 FEW_STEPS = 1000  # CIFAR-10's shortest recipe, for a CPU, has 3,510
 FEW_STEPS_OF_A_HEAD = 300  # where all other weights have learnt something already
-FEW_HELD_OUT = 100  # of fewer, a temperature says more of the pictures than of the network
+FEW_HELD_OUT = 100  # a temperature fitted on fewer depends more on the pictures than on the network
 
 
 def check_flags(
     arguments: argparse.Namespace, default_preset: str, init_from: Checkpoint | None, processes: int
 ) -> None:
-    """Raise TrainingError for what the flags alone show to be impossible: to read all pictures may take minutes."""
+    """Raise TrainingError for flags that cannot work with any pictures: reading all of those may take minutes."""
     from model.training.checks import check_recipe, check_same_network
 
     given, size = _given(arguments), arguments.image_size
@@ -39,7 +39,7 @@ def check_flags(
         size,
         temperature=arguments.temperature,
         has_initial=init_from is not None,
-        processes=processes if "batch_size" in given else 1,  # else the pictures may have a say in it
+        processes=processes if "batch_size" in given else 1,  # else it depends on the pictures, too
     )
 
 
@@ -56,16 +56,16 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 def build_recipe(
     arguments: argparse.Namespace, default_preset: str, dataset: Dataset, init_from: Checkpoint | None = None
 ) -> Recipe:
-    """Fit the preset to the training set; what was given on the command line stays as it was given.
+    """Fit the preset to the training set; flags that were given keep their values.
 
-    The network is the one of `init_from`, as far as the command line does not say otherwise. Raises DataError if more
-    is to be held out than there is.
+    The network is that of `init_from`, but for flags that were given. Raises DataError if more images are to be held
+    out than there are.
     """
     from model.data import check_hold_out
 
     given = _given(arguments)
     if "hold_out" in given:
-        check_hold_out(dataset, given["hold_out"])  # before a recipe is told of that nothing can be trained by
+        check_hold_out(dataset, given["hold_out"])  # before values are logged that no run can use
     preset = PRESETS[arguments.preset or default_preset]
     recipe = preset.for_data(arguments.image_size, len(dataset), len(dataset.classes), given)
     for name in Recipe.__dataclass_fields__:
@@ -74,7 +74,7 @@ def build_recipe(
             log.info("%s %s instead of %s, to suit %s", name, getattr(recipe, name), getattr(preset, name), why)
     if init_from is not None:
         recipe = replace(recipe, **_network_of(init_from, recipe, dataset, given))
-    _tell_of_steps(recipe, len(dataset) - recipe.hold_out, _what_is_fresh(dataset, init_from))
+    _log_steps(recipe, len(dataset) - recipe.hold_out, _what_is_fresh(dataset, init_from))
     if arguments.temperature is None and 0 < recipe.hold_out < FEW_HELD_OUT:
         note = "how sure its answers are will mean little; more pictures or a larger --hold-out help"
         log.warning("the calibration is fitted on %d held-out pictures: %s", recipe.hold_out, note)
@@ -89,9 +89,9 @@ def build_recipe(
 
 
 def _network_of(init_from: Checkpoint, recipe: Recipe, dataset: Dataset, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of the weights' network that nobody gave and the recipe has otherwise, and tell of them.
+    """Return the options of the network of `init_from` that `recipe` has otherwise and no flag gave, and log them.
 
-    What fits already stays as the recipe has it: a run's state names the recipe that it goes on with.
+    Options that fit already are left alone: a run's state names the recipe with which alone it goes on.
     """
     own = asdict(recipe.architecture(len(dataset.classes), dataset.images.shape[-1]))
     theirs = asdict(Architecture.from_dict(init_from.metadata.architecture))
@@ -106,14 +106,14 @@ def _network_of(init_from: Checkpoint, recipe: Recipe, dataset: Dataset, given: 
 
 
 def _what_is_fresh(dataset: Dataset, init_from: Checkpoint | None) -> str:
-    """Return what of the network has learnt nothing yet: its "weights", its "head", or "" for nothing."""
+    """Return which part of the network is untrained: its "weights", its "head", or "" for none."""
     if init_from is None:
         return "weights"
     return "" if init_from.metadata.classes == dataset.classes else "head"
 
 
-def _tell_of_steps(recipe: Recipe, images: int, fresh: str) -> None:
-    """Say how long the run will be, and whether that is little for what is `fresh`: "weights", a "head", or nothing."""
+def _log_steps(recipe: Recipe, images: int, fresh: str) -> None:
+    """Log the number of steps, and warn if they are few for the untrained part `fresh`: "weights", "head", or ""."""
     of_an_epoch = recipe.steps_per_epoch(images)
     steps = recipe.epochs * of_an_epoch
     log.info("%d steps in %d epochs", steps, recipe.epochs)

@@ -38,9 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def base_url(arguments: argparse.Namespace) -> str:
-    """Return the URL given, or where the service of the settings answers probes; their own port never speaks TLS.
+    """Return --url, or the address at which the service of the settings answers probes.
 
-    Raises SystemExit for what is no URL.
+    The probes' own port never speaks TLS. Raises SystemExit for what is no URL.
     """
     settings = read_settings(arguments)
     host = settings.probes_host
@@ -55,7 +55,7 @@ def base_url(arguments: argparse.Namespace) -> str:
 
 
 def has_ipv6_loopback() -> bool:
-    """Whether there is ::1: where IPv6 is switched off by sysctl, what listens at "::" is reached by IPv4 alone."""
+    """Return whether there is ::1. Where sysctl has switched IPv6 off, a service at "::" is reached by IPv4 alone."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -65,9 +65,9 @@ def has_ipv6_loopback() -> bool:
 
 
 def get(url: str, timeout_s: float, *, verify: bool) -> tuple[int, str]:
-    """Return status and body, at most 64 KB of it. Raises OSError when nothing answers, or something but HTTP.
+    """Return the status and at most 64 KiB of the body. Raises OSError without an answer that is HTTP.
 
-    A certificate need not be verified on the way to this host itself: it names another, and nobody listens in.
+    On the way to this host itself a certificate need not be verified: it names another host, and no one listens in.
     """
     context = ssl.create_default_context()
     if not verify:
@@ -82,5 +82,5 @@ def get(url: str, timeout_s: float, *, verify: bool) -> tuple[int, str]:
             answer = error
         with answer:
             return answer.status, answer.read(64 << 10).decode(errors="replace")
-    except (http.client.HTTPException, ValueError) as error:  # the latter, too, for what is no address
+    except (http.client.HTTPException, ValueError) as error:  # ValueError is for what is no address
         raise ConnectionError(f"{type(error).__name__} {str(error)[:100]!r}") from error

@@ -1,6 +1,6 @@
-"""How the command line reads numbers, and refuses in one line those that nothing can be done with.
+"""Parsers of the command line's numbers, which refuse unusable ones in one line.
 
-Each parser raises argparse.ArgumentTypeError, whose text argparse shows.
+Each raises argparse.ArgumentTypeError, the text of which argparse shows.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-# Beyond these a number can only be a slip, and what it would break later says less.
+# A number beyond these can only be a slip, and the error that it would lead to later is less clear.
 MOST = 1_000_000_000
 HIGHEST_RATE = 100.0
 TEMPERATURE_BOUNDS = (0.01, 100.0)  # a network's logits are divided by it, and are float32
@@ -17,7 +17,7 @@ SEED_BOUNDS = (-(2**63), 2**63 - 1)  # what torch takes
 
 
 def _number(text: str, wanted: str, is_right: Callable[[float], bool]) -> float:
-    """Parse a number that is right, which "nan" never is. Raises ArgumentTypeError with what was wanted."""
+    """Parse a number that `is_right` accepts; "nan" never is. Raises ArgumentTypeError, which names `wanted`."""
     try:
         value = float(text)
     except ValueError:
@@ -44,7 +44,7 @@ def rate(text: str) -> float:
 
 
 def whole(lowest: int, highest: int = MOST) -> Callable[[str], int]:
-    """Return the parser of whole numbers from `lowest` to `highest`, which float holds exactly; "1e3" is one."""
+    """Return a parser of whole numbers from `lowest` to `highest`, such as "1e3". A float must hold both exactly."""
     wanted = f"a whole number from {lowest} to {highest}"
 
     def parse(text: str) -> int:

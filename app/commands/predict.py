@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         except TooManyPixels as error:
             line["error"] = f"{error.detail} --max-pixels raises it."
         except ServiceError as error:
-            line["error"] = str(error.__cause__ or error.detail)  # what training says of such a file
+            line["error"] = str(error.__cause__ or error.detail)  # the text that training has for such a file
         failed |= "error" in line
         print(json.dumps(line) if arguments.json else _plain(line))
     return int(failed)

@@ -17,7 +17,7 @@ class ProgressBar:
         self._bar: tqdm[Any] | None = None
 
     def show_step(self, step: int, steps: int, now: dict[str, float]) -> None:
-        """Show that `step` of `steps` are done. The bar starts at the first one told: a resumed run's is not 0."""
+        """Show that `step` of `steps` are done. The bar starts at the first `step`, which in a resumed run is not 0."""
         if self._bar is None:
             self._bar = self._open(step, steps)
         figures = f"loss={now['loss']:.3f}, accuracy={now['accuracy']:.1%}, images/s={now['images_per_s']:.0f}"

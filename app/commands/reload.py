@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _process_id(text: str) -> int:
-    """Parse a process id; 0 and negative numbers would signal whole groups."""
+    """Parse a process id. Raises ValueError below 1: such numbers would signal whole groups."""
     number = int(text)
     if number < 1:
         raise ValueError
@@ -34,7 +34,7 @@ def _process_id(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send SIGHUP, and wait until /health tells how it ended."""
+    """Send SIGHUP, wait until /health has the outcome, and print it."""
     url = base_url(arguments)
     settings = read_settings(arguments)
     pid = arguments.pid or _find(settings.host, settings.port)
@@ -69,7 +69,7 @@ def _find(host: str, port: int) -> int:
 
 
 def _health(url: str, verify: bool) -> dict[str, Any]:
-    """Return what /health says. Raises SystemExit if it does not answer as this service does."""
+    """Return the answer of /health. Raises SystemExit if it is not that of this service."""
     try:
         body = json.loads(get(f"{url}/health", ANSWER_S, verify=verify)[1])
         return {key: body[key] for key in ("status", "reason", "model", "reload")}
@@ -80,7 +80,7 @@ def _health(url: str, verify: bool) -> dict[str, Any]:
 
 
 def _report(reload: dict[str, Any], old: str, new: str) -> int:
-    """Print what became of the checkpoint, and which other files stay as they were; return the exit status."""
+    """Print the checkpoint's outcome and the other files that were refused; return the exit status."""
     outcome, refused = reload["outcome"], reload.get("files_refused", [])
     texts = {
         "succeeded": f"version {new} serves in place of {old}",

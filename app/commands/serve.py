@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if unknown:
         log.warning("no such settings, ignored: %s", ", ".join(unknown))
-    from app.serving import create_service, serve  # half a second, which `--help` need not wait for
+    from app.serving import create_service, serve  # takes half a second, for which `--help` need not wait
 
     try:
         code = serve(create_service(settings))
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _log_settings(settings: Settings) -> None:
-    """Log one line with every effective setting, also where `log_level` leaves out others of its kind."""
+    """Log one line with every effective setting, also where `log_level` leaves out other INFO lines."""
     effective = " ".join(f"{name}={value}" for name, value in settings.model_dump(mode="json").items())
     values = (release_and_revision(), effective)
     log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "resnet %s, settings: %s", values, None))
@@ -66,7 +66,7 @@ def _log_settings(settings: Settings) -> None:
 
 
 def _refused(refusal: SystemExit, log_format: str) -> int:
-    """Say why there is no service, in the form that the log has."""
+    """Report why there is no service, in the log's format. Raises SystemExit in text, returns the status in JSON."""
     if log_format.strip().lower() != "json":
         raise refusal from None
     set_up_logging("error", "json")
@@ -75,5 +75,5 @@ def _refused(refusal: SystemExit, log_format: str) -> int:
 
 
 def _too_early(_number: int, _frame: FrameType | None) -> None:
-    """Stand in until the server has its own handler: by default SIGHUP would end the process."""
+    """Handle SIGHUP until the server has its own handler: by default it would end the process."""
     log.warning("reload ignored: the service is starting")

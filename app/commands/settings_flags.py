@@ -21,9 +21,9 @@ def _default(value: object) -> str:
 def add_settings(
     parser: argparse.ArgumentParser, only: Collection[str] | None = None, described: Mapping[str, str] | None = None
 ) -> None:
-    """Add a flag for each setting (or for those in `only`); one that is not given falls to the environment.
+    """Add a flag for each setting, or for those in `only`; a setting whose flag is not given is the environment's.
 
-    `described` has other words for settings that are something else to this command than to the service.
+    `described` has help texts for settings that mean something else to this command than to the service.
     """
     for name, field in Settings.model_fields.items():
         if only is None or name in only:
@@ -37,7 +37,7 @@ def add_settings(
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
-    """Combine flags and environment. Raises SystemExit with one line for each thing wrong."""
+    """Combine flags and environment. Raises SystemExit, which names each setting that is wrong."""
     given = {name: value for name, value in vars(arguments).items() if name in Settings.model_fields}
     try:
         return Settings(**given)

@@ -38,12 +38,12 @@ def _preset_values(name: str) -> str:
 def _phases(text: str) -> Phases:
     try:
         return parse_phases(text)
-    except ValueError as error:  # of which argparse would not show the text
+    except ValueError as error:  # argparse would not show its text
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments; what is not given comes from the preset."""
+    """Declare the arguments; the preset has the values of those that are not given."""
     parser.epilog = (
         "Example, for a folder with a folder of pictures for each class: "
         "resnet train --data folder:pictures --init-from weights/resnet18-cifar10.safetensors --out runs/mine"
@@ -75,7 +75,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
-        "--epochs", type=whole(1, MAX_EPOCHS), help="train so many epochs at full size instead of the preset's phases"
+        "--epochs", type=whole(1, MAX_EPOCHS), help="train EPOCHS epochs at full size instead of the preset's phases"
     )
     length.add_argument("--phases", type=_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
     parser.add_argument("--batch-size", type=whole(2), help=f"images a step [{_preset_values('batch_size')}]")
@@ -139,9 +139,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, or go on with the run in --out, print where the checkpoint is, and report on it.
+    """Train, or resume the run in --out, print the checkpoint's path, and report on it.
 
-    The exit status is 128 + the signal's number where one stopped it.
+    The exit status is 128 + the signal's number if a signal stopped the run.
     """
     from model.data import DataError
     from model.device import lacks_memory, limit_threads, pick_device
@@ -166,7 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
                         return 128 + signal.SIGINT
     except Stopped as stopped:
         print(f"resnet: {stopped}", file=sys.stderr)
-        return 128 + (signals[0] if signals else signal.SIGTERM)  # that another process was sent
+        return 128 + (signals[0] if signals else signal.SIGTERM)  # which went to another process
     except (DataError, MissingExtra, TrainingError, ValueError, OSError) as error:
         full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
         note = ": what was saved before is kept, and with more room the same command goes on" if full else ""
@@ -181,7 +181,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace, device: torch.device, world: World, signals: list[int]) -> Path:
-    """Do the training proper; signals that ask to stop are appended to `signals`."""
+    """Train and return the checkpoint's path; append signals that ask to stop to `signals`."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from model import checkpoint
@@ -191,14 +191,14 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
 
     began = time.monotonic()
     log_epoch: OnEpoch | None = None
-    RunFolder(arguments.out).check_ours()  # what fails had better fail before all is read
+    RunFolder(arguments.out).check_ours()  # before all pictures are read
     with ExitStack() as stack:
         if arguments.tensorboard and world.is_main:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
         init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None
         default_preset = "best" if device.type == "cuda" else "cpu"
         check_flags(arguments, default_preset, init_from, world.size)
-        with _told_by_one(world):
+        with _warnings_of_one(world):
             dataset = load_split(arguments, split="train")
             recipe = build_recipe(arguments, default_preset, dataset, init_from)
         data_loading_s = time.monotonic() - began
@@ -234,8 +234,8 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
 
 
 @contextmanager
-def _told_by_one(world: World) -> Iterator[None]:
-    """Let one process alone warn of the pictures while the block runs: all of them read the same ones."""
+def _warnings_of_one(world: World) -> Iterator[None]:
+    """Let only the main process warn of pictures while the block runs: all processes read the same ones."""
     if not world.is_main:
         logging.disable(logging.WARNING)
     try:
@@ -246,7 +246,7 @@ def _told_by_one(world: World) -> Iterator[None]:
 
 @contextmanager
 def _stopping_gently(trainer: Trainer, signals: list[int]) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM end the run with its state saved; a second one ends it at once."""
+    """Let the first SIGINT or SIGTERM save the state and end the run, a second one end it at once."""
 
     def stop(number: int, _frame: object) -> None:
         signals.append(number)

@@ -1,4 +1,4 @@
-"""What a finished run is told of: how its checkpoint does on the test set, in figures and pictures."""
+"""The report at the end of a training run: its checkpoint's scores on the test set, and pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> None:
-    """Measure the finished checkpoint on the test set, once, and leave figures and pictures in the run's folder.
+    """Measure the finished checkpoint on the test set, once, and write figures and pictures to the run's folder.
 
     Raises DataError if the test set cannot be read, or has other classes than were trained on.
     """
@@ -52,7 +52,7 @@ def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> N
 
 
 def _in_short(scores: Scores, dataset: Dataset) -> str:
-    """Return the line of scores: a share says little without its images, and what could be had for nothing."""
+    """Return the line of scores; beside top-1 stand the number of images and the share of the commonest class."""
     counts = dict(zip(dataset.classes, dataset.labels.bincount(minlength=len(dataset.classes)).tolist(), strict=True))
     commonest = max(counts, key=lambda name: counts[name])
     per_class = {name: share for name, share in scores.per_class.items() if share is not None}
