@@ -150,9 +150,7 @@ class OpenVinoBackend:
             if split or _agree(halves, self._whole, examples):
                 self._compiled.append(divided)
                 self._large = halves if split else QuickerWay(halves, self._whole)
-            else:
-                split = False
-        self._split = split
+        self._split = split  # as asked for: another checkpoint's halves may agree
         self._constants = constants  # OpenVINO may look at them as long as the model lives
 
     @property
@@ -171,7 +169,12 @@ class OpenVinoBackend:
             raise
 
     def release_setup_memory(self) -> None:
-        """Give back the constants, which OpenVINO has put into an order of its own, and what setting up needed."""
+        """Give back the constants, which OpenVINO has put into an order of its own, and what setting up needed.
+
+        Until then large batches go one way, so that the times of their sizes can be compared.
+        """
+        if isinstance(self._large, QuickerWay):
+            self._large.begin_trials()
         for compiled in self._compiled:
             compiled.release_memory()
         self._constants.drop_pages()

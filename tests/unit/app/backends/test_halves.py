@@ -1,10 +1,13 @@
 """Large batches in two halves at the same time, in app/backends/openvino_backend.py."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from app.backends import openvino_backend
 from app.backends.backend import EngineOutOfMemory
+from app.backends.measured import Candidate
 from app.backends.openvino_backend import HALVES_FROM, OpenVinoBackend, open_openvino
 from app.backends.quicker_way import QuickerWay
 from app.engine import load_engine
@@ -82,6 +85,30 @@ def test_the_quicker_of_halves_and_the_whole_is_used_where_the_settings_leave_it
     assert ways._other is backend._whole
 
 
+def test_batch_sizes_are_measured_one_way_and_trials_begin_with_serving(
+    source: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+
+    def noting(name: str, logits: Callable[[Candidate, np.ndarray], np.ndarray]) -> object:
+        return lambda way, images: used.append(name) or logits(way, images)
+
+    monkeypatch.setattr(openvino_backend.Halves, "logits", noting("halves", openvino_backend.Halves.logits))
+    monkeypatch.setattr(openvino_backend.WholeBatch, "logits", noting("whole", openvino_backend.WholeBatch.logits))
+    backend = opened(source, split=None)
+    images = pictures(HALVES_FROM)
+    backend.logits(images)
+    used.clear()
+    for _ in range(8):
+        backend.logits(images)
+    assert used == ["halves"] * 8
+    backend.release_setup_memory()
+    used.clear()
+    for _ in range(4):
+        backend.logits(images)
+    assert used == ["halves", "whole"] * 2
+
+
 @pytest.mark.parametrize("wrong", [3.0, np.nan])
 def test_halves_that_answer_otherwise_are_left_out_and_warned_of(
     source: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrong: float
@@ -89,7 +116,7 @@ def test_halves_that_answer_otherwise_are_left_out_and_warned_of(
     right = openvino_backend.Halves.logits
     monkeypatch.setattr(openvino_backend.Halves, "logits", lambda *given: right(*given) + np.float32(wrong))
     backend = opened(source, split=None)
-    assert backend.tuning["split_batches"] is False
+    assert backend.tuning["split_batches"] is None  # a reload asks again: it is another checkpoint
     assert len(backend._compiled) == 1
     assert backend._large is backend._whole
     assert "batches are not halved" in caplog.text

@@ -1,8 +1,12 @@
 """The choice between two ways to compute a batch, in app/backends/quicker_way.py, with a clock that pretends."""
 
+import random
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
+from app.backends.backend import EngineBroken
 from app.backends.quicker_way import TRIAL_EVERY, TRIALS, QuickerWay
 
 FIRST_VERDICT = 2 * TRIALS + 1  # batches: each trial is judged with the one after it
@@ -20,6 +24,11 @@ class Machine:
         self.ways = QuickerWay(Way(self, "first"), Way(self, "second"), lambda: self.now)
         for images in SIZES:
             self.serve(1, images)
+        self.ways.begin_trials()
+
+    def cost(self, images: int) -> float:
+        """How many times the seconds of one image a batch takes."""
+        return images
 
     def serve(self, batches: int, images: int = 8) -> list[str]:
         """Compute so many batches and return which way each went."""
@@ -37,7 +46,7 @@ class Way:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         self.machine.used.append(self.name)
-        self.machine.now += len(images) * self.machine.seconds[self.name]
+        self.machine.now += self.machine.cost(len(images)) * self.machine.seconds[self.name]
         return np.full((len(images), 10), len(self.name), np.float32)
 
 
@@ -88,11 +97,57 @@ def test_a_machine_that_gets_slower_for_both_changes_nothing() -> None:
         assert machine.serve(LATER_VERDICT).count("second") == TRIALS
 
 
-def test_batches_of_different_sizes_are_compared_by_the_image() -> None:
-    machine = Machine(1.0, 1.1)
-    for number in range(FIRST_VERDICT):
-        machine.serve(1, images=16 if number % 2 == 0 else 6)
-    assert machine.serve(TRIAL_EVERY - 1).count("first") == TRIAL_EVERY - 2
+class UnevenMachine(Machine):
+    """An image takes longer in a small batch: a batch of n takes n ** 0.95 times the seconds of one, and some noise."""
+
+    noise = random.Random(1)
+
+    def cost(self, images: int) -> float:
+        return images**0.95 * (1 + 0.02 * self.noise.random())
+
+    def changes(self, sizes: list[int]) -> list[str]:
+        """Compute batches of these sizes and return the ways that became the usual one."""
+        for images in {*sizes}:
+            self.serve(1, images)
+        usual = [self.usual()]
+        for images in sizes:
+            self.serve(1, images)
+            usual.append(self.usual())
+        return [after for before, after in pairwise(usual) if after != before]
+
+    def usual(self) -> str:
+        assert isinstance(self.ways._usual, Way)
+        return self.ways._usual.name
+
+
+RANDOM_SIZES = random.Random(2).choices([6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64], k=2000)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[32, 8] * 1000, [8, 32] * 1000, [8, 16, 32] * 700, [8, 16, 32, 12, 20] * 400, RANDOM_SIZES],
+    ids=["in turns", "in other turns", "three", "five", "random"],
+)
+@pytest.mark.parametrize(("seconds", "changes"), [((1.0, 1.03), []), ((1.03, 1.0), ["second"])])
+def test_sizes_that_vary_hide_nothing_and_make_it_change_no_more_often(
+    sizes: list[int], seconds: tuple[float, float], changes: list[str]
+) -> None:
+    assert UnevenMachine(*seconds).changes(sizes) == changes
+
+
+def test_a_pace_that_changes_for_both_while_sizes_vary_changes_nothing() -> None:
+    machine = UnevenMachine(1.0, 1.1)
+    for factor in (1.0, 10.0, 0.1, 0.2, 0.3, 0.2, 0.24, 0.2):
+        machine.seconds = {"first": factor, "second": 1.1 * factor}
+        assert machine.changes(RANDOM_SIZES) == []
+
+
+def test_all_goes_one_way_until_trials_begin() -> None:
+    machine = Machine(1.0, 2.0)
+    machine.ways = QuickerWay(Way(machine, "first"), Way(machine, "second"), lambda: machine.now)
+    assert machine.serve(20) == ["second", *["first"] * 20]
+    machine.ways.begin_trials()
+    assert machine.serve(4) == ["first", "second"] * 2
 
 
 def test_each_batch_gets_the_answer_of_the_way_it_went() -> None:
@@ -110,6 +165,40 @@ def test_a_batch_that_fails_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> No
             machine.serve(1)
     machine.serve(FIRST_VERDICT)
     assert machine.serve(10 * TRIAL_EVERY).count("first") == 10 * (TRIAL_EVERY - 1)
+
+
+class Failing(Way):
+    """Fails when it is used."""
+
+    error: Exception = RuntimeError("no memory")
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        super().logits(images)
+        raise self.error
+
+
+def test_while_one_way_fails_the_other_one_answers(caplog: pytest.LogCaptureFixture) -> None:
+    machine = Machine(1.0, 0.5)
+    machine.ways._other = Failing(machine, "second")
+    for images in (8, 5):  # 5 is a new size
+        for _ in range(3 * FIRST_VERDICT):
+            answer = machine.ways.logits(np.zeros((images, 3, 4, 4), np.uint8))
+            assert answer.tolist() == [[5.0] * 10] * images
+    assert machine.serve(10 * TRIAL_EVERY).count("second") == 10
+    assert caplog.text.count("no memory") == 1
+    machine.ways._other = Way(machine, "second")
+    machine.serve(LATER_VERDICT)
+    assert machine.serve(TRIAL_EVERY).count("second") == TRIAL_EVERY - 1
+
+
+def test_an_engine_that_is_broken_is_told_of_whichever_way_finds_it() -> None:
+    machine = Machine(1.0, 2.0)
+    machine.ways._other = Failing(machine, "second")
+    machine.ways._other.error = EngineBroken("gone")
+    machine.serve(1)
+    with pytest.raises(EngineBroken):
+        machine.serve(1)
+    assert machine.serve(1) == ["first"]
 
 
 def fail(*_: object) -> None:
