@@ -67,6 +67,9 @@ GREY_SCALES = {"L;2": 85, "L;4": 17}
 # What Pillow puts where it has a PNG's texts as well, by their keywords, and goes by when it decodes.
 PNG_PROPERTIES = frozenset({"transparency", "interlace", "bbox"})
 PNG_INTERLACED_AT = 28
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNK = struct.Struct(">I4s")  # the length of what follows, and its kind
+PNG_CHECKSUM_BYTES = 4
 
 # Pillow decodes these BMPs pixel by pixel in Python.
 MAX_RUN_LENGTH_PIXELS = 1 << 20
@@ -165,11 +168,30 @@ def _forget_texts(image: Image.Image, data: bytes) -> None:
     """Take a PNG's texts from its properties, those that will be read behind its pixels as well."""
     if not isinstance(image, PngImagePlugin.PngImageFile) or image.png is None:
         return
+    overwritten = isinstance(image.info.get("transparency"), str)
     image.info = image.png.im_info = WithoutTexts(image.info)
+    if overwritten:
+        _read_transparency(image.png, data)
     if data[PNG_INTERLACED_AT]:
         image.info["interlace"] = 1
     if image.tile and isinstance(image.tile[0].extents, str):
         image.tile = [image.tile[0]._replace(extents=(0, 0, *image.size))]
+
+
+def _read_transparency(png: PngImagePlugin.PngStream, data: bytes) -> None:
+    """Read a PNG's transparency again, in whose place a text behind it stood, and leave the file where it was."""
+    at = len(PNG_SIGNATURE)
+    while at + PNG_CHUNK.size <= len(data):
+        length, kind = PNG_CHUNK.unpack_from(data, at)
+        if kind == b"IDAT" or png.fp is None:
+            return
+        begin = at + PNG_CHUNK.size
+        if kind == b"tRNS":
+            before = png.fp.tell()
+            png.fp.seek(begin)
+            png.chunk_tRNS(begin, length)
+            png.fp.seek(before)
+        at = begin + length + PNG_CHECKSUM_BYTES
 
 
 def _apply_exif_orientation(image: Image.Image) -> Image.Image:
