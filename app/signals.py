@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from app.lifecycle import Lifecycle
 
@@ -16,6 +17,23 @@ log = logging.getLogger(__name__)
 # How often a service that was started in a terminal looks whether it has outlived it. Whoever is to end with a terminal
 # hears of it at once; one who is there two looks later has been let go (`disown`, a shell that does not send SIGHUP).
 LOOK_AGAIN_S = 5.0
+
+
+class EarlyHangup:
+    """Stands in for `Signals` from when files are first read: SIGHUP is remembered, which would end the process.
+
+    Where it says that the terminal has gone that the service was started in, it ends.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._in_terminal = os.isatty(0)
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle the signal."""
+        if self._in_terminal and not os.isatty(0):
+            os._exit(0)  # nothing was accepted yet
+        self.came = True
 
 
 class Signals:
@@ -45,11 +63,14 @@ class Signals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Install the handlers for the time of serving."""
+        """Install the handlers for the time of serving, and obey a SIGHUP that an EarlyHangup has heard."""
         loop = asyncio.get_running_loop()
+        early = signal.getsignal(signal.SIGHUP)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        if isinstance(early, EarlyHangup) and early.came:
+            self._on_hangup()
         self._look_for_terminal()
         try:
             yield

@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import signal
-from types import FrameType
 
 from app.commands.settings_flags import add_settings, read_settings
 from app.release import REVISION_VARIABLE, release_and_revision
@@ -31,7 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
         return _refused(refusal, str(getattr(arguments, "log_format", os.environ.get("RESNET_LOG_FORMAT"))))
     set_up_logging(settings.log_level, settings.log_format)
     _log_settings(settings)
-    signal.signal(signal.SIGHUP, _too_early)
     unknown = sorted(
         name
         for name in os.environ
@@ -42,8 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if unknown:
         log.warning("no such settings, ignored: %s", ", ".join(unknown))
-    from app.serving import create_service, serve  # takes half a second, for which `--help` need not wait
+    from app.serving import create_service, serve  # half a second, which `--help` need not wait for
+    from app.signals import EarlyHangup
 
+    signal.signal(signal.SIGHUP, EarlyHangup())  # from here on there is something to read again
     try:
         code = serve(create_service(settings))
     except SettingsError as error:
@@ -72,8 +72,3 @@ def _refused(refusal: SystemExit, log_format: str) -> int:
     set_up_logging("error", "json")
     log.error("%s", refusal)
     return 1
-
-
-def _too_early(_number: int, _frame: FrameType | None) -> None:
-    """Handle SIGHUP until the server has its own handler: by default it would end the process."""
-    log.warning("reload ignored: the service is starting")

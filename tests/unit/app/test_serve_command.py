@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from benchmarks.ports import free_port
 from tests.conftest import ROOT
 
 TERMINATED_AT_ONCE = """
@@ -45,6 +46,57 @@ def test_the_end_of_its_terminal_ends_it_also_at_the_first_moment():
     os.close(ours)
     os.close(terminal)
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+WHILE_IMPORTING = """
+import os, signal, sys, types
+import app.cli
+
+class Serving(types.ModuleType):
+    def __getattr__(self, _):
+        CLOSE
+        os.kill(os.getpid(), signal.SIGHUP)
+        os._exit(3)
+
+sys.modules["app.serving"] = Serving("app.serving")
+sys.argv = ["resnet", "serve"]
+app.cli.main()
+"""
+
+
+@pytest.mark.parametrize(("close", "code"), [("os.dup2(os.open(os.devnull, os.O_RDWR), 0)", 0), ("pass", 3)])
+def test_the_end_of_its_terminal_ends_it_while_it_imports_the_service_and_a_reload_does_not(close, code):
+    ours, terminal = os.openpty()
+    script = WHILE_IMPORTING.replace("CLOSE", close)
+    ended = subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT, stdin=terminal, capture_output=True)
+    os.close(ours)
+    os.close(terminal)
+    assert ended.returncode == code, ended.stderr
+
+
+READ_AT_ONCE = """
+import os, signal, sys
+import app.cli, app.serving
+
+def create_service(settings):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return service(settings)
+
+def start(self):
+    os._exit(3 if self._reload_follows else 4)
+
+service = app.serving.create_service
+app.serving.create_service = create_service
+app.serving.EngineService.start = start
+sys.argv = ["resnet", "serve", "--port", "PORT"]
+app.cli.main()
+"""
+
+
+def test_a_reload_that_is_asked_for_while_files_are_read_follows():
+    script = READ_AT_ONCE.replace("PORT", str(free_port()))
+    ended = subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT, capture_output=True)
+    assert ended.returncode == 3, ended.stderr
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict"])

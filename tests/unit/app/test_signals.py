@@ -8,7 +8,7 @@ import pytest
 
 from app import signals
 from app.lifecycle import Lifecycle, State
-from app.signals import Signals
+from app.signals import EarlyHangup, Signals
 
 pytestmark = pytest.mark.anyio
 
@@ -144,3 +144,27 @@ async def test_looks_go_on_by_themselves(terminal, monkeypatch):
     finally:
         signal.signal(signal.SIGHUP, before)
     assert heard.reloads == 1
+
+
+@pytest.fixture
+def early(terminal):
+    before = signal.signal(signal.SIGHUP, EarlyHangup())
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+async def test_a_reload_that_was_asked_for_before_the_handlers_stood_follows_once(early, terminal, times):
+    for _ in range(times):
+        await hear(signal.SIGHUP)
+    heard = Heard()
+    with heard.signals.handled():
+        assert heard.reloads == min(times, 1)
+
+
+async def test_a_terminal_that_closes_before_the_handlers_stand_ends_it(early, terminal, monkeypatch):
+    codes = []
+    monkeypatch.setattr("app.signals.os._exit", codes.append)
+    terminal.there = False
+    await hear(signal.SIGHUP)
+    assert codes == [0]
