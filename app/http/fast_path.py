@@ -66,7 +66,7 @@ class UnparsedRequest(RequestResponseCycle):
     """
 
     message_event = asyncio.Event()  # one for all: nobody awaits messages of what is here whole
-    body = bytearray()  # which the fast path has
+    body = b""  # type: ignore[assignment]  # the fast path has it; one for all, so nothing may be added to it
     more_body = False
     waiting_for_100_continue = False
     disconnected = response_started = response_complete = False
