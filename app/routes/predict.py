@@ -70,18 +70,21 @@ async def predict(
         refuse_codings(headers.getlist("content-encoding"))
         split = partial(split_images, headers.get("content-type"), body, settings.max_images, predictor.input_size)
         entries = split() if len(body) <= SMALL_BODY_BYTES else await predictor.decoder.run(split, options.deadline)
+        del body, split  # the files are a copy
         return await _classify(request, service, predictor, entries, options)
 
 
 async def _classify(
     request: Request, service: Service, predictor: Predictor, entries: list[Entry], options: Options
 ) -> Response:
-    """Decode, wait for a batch, and answer."""
+    """Decode, wait for a batch, and answer. The files are let go once they are decoded: `entries` is empty then."""
     telemetry = service.telemetry
-    ticket = predictor.batcher.admit(len(entries), options.deadline)
+    count = len(entries)
+    ticket = predictor.batcher.admit(count, options.deadline)
     try:
         started = time.perf_counter()
         decoded = await predictor.decoder.decode_all(entries, options.deadline)
+        entries.clear()
         decode_s = time.perf_counter() - started
         telemetry.decode_seconds.observe(decode_s)
         images = readable(decoded)
@@ -90,7 +93,7 @@ async def _classify(
         else:
             outcome = nothing_to_compute(predictor)
     except BaseException as error:
-        telemetry.images.labels(_metric_label(error)).inc(len(entries))
+        telemetry.images.labels(_metric_label(error)).inc(count)
         raise
     finally:
         ticket.release()

@@ -5,11 +5,12 @@ import threading
 
 import pytest
 
-from app.http.bodies import SMALL_BODY_BYTES, split_images
+from app.http.bodies import SMALL_BODY_BYTES, read_body, split_images
 from app.routes import predict
 from tests.api.asking import assert_problem
-from tests.api.conftest import no_room, serving
+from tests.api.conftest import no_room, occupied, serving
 from tests.conftest import encode, noise
+from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -78,3 +79,30 @@ async def test_503_for_a_picture_that_is_still_decoded_when_the_drains_time_is_o
         assert_problem(answer, 503, "not-ready")
         assert int(answer.headers["retry-after"]) >= 1
         assert 'resnet_images_total{outcome="not-ready"} 1.0' in (await client.get("/metrics")).text
+
+
+async def test_a_large_body_and_its_files_are_let_go_before_the_wait_for_a_batch(monkeypatch):
+    loop, gone, all_gone = asyncio.get_running_loop(), [], asyncio.Event()
+
+    class Bytes(bytes):
+        def __del__(self):
+            gone.append(len(self))
+            if len(gone) == 3:
+                loop.call_soon_threadsafe(all_gone.set)
+
+    async def read(*given, **named):
+        return Bytes(await read_body(*given, **named))
+
+    def split(*given):
+        return [Bytes(file) for file in split_images(*given)]
+
+    monkeypatch.setattr(predict, "read_body", read)
+    monkeypatch.setattr(predict, "split_images", split)
+    engine = FakeEngine()
+    async with serving(engine) as client, occupied(engine, client):
+        waiting = asyncio.ensure_future(client.post("/predict", files=[("file", LARGE), ("file", LARGE)]))
+        async with asyncio.timeout(10):
+            await all_gone.wait()
+        assert not waiting.done()
+        engine.release()
+        assert (await waiting).status_code == 200
