@@ -101,7 +101,7 @@ bench: $(VENV)/.installed ## measure engine and service on this machine's CPU, u
 # a size.
 ON_A_GPU = 'CUDA graphs bfloat16' 'eager bfloat16 channels-last' 'torch.compile bfloat16 reduce-overhead'
 
-bench-cuda: $(VENV)/.installed ## measure the engine on this machine's GPU, under ten minutes (ONLY=engine: nothing else): benchmarks/engine_cuda.json
+bench-cuda: $(VENV)/.installed ## measure the engine on a GPU in ten minutes (ONLY=engine: it alone): benchmarks/engine_cuda.json
 	mkdir -p $(RECORDS)
 	$(BIN)/resnet bench engine --device cuda --sizes 1,8,64,256,512,1024 --rounds 7 --only $(or $(ONLY),$(ON_A_GPU)) \
 		--json $(RECORDS)/engine_cuda.json
