@@ -22,7 +22,7 @@ from app.backends.choice import open_backend
 from app.memory import clear_error_frames
 from app.settings import Settings
 from model import checkpoint
-from model.metadata import ServedCheckpoint
+from model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -67,15 +67,15 @@ class Engine(Protocol):
 class CheckpointEngine:
     """A backend with what surrounds it: padding, calibration, self-test."""
 
-    def __init__(self, facts: ServedCheckpoint, backend: Backend, batch_sizes: tuple[int, ...] = ()) -> None:
+    def __init__(self, source: Checkpoint, backend: Backend, batch_sizes: tuple[int, ...] = ()) -> None:
         self.backend = backend
         self.batch_sizes = batch_sizes
         self.images_per_s = 0.0
-        self.card = _card(facts, backend)
-        self.calibration = facts.metadata.calibration
-        self._self_test_images = facts.self_test_images
-        self._self_test_probabilities = facts.self_test_probabilities
-        tolerance = facts.metadata.self_test_tolerance
+        self.card = _card(source, backend)
+        self.calibration = source.metadata.calibration
+        self._self_test_images = source.self_test_images
+        self._self_test_probabilities = source.self_test_probabilities
+        tolerance = source.metadata.self_test_tolerance
         self._tolerance = max(tolerance, INT8_TOLERANCE) if backend.dtype == "int8" else tolerance
 
     @property
@@ -138,7 +138,7 @@ def load_engine(settings: Settings) -> CheckpointEngine:
     """
     source = checkpoint.load(settings.weights, settings.weights_sha256)
     backend = open_backend(source, settings)
-    engine = CheckpointEngine(source.facts, backend, settings.batch_sizes or ())
+    engine = CheckpointEngine(source, backend, settings.batch_sizes or ())
     try:
         engine.self_test()
         engine.prepare(min(MAX_BATCH_BY_DEVICE[_kind(backend)], settings.max_queue_images))
@@ -155,12 +155,12 @@ def _kind(backend: Backend) -> str:
     return backend.device.partition(":")[0]
 
 
-def _card(facts: ServedCheckpoint, backend: Backend) -> dict[str, Any]:
-    fields = facts.metadata.model_dump(mode="json", exclude={"format", "self_test_tolerance"})
+def _card(source: Checkpoint, backend: Backend) -> dict[str, Any]:
+    fields = source.metadata.model_dump(mode="json", exclude={"format", "self_test_tolerance"})
     return fields | {
-        "version": facts.version,
-        "sha256": facts.sha256,
-        "calibrated": facts.metadata.temperature_fitted_on not in {"not fitted", "given"},
+        "version": source.version,
+        "sha256": source.sha256,
+        "calibrated": source.metadata.temperature_fitted_on not in {"not fitted", "given"},
         "device": backend.device,
         "dtype": backend.dtype,
         "runtime": backend.runtime,

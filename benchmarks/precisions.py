@@ -32,7 +32,7 @@ def main() -> None:
     for precision in ("float32", "bfloat16", "int8"):
         settings = Settings(device="cpu", precision=precision)
         source = checkpoint.load(settings.weights)
-        engine = CheckpointEngine(source.facts, open_backend(source, settings))
+        engine = CheckpointEngine(source, open_backend(source, settings))
         answers = [engine.run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
         scores = score(torch.from_numpy(np.concatenate(answers)), dataset)
         runtimes[precision] = engine.card["runtime"]

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from model.architecture import ARCHITECTURES
-from model.metadata import CheckpointError, Metadata, ServedCheckpoint, version_of
+from model.metadata import CheckpointError, Metadata
 from model.stored import StoredTensor, parse
 
 if TYPE_CHECKING:  # who only serves on a CPU has no torch
@@ -46,46 +47,26 @@ PIN = re.compile(r"(?P<sha256>[0-9A-Fa-f]{64}) [ *](?P<name>.+)")
 class Checkpoint:
     """A verified checkpoint in memory: `stored` are the network's tensors as the file has them, by name.
 
-    What surrounds the network is in `facts`. All that returns something of torch's imports it.
+    `sha256` (hex) is the file's. `self_test_images`, uint8 (K, 3, S, S), and `self_test_probabilities`, float32
+    (K, classes), are what an engine must reproduce. Only `tensors` and `network` import torch.
     """
 
     path: Path
-    facts: ServedCheckpoint
+    sha256: str
+    metadata: Metadata
     stored: dict[str, StoredTensor]
-
-    @property
-    def sha256(self) -> str:
-        """The file's SHA-256 (hex)."""
-        return self.facts.sha256
+    self_test_images: NDArray[np.uint8]
+    self_test_probabilities: NDArray[np.float32]
 
     @property
     def version(self) -> str:
         """The first 12 hex digits of the file's SHA-256."""
-        return version_of(self.sha256)
-
-    @property
-    def metadata(self) -> Metadata:
-        """What the checkpoint says of itself."""
-        return self.facts.metadata
+        return self.sha256[:12]
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """The network's tensors, on the CPU as stored."""
         return {name: stored.tensor() for name, stored in self.stored.items()}
-
-    @property
-    def self_test_images(self) -> Tensor:
-        """What the engine's answers are tried with, uint8 (K, 3, S, S)."""
-        import torch
-
-        return torch.tensor(self.facts.self_test_images)
-
-    @property
-    def self_test_probabilities(self) -> Tensor:
-        """What the engine must answer to them, float32 (K, classes)."""
-        import torch
-
-        return torch.tensor(self.facts.self_test_probabilities)
 
     def network(self) -> ResNet:
         """Build the network in float32 with the checkpoint's weights, in evaluation mode."""
@@ -141,16 +122,17 @@ def save(
     path: Path,
     metadata: Metadata,
     tensors: dict[str, Tensor],
-    self_test_images: Tensor,
-    self_test_probabilities: Tensor,
+    self_test_images: NDArray[np.uint8],
+    self_test_probabilities: NDArray[np.float32],
 ) -> None:
     """Write a checkpoint. `self_test_images` uint8 (K, 3, S, S), `self_test_probabilities` float32 (K, classes)."""
     import safetensors.torch
+    import torch
 
     everything = {
         **tensors,
-        SELF_TEST_IMAGES: self_test_images.contiguous(),
-        SELF_TEST_PROBABILITIES: self_test_probabilities.contiguous(),
+        SELF_TEST_IMAGES: torch.tensor(self_test_images).contiguous(),
+        SELF_TEST_PROBABILITIES: torch.tensor(self_test_probabilities).contiguous(),
     }
     fields = metadata.model_dump(mode="json")
     stored = {name: StoredTensor.of(tensor) for name, tensor in everything.items()}
@@ -204,7 +186,7 @@ def load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
     if content_digest(fields, tensors) != digest:
         raise CheckpointError(f"checkpoint {path}: content does not match its SHA-256 digest: the file is corrupt")
     images, probabilities = tensors.pop(SELF_TEST_IMAGES).array(), tensors.pop(SELF_TEST_PROBABILITIES).array()
-    return Checkpoint(path, ServedCheckpoint(sha256, metadata, images, probabilities), tensors)
+    return Checkpoint(path, sha256, metadata, tensors, images, probabilities)
 
 
 def sha256_of(path: Path, expected_sha256: str | None = None) -> str:

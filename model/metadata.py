@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from model.architecture import Architecture, NetworkSpec
@@ -117,27 +114,3 @@ class Metadata(BaseModel):
     def build(self) -> ResNet:
         """Build the network in torch. Raises ValueError for an unknown architecture or option."""
         return Architecture.from_dict(self.architecture).build()
-
-
-def version_of(sha256: str) -> str:
-    """Return what a checkpoint is called by its file's SHA-256 (hex)."""
-    return sha256[:12]
-
-
-@dataclass(frozen=True)
-class ServedCheckpoint:
-    """What surrounds a checkpoint's network when it is served.
-
-    `sha256` is the file's; `self_test_images` uint8 (K, 3, S, S) and `self_test_probabilities` float32 (K, classes) are
-    what the engine must reproduce.
-    """
-
-    sha256: str
-    metadata: Metadata
-    self_test_images: NDArray[np.uint8]
-    self_test_probabilities: NDArray[np.float32]
-
-    @property
-    def version(self) -> str:
-        """The first 12 hex digits of the file's SHA-256."""
-        return version_of(self.sha256)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from model import checkpoint
 from tests.process import WEIGHTS
 
@@ -10,7 +12,7 @@ def write_turned(path: Path) -> Path:
     """Write the shipped checkpoint with its head turned by one class, and return `path`."""
     source = checkpoint.load(WEIGHTS)
     turned = {name: source.tensors[name].roll(1, dims=0).contiguous() for name in ("head.weight", "head.bias")}
-    answers = source.self_test_probabilities.roll(1, dims=1)
+    answers = np.roll(source.self_test_probabilities, 1, axis=1)
     checkpoint.save(path, source.metadata, source.tensors | turned, source.self_test_images, answers)
     return path
 

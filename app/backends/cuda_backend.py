@@ -231,4 +231,4 @@ def open_cuda_backend(
         return ExecutionMode(name, open_lanes, search)
 
     modes = [mode("CUDA graphs with fused convolutions", CudnnKernels), mode("CUDA graphs", PlainKernels)]
-    return CudaBackend(eager, modes, source.self_test_images.numpy(), ladder(piece, LADDER_STEPS["cuda"]))
+    return CudaBackend(eager, modes, source.self_test_images, ladder(piece, LADDER_STEPS["cuda"]))

@@ -61,7 +61,7 @@ def _spread(source: Checkpoint, settings: Settings, backend: CudaBackend) -> flo
     """Measure with the sizes that batches may have; all of them are to be run before ready in any case."""
     calibration = source.metadata.calibration
     sizes = settings.batch_sizes or ladder(min(PIECE, settings.max_queue_images), LADDER_STEPS["cuda"])
-    pictures = distinct(source.self_test_images.numpy(), COMPARED)
+    pictures = distinct(source.self_test_images, COMPARED)
     return spread(
         lambda images: calibration.probabilities_numpy(backend.logits(images)),
         pictures,

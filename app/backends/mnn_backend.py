@@ -55,7 +55,7 @@ def open_mnn_if_faster(source: Checkpoint, settings: Settings) -> MnnBackend | N
     single = _open_single(source, settings)
     try:
         batches = _open_batches(source, settings, single)
-        if _is_faster(single, batches, source.facts.self_test_images):
+        if _is_faster(single, batches, source.self_test_images):
             return MnnBackend(single, batches)
     except Exception as error:
         log.warning("MNN is left out: %s", error)
@@ -71,7 +71,7 @@ def _open_single(source: Checkpoint, settings: Settings) -> Backend:
 def _open_batches(source: Checkpoint, settings: Settings, single: Backend) -> Mnn:
     """Open what computes batches. Raises ArithmeticError if it disagrees with `single`, and what MNN raises."""
     batches = Mnn(MnnModel(source), settings.threads or available_cores())
-    _compare(single, batches, source.facts.self_test_images)
+    _compare(single, batches, source.self_test_images)
     return batches
 
 

@@ -48,11 +48,11 @@ def open_openvino(source: Checkpoint, settings: Settings, precision: str) -> Ope
     constants = FileBacked(FileBacked.size_of([one.nbytes for one in tensors.values()]))
     described = (spec, fold(spec, tensors, constants.keep), metadata.mean, metadata.std)
     if precision == "int8":
-        model = quantised_model(*described, images=source.facts.self_test_images, threads=threads)
+        model = quantised_model(*described, images=source.self_test_images, threads=threads)
     else:
         model = openvino_model(*described)
     floats = fast_float() if precision == "int8" else precision
-    examples = source.facts.self_test_images
+    examples = source.self_test_images
     split = settings.split_batches
     if threads == 1 or (split is None and precision == "int8"):  # whose halves gain nothing in the service either
         split = False

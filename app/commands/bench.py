@@ -112,7 +112,7 @@ def _set_up(
     from app.backends.backend import EngineUnavailable
     from app.commands.bench_contenders import explained
 
-    wanted = source.self_test_probabilities.numpy()
+    wanted = source.self_test_probabilities
     runs: dict[str, Run] = {}
     engine_s: dict[int, float] = {}
     left_out: dict[str, str] = {}
@@ -123,7 +123,7 @@ def _set_up(
         try:
             with explained():
                 made = make()
-                off = float(np.abs(made(source.self_test_images.numpy()) - wanted).max())
+                off = float(np.abs(made(source.self_test_images) - wanted).max())
                 bench_measurement.warm_up(made, images, sizes, engine_s)
         except EngineUnavailable as error:
             if name == "engine":

@@ -70,10 +70,10 @@ def contenders(
         return make
 
     def ours(**changes: str) -> Callable[[], Run]:
-        return lambda: CheckpointEngine(source.facts, open_backend(source, settings.model_copy(update=changes))).run
+        return lambda: CheckpointEngine(source, open_backend(source, settings.model_copy(update=changes))).run
 
     made: dict[str, Callable[[], Run]] = {
-        "engine": (lambda: CheckpointEngine(source.facts, backend).run) if backend else ours(),
+        "engine": (lambda: CheckpointEngine(source, backend).run) if backend else ours(),
         "eager float32": eager(torch.float32, channels_last=False, folded=False),
         "eager float32 channels-last": eager(torch.float32, channels_last=True, folded=False),
         "eager bfloat16 channels-last": eager(torch.bfloat16, channels_last=True, folded=False),
@@ -111,7 +111,7 @@ def engine_is(backend: Backend) -> str:
 def _cuda_graphs(source: Checkpoint, settings: Settings, device: str, precision: str) -> Run:
     """Set up cuda_backend.py; what it falls back to is not measured under its name."""
     backend = open_cuda_backend(source, device, precision, settings.threads)
-    engine = CheckpointEngine(source.facts, backend)
+    engine = CheckpointEngine(source, backend)
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         probabilities = engine.run(images)

@@ -127,9 +127,9 @@ def check(server: RunningServer, engine: str, tolerance: float | None = None) ->
         wrong = [path.stem for path, (label, _) in zip(names, answers, strict=True) if label != path.stem]
         if wrong:
             raise ContenderError(f"wrong class for {', '.join(wrong)}")
-        facts = checkpoint.load(WEIGHTS).facts  # arrays: no torch in this process
-        measured = [ask(encode_png(image))[1] for image in facts.self_test_images]
-        worst = float(np.abs(np.array(measured) - facts.self_test_probabilities).max())
-        if not worst <= (tolerance or facts.metadata.self_test_tolerance):
+        source = checkpoint.load(WEIGHTS)
+        measured = [ask(encode_png(image))[1] for image in source.self_test_images]
+        worst = float(np.abs(np.array(measured) - source.self_test_probabilities).max())
+        if not worst <= (tolerance or source.metadata.self_test_tolerance):
             raise ContenderError(f"probabilities are off by {worst:.3f}")
         return len(answers) + len(measured)

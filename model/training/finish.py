@@ -100,7 +100,7 @@ def write_checkpoint(
         },
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
-    checkpoint.save(path, metadata, tensors, images, probabilities)
+    checkpoint.save(path, metadata, tensors, images.numpy(), probabilities.numpy())
 
 
 def _self_test(network: nn.Module, pool: Dataset, calibration: Calibration) -> tuple[Tensor, Tensor]:

@@ -87,7 +87,7 @@ def expected(checkpoints, examples):
     for path in checkpoints:
         source = checkpoint.load(path)
         engine = CheckpointEngine(
-            source.facts, open_backend(source, Settings(device="cpu", precision="float32", threads=1)), (10,)
+            source, open_backend(source, Settings(device="cpu", precision="float32", threads=1)), (10,)
         )
         answers[source.version] = engine.run(np.ascontiguousarray(images))
     return answers

@@ -33,7 +33,7 @@ def source():
 @pytest.fixture(scope="module")
 def pictures(source):
     """So many pictures that no two of them are alike, in no order that a piece could hide in."""
-    return np.ascontiguousarray(np.random.default_rng(0).permutation(distinct(source.self_test_images.numpy(), MANY)))
+    return np.ascontiguousarray(np.random.default_rng(0).permutation(distinct(source.self_test_images, MANY)))
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16", "float16"])
@@ -174,7 +174,7 @@ def test_reloads_take_no_more_memory_each_time(source, pictures):
 
 def test_a_serving_lane_has_its_stream_alone_after_many_reloads(source):
     live = open_cuda_backend(source, DEVICE, "float32", 1)
-    images = source.self_test_images.numpy()[:1]
+    images = source.self_test_images[:1]
     live.logits(images)
     streams = {lane._stream for lane in lanes_of(live)}
     assert len(streams) == LANES
@@ -225,7 +225,7 @@ def test_too_little_memory_in_the_midst_of_a_recording_is_told_and_leaves_the_wa
         return eager.logits_by(network, images)
 
     ways = [ExecutionMode("scarce", lambda: open_lanes_with(scarce, source))]
-    backend = CudaBackend(eager, ways, source.self_test_images.numpy(), SIZES)
+    backend = CudaBackend(eager, ways, source.self_test_images, SIZES)
     try:
         with pytest.raises(EngineOutOfMemory):
             backend.logits(pictures[:PIECE])
@@ -249,7 +249,7 @@ def test_what_cannot_be_recorded_leaves_a_device_that_works(source, pictures, ca
         return logits + 0 * logits.sum().item()  # the host waits for the device, which no recording allows
 
     ways = [ExecutionMode("waiting", lambda: open_lanes_with(waiting, source)), *(lanes.mode for lanes in good._modes)]
-    backend = CudaBackend(good.eager, ways, source.self_test_images.numpy(), SIZES)
+    backend = CudaBackend(good.eager, ways, source.self_test_images, SIZES)
     require_same(backend, pictures[:300])
     assert backend.mode != "waiting"
     assert "waiting does not work here" in caplog.text
@@ -266,7 +266,7 @@ def test_recordings_that_fail_take_no_more_memory_each_time(source, pictures):
             return logits + 0 * logits.sum().item()
 
         ways = [ExecutionMode("waiting", lambda: open_lanes_with(waiting, source))]
-        backend = CudaBackend(eager, ways, source.self_test_images.numpy(), SIZES)
+        backend = CudaBackend(eager, ways, source.self_test_images, SIZES)
         backend.logits(pictures[:300])
         assert backend.mode == "eager"
         backend.close()

@@ -35,7 +35,7 @@ def test_graphs_of_a_numbered_device_give_the_eager_logits(number):
     source, before = checkpoint.load(SHIPPED_WEIGHTS), held_elsewhere(number)
     backend = open_cuda_backend(source, f"cuda:{number}", "float32", 1)
     for count in (1, 16, 2 * PIECE + 1):  # the last one in both lanes
-        pictures = distinct(source.self_test_images.numpy(), count)
+        pictures = distinct(source.self_test_images, count)
         expected = backend.eager.logits(pictures)
         off = np.abs(backend.logits(pictures) - expected).max()
         assert off <= TOLERANCES["float32"] * np.abs(expected).max()

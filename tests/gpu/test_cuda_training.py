@@ -30,9 +30,9 @@ def test_pictures_are_learnt_by_heart_and_the_checkpoint_says_so_on_a_cpu(tmp_pa
     logits = compute_logits(loaded.network(), dataset.images, metadata.mean, metadata.std)
     assert (logits.argmax(dim=1) == dataset.labels).double().mean() >= 0.95
     probabilities = metadata.calibration.probabilities(
-        compute_logits(loaded.network(), loaded.self_test_images, metadata.mean, metadata.std)
+        compute_logits(loaded.network(), torch.tensor(loaded.self_test_images), metadata.mean, metadata.std)
     )
-    torch.testing.assert_close(probabilities, loaded.self_test_probabilities, rtol=0, atol=1e-3)
+    torch.testing.assert_close(probabilities, torch.tensor(loaded.self_test_probabilities), rtol=0, atol=1e-3)
 
 
 def test_a_run_that_was_stopped_within_an_epoch_goes_on_to_its_end(tmp_path):

@@ -2,6 +2,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,7 +38,8 @@ def toy_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     tensors = checkpoint.tensors_to_store(metadata.build())
     path = tmp_path / "toy.safetensors"
-    checkpoint.save(path, metadata, tensors, toy_test_set().images[:2], torch.full((2, len(TOY_CLASSES)), 0.25))
+    images, probabilities = toy_test_set().images[:2].numpy(), np.full((2, len(TOY_CLASSES)), 0.25, np.float32)
+    checkpoint.save(path, metadata, tensors, images, probabilities)
     return path
 
 

@@ -57,7 +57,7 @@ def test_every_size_is_compiled_for_each_that_compiles(source, monkeypatch):
     for name in ("torch.compile float32", "torch.compile bfloat16"):
         run = contenders(source, Settings(threads=1), "cpu")[name]()
         for size in sizes:
-            run(source.self_test_images.numpy()[:size])
+            run(source.self_test_images[:size])
     assert len(compiled) == 2 * len(sizes)
 
 
@@ -72,8 +72,8 @@ def test_cuda_graphs_are_what_is_measured(source, monkeypatch):
         "app.commands.bench_contenders.open_cuda_backend",
         lambda source, _device, precision, threads: open_cuda_backend(source, "cpu", precision, threads),
     )
-    images = source.self_test_images.numpy()
-    off = np.abs(cuda_graphs(source)(images) - source.self_test_probabilities.numpy())
+    images = source.self_test_images
+    off = np.abs(cuda_graphs(source)(images) - source.self_test_probabilities)
     assert off.max() < source.metadata.self_test_tolerance
     assert cuda.graphs
 
@@ -82,17 +82,17 @@ def test_what_fell_back_is_left_out(source, monkeypatch):
     monkeypatch.setattr(
         "app.commands.bench_contenders.open_cuda_backend",
         lambda source, _device, precision, threads: CudaBackend(
-            TorchBackend(source, "cpu", precision, threads), [], source.self_test_images.numpy(), (1,)
+            TorchBackend(source, "cpu", precision, threads), [], source.self_test_images, (1,)
         ),
     )
     with pytest.raises(EngineUnavailable, match="no CUDA graph"):
-        cuda_graphs(source)(source.self_test_images.numpy())
+        cuda_graphs(source)(source.self_test_images)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 def test_openvino_by_itself_computes_the_same_for_any_number_of_images(source):
     pytest.importorskip("openvino")
     run = contenders(source, Settings(threads=1), "cpu")["OpenVINO converted"]()
-    images, wanted = source.self_test_images.numpy(), source.self_test_probabilities.numpy()
+    images, wanted = source.self_test_images, source.self_test_probabilities
     for count in (1, len(images)):
         assert np.abs(run(images[:count]) - wanted[:count]).max() < source.metadata.self_test_tolerance

@@ -47,7 +47,7 @@ def pictures(examples):
 
 def make(source, runtime="torch", precision="float32", batch_sizes=(1, 2, 4, 16)):
     backend = open_backend(source, Settings(device="cpu", runtime=runtime, precision=precision))
-    return CheckpointEngine(source.facts, backend, batch_sizes)
+    return CheckpointEngine(source, backend, batch_sizes)
 
 
 def test_it_passes_its_self_test(engine):
@@ -216,8 +216,8 @@ def test_int8_tolerates_rounding_and_no_more(source):
 def test_only_eight_bit_integers_may_be_further_off_than_the_checkpoint_says(source, dtype, off, passes):
     backend = Noting(resizes_freely=True)
     backend.dtype = dtype
-    engine = CheckpointEngine(source.facts, backend, (len(source.facts.self_test_images),))
-    engine.run = lambda _images: source.facts.self_test_probabilities + np.float32(off)
+    engine = CheckpointEngine(source, backend, (len(source.self_test_images),))
+    engine.run = lambda _images: source.self_test_probabilities + np.float32(off)
     with nullcontext() if passes else pytest.raises(SelfTestFailed, match=r"tolerance 0\.05"):
         engine.self_test(*engine.batch_sizes)
 
@@ -258,7 +258,7 @@ def test_where_sizes_change_freely_none_is_padded_and_those_between_are_not_run(
 ):
     monkeypatch.setattr("app.engine.choose_batch_sizes", lambda *_, steps, **_options: ladder(64, steps))
     backend = Noting(resizes_freely)
-    engine = CheckpointEngine(source.facts, backend)
+    engine = CheckpointEngine(source, backend)
     engine.prepare(64)
     assert engine.batch_sizes == chosen
     assert backend.sizes == [*reversed(run), run[-1]]  # the last one is timed
@@ -287,7 +287,7 @@ def test_the_card_says_what_is_served(source):
 @pytest.mark.parametrize(("fitted_on", "calibrated"), [("5000 images", True), ("given", False), ("not fitted", False)])
 def test_a_temperature_that_was_fitted_on_no_images_is_no_calibration(source, fitted_on, calibrated):
     metadata = source.metadata.model_copy(update={"temperature_fitted_on": fitted_on})
-    engine = CheckpointEngine(replace(source.facts, metadata=metadata), Noting(resizes_freely=True))
+    engine = CheckpointEngine(replace(source, metadata=metadata), Noting(resizes_freely=True))
     assert engine.card["calibrated"] is calibrated
 
 
@@ -307,7 +307,7 @@ def test_no_batch_is_larger_than_the_queue(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_gpu_gives_the_answers_of_the_cpu(source, pictures):
-    gpu = CheckpointEngine(source.facts, open_backend(source, Settings(device="cuda", precision="float32")), (1, 16))
+    gpu = CheckpointEngine(source, open_backend(source, Settings(device="cuda", precision="float32")), (1, 16))
     gpu.self_test()
     np.testing.assert_allclose(gpu.run(pictures), make(source).run(pictures), atol=5e-3)
 

@@ -47,10 +47,10 @@ def test_the_first_copy_of_the_weights_is_given_back_before_ready(source, precis
     backend = open_openvino(source, Settings(), precision)
     values = np.frombuffer(backend._constants._memory, np.uint8)
     assert resident_kb(values) > 40_000
-    made = CheckpointEngine(source.facts, backend, (1, 16))
+    made = CheckpointEngine(source, backend, (1, 16))
     made.prepare(16)
     assert resident_kb(values) < 1_000
-    made.run(source.facts.self_test_images[:16])
+    made.run(source.self_test_images[:16])
     assert resident_kb(values) < 1_000
 
 

@@ -24,8 +24,8 @@ def trainer(out: Path, recipe: Recipe = RECIPE, **options: Any) -> Trainer:
 def everything_stored(loaded: Checkpoint) -> dict[str, Tensor]:
     return {
         **loaded.tensors,
-        "images": loaded.self_test_images,
-        "probabilities": loaded.self_test_probabilities,
+        "images": torch.tensor(loaded.self_test_images),
+        "probabilities": torch.tensor(loaded.self_test_probabilities),
         "temperature": torch.tensor(loaded.metadata.temperature, dtype=torch.double),
     }
 

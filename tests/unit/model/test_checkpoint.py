@@ -4,15 +4,20 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model import checkpoint
 from model.architecture import Architecture
 from model.checkpoint import SELF_TEST_IMAGES, SELF_TEST_PROBABILITIES, Checkpoint
 from model.metadata import MAX_CLASSES, CheckpointError, Metadata
+
+Images = NDArray[np.uint8]
+Probabilities = NDArray[np.float32]
 
 METADATA = Metadata(
     name="toy",
@@ -33,18 +38,18 @@ def tensors(narrow_stages: None) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def images() -> Images:
+    return np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def probabilities() -> Tensor:
-    return torch.softmax(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+def probabilities() -> Probabilities:
+    return torch.softmax(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=1).numpy()
 
 
 @pytest.fixture(scope="module")
 def intact(
-    tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+    tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, Tensor], images: Images, probabilities: Probabilities
 ) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "intact.safetensors"
     checkpoint.save(path, METADATA, tensors, images, probabilities)
@@ -68,7 +73,7 @@ def refusal(path: Path) -> str:
 
 
 def test_round_trip_keeps_everything(
-    intact: Path, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+    intact: Path, tensors: dict[str, Tensor], images: Images, probabilities: Probabilities
 ) -> None:
     loaded = checkpoint.load(intact)
     assert loaded.path == intact
@@ -76,8 +81,8 @@ def test_round_trip_keeps_everything(
     assert loaded.tensors.keys() == tensors.keys()
     assert all(torch.equal(loaded.tensors[name], tensors[name]) for name in tensors)
     assert all(loaded.tensors[name].dtype == tensors[name].dtype for name in tensors)
-    assert torch.equal(loaded.self_test_images, images)
-    assert torch.equal(loaded.self_test_probabilities, probabilities)
+    assert np.array_equal(loaded.self_test_images, images)
+    assert np.array_equal(loaded.self_test_probabilities, probabilities)
 
 
 def test_loaded_network_computes_in_float32_what_the_tensors_say(intact: Path, tensors: dict[str, Tensor]) -> None:
@@ -89,7 +94,7 @@ def test_loaded_network_computes_in_float32_what_the_tensors_say(intact: Path, t
 
 
 def test_checkpoint_from_before_groups_and_plain_networks_still_loads(
-    path: Path, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+    path: Path, tensors: dict[str, Tensor], images: Images, probabilities: Probabilities
 ) -> None:
     older = {"arch": "resnet18", "num_classes": 3, "stem": "cifar"}
     checkpoint.save(path, METADATA.model_copy(update={"architecture": older}), tensors, images, probabilities)
@@ -111,7 +116,7 @@ def test_version_is_the_start_of_the_files_sha256(intact: Path) -> None:
 
 
 def test_saving_replaces_the_file_and_leaves_nothing_else(
-    path: Path, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+    path: Path, tensors: dict[str, Tensor], images: Images, probabilities: Probabilities
 ) -> None:
     path.write_bytes(b"an older file")
     checkpoint.save(path, METADATA, tensors, images, probabilities)
@@ -165,9 +170,11 @@ def test_flipped_weight_is_told_by_the_digest(intact: Path, path: Path) -> None:
 
 
 def test_inconsistent_tensors_are_refused(
-    path: Path, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+    path: Path, tensors: dict[str, Tensor], images: Images, probabilities: Probabilities
 ) -> None:
-    def reason(changed: dict[str, Tensor], images: Tensor = images, probabilities: Tensor = probabilities) -> str:
+    def reason(
+        changed: dict[str, Tensor], images: Images = images, probabilities: Probabilities = probabilities
+    ) -> str:
         checkpoint.save(path, METADATA, changed, images, probabilities)
         return refusal(path)
 
@@ -183,10 +190,10 @@ def test_inconsistent_tensors_are_refused(
     assert "head.bias holds values that are not finite" in reason(tensors | {"head.bias": not_a_number})
     assert "stem.conv.weight holds values that are not" in reason(tensors | {"stem.conv.weight": infinite})
     assert "head.bias has unexpected type" in reason(tensors | {"head.bias": torch.zeros(3, dtype=torch.int64)})
-    assert f"{SELF_TEST_IMAGES} has unexpected type" in reason(tensors, images=images.long())
+    assert f"{SELF_TEST_IMAGES} has unexpected type" in reason(tensors, images=images.astype(np.int64))
     assert f"{SELF_TEST_IMAGES} has shape" in reason(tensors, images=images[..., :4])
     assert f"{SELF_TEST_IMAGES} has shape" in reason(tensors, images=images[:0], probabilities=probabilities[:0])
-    assert f"{SELF_TEST_IMAGES} has shape" in reason(tensors, images=torch.tensor(0, dtype=torch.uint8))
+    assert f"{SELF_TEST_IMAGES} has shape" in reason(tensors, images=np.array(0, np.uint8))
     assert f"{SELF_TEST_PROBABILITIES} has shape" in reason(tensors, probabilities=probabilities[:2])
 
 
@@ -226,8 +233,8 @@ def test_inconsistent_tensors_are_refused(
 def test_wrong_metadata_is_refused(
     path: Path,
     tensors: dict[str, Tensor],
-    images: Tensor,
-    probabilities: Tensor,
+    images: Images,
+    probabilities: Probabilities,
     changes: dict[str, object],
     expected: str,
 ) -> None:
@@ -236,7 +243,7 @@ def test_wrong_metadata_is_refused(
 
 
 def test_classes_may_have_any_other_names(
-    path: Path, tensors: dict[str, Tensor], images: Tensor, probabilities: Tensor
+    path: Path, tensors: dict[str, Tensor], images: Images, probabilities: Probabilities
 ) -> None:
     names = ("forêt 森林", 'Forest, "old"/new', "🌲")
     checkpoint.save(path, METADATA.model_copy(update={"classes": names}), tensors, images, probabilities)

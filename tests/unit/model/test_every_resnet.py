@@ -47,7 +47,7 @@ def test_it_learns_is_saved_loaded_and_served(tmp_path: Path, options: dict[str,
     assert unmoved == []
     assert options.items() <= loaded.metadata.architecture.items()
     engine = CheckpointEngine(
-        loaded.facts, open_backend(loaded, Settings(device="cpu", precision="float32", threads=1)), (1, 16)
+        loaded, open_backend(loaded, Settings(device="cpu", precision="float32", threads=1)), (1, 16)
     )
     engine.self_test()
     assert engine.run(np.zeros((2, 3, 8, 8), np.uint8)).shape == (2, 2)
@@ -83,6 +83,6 @@ def test_older_checkpoint_is_a_start_for_the_network_that_it_holds(tmp_path: Pat
     source = checkpoint.load(Trainer(recipe, DATASET, tmp_path / "first", device=torch.device("cpu")).run())
     older = {key: source.metadata.architecture[key] for key in ("arch", "num_classes", "stem")}
     metadata = source.metadata.model_copy(update={"architecture": older})
-    source = replace(source, facts=replace(source.facts, metadata=metadata))
+    source = replace(source, metadata=metadata)
     trainer = Trainer(recipe, DATASET, tmp_path / "second", device=torch.device("cpu"), init_from=source)
     assert torch.equal(trainer.learner.network.head.bias, source.tensors["head.bias"])

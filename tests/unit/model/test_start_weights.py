@@ -33,7 +33,7 @@ def test_any_number_of_runs_can_go_on_one_from_the_other(tmp_path: Path, undistu
     for seed in range(200):  # as older checkpoints have them: each recipe within the next one
         earlier = {"seed": seed, "init_from": {"version": f"{seed:012x}", "recipe": earlier}}
     metadata = source.metadata.model_copy(update={"recipe": earlier})
-    source = replace(source, facts=replace(source.facts, metadata=metadata))
+    source = replace(source, metadata=metadata)
     loaded = checkpoint.load(trainer(tmp_path, replace(RECIPE, phases=((8, 1),)), init_from=source).run())
     first, second, *others = loaded.metadata.recipe["init_from"]
     assert first == {"version": source.version, "recipe": {"seed": 199}}
@@ -134,10 +134,9 @@ def test_images_are_normalised_as_the_initial_weights_expect_them(
     torch.testing.assert_close(tuned.learner.std, torch.tensor(source.metadata.std))
     loaded = checkpoint.load(tuned.run())
     assert (loaded.metadata.mean, loaded.metadata.std) == (source.metadata.mean, source.metadata.std)
-    logits = compute_logits(loaded.network(), loaded.self_test_images, source.metadata.mean, source.metadata.std)
-    torch.testing.assert_close(
-        loaded.metadata.calibration.probabilities(logits), loaded.self_test_probabilities, atol=1e-4, rtol=0
-    )
+    images, expected = torch.tensor(loaded.self_test_images), torch.tensor(loaded.self_test_probabilities)
+    logits = compute_logits(loaded.network(), images, source.metadata.mean, source.metadata.std)
+    torch.testing.assert_close(loaded.metadata.calibration.probabilities(logits), expected, atol=1e-4, rtol=0)
 
 
 def test_a_run_that_was_begun_with_the_datas_own_normalisation_is_another_one(

@@ -30,7 +30,7 @@ def real(source, monkeypatch):
 
 
 def test_lanes_over_the_real_network_give_the_eager_answers(real, source, caplog):
-    pictures = np.concatenate([source.self_test_images.numpy()[::-1]] * 2)
+    pictures = np.concatenate([source.self_test_images[::-1]] * 2)
     for count in (1, 3, 4, 6, 17):
         expected = real.eager.logits(pictures[:count])
         np.testing.assert_allclose(real.logits(pictures[:count]), expected, atol=1e-4)
@@ -45,7 +45,7 @@ def test_a_second_lane_is_opened_only_for_batches_of_two_pieces(source, monkeypa
     cuda = FakeCuda().install(monkeypatch)
     monkeypatch.setattr(cuda_backend, "PIECE", 4)
     backend = open_cuda_backend(source, "cpu", "float32", 1, most)
-    pictures = source.self_test_images.numpy()[:9]
+    pictures = source.self_test_images[:9]
     np.testing.assert_allclose(backend.logits(pictures), backend.eager.logits(pictures), atol=1e-4)
     opened = backend._modes[0].opened()
     assert (len(opened.lanes), opened.sizes) == (lanes, sizes)
@@ -54,12 +54,12 @@ def test_a_second_lane_is_opened_only_for_batches_of_two_pieces(source, monkeypa
 
 
 def test_an_engine_over_it_passes_its_self_test_and_is_warm_once_prepared(real, source):
-    engine = CheckpointEngine(source.facts, real, (1, 3, 4, 8))
+    engine = CheckpointEngine(source, real, (1, 3, 4, 8))
     engine.self_test()
     engine.prepare(8)
     proven = real._modes[0].proven
     for count in range(1, 9):
-        engine.run(source.self_test_images.numpy()[:count])
+        engine.run(source.self_test_images[:count])
     assert real._modes[0].proven == proven
 
 
@@ -105,7 +105,7 @@ def test_a_host_with_hundreds_of_cores_has_no_such_many_threads_beside_a_gpu(
 
 def test_the_eager_network_that_has_worked_lacks_memory_where_cudnn_finds_nothing(source, monkeypatch):
     eager = TorchBackend(source, "cpu", "float32", 1)
-    pictures = source.self_test_images.numpy()[:1]
+    pictures = source.self_test_images[:1]
 
     def fails(_images):
         raise RuntimeError(NO_ENGINE)
