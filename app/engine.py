@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.backends import measured
-from app.backends.backend import Backend, memory_errors_classified
+from app.backends.backend import Backend, device_kind, memory_errors_classified
 from app.backends.batch_sizes import LADDER_STEPS, choose_batch_sizes
 from app.backends.choice import open_backend
 from app.memory import clear_error_frames
@@ -102,7 +102,7 @@ class CheckpointEngine:
         """
         size = self.card["input_size"]
         if not self.batch_sizes:
-            kind = _kind(self.backend)
+            kind = device_kind(self.backend.device)
             clocks = CLOCKS[kind]
             steps = largest if self.backend.resizes_freely else LADDER_STEPS[kind]
             self.batch_sizes = choose_batch_sizes(self.run, size, largest, steps=steps, clocks=clocks)
@@ -141,18 +141,13 @@ def load_engine(settings: Settings) -> CheckpointEngine:
     engine = CheckpointEngine(source, backend, settings.batch_sizes or ())
     try:
         engine.self_test()
-        engine.prepare(min(MAX_BATCH_BY_DEVICE[_kind(backend)], settings.max_queue_images))
+        engine.prepare(min(MAX_BATCH_BY_DEVICE[device_kind(backend.device)], settings.max_queue_images))
         engine.self_test(engine.batch_sizes[-1])  # another network may compute large batches than single images
     except BaseException as error:
         clear_error_frames(error)  # what it still holds would not be given back by the next line
         engine.close()  # a GPU's streams are dealt in turn: one that is not given back is somebody else's in the end
         raise
     return engine
-
-
-def _kind(backend: Backend) -> str:
-    """Return "cpu" or "cuda"."""
-    return backend.device.partition(":")[0]
 
 
 def _card(source: Checkpoint, backend: Backend) -> dict[str, Any]:

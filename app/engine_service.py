@@ -143,7 +143,7 @@ class EngineService(Service):
         """Surround an engine with what feeds it."""
         batcher = Batcher(
             engine.run,
-            identity_of(engine),
+            identity_of(engine.card),
             max_batch=engine.batch_sizes[-1],
             max_queue_images=self.settings.max_queue_images,
             max_queue_s=self.settings.max_queue_s,
@@ -152,7 +152,7 @@ class EngineService(Service):
             on_batch=self.telemetry.record_batch,
             on_fatal=self._engine_failed,
         )
-        decoder = Decoder(engine.card["input_size"], self.settings.max_pixels, self.settings.decode_threads)
+        decoder = Decoder(engine.card["input_size"], self.settings.max_pixels, self.settings.decode_threads_per_process)
         predictor = EnginePredictor(engine, batcher, decoder)
         self.telemetry.describe_model(engine.card)
         return predictor

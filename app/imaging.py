@@ -20,7 +20,6 @@ from PIL import Image
 
 from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from app.threads import in_thread
-from model.cores import available_cores
 from model.picture_files import PictureError, UnreadFormat
 from model.pictures import PictureTooLarge, open_picture, picture_pixels
 from model.plain_png import read_plain_png
@@ -38,8 +37,6 @@ SLOW_PARTS = {
     b"RI": (b"EXIF",),
 }
 TINY_READS = 256
-
-MAX_THREADS = 8
 
 Decoded = NDArray[np.uint8] | ServiceError
 # What a body holds: a file to be decoded, an image that is ready, or what is wrong with it.
@@ -94,10 +91,10 @@ def _without_stack(error: ServiceError) -> ServiceError:
 class Decoder:
     """Decodes the images of a request: a tiny one on the spot, all others in a bounded pool of threads."""
 
-    def __init__(self, size: int, max_pixels: int, threads: int = 0) -> None:
+    def __init__(self, size: int, max_pixels: int, threads: int) -> None:
         self.size = size
         self.max_pixels = max_pixels
-        self.threads = threads or min(MAX_THREADS, available_cores())
+        self.threads = threads
         # What Pillow warns of in damaged files would go to the log, and stay in memory: Python remembers each text.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self._begun: dict[int, float] = {}

@@ -86,7 +86,7 @@ class EnginePredictor(Predictor):
 
     async def swap_engine(self, engine: Engine) -> None:
         """Let another engine of the same classes and input size take over; returns once the old one is done with."""
-        await self.batcher.swap(engine.run, identity_of(engine))
+        await self.batcher.swap(engine.run, identity_of(engine.card))
         self.engine = engine
         self.card = engine.card
 
@@ -100,6 +100,6 @@ def _opening(label: str, index: int) -> str:
     return to_json({"label": label, "index": index})[:-1].decode() + ',"probability":'
 
 
-def identity_of(engine: Engine) -> ModelIdentity:
-    """Return the name and version that answers carry."""
-    return {"name": engine.card["name"], "version": engine.card["version"]}
+def identity_of(card: dict[str, Any]) -> ModelIdentity:
+    """Return the name and version that answers carry, from what a checkpoint says of itself."""
+    return {"name": card["name"], "version": card["version"]}

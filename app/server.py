@@ -172,7 +172,7 @@ def open_main_port(settings: Settings) -> socket.socket:
 
 def allow_connections(settings: Settings) -> int:
     """Return how many connections this process may have, its share; the limit of open files is raised as need be."""
-    wanted = max(1, settings.max_connections // settings.http_processes)
+    wanted = settings.connections_per_process
     max_connections = raise_file_limit(wanted, MAX_HANDSHAKES if settings.tls_cert else 0)
     if max_connections < wanted:
         each = f" in each of {settings.http_processes} HTTP processes" if settings.http_processes > 1 else ""
@@ -214,7 +214,7 @@ def connection_options(service: Service, max_connections: int, fast_path: FastPr
         unread_timeout_s=settings.keep_alive_s,
         max_connections=max_connections,
         on_refused=service.telemetry.record_refusal,
-        unread=ByteBudget(settings.max_buffered_bytes // settings.http_processes),
+        unread=ByteBudget(settings.buffered_bytes_per_process),
         max_age_s=settings.connection_age_s or math.inf,
     )
     connection = partial(FastConnection, fast_path=fast_path) if fast_path else Connection

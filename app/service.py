@@ -36,7 +36,7 @@ class Service(ABC):
         self.certificate = (
             Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
         )
-        self.body_budget = ByteBudget(settings.max_buffered_bytes // settings.http_processes)
+        self.body_budget = ByteBudget(settings.buffered_bytes_per_process)
         self.lifecycle = Lifecycle()
         self._predictor: Predictor | None = None
         self.files_refused: list[str] = []  # the last time that they were read again

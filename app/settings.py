@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic.functional_validators import BeforeValidator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from model.cores import available_cores
 from model.picture_files import SERVED_PIXELS
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "resnet18-cifar10.safetensors"
@@ -25,6 +26,9 @@ IPV6_IN_A_URL = re.compile(r"\[(.*:.*)\]")
 PROTECTIONS = ("api_key", "api_keys_file", "tls_cert", "tls_key", "weights_sha256")
 
 A_DAY_S = 86_400
+
+# By default there is one a core, up to this many.
+MAX_DECODE_THREADS = 8
 
 
 def _integers(value: object) -> object:
@@ -195,6 +199,26 @@ class Settings(BaseSettings):
         """Address of the port that answers probes."""
         return self.host if self.admin_host is None else self.admin_host
 
+    @property
+    def engine_threads(self) -> int:
+        """CPU threads of the engine."""
+        return self.threads or available_cores()
+
+    @property
+    def decode_threads_per_process(self) -> int:
+        """Threads that decode images in each HTTP process."""
+        return max(1, (self.decode_threads or min(MAX_DECODE_THREADS, available_cores())) // self.http_processes)
+
+    @property
+    def connections_per_process(self) -> int:
+        """Connections that each HTTP process may have."""
+        return max(1, self.max_connections // self.http_processes)
+
+    @property
+    def buffered_bytes_per_process(self) -> int:
+        """Bytes of bodies, and as many of unread responses, that each HTTP process may hold."""
+        return self.max_buffered_bytes // self.http_processes
+
     @model_validator(mode="before")
     @classmethod
     def _as_meant(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -230,7 +254,7 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_queue_images must be at least {least}, the larger of max_images and the largest batch"
             )
-        if self.max_buffered_bytes // self.http_processes < self.max_body_bytes:
+        if self.buffered_bytes_per_process < self.max_body_bytes:
             raise ValueError("max_buffered_bytes must be at least max_body_bytes for each of http_processes")
         if self.http_processes > 1 and sys.platform != "linux":
             raise ValueError("more than one of http_processes needs Linux")

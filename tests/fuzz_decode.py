@@ -34,7 +34,7 @@ def main():
         from tests.conftest import encode, noise
         from tests.mutations import pictures
 
-    Decoder(32, MAX_PIXELS)  # sets the filters of Pillow's warnings, as in the service
+    Decoder(32, MAX_PIXELS, threads=1)  # sets the filters of Pillow's warnings, as in the service
 
     def decode_one(data):
         with suppress(ServiceError):

@@ -38,6 +38,11 @@ def memory_errors_classified() -> Iterator[None]:
         raise EngineOutOfMemory from error
 
 
+def device_kind(device: str) -> str:
+    """Return "cpu" or "cuda" of a device "cpu", "cuda" or "cuda:N"."""
+    return device.partition(":")[0]
+
+
 class Backend(Protocol):
     """A checkpoint's network in some runtime, on one device, for one thread at a time."""
 

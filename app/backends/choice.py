@@ -18,7 +18,6 @@ from pathlib import Path
 from app.backends.backend import Backend, EngineUnavailable
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from model.cores import available_cores
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ def open_backend(source: Checkpoint, settings: Settings) -> Backend:
     if device == "cpu":
         from app.backends.torch_backend import TorchBackend
 
-        return TorchBackend(source, device, precision, settings.threads or available_cores())
+        return TorchBackend(source, device, precision, settings.engine_threads)
     from app.backends.cuda_precision import open_on_cuda
 
     return open_on_cuda(source, settings, device, precision)

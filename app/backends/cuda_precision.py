@@ -15,7 +15,6 @@ from app.backends.cuda_proof import distinct
 from app.memory import clear_error_frames
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from model.cores import available_cores
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ def open_on_cuda(source: Checkpoint, settings: Settings, device: str, precision:
     """
     most = max(settings.batch_sizes or (settings.max_queue_images,))
     while True:
-        backend = open_cuda_backend(source, device, precision, settings.threads or available_cores(), most)
+        backend = open_cuda_backend(source, device, precision, settings.engine_threads, most)
         try:
             off = _spread(source, settings, backend)
         except BaseException as error:

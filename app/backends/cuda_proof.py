@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from app.backends.cuda_lane import CudnnSearch
 from app.backends.lanes import Lane, Lanes, Piece
+from app.backends.measured import relative_error
 from model.device import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class ProvenLanes:
         expected = self._eager.logits(images)
         lane = self.opened().lanes[piece.lane]
         lane.start(images, piece.size)
-        worst = float(np.abs(lane.finish() - expected).max() / np.abs(expected).max())
+        worst = relative_error(lane.finish(), expected)
         if not worst <= TOLERANCES[self._eager.dtype]:  # also catches NaN
             raise Differs(f"logits of {piece.size} images are {worst:.1%} off")
         if not self._proven:

@@ -32,9 +32,14 @@ def batch_of(examples: NDArray[np.uint8], values: int, least: int) -> NDArray[np
 
 
 def difference(baseline: Candidate, candidate: Candidate, images: NDArray[np.uint8]) -> float:
-    """Return by how much their logits differ at most, of the largest one; NaN where one of them is."""
+    """Return `relative_error` of the candidate's logits of uint8 (N, 3, S, S)."""
     expected = baseline.logits(images)
-    return float(np.abs(candidate.logits(images) - expected).max() / np.abs(expected).max())
+    return relative_error(candidate.logits(images), expected)
+
+
+def relative_error(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Return by how much they differ at most, as a share of the largest that is expected; NaN where one of them is."""
+    return float(np.abs(logits - expected).max() / np.abs(expected).max())
 
 
 def speedup(baseline: Candidate, candidate: Candidate, images: NDArray[np.uint8]) -> float:

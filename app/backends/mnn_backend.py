@@ -18,7 +18,6 @@ from app.backends.mnn_network import Mnn, MnnModel
 from app.backends.openvino_backend import open_openvino
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from model.cores import available_cores
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def _open_single(source: Checkpoint, settings: Settings) -> Backend:
 
 def _open_batches(source: Checkpoint, settings: Settings, single: Backend) -> Mnn:
     """Open what computes batches. Raises ArithmeticError if it disagrees with `single`, and what MNN raises."""
-    batches = Mnn(MnnModel(source), settings.threads or available_cores())
+    batches = Mnn(MnnModel(source), settings.engine_threads)
     _compare(single, batches, source.self_test_images)
     return batches
 

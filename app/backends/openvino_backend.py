@@ -17,7 +17,6 @@ from app.backends.measured import Candidate, difference
 from app.backends.quicker_way import QuickerWay
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from model.cores import available_cores
 from model.runtimes.file_backed import FileBacked
 from model.runtimes.folded_layers import fold
 from model.runtimes.openvino_core import core, has_fast_bfloat16
@@ -42,7 +41,7 @@ def open_openvino(source: Checkpoint, settings: Settings, precision: str) -> Ope
 
     Of the settings those count that say how it is computed: `threads`, `pin_threads` and `split_batches`.
     """
-    threads = settings.threads or available_cores()
+    threads = settings.engine_threads
     metadata, spec = source.metadata, source.metadata.network_spec()
     tensors = {name: stored.array() for name, stored in source.stored.items()}
     constants = FileBacked(FileBacked.size_of([one.nbytes for one in tensors.values()]))

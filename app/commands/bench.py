@@ -52,16 +52,15 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from app.backends.backend import EngineUnavailable
+    from app.backends.backend import EngineUnavailable, device_kind
     from app.backends.choice import open_backend
     from app.commands.bench_contenders import contenders, engine_is, explained
     from model import checkpoint
-    from model.cores import available_cores
     from model.cost import count_macs
     from model.machine import describe
     from model.metadata import CheckpointError
 
-    threads = settings.threads or available_cores()
+    threads = settings.engine_threads
     settings = settings.model_copy(update={"threads": threads})
     torch.set_num_threads(threads)
     try:
@@ -76,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     makers = contenders(source, settings, backend.device, backend)
     runs, left_out = _set_up(makers, arguments.only, source, images, arguments.sizes)
     rounds_s, products = bench_measurement.measure(runs, images, arguments.sizes, arguments.rounds, backend.device)
-    side = bench_measurement.PRODUCT_SIDE[backend.device.partition(":")[0]]
+    side = bench_measurement.PRODUCT_SIDE[device_kind(backend.device)]
     operations = 2 * count_macs(source.network(), size)
     result = {
         "command": _command(arguments),

@@ -72,7 +72,9 @@ def measure(
     begins with a pause and a call that does not count: some runtimes' threads spin for a while after their last batch.
     """
     seconds: dict[str, dict[int, list[list[float]]]] = {name: {size: [] for size in sizes} for name in runs}
-    kind = device.partition(":")[0]
+    from app.backends.backend import device_kind
+
+    kind = device_kind(device)
     matrices = _matrices(device, PRODUCT_SIDE[kind])
     products: dict[str, list[float]] = {name: [] for name in matrices}
     for number in range(rounds):

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from app.errors import NotReady
-from app.imaging import MAX_THREADS, Decoder
+from app.imaging import Decoder
 from app.lifecycle import State
 from app.outages import OutageLog
-from app.predictor import Predictor
+from app.predictor import Predictor, identity_of
 from app.processes.frames import Kind, Payload, pack_with_id, unpack_with_id
 from app.processes.key_counts import SharedInFlight
 from app.processes.link import Link
@@ -22,7 +22,6 @@ from app.processes.shared_state import BEAT_S, LATE_S, SharedState
 from app.schemas import Reloads
 from app.service import Service
 from app.settings import Settings
-from model.cores import available_cores
 
 # A scrape passes through the engine process, which waits half as long for the numbers of each HTTP process.
 SCRAPE_TIMEOUT_S = 4.0
@@ -118,11 +117,10 @@ class HttpService(Service):
     def _update_card(self, card: dict[str, Any]) -> None:
         if self._predictor is None:
             settings = self.settings
-            threads = settings.decode_threads or min(MAX_THREADS, available_cores())
-            decoder = Decoder(card["input_size"], settings.max_pixels, max(1, threads // settings.http_processes))
+            decoder = Decoder(card["input_size"], settings.max_pixels, settings.decode_threads_per_process)
             self._predictor = Predictor(card, self._batcher, decoder)
         self._predictor.card = card
-        self._batcher.model = {"name": card["name"], "version": card["version"]}
+        self._batcher.model = identity_of(card)
         self.telemetry.describe_model(card)
 
     def _on_lost(self) -> None:

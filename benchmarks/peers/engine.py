@@ -15,7 +15,6 @@ from pydantic_core import to_json
 from app.engine import Engine, load_engine
 from app.imaging import decode as decode_picture
 from app.settings import Settings
-from model.cores import available_cores
 
 ENGINE_VARIABLE = "PEERS_ENGINE"
 PORT_VARIABLE = "PEERS_PORT"
@@ -75,7 +74,7 @@ class EagerEngine:
         from app.commands.bench_contenders import contenders
         from model import checkpoint
 
-        torch.set_num_threads(settings.threads or available_cores())
+        torch.set_num_threads(settings.engine_threads)
         _, device, precision = resolve(settings)
         dtype = "bfloat16" if precision == "bfloat16" else "float32"
         source = checkpoint.load(settings.weights)

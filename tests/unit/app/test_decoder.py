@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from app.errors import BadBase64, DeadlinePassed, TooManyPixels, UndecodableImage
-from app.imaging import MAX_THREADS, TINY_BYTES, Decoder, decode
+from app.imaging import TINY_BYTES, Decoder, decode
 from app.threads import ThreadDied
 from tests.bombs import chunk, png
 from tests.conftest import encode, noise
@@ -126,14 +126,6 @@ def test_what_is_refused_on_the_spot_holds_no_stack():
     decoder.close()
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (MAX_THREADS + 1, MAX_THREADS)])
-def test_there_is_a_thread_for_each_core_up_to_a_limit(monkeypatch, cores, threads):
-    monkeypatch.setattr("app.imaging.available_cores", lambda: cores)
-    decoder = Decoder(32, LIMIT)
-    assert decoder.threads == threads
-    decoder.close()
-
-
 @pytest.mark.parametrize(
     ("count", "parts"), [(1, ["0"]), (2, ["0", "1"]), (5, ["01", "23", "4"]), (6, ["01", "23", "45"])]
 )
@@ -220,7 +212,7 @@ def test_pictures_that_are_not_begun_by_the_deadline_never_are(monkeypatch):
 def test_a_small_file_of_a_large_picture_is_not_decoded_on_the_spot():
     data = encode(Image.new("RGB", (1000, 1000)))
     assert len(data) < TINY_BYTES
-    decoder = Decoder(32, LIMIT)
+    decoder = Decoder(32, LIMIT, threads=1)
     assert decoder.decode_here([data]) is None
     decoder.close()
 

@@ -162,6 +162,29 @@ def test_what_cannot_be_meant_is_refused_with_the_reason(arguments, reason):
         parse(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("cores", "given", "processes", "threads"),
+    [(1, 0, 1, 1), (9, 0, 1, 8), (3, 2, 1, 2), (3, 20, 1, 20), (9, 0, 3, 2), (1, 1, 2, 1)],
+)
+def test_processes_share_the_threads_that_decode_of_which_there_is_one_a_core_up_to_a_limit(
+    monkeypatch, cores, given, processes, threads
+):
+    monkeypatch.setattr("app.settings.available_cores", lambda: cores)
+    assert Settings(decode_threads=given, http_processes=processes).decode_threads_per_process == threads
+
+
+@pytest.mark.parametrize(("given", "threads"), [(0, 5), (3, 3)])
+def test_the_engine_has_a_thread_a_core_unless_told_otherwise(monkeypatch, given, threads):
+    monkeypatch.setattr("app.settings.available_cores", lambda: 5)
+    assert Settings(threads=given).engine_threads == threads
+
+
+@pytest.mark.parametrize(("processes", "connections", "buffered"), [(1, 5, 9000), (2, 2, 4500), (8, 1, 1125)])
+def test_processes_share_connections_and_bytes(processes, connections, buffered):
+    settings = Settings(http_processes=processes, max_connections=5, max_buffered_bytes=9000, max_body_bytes=1024)
+    assert (settings.connections_per_process, settings.buffered_bytes_per_process) == (connections, buffered)
+
+
 def test_settings_are_frozen():
     with pytest.raises(ValidationError):
         Settings().port = 1
