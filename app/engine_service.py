@@ -63,11 +63,8 @@ class EngineService(Service):
         )
         self._predictor: EnginePredictor | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
         self._reload_follows = False
         self.dump_stacks = dump_stacks
-        self._watching_files: asyncio.Task[None] | None = None
-        self._watching_expiry: asyncio.Task[None] | None = None
         self._outages = OutageLog(self.lifecycle, self.telemetry, self.unready_reason)
 
     async def start(self) -> None:
@@ -75,14 +72,11 @@ class EngineService(Service):
         self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
         self._outages.start()
         if self.certificate is not None:
-            self._watching_expiry = asyncio.get_running_loop().create_task(self._watch_expiry(), name="watch-expiry")
-            self.lifecycle.watch_over(self._watching_expiry)
+            self.run_in_background(self._watch_expiry(), "watch-expiry")
         if self.settings.stall_exit_s:
-            self._watching = asyncio.get_running_loop().create_task(self._watch(), name="watch")
-            self.lifecycle.watch_over(self._watching)
+            self.run_in_background(self._watch(), "watch")
         if self.settings.watch_files_s and self.file_watch.paths:
-            self._watching_files = asyncio.get_running_loop().create_task(self._watch_files(), name="watch-files")
-            self.lifecycle.watch_over(self._watching_files)
+            self.run_in_background(self._watch_files(), "watch-files")
 
     async def _watch(self) -> None:
         """End the service once something has hung for `stall_exit_s`: not every supervisor probes.
@@ -210,10 +204,10 @@ class EngineService(Service):
     async def stop(self) -> None:
         """End the predictor; to be called once HTTP is done, when nothing waits any more."""
         await self.reloader.close()
-        for task in (self._loading, self._watching, self._watching_files, self._watching_expiry):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait({self._loading})
+        await self._end_background()
         if self._predictor is not None:
             await self._predictor.close()
         await self._outages.stop()  # last: who still waited has been refused just now, and is to be told of

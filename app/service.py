@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from typing import Any
 
 from app.errors import NotReady
 from app.file_watch import FileWatch
@@ -38,6 +41,7 @@ class Service(ABC):
         )
         self.body_budget = ByteBudget(settings.buffered_bytes_per_process)
         self.lifecycle = Lifecycle()
+        self._background: list[asyncio.Task[None]] = []
         self._predictor: Predictor | None = None
         self.files_refused: list[str] = []  # the last time that they were read again
         if (certificate := self.certificate) is not None:
@@ -51,6 +55,19 @@ class Service(ABC):
     @abstractmethod
     async def stop(self) -> None:
         """End the predictor; to be called once HTTP is done, when nothing waits any more."""
+
+    def run_in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run `work` in a task until the service stops; the service fails if it raises."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self.lifecycle.watch_over(task)
+        self._background.append(task)
+
+    async def _end_background(self) -> None:
+        """Cancel what `run_in_background` has begun, and wait for its end."""
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background)
 
     @property
     @abstractmethod

@@ -36,13 +36,11 @@ class EngineProcessService(EngineService):
         super().__init__(settings, engine_factory)
         self.closing = False
         self._told = b""
-        self._ticking: asyncio.Task[None] | None = None
         self._collecting: asyncio.Task[bytes] | None = None
 
     async def start(self) -> None:
         """Begin to load the engine, and to tell the HTTP processes what becomes of it."""
-        self._ticking = asyncio.get_running_loop().create_task(self._tick(), name="tick")
-        self.lifecycle.watch_over(self._ticking)
+        self.run_in_background(self._tick(), "tick")
         await super().start()
 
     async def _load(self) -> None:
@@ -64,12 +62,6 @@ class EngineProcessService(EngineService):
         for worker in self.workers:
             worker.close()
         return await asyncio.gather(*(worker.ended(timeout_s) for worker in self.workers))
-
-    async def stop(self) -> None:
-        """End the predictor; to be called once every HTTP process has ended."""
-        if self._ticking is not None:
-            self._ticking.cancel()
-        await super().stop()
 
     def _on_lost(self, worker: HttpProcessHandle) -> None:
         if not self.closing:

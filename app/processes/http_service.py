@@ -62,7 +62,6 @@ class HttpService(Service):
         )
         self._scrapes: dict[int, asyncio.Future[bytes]] = {}
         self._number = 0
-        self._beating: asyncio.Task[None] | None = None
         self._stopping = False
         whose = f"HTTP process {index}: "
         self._outages = OutageLog(self.lifecycle, self.telemetry, self._own_unready_reason, whose)
@@ -73,8 +72,7 @@ class HttpService(Service):
     async def start(self) -> None:
         """Begin to listen to the engine process."""
         await self._link.open(self._end)
-        self._beating = asyncio.get_running_loop().create_task(self._beat(), name="beat")
-        self.lifecycle.watch_over(self._beating)
+        self.run_in_background(self._beat(), "beat")
         self._outages.start()
 
     def say_serving(self) -> None:
@@ -88,8 +86,7 @@ class HttpService(Service):
     async def stop(self) -> None:
         """Leave the last numbers with the engine process, and end."""
         self._stopping = True
-        if self._beating is not None:
-            self._beating.cancel()
+        await self._end_background()
         if self._predictor is not None:
             await self._predictor.close()
         await self._outages.stop()  # last: who still waited has been refused just now, and is to be told of
