@@ -22,13 +22,16 @@ class State(StrEnum):
 
 
 class Lifecycle:
-    """The state, why it is what it is, and the exit code that follows from it; `was_ready` says if it ever was that."""
+    """The state, why it is what it is, and the exit code that follows from it; `was_ready` says if it ever was that.
 
-    def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:
+    `on_failure`, which may be set, is called when it fails.
+    """
+
+    def __init__(self) -> None:
         self.state = State.STARTING
         self.reason: str | None = "the model is loading"
         self.was_ready = False
-        self.on_failure = on_failure
+        self.on_failure: Callable[[], None] = lambda: None
         self.started = time.monotonic()
 
     @property

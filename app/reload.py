@@ -51,7 +51,7 @@ class Reloader:
 
     `load` returns a warm, tested engine; it runs in a thread of `pool`, and so does what frees memory. If it raises
     EngineBroken, no engine of this process works any more, and `on_broken(reason)` is told. `sha256_of_file` says
-    beforehand whose engine that would be, if it can; it raises CheckpointError where `load` would.
+    beforehand whose engine that would be; it raises CheckpointError where `load` would.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class Reloader:
         pool: Executor,
         telemetry: Telemetry,
         *,
-        sha256_of_file: Callable[[], str | None] = lambda: None,
-        on_broken: Callable[[str], None] = lambda _reason: None,
+        sha256_of_file: Callable[[], str],
+        on_broken: Callable[[str], None],
     ) -> None:
         self._load = load
         self._pool = pool

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -41,8 +40,7 @@ def choose_batch_sizes(
     largest: int,
     *,
     steps: int,
-    budget_s: float = BUDGET_S,
-    clocks: Sequence[Clock] = (time.perf_counter,),
+    clocks: Sequence[Clock],
 ) -> tuple[int, ...]:
     """Measure batches of 1, 2, 4, ... images, up to `largest`, and return the sizes to pad batches to, increasing.
 
@@ -52,8 +50,8 @@ def choose_batch_sizes(
 
     Sizes are doubled from 1, with a jump to MIN_LARGEST_BATCH as soon as the budget seems to allow for it: smaller ones
     are never chosen then, and a slow processor needs all of the time for the larger ones. After an out-of-memory error,
-    the largest size that did fit is doubled. The measurement ends when the next size would not fit into `budget_s` or
-    the memory, or when, from MIN_LARGEST_BATCH on, a size gains less than MIN_SPEEDUP over half of it. That is measured
+    the largest size that did fit is doubled. The measurement ends when the next size would not fit into BUDGET_S or the
+    memory, or when, from MIN_LARGEST_BATCH on, a size gains less than MIN_SPEEDUP over half of it. That is measured
     twice, because a machine's pace changes. A size's first run is not timed, and charged to the budget as if it took as
     long as the second: on CUDA it takes far longer, but records a graph that is needed anyway.
 
@@ -88,9 +86,9 @@ def choose_batch_sizes(
             break  # on a processor, whose memory for a larger one nobody would need again
         wall_s = [one[0] for one in times]
         spent_s += wall_s[0] + sum(wall_s)
-        if size < MIN_LARGEST_BATCH <= fits and spent_s + 4 * min(wall_s) * MIN_LARGEST_BATCH / size <= budget_s:
+        if size < MIN_LARGEST_BATCH <= fits and spent_s + 4 * min(wall_s) * MIN_LARGEST_BATCH / size <= BUDGET_S:
             size = MIN_LARGEST_BATCH
-        elif spent_s + 4 * min(wall_s) <= budget_s:  # two runs of twice the size
+        elif spent_s + 4 * min(wall_s) <= BUDGET_S:  # two runs of twice the size
             size *= 2
         else:
             break

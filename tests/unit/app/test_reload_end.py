@@ -44,7 +44,9 @@ async def test_an_engine_that_does_not_let_go_keeps_nobody_from_the_end(monkeypa
     monkeypatch.setattr("app.reload.LET_GO_S", 0.01)
     released, predictor = threading.Event(), Predictor()
     pool = ThreadPoolExecutor(1)
-    reloader = Reloader(lambda: HangingEngine(released), pool, Telemetry())
+    reloader = Reloader(
+        lambda: HangingEngine(released), pool, Telemetry(), sha256_of_file=lambda: "another", on_broken=pytest.fail
+    )
     reloader.begin(predictor)
     await asyncio.wait_for(predictor.asked.wait(), 10)
     await asyncio.wait_for(reloader.close(), 10)

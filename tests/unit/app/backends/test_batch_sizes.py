@@ -18,8 +18,13 @@ class Machine:
         self.batches.append(len(images))
         self.now += self.seconds(len(images))
 
-    def choose(self, largest=64, budget_s=1.0):
-        return choose_batch_sizes(self.run, 8, largest, budget_s=budget_s, steps=2, clocks=(lambda: self.now,))
+    def choose(self, largest=64):
+        return choose_batch_sizes(self.run, 8, largest, steps=2, clocks=(lambda: self.now,))
+
+
+@pytest.fixture
+def plenty_of_time(monkeypatch):
+    monkeypatch.setattr("app.backends.batch_sizes.BUDGET_S", 5.0)
 
 
 @pytest.mark.parametrize(
@@ -91,22 +96,24 @@ def test_of_a_few_runs_the_quickest_counts():
     assert machine.choose(largest=64) == ladder(64, 2)
 
 
+@pytest.mark.usefixtures("plenty_of_time")
 def test_a_size_that_another_program_disturbed_is_measured_again():
     def seconds(images):
         first = machine.batches.count(images) <= 2 and images == 32
         return 0.5 if first else 0.02 + 0.0001 * images
 
     machine = Machine(seconds)
-    assert machine.choose(largest=64, budget_s=5.0) == ladder(64, 2)
+    assert machine.choose(largest=64) == ladder(64, 2)
 
 
+@pytest.mark.usefixtures("plenty_of_time")
 def test_a_machine_that_becomes_slower_for_all_sizes_does_not_make_the_larger_ones_look_bad():
     def seconds(images):
         pace = 1.0 if max(machine.batches) <= 16 else 1.5
         return pace * (0.003 + 0.0005 * images)  # each doubling gains 10 % and more
 
     machine = Machine(seconds)
-    assert machine.choose(largest=64, budget_s=5.0) == ladder(64, 2)
+    assert machine.choose(largest=64) == ladder(64, 2)
 
 
 def test_where_there_is_time_what_is_never_chosen_is_not_measured():
