@@ -1,8 +1,8 @@
 """Collects images from many requests into batches for one engine. Knows no torch, and of HTTP only what errors carry.
 
 Batch-when-free: an idle engine takes what is queued at once; while it runs, the next batch grows, and the engine's
-thread takes it as it is then, without a pause in which the event loop would have to hand it over. Only where those who
-are answered come back at once, a batch that is not full waits for them (app/batching/returning_clients.py).
+thread takes it as it is then, without a pause in which the event loop would have to hand it over. Whether a batch that
+is not full waits, and for whom, says app/batching/fill_policy.py.
 Images are counted, not requests: a large request is split over several batches, small ones share one.
 The queue is bounded, by images and by time: what would not be done by its deadline is refused at once, and what is
 expired or abandoned is dropped when a batch begins, before it costs the engine anything. If the engine or the loop
@@ -26,24 +26,16 @@ from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.batching.admission import Load, check_room
 from app.batching.batches import Batch, Run, Slice, count_of
 from app.batching.engine_failures import EngineFailures
-from app.batching.engine_pace import EnginePace
+from app.batching.fill_policy import FillPolicy
 from app.batching.job_queue import JobQueue
 from app.batching.jobs import Images, Job, ModelIdentity, Ticket
-from app.batching.returning_clients import ReturningClients
 from app.errors import EngineFailed, ServiceError
 from app.threads import Worker
 
 log = logging.getLogger(__name__)
 
-# An engine that is quicker has the next batch as soon as the event loop is free: handed over bit by bit, batches of one
-# or two images would cost more than the pauses do.
-TOP_UP_MIN_BATCH_S = 0.002
-
 # For what is last done in the engine's thread. An engine that hangs never comes to it.
 CLOSE_S = 1.0
-
-# A request that waits for a batch to fill up keeps so much of its time for being computed, or what two batches take.
-SHARE_TO_COMPUTE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +73,6 @@ class Batcher:
         self.max_batch = max_batch
         self.max_queue_images = max_queue_images
         self.max_queue_s = max_queue_s
-        self.max_wait_s = max_wait_s
         self._on_batch = on_batch
         self._on_fatal = on_fatal
         self.queued_images = 0
@@ -90,12 +81,12 @@ class Batcher:
         self._running_images = 0
         self._swap: Swap | None = None
         self._progress = time.monotonic()
-        self._pace = EnginePace(guessed_images_per_s)
+        self._policy = FillPolicy(max_batch, max_wait_s, guessed_images_per_s)
         self._failures = EngineFailures()
-        self._returning = ReturningClients()
         self._changed = asyncio.Event()
-        self._until = 0.0  # when the loop waits no longer; also where it is told of a request that allows for less
-        self._enough = 1  # images in the queue, of which the loop is told while it waits
+        # While the loop waits for a batch to fill up: until when, and how many queued images wake it before.
+        self._wait_deadline = 0.0
+        self._wake_at_images = 1
         self._worker = Worker("engine")
         self._task: asyncio.Task[None] | None = None
         self._dead = False
@@ -112,7 +103,7 @@ class Batcher:
     @property
     def load(self) -> Load:
         """What the engine has to do."""
-        return Load(self.queued_images, self._running_images, self._pace.images_per_s, self.max_batch)
+        return Load(self.queued_images, self._running_images, self._policy.pace.images_per_s, self.max_batch)
 
     def admit(self, count: int, deadline: float) -> Ticket:
         """Reserve places for `count` images that are wanted by `deadline`. Raises what `require_room` raises."""
@@ -132,10 +123,10 @@ class Batcher:
         if not self._jobs and not self._batches:
             self._progress = job.enqueued
         self._jobs.append(job)
-        self._returning.came(len(images), job.enqueued)
+        self._policy.returning.came(len(images), job.enqueued)
         if self._batches:
             self._top_up()
-        elif self._jobs.images >= self._enough or self._latest_start(job) < self._until:
+        elif self._jobs.images >= self._wake_at_images or self._policy.latest_start(job) < self._wait_deadline:
             self._changed.set()
         return job
 
@@ -245,46 +236,20 @@ class Batcher:
     async def _wait_for_more(self) -> None:
         """Wait as long as a batch that is not full had better wait, unless an engine is to take over."""
         while self._swap is None:
-            self._until, self._enough = self._worth_waiting()
-            left_s = self._until - time.monotonic()
+            self._wait_deadline, self._wake_at_images = self._policy.worth_waiting(self._jobs)
+            left_s = self._wait_deadline - time.monotonic()
             if left_s <= 0:
                 break
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await self._changed.wait()
-        self._enough = 1
-
-    def _worth_waiting(self) -> tuple[float, int]:
-        """Return until when a batch waits for more, as a time.monotonic() or 0.0, and how many images end it before.
-
-        With `max_wait_s` so long, else for those who come back at once, as long as every request keeps the time to be
-        computed.
-        """
-        if self.max_wait_s:
-            waiting = [job for job in self._jobs if not job.future.done()]
-            if not waiting or sum(job.untaken for job in waiting) >= self.max_batch:
-                return 0.0, 1
-            return min(waiting[0].enqueued + self.max_wait_s, *map(self._latest_start, waiting)), 1
-        missing, until = self._returning.awaited()
-        enough = min(self.max_batch, self._jobs.images + missing)
-        if self._jobs.images >= enough:
-            return 0.0, enough
-        return min([until, *(self._latest_start(job) for job in self._jobs if not job.future.done())]), enough
-
-    def _latest_start(self, job: Job) -> float:
-        """Return until when a request may wait for others and still be answered, as a time.monotonic()."""
-        needed = max(2 * self._pace.batch_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
-        return job.deadline - needed
+        self._wake_at_images = 1
 
     def _top_up(self) -> None:
-        """Put what waits into the batch that the engine's thread comes to next, unless an engine waits to take over.
-
-        With a time to fill up, for quick engines, and where others are expected back, only what fills one.
-        """
-        at_once = self._pace.batch_s >= TOP_UP_MIN_BATCH_S and not self.max_wait_s and not self._returning.expected
-        worth_handing_over = 1 if at_once else self.max_batch
-        while self._jobs.images >= worth_handing_over and self._swap is None:
+        """Put what waits into the batch that the engine's thread comes to next, unless an engine waits to take over."""
+        least = self._policy.least_to_hand_over
+        while self._jobs.images >= least and self._swap is None:
             last = self._batches[-1]
             room = last.room(self.max_batch)
             if room == 0:
@@ -337,12 +302,6 @@ class Batcher:
         if computed.slices:  # a batch that nobody waited for any more tells nothing of the engine
             self._failures.clear()
             now = time.monotonic()
-            self._record_batch(computed.slices, computed.seconds, now)
+            self._policy.batch_ended(computed.slices, computed.seconds, now)
+            self._on_batch(count_of(computed.slices), computed.seconds)
             computed.deliver(self.model, now)
-
-    def _record_batch(self, slices: list[Slice], seconds: float, now: float) -> None:
-        """Learn from the time that a batch took, which ended at `now`."""
-        count = count_of(slices)
-        self._pace.batch_ended(count, seconds, full=count == self.max_batch)
-        self._returning.batch_ended(sum(len(images) for job, images in slices if not job.untaken), seconds, now)
-        self._on_batch(count, seconds)

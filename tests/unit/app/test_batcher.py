@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from app.batcher import TOP_UP_MIN_BATCH_S, Batcher
+from app.batcher import Batcher
 from app.batching.batches import Computed
+from app.batching.fill_policy import TOP_UP_MIN_BATCH_S
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, QueueFull
 from tests.batchers import MODEL, occupied, outcome_of, pictures, running, submit
 from tests.fakes import FakeEngine, rounded_probabilities
@@ -83,7 +84,7 @@ async def test_what_cannot_be_done_by_its_deadline_is_refused_at_once():
         full = submit(batcher, pictures(4))  # a full batch, which tells the batcher how fast the engine is
         engine.release()
         await asyncio.gather(first, full)
-        batcher._pace.images_per_s = 10.0
+        batcher._policy.pace.images_per_s = 10.0
         first = await occupied(engine, batcher)
         waiting = submit(batcher, pictures(8))
         await asyncio.sleep(0)
@@ -101,7 +102,7 @@ async def test_what_cannot_be_done_by_its_deadline_is_refused_at_once():
 async def test_what_would_wait_too_long_is_refused_at_once_but_two_batches_may_always_wait():
     engine = FakeEngine()
     async with running(engine, max_queue_s=0.5) as batcher:
-        batcher._pace.images_per_s = 10.0
+        batcher._policy.pace.images_per_s = 10.0
         first = await occupied(engine, batcher)
         far = time.monotonic() + 1000
         tickets = [batcher.admit(1, far) for _ in range(8)]
@@ -109,7 +110,7 @@ async def test_what_would_wait_too_long_is_refused_at_once_but_two_batches_may_a
             batcher.require_room(1, far)
         assert refused.value.retry_after_s == 1
         assert refused.value.batch_s == batcher.max_batch / 10
-        batcher._pace.images_per_s = 100.0  # the same queue on a faster engine: 0.09 s
+        batcher._policy.pace.images_per_s = 100.0  # the same queue on a faster engine: 0.09 s
         tickets.append(batcher.admit(50, far))
         with pytest.raises(QueueFull):  # there would be room for six more, but not the time
             batcher.require_room(1, far)
@@ -123,27 +124,27 @@ async def test_what_would_wait_too_long_is_refused_at_once_but_two_batches_may_a
 async def test_one_fast_batch_among_slow_ones_does_not_make_the_engine_fast():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._pace.batch_ended(4, 4.0, full=True)
+        batcher._policy.pace.batch_ended(4, 4.0, full=True)
         await submit(batcher, pictures(4))
-        assert 1.0 < batcher._pace.images_per_s <= 1 / 0.9
+        assert 1.0 < batcher._policy.pace.images_per_s <= 1 / 0.9
 
 
 async def test_only_full_batches_tell_how_fast_the_engine_is():
     engine = FakeEngine()
     async with running(engine) as batcher:
         await submit(batcher, pictures(3))
-        assert batcher._pace.images_per_s == 0
+        assert batcher._policy.pace.images_per_s == 0
         await submit(batcher, pictures(4))
-        assert batcher._pace.images_per_s > 0
+        assert batcher._policy.pace.images_per_s > 0
 
 
 async def test_an_engine_that_was_slow_once_is_not_thought_to_be_slow_for_good():
     async with running(FakeEngine()) as batcher:
         # A full batch that stood still: another one is not let in by its deadline.
-        batcher._pace.batch_ended(4, 2.0, full=True)
+        batcher._policy.pace.batch_ended(4, 2.0, full=True)
         for _ in range(100):
             await submit(batcher, pictures(1))
-        assert batcher._pace.images_per_s > 10
+        assert batcher._policy.pace.images_per_s > 10
 
 
 async def test_an_expired_request_fails_at_its_deadline_and_never_costs_the_engine():
@@ -178,7 +179,7 @@ async def test_an_abandoned_request_never_costs_the_engine():
 async def test_the_next_batch_follows_without_the_event_loop(counts):
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
+        batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
         first = await occupied(engine, batcher)
         waiting = [submit(batcher, pictures(count, seed=count)) for count in counts]
         await asyncio.sleep(0)
@@ -196,7 +197,7 @@ async def test_the_next_batch_follows_without_the_event_loop(counts):
 async def test_a_quick_engine_waits_for_the_event_loop_to_collect_a_batch(batch_s, batches):
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._pace.batch_s = batch_s
+        batcher._policy.pace.batch_s = batch_s
         first = await occupied(engine, batcher)
         waiting = submit(batcher, pictures(3))
         await asyncio.sleep(0)
@@ -212,7 +213,7 @@ async def test_thousands_of_requests_while_batches_begin_are_all_answered_rightl
     async with running(engine, max_queue_images=10_000) as batcher:
 
         async def ask(at):
-            batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
+            batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
             for _ in range(at % 7):
                 await asyncio.sleep(0)
             outcome = await submit(batcher, every[at : at + 1 + at % 3])
@@ -276,7 +277,7 @@ async def test_places_are_free_from_when_the_engine_comes_to_a_batch():
     async with running(engine) as batcher:
         compute = engine.run
         batcher._run = lambda images: go_on.acquire(timeout=30) and compute(images)
-        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
+        batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
         first = submit(batcher, pictures(1))
         while not batcher._batches or batcher._batches[0].room(1) is not None:
             await asyncio.sleep(0)
@@ -318,7 +319,7 @@ async def test_who_joins_the_batch_that_is_next_is_no_longer_queued():
     engine, go = FakeEngine(), threading.Event()
     async with running(engine) as batcher:
         busy = batcher._worker.run(go.wait, 30)  # the engine's thread has not come to the first batch yet
-        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
+        batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
         waiting = [submit(batcher, pictures(1))]
         while not batcher._batches:
             await asyncio.sleep(0)
@@ -344,10 +345,10 @@ async def test_a_request_waits_until_the_first_of_its_batches_begins(enqueued, q
 async def test_only_who_is_answered_whole_can_come_back():
     batcher = Batcher(FakeEngine().run, MODEL, max_batch=4, max_queue_images=64)
     answers = []
-    batcher._returning.batch_ended = lambda count, _seconds, _now: answers.append(count)
+    batcher._policy.returning.batch_ended = lambda count, _seconds, _now: answers.append(count)
     images = pictures(6)
     job = batcher.submit(batcher.admit(6, math.inf), images, math.inf)
     for part in (images[:4], images[4:]):
         job.taken += len(part)
-        batcher._record_batch([(job, part)], seconds=5.0, now=100.0)
+        batcher._policy.batch_ended([(job, part)], seconds=5.0, now=100.0)
     assert answers == [0, 2]

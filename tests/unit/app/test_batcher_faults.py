@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from app.backends.backend import EngineBroken, EngineOutOfMemory
-from app.batcher import TOP_UP_MIN_BATCH_S
 from app.batching.engine_failures import MAX_CONSECUTIVE_FAILURES
+from app.batching.fill_policy import TOP_UP_MIN_BATCH_S
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, ServiceError
 from tests.batchers import occupied, pictures, running, submit
 from tests.fakes import FakeEngine, probabilities_of, rounded_probabilities
@@ -49,7 +49,7 @@ async def test_a_batch_that_does_not_fit_is_halved_once(error):
 async def test_the_halves_of_a_batch_that_does_not_fit_come_before_the_next_batch():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
+        batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
         engine.hold()
         first = submit(batcher, pictures(4))
         assert await asyncio.to_thread(engine.entered.wait, 10)
@@ -181,7 +181,7 @@ async def test_a_batch_that_nobody_waited_for_is_no_success_between_failures():
     async with running(engine, on_fatal=reasons.append) as batcher:
         for _ in range(MAX_CONSECUTIVE_FAILURES):
             abandoned = await occupied(engine, batcher)
-            batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
+            batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
             gone = batcher.submit(batcher.admit(1, math.inf), pictures(1), math.inf)
             assert len(batcher._batches) == 2
             gone.abandon()
@@ -268,7 +268,7 @@ async def test_each_of_many_batches_in_a_row_is_progress():
     gate = threading.Semaphore(0)
     async with running(FakeEngine()) as batcher:
         batcher._run = lambda images: gate.acquire(timeout=30) and probabilities_of(images)
-        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
+        batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
         first = submit(batcher, pictures(1))
         while not batcher._batches or batcher._batches[0].room(1) is not None:
             await asyncio.sleep(0)
@@ -299,7 +299,7 @@ async def test_a_batch_that_was_long_in_filling_up_is_progress_when_it_begins():
 async def test_what_has_expired_when_its_batch_begins_is_not_computed():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
+        batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
         first = await occupied(engine, batcher)
         late = batcher.submit(batcher.admit(2, math.inf), pictures(2), time.monotonic() + 0.01)
         alive = submit(batcher, pictures(1))

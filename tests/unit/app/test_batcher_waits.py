@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app.batcher import TOP_UP_MIN_BATCH_S
+from app.batching.fill_policy import TOP_UP_MIN_BATCH_S
 from app.errors import ClientGone
 from tests.batchers import occupied, pictures, running, submit
 from tests.fakes import FakeEngine
@@ -18,14 +18,14 @@ async def test_with_a_wait_a_full_batch_goes_at_once_and_a_partial_one_when_the_
     engine = FakeEngine()
     async with running(engine, max_wait_s=0.05) as batcher:
         await submit(batcher, pictures(2))
-        batcher.max_wait_s = 3600
+        batcher._policy.max_wait_s = 3600
         await asyncio.gather(*(submit(batcher, pictures(1, seed=n)) for n in range(4)))
     assert engine.batches == [2, 4]
 
 
 @pytest.mark.parametrize("others", [0, 2])
 async def test_nobody_waits_for_a_full_batch_past_the_own_deadline_or_anothers(monkeypatch, others):
-    monkeypatch.setattr("app.batcher.SHARE_TO_COMPUTE", 0.998)
+    monkeypatch.setattr("app.batching.fill_policy.SHARE_TO_COMPUTE", 0.998)
     engine = FakeEngine()
     async with running(engine, max_wait_s=3600) as batcher:
         patient = [submit(batcher, pictures(1, seed=n), seconds=36000) for n in range(others)]
@@ -51,7 +51,7 @@ async def test_with_a_wait_what_does_not_fill_a_batch_is_not_handed_over_either(
     engine = FakeEngine()
     async with running(engine, max_wait_s=0.001) as batcher:
         first = await occupied(engine, batcher)
-        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
+        batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
         waiting = submit(batcher, pictures(2))
         assert len(batcher._batches) == 1
         engine.release()
@@ -76,7 +76,7 @@ async def test_who_was_abandoned_does_not_fill_a_batch():
 async def test_who_waits_for_a_full_batch_keeps_the_time_that_two_take():
     engine = FakeEngine()
     async with running(engine, max_wait_s=3600) as batcher:
-        batcher._pace.batch_s = 50.0
+        batcher._policy.pace.batch_s = 50.0
         await submit(batcher, pictures(1), seconds=100.0)
     assert engine.batches == [1]
 
@@ -109,7 +109,7 @@ async def answered_one(batcher):
 async def test_who_is_expected_back_shares_the_next_batch():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._returning = Expecting(3)
+        batcher._policy.returning = Expecting(3)
         await answered_one(batcher)
         first = [submit(batcher, pictures(1, seed=n)) for n in range(2)]
         for _ in range(5):
@@ -122,7 +122,7 @@ async def test_who_is_expected_back_shares_the_next_batch():
 async def test_who_is_expected_back_and_stays_away_is_waited_for_no_longer_than_others_took():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._returning = Expecting(3, seconds=0.01)
+        batcher._policy.returning = Expecting(3, seconds=0.01)
         await answered_one(batcher)
         await submit(batcher, pictures(2))
     assert engine.batches == [1, 2]
@@ -132,9 +132,9 @@ async def test_who_is_expected_back_and_stays_away_is_waited_for_no_longer_than_
 async def test_nobody_who_is_expected_is_waited_for_past_a_deadline(others):
     engine = FakeEngine()
     async with running(engine, max_batch=8) as batcher:
-        batcher._returning = Expecting(5, seconds=3600)
+        batcher._policy.returning = Expecting(5, seconds=3600)
         await answered_one(batcher)
-        batcher._pace.batch_s = 50.0
+        batcher._policy.pace.batch_s = 50.0
         patient = [submit(batcher, pictures(1, seed=n), seconds=36000) for n in range(others)]
         for _ in range(5):
             await asyncio.sleep(0)
@@ -146,7 +146,7 @@ async def test_nobody_who_is_expected_is_waited_for_past_a_deadline(others):
 async def test_a_full_batch_waits_for_nobody_who_is_expected():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._returning = Expecting(100)
+        batcher._policy.returning = Expecting(100)
         await answered_one(batcher)
         await submit(batcher, pictures(4))
     assert engine.batches == [1, 4]
@@ -155,7 +155,7 @@ async def test_a_full_batch_waits_for_nobody_who_is_expected():
 async def test_an_engine_that_takes_over_waits_for_nobody_who_is_expected():
     old, new = FakeEngine(), FakeEngine(shift=1)
     async with running(old) as batcher:
-        batcher._returning = Expecting(3)
+        batcher._policy.returning = Expecting(3)
         await answered_one(batcher)
         await batcher.swap(new.run, {"name": "fake", "version": "2"})
 
@@ -163,8 +163,8 @@ async def test_an_engine_that_takes_over_waits_for_nobody_who_is_expected():
 async def test_while_others_are_expected_only_a_full_batch_is_handed_over():
     engine = FakeEngine()
     async with running(engine) as batcher:
-        batcher._pace.batch_s = TOP_UP_MIN_BATCH_S
-        batcher._returning = Expecting(0)
+        batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
+        batcher._policy.returning = Expecting(0)
         first = await occupied(engine, batcher)
         waiting = [submit(batcher, pictures(3))]
         await asyncio.sleep(0)
@@ -180,7 +180,7 @@ async def test_while_others_are_expected_only_a_full_batch_is_handed_over():
 async def test_with_a_wait_nobody_is_waited_for_besides():
     engine = FakeEngine()
     async with running(engine, max_wait_s=0.001) as batcher:
-        batcher._returning = Expecting(3, seconds=3600)
+        batcher._policy.returning = Expecting(3, seconds=3600)
         await answered_one(batcher)
         await submit(batcher, pictures(1))
     assert engine.batches == [1, 1]
