@@ -59,8 +59,9 @@ async def test_who_has_given_up_or_is_too_late_takes_no_room_and_gives_back_plac
 
 
 async def test_who_is_due_now_is_too_late(monkeypatch):
-    monkeypatch.setattr(job_queue, "time", SimpleNamespace(monotonic=lambda: 100.0))
-    late, in_time = job(1, deadline=100.0), job(1, first=1, deadline=100.1)
+    now = time.monotonic() + 3600  # later than it is: neither job's own timer may end it meanwhile
+    monkeypatch.setattr(job_queue, "time", SimpleNamespace(monotonic=lambda: now))
+    late, in_time = job(1, deadline=now), job(1, first=1, deadline=now + 0.1)
     assert numbers(queue_of(late, in_time).take(2)) == [[1]]
     with pytest.raises(DeadlinePassed):
         await late.future
