@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,20 +22,11 @@ from app.service import Service
 from app.settings import Settings
 from app.stacks import dump_stacks
 from app.threads import in_thread, lower_priority
+from app.watchers import end_what_hangs, read_changed_files, warn_of_expiry
 from model.checkpoint import sha256_of
 from model.metadata import CheckpointError
 
 log = logging.getLogger(__name__)
-
-WATCH_S = 0.5
-MIN_LOOKS = 2
-
-# A file that has changed may be half written, or one of two that belong together.
-SETTLE_S = 1.0
-
-# How often it is looked at when the certificate ends, beside each time that it is read: a renewal that was missed shows
-# in no file.
-EXPIRY_LOOK_S = 86_400.0
 
 EngineFactory = Callable[[Settings], Engine]
 
@@ -72,44 +62,11 @@ class EngineService(Service):
         self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
         self._outages.start()
         if self.certificate is not None:
-            self.run_in_background(self._watch_expiry(), "watch-expiry")
+            self.run_in_background(warn_of_expiry(self.certificate), "watch-expiry")
         if self.settings.stall_exit_s:
-            self.run_in_background(self._watch(), "watch")
+            self.run_in_background(end_what_hangs(self), "watch")
         if self.settings.watch_files_s and self.file_watch.paths:
-            self.run_in_background(self._watch_files(), "watch-files")
-
-    async def _watch(self) -> None:
-        """End the service once something has hung for `stall_exit_s`: not every supervisor probes.
-
-        What goes beyond `stall_timeout_s` is counted in looks: after the whole process was stopped for an hour (docker
-        pause, Ctrl-Z), everything seems to have hung for that long, and goes on.
-        """
-        beyond_s = self.settings.stall_exit_s - self.settings.stall_timeout_s
-        looks = max(MIN_LOOKS, math.ceil(beyond_s / WATCH_S))
-        seen = 0
-        while seen < looks:
-            await asyncio.sleep(WATCH_S)
-            hanging = self.stalled()
-            seen = seen + 1 if hanging else 0
-        limit_s = max(self.settings.stall_exit_s, self.settings.stall_timeout_s)
-        self.dump_stacks()  # nothing else would be left of what it was
-        self.lifecycle.fail(f"{hanging}, for {limit_s:g} s", str(hanging))
-        if self._predictor is not None:
-            await self._predictor.close()  # what waits for the engine gets 503 at once
-
-    async def _watch_files(self) -> None:
-        """Read keys and certificate again when their files have changed: a key that was revoked is not to wait."""
-        while True:
-            await asyncio.sleep(self.settings.watch_files_s)
-            if self.file_watch.changed():
-                await asyncio.sleep(min(SETTLE_S, self.settings.watch_files_s))
-                self.read_files_again()
-
-    async def _watch_expiry(self) -> None:
-        """Warn of a certificate that is about to end, at the start and every day: no file changes then."""
-        while True:
-            self._warn_of_expiry()
-            await asyncio.sleep(EXPIRY_LOOK_S)
+            self.run_in_background(read_changed_files(self), "watch-files")
 
     async def _load(self) -> None:
         started = time.monotonic()
@@ -174,9 +131,6 @@ class EngineService(Service):
     def read_files_again(self) -> None:
         """Read keys and certificate again; here, for all processes, it is told if the certificate is about to end."""
         super().read_files_again()
-        self._warn_of_expiry()
-
-    def _warn_of_expiry(self) -> None:
         if self.certificate is not None:
             self.certificate.warn_of_expiry()
 

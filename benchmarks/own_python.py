@@ -22,7 +22,7 @@ from app.engine_service import EngineService
 from app.errors import QueueFull
 from app.main import create_app
 from app.routes.fast_predict import FastPredict
-from app.server import connection_options, prepare_process
+from app.server_options import connection_options, prepare_process
 from app.settings import Settings
 from benchmarks.closed_loop import PICTURES
 from benchmarks.load import post

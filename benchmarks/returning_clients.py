@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.batching import returning_clients
-from app.serving import create_service, serve
+from app.launch import create_service, serve
 from app.settings import Settings
 from app.telemetry import set_up_logging
 from benchmarks import closed_loop

@@ -12,7 +12,7 @@ import numpy as np
 
 from app import imaging
 from app.backends.backend import EngineBroken, EngineOutOfMemory
-from app.serving import create_service, serve
+from app.launch import create_service, serve
 from app.settings import Settings
 from app.telemetry import set_up_logging
 from tests.fakes import FakeEngine

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if unknown:
         log.warning("no such settings, ignored: %s", ", ".join(unknown))
-    from app.serving import create_service, serve  # half a second, which `--help` need not wait for
+    from app.launch import create_service, serve  # half a second, which `--help` need not wait for
     from app.signals import EarlyHangup
 
     signal.signal(signal.SIGHUP, EarlyHangup())  # from here on there is something to read again

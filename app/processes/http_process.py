@@ -24,7 +24,8 @@ from app.main import create_app
 from app.processes.acceptor import AT_ONCE, MARK
 from app.processes.http_service import HttpService
 from app.processes.shared_state import SharedState
-from app.server import REST_S, Server, allow_connections, main_server_config, prepare_process
+from app.server import REST_S, Server
+from app.server_options import allow_connections, main_server_config, prepare_process
 from app.settings import Settings, SettingsError
 from app.stacks import report_crashes
 from app.telemetry import set_up_logging

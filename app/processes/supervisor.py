@@ -21,7 +21,7 @@ from app.lifecycle import State
 from app.pidfile import pid_file
 from app.processes.acceptor import Acceptor
 from app.processes.engine_process import EngineProcessService
-from app.server import create_admin_server, open_main_port, prepare_process
+from app.server_options import create_admin_server, open_main_port, prepare_process
 from app.signals import Signals
 from app.stacks import dump_stacks
 

@@ -2,7 +2,7 @@
 
 import os
 
-from app.serving import create_service, serve
+from app.launch import create_service, serve
 from app.settings import Settings
 from app.telemetry import set_up_logging
 from benchmarks.peers.engine import load, port

@@ -5,10 +5,10 @@ import httpx
 import pytest
 import uvicorn
 
+from app.launch import create_service
 from app.main import create_app
 from app.routes.fast_predict import FastPredict
-from app.server import connection_options
-from app.serving import create_service
+from app.server_options import connection_options
 from app.settings import Settings
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine

@@ -201,7 +201,7 @@ async def test_what_makes_no_progress_until_the_deadline_is_not_ready_but_alive(
 
 
 async def test_what_hangs_for_long_ends_the_service_and_what_waits_gets_503(monkeypatch):
-    monkeypatch.setattr("app.engine_service.WATCH_S", 0.01)
+    monkeypatch.setattr("app.watchers.WATCH_S", 0.01)
     engine = FakeEngine()
     async with serving(engine, stall_timeout_s=0.01, stall_exit_s=0.02) as client:
         service = client.app.state.service
@@ -229,7 +229,7 @@ async def test_who_is_not_answered_before_the_end_is_told_of(monkeypatch, caplog
 async def test_what_seems_to_have_hung_in_one_look_goes_on(monkeypatch):
     """As everything does after the whole process was stopped for a while."""
     looks = []
-    monkeypatch.setattr("app.engine_service.WATCH_S", 0.001)
+    monkeypatch.setattr("app.watchers.WATCH_S", 0.001)
     async with serving(FakeEngine(), stall_timeout_s=0.001, stall_exit_s=0.001) as client:
         service = client.app.state.service
         monkeypatch.setattr(service, "stalled", lambda: looks.append(1) or ("the engine" if len(looks) % 2 else None))

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app import engine_service
+from app import watchers
 from app.engine_service import EngineService
 from app.settings import Settings
 from tests.fakes import FakeEngine
@@ -28,7 +28,7 @@ class Expiring:
 
 
 async def test_a_certificate_that_is_not_renewed_is_warned_of_though_no_file_changes(monkeypatch):
-    monkeypatch.setattr(engine_service, "EXPIRY_LOOK_S", 0)
+    monkeypatch.setattr(watchers, "EXPIRY_LOOK_S", 0)
     service = EngineService(Settings(watch_files_s=0), lambda _settings: FakeEngine())
     service.certificate = Expiring(looks=3)
     await service.start()

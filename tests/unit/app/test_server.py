@@ -17,7 +17,8 @@ from app.http.accept_loop import AcceptLoop
 from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
-from app.server import LISTENERS, Server, allow_connections, main_server_config, open_main_port
+from app.server import LISTENERS, Server
+from app.server_options import allow_connections, main_server_config, open_main_port
 from app.settings import Settings
 from tests.conftest import warnings_of
 from tests.fakes import FakeEngine
@@ -180,7 +181,7 @@ def test_http_processes_share_the_connections(processes, share):
 def test_where_files_are_few_it_is_told_for_how_many_connections_each_process_has_some(
     processes, told, monkeypatch, caplog
 ):
-    monkeypatch.setattr("app.server.raise_file_limit", lambda _wanted, _others: 5)
+    monkeypatch.setattr("app.server_options.raise_file_limit", lambda _wanted, _others: 5)
     assert allow_connections(Settings(max_connections=100, http_processes=processes)) == 5
     assert caplog.messages == [f"the limit of open files allows for 5 connections {told}"]
 

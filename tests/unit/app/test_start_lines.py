@@ -20,7 +20,7 @@ def lines_of_a_start(capsys, monkeypatch):
     def refuse(_settings):
         raise SettingsError("that is enough")
 
-    monkeypatch.setattr("app.serving.create_service", refuse)
+    monkeypatch.setattr("app.launch.create_service", refuse)
 
     def start(*flags):
         parsed = build_parser().parse_args(["serve", "--log-format", "json", *flags])

@@ -15,8 +15,8 @@ from app.main import create_app
 from app.pidfile import pid_file
 from app.processes.engine_process import EngineProcessService
 from app.processes.supervisor import supervise
-from app.server import (
-    Server,
+from app.server import Server
+from app.server_options import (
     allow_connections,
     create_admin_server,
     main_server_config,
