@@ -22,13 +22,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.batching.admission import Load, check_room
 from app.batching.batches import Batch, Run, Slice, count_of
 from app.batching.engine_failures import EngineFailures
 from app.batching.fill_policy import FillPolicy
 from app.batching.job_queue import JobQueue
 from app.batching.jobs import Images, Job, ModelIdentity, Ticket
+from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.errors import EngineFailed, ServiceError
 from app.threads import Worker
 

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.backends import measured
-from app.backends.backend import Backend, device_kind, memory_errors_classified
+from app.backends.backend import Backend, device_kind
 from app.backends.batch_sizes import LADDER_STEPS, choose_batch_sizes
 from app.backends.choice import open_backend
+from app.engine_errors import memory_errors_classified
 from app.memory import clear_error_frames
 from app.settings import Settings
 from model import checkpoint

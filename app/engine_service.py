@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from app.backends.backend import EngineUnavailable, RuntimeUnfit
 from app.batcher import Batcher
 from app.engine import Engine, SelfTestFailed, load_engine
+from app.engine_errors import EngineUnavailable, RuntimeUnfit
 from app.imaging import Decoder
 from app.lifecycle import State
 from app.memory import clear_error_frames, give_back_memory

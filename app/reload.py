@@ -15,8 +15,8 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from app.backends.backend import EngineBroken, EngineOutOfMemory, EngineUnavailable
 from app.engine import Engine, SelfTestFailed
+from app.engine_errors import EngineBroken, EngineOutOfMemory, EngineUnavailable
 from app.errors import EngineFailed
 from app.memory import give_back_memory
 from app.predictor import EnginePredictor

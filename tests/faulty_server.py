@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from app import imaging
-from app.backends.backend import EngineBroken, EngineOutOfMemory
+from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.launch import create_service, serve
 from app.settings import Settings
 from app.telemetry import set_up_logging

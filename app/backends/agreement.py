@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.backend import EngineOutOfMemory
+from app.engine_errors import EngineOutOfMemory
 
 # What is promised: no probability moves by more.
 BOUND = 1e-3

@@ -1,41 +1,11 @@
-"""What every backend is, and the errors by which engines and backends say what they cannot do.
-
-Everything else in app/backends/ leads here, as do the engine and the batcher; nothing leads away.
-"""
+"""What every backend is. Imports none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-
-class EngineUnavailable(RuntimeError):
-    """This machine cannot run the engine that the settings ask for; the message is one line for the operator."""
-
-
-class RuntimeUnfit(EngineUnavailable):
-    """The runtime that was asked for is there, but does not do for this checkpoint; another one may."""
-
-
-class EngineOutOfMemory(Exception):
-    """The batch did not fit; a smaller one may."""
-
-
-class EngineBroken(Exception):
-    """The engine will not work again in this process."""
-
-
-@contextmanager
-def memory_errors_classified() -> Iterator[None]:
-    """Turn MemoryError into EngineOutOfMemory: NumPy says so, and bindings in C++ (pybind11) by std::bad_alloc."""
-    try:
-        yield
-    except MemoryError as error:
-        raise EngineOutOfMemory from error
 
 
 def device_kind(device: str) -> str:

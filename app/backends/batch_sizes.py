@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.backend import EngineOutOfMemory
+from app.engine_errors import EngineOutOfMemory
 from model.timing import Clock
 
 log = logging.getLogger(__name__)

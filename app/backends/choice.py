@@ -15,7 +15,8 @@ import logging
 from importlib.util import find_spec
 from pathlib import Path
 
-from app.backends.backend import Backend, EngineUnavailable
+from app.backends.backend import Backend
+from app.engine_errors import EngineUnavailable
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.backends.cuda_lane import CudaLane, CudnnSearch
 from app.backends.cuda_proof import ExecutionMode, ProvenLanes, distinct
 from app.backends.lanes import Lane
 from app.backends.torch_backend import TorchBackend, torch_errors_classified
+from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.memory import clear_error_frames
 from model.checkpoint import Checkpoint
 from model.device import is_out_of_memory

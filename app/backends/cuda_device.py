@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from app.backends.backend import EngineUnavailable
+from app.engine_errors import EngineUnavailable
 
 # The oldest NVIDIA driver for each major version of the CUDA that torch was built with.
 MIN_DRIVERS = {"12": "R525", "13": "R580"}

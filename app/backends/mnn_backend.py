@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.backend import Backend, RuntimeUnfit
+from app.backends.backend import Backend
 from app.backends.measured import batch_of, difference, speedup
 from app.backends.mnn_network import Mnn, MnnModel
 from app.backends.openvino_backend import open_openvino
+from app.engine_errors import RuntimeUnfit
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 

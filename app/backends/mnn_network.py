@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.backend import EngineOutOfMemory
+from app.engine_errors import EngineOutOfMemory
 from model.checkpoint import Checkpoint
 from model.runtimes.file_backed import claim
 from model.runtimes.folded_layers import fold

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from openvino import InferRequest, Model, Tensor
 
-from app.backends.backend import EngineOutOfMemory
 from app.backends.measured import Candidate, difference
 from app.backends.quicker_way import QuickerWay
+from app.engine_errors import EngineOutOfMemory
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.runtimes.file_backed import FileBacked

@@ -13,8 +13,8 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.backend import EngineBroken
 from app.backends.measured import Candidate
+from app.engine_errors import EngineBroken
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.backends.backend import EngineBroken, EngineOutOfMemory
+from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.memory import clear_error_frames
 from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint

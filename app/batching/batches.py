@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.backend import EngineOutOfMemory, memory_errors_classified
 from app.batching.jobs import Images, Job, ModelIdentity, Probabilities
+from app.engine_errors import EngineOutOfMemory, memory_errors_classified
 from app.errors import ServiceError
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from app.backends.backend import EngineBroken
+from app.engine_errors import EngineBroken
 
 MAX_CONSECUTIVE_FAILURES = 3
 

@@ -52,9 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from app.backends.backend import EngineUnavailable, device_kind
+    from app.backends.backend import device_kind
     from app.backends.choice import open_backend
     from app.commands.bench_contenders import contenders, engine_is, explained
+    from app.engine_errors import EngineUnavailable
     from model import checkpoint
     from model.cost import count_macs
     from model.machine import describe
@@ -108,8 +109,8 @@ def _set_up(
     """
     import numpy as np
 
-    from app.backends.backend import EngineUnavailable
     from app.commands.bench_contenders import explained
+    from app.engine_errors import EngineUnavailable
 
     wanted = source.self_test_probabilities
     runs: dict[str, Run] = {}

@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from app.backends.backend import Backend, EngineUnavailable
+from app.backends.backend import Backend
 from app.backends.choice import open_backend
 from app.backends.cuda_backend import open_cuda_backend
 from app.backends.mnn_network import Mnn, MnnModel
 from app.engine import CheckpointEngine
+from app.engine_errors import EngineUnavailable
 from app.settings import Settings
 from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint

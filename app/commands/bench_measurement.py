@@ -43,7 +43,7 @@ def warm_up(run: Run, images: NDArray[np.uint8], sizes: tuple[int, ...], engine_
     `engine_s` has the engine's seconds by size, with which a contender is compared; the first one here, the engine,
     fills it. Raises EngineUnavailable for a contender that is hopelessly slow.
     """
-    from app.backends.backend import EngineUnavailable
+    from app.engine_errors import EngineUnavailable
 
     for size in sizes:
         run(images[:size])

@@ -33,9 +33,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the likeliest classes of each file; exit 1 if one could not be read."""
     settings = read_settings(arguments)
-    from app.backends.backend import EngineUnavailable
     from app.batching.batches import DECIMALS
     from app.engine import SelfTestFailed, load_engine
+    from app.engine_errors import EngineUnavailable
     from app.errors import ServiceError, TooManyPixels
     from app.imaging import decode
     from app.routes.answers import ranking

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from app.backends.backend import EngineBroken
+from app.engine_errors import EngineBroken
 from app.errors import UndecodableImage
 from app.http.parameters import Options
 from tests.api.asking import PICTURE, PNG, answer_to_the_end, assert_problem, post

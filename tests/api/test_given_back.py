@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from app.backends.backend import EngineBroken
+from app.engine_errors import EngineBroken
 from tests.api.asking import PICTURE, PNG, assert_problem, post
 from tests.api.conftest import serving
 from tests.conftest import encode, noise

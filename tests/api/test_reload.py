@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from app.backends.backend import EngineBroken, EngineOutOfMemory, EngineUnavailable
 from app.engine import SelfTestFailed
+from app.engine_errors import EngineBroken, EngineOutOfMemory, EngineUnavailable
 from model.metadata import CheckpointError
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise

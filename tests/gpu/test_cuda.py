@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from app.backends.agreement import BOUND
-from app.backends.backend import EngineOutOfMemory
 from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.backends.cuda_backend import LANES, PIECE, CudaBackend, open_cuda_backend
 from app.backends.cuda_lane import CudaLane
 from app.backends.cuda_proof import TOLERANCES, ExecutionMode, distinct
 from app.engine import MAX_BATCH_BY_DEVICE, load_engine
+from app.engine_errors import EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.fused_convolutions import FusedNetwork, PlainKernels

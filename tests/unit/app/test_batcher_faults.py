@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.batching.engine_failures import MAX_CONSECUTIVE_FAILURES
 from app.batching.fill_policy import TOP_UP_MIN_BATCH_S
+from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, ServiceError
 from tests.batchers import occupied, pictures, running, submit
 from tests.fakes import FakeEngine, probabilities_of, rounded_probabilities

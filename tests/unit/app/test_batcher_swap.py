@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from app.backends.backend import EngineBroken
+from app.engine_errors import EngineBroken
 from app.errors import DeadlinePassed, EngineFailed, ServiceError
 from tests.batchers import MODEL, occupied, pictures, running, submit
 from tests.fakes import FakeEngine, rounded_probabilities

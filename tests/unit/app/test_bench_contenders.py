@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from app.backends import cuda_backend
-from app.backends.backend import EngineUnavailable
 from app.backends.cuda_backend import CudaBackend, open_cuda_backend
 from app.backends.torch_backend import TorchBackend
 from app.commands.bench_contenders import contenders
+from app.engine_errors import EngineUnavailable
 from app.settings import SHIPPED_WEIGHTS, Settings
 from benchmarks.target_list import CUDA_BFLOAT16
 from model import checkpoint

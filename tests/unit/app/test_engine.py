@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from app import engine as engine_module
-from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.backends.batch_sizes import ladder
 from app.backends.choice import open_backend
 from app.backends.openvino_backend import WholeBatch, open_openvino
 from app.engine import MAX_BATCH_BY_DEVICE, CheckpointEngine, SelfTestFailed, load_engine
+from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from model.batch_norm_folding import fold_batch_norm

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.backends.backend import EngineBroken
+from app.engine_errors import EngineBroken
 from app.engine_service import EngineService
 from app.lifecycle import State
 from app.reload import Reloader, ReloadOutcome

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.backends.backend import EngineUnavailable, RuntimeUnfit
+from app.engine_errors import EngineUnavailable, RuntimeUnfit
 from app.engine_service import EngineService
 from app.settings import Settings
 from tests.fakes import FakeEngine

@@ -58,7 +58,7 @@ class Serving(types.ModuleType):
         os.kill(os.getpid(), signal.SIGHUP)
         os._exit(3)
 
-sys.modules["app.serving"] = Serving("app.serving")
+sys.modules["app.launch"] = Serving("app.launch")
 sys.argv = ["resnet", "serve"]
 app.cli.main()
 """
@@ -76,7 +76,7 @@ def test_the_end_of_its_terminal_ends_it_while_it_imports_the_service_and_a_relo
 
 READ_AT_ONCE = """
 import os, signal, sys
-import app.cli, app.serving
+import app.cli, app.launch
 
 def create_service(settings):
     os.kill(os.getpid(), signal.SIGHUP)
@@ -85,9 +85,9 @@ def create_service(settings):
 def start(self):
     os._exit(3 if self._reload_follows else 4)
 
-service = app.serving.create_service
-app.serving.create_service = create_service
-app.serving.EngineService.start = start
+service = app.launch.create_service
+app.launch.create_service = create_service
+app.launch.EngineService.start = start
 sys.argv = ["resnet", "serve", "--port", "PORT"]
 app.cli.main()
 """

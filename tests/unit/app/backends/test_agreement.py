@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.backends.agreement import spread
-from app.backends.backend import EngineOutOfMemory
+from app.engine_errors import EngineOutOfMemory
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 3, 2, 2), dtype=np.uint8)
 

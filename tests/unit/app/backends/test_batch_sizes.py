@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.backends.backend import EngineOutOfMemory
 from app.backends.batch_sizes import MIN_LARGEST_BATCH, RUNS, choose_batch_sizes, ladder
+from app.engine_errors import EngineOutOfMemory
 
 
 class Machine:

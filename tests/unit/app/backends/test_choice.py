@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from app.backends import choice, cuda_device, cuda_precision, mnn_backend, openvino_backend
-from app.backends.backend import EngineUnavailable
 from app.backends.choice import may_need_torch, open_backend, resolve
 from app.backends.torch_backend import TorchBackend
 from app.engine import load_engine
+from app.engine_errors import EngineUnavailable
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 from tests.conftest import warnings_of

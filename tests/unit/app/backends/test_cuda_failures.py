@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from app.backends import cuda_backend
-from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.backends.cuda_backend import open_cuda_backend
+from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS
 from model import checkpoint
 from tests.conftest import warnings_of

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from app.backends import cuda_backend
-from app.backends.backend import EngineOutOfMemory
 from app.backends.cuda_backend import open_cuda_backend
 from app.backends.torch_backend import TorchBackend
 from app.engine import CheckpointEngine
+from app.engine_errors import EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS
 from model import checkpoint
 from model.transforms import normalise

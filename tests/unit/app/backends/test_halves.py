@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from app.backends import openvino_backend
-from app.backends.backend import EngineOutOfMemory
 from app.backends.measured import Candidate
 from app.backends.openvino_backend import HALVES_FROM, OpenVinoBackend, open_openvino
 from app.backends.quicker_way import QuickerWay
 from app.engine import load_engine
+from app.engine_errors import EngineOutOfMemory
 from app.settings import Settings
 from model import checkpoint
 from model.checkpoint import Checkpoint

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from app.backends import mnn_backend
-from app.backends.backend import RuntimeUnfit
 from app.backends.mnn_backend import MNN_FROM, MnnBackend, open_mnn, open_mnn_if_faster
 from app.backends.mnn_network import Mnn
+from app.engine_errors import RuntimeUnfit
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from app.backends import mnn_network
-from app.backends.backend import EngineOutOfMemory
 from app.backends.mnn_network import Mnn, MnnModel
+from app.engine_errors import EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS
 from model import checkpoint
 from tests.conftest import ROOT

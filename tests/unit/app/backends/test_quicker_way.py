@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from app.backends.backend import EngineBroken
 from app.backends.quicker_way import TRIAL_EVERY, TRIALS, QuickerWay
+from app.engine_errors import EngineBroken
 
 FIRST_VERDICT = 2 * TRIALS + 1  # batches: each trial is judged with the one after it
 LATER_VERDICT = TRIALS * TRIAL_EVERY

@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.backends.backend import EngineBroken, EngineOutOfMemory
 from app.batching import engine_failures
 from app.batching.engine_failures import MAX_CONSECUTIVE_FAILURES, OUT_OF_MEMORY_S, EngineFailures
+from app.engine_errors import EngineBroken, EngineOutOfMemory
 
 
 @pytest.fixture
