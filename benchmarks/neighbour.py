@@ -1,7 +1,7 @@
 """What a batch in two halves gains or loses beside another program: services of each `split_batches` in turns.
 
 One service computes all batches in halves (`true`), one all of them whole (`false`), one whichever way it finds to be
-quicker (the default): app/backends/quicker_way.py. They are measured alone, then beside benchmarks/busy.py. All three
+quicker (the default): app/backends/faster_of_two.py. They are measured alone, then beside benchmarks/busy.py. All three
 stand ready all the time; those that are not loaded take no processor. All of it is on the CPU, also where there is a
 GPU.
 

@@ -17,7 +17,7 @@ from app.engine_errors import EngineOutOfMemory
 BOUND = 1e-3
 
 
-def spread(
+def max_difference_between_batch_sizes(
     run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], pictures: NDArray[np.uint8], sizes: Iterable[int]
 ) -> float:
     """Return by how much a probability of the pictures, uint8 (n, 3, S, S), differs at most between batches of `sizes`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from app.backends.agreement import BOUND, spread
+from app.backends.agreement import BOUND, max_difference_between_batch_sizes
 from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.backends.cuda_backend import PIECE, CudaBackend, open_cuda_backend
 from app.backends.cuda_proof import distinct
@@ -36,7 +36,7 @@ def open_on_cuda(source: Checkpoint, settings: Settings, device: str, precision:
     while True:
         backend = open_cuda_backend(source, device, precision, settings.engine_threads, most)
         try:
-            off = _spread(source, settings, backend)
+            off = _max_difference(source, settings, backend)
         except BaseException as error:
             clear_error_frames(error)
             backend.close()
@@ -56,12 +56,12 @@ def _too_much(off: float) -> str:
     return f"probabilities move by {off:.4f} with the size of the batch, more than the promised {BOUND}"
 
 
-def _spread(source: Checkpoint, settings: Settings, backend: CudaBackend) -> float:
+def _max_difference(source: Checkpoint, settings: Settings, backend: CudaBackend) -> float:
     """Measure with the sizes that batches may have; all of them are to be run before ready in any case."""
     calibration = source.metadata.calibration
     sizes = settings.batch_sizes or ladder(min(PIECE, settings.max_queue_images), LADDER_STEPS["cuda"])
     pictures = distinct(source.self_test_images, COMPARED)
-    return spread(
+    return max_difference_between_batch_sizes(
         lambda images: calibration.probabilities_numpy(backend.logits(images)),
         pictures,
         {min(size, PIECE) for size in sizes},

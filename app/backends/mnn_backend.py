@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app.backends.backend import Backend
 from app.backends.measured import batch_of, difference, speedup
-from app.backends.mnn_network import Mnn, MnnModel
+from app.backends.mnn_network import MnnModel, MnnNetwork
 from app.backends.openvino_backend import open_openvino
 from app.engine_errors import RuntimeUnfit
 from app.settings import Settings
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MNN_FROM = 2
 
 # The choice between the two is made with images of so many values together; MNN has to save a tenth of the time, which
-# is what OpenVINO may gain by halves beside an event loop (quicker_way.py).
+# is what OpenVINO may gain by halves beside an event loop (faster_of_two.py).
 MEASURED_VALUES = 8 * 3 * 32 * 32
 MIN_SPEEDUP = 1 / 0.9
 
@@ -68,9 +68,9 @@ def _open_single(source: Checkpoint, settings: Settings) -> Backend:
     return open_openvino(source, settings.model_copy(update={"split_batches": False}), "float32")
 
 
-def _open_batches(source: Checkpoint, settings: Settings, single: Backend) -> Mnn:
+def _open_batches(source: Checkpoint, settings: Settings, single: Backend) -> MnnNetwork:
     """Open what computes batches. Raises ArithmeticError if it disagrees with `single`, and what MNN raises."""
-    batches = Mnn(MnnModel(source), settings.engine_threads)
+    batches = MnnNetwork(MnnModel(source), settings.engine_threads)
     _compare(single, batches, source.self_test_images)
     return batches
 
@@ -83,7 +83,7 @@ class MnnBackend:
     dtype = "float32"
     resizes_freely = True  # MNN plans anew whenever it gets another size than before
 
-    def __init__(self, single: Backend, batches: Mnn) -> None:
+    def __init__(self, single: Backend, batches: MnnNetwork) -> None:
         self._single = single
         self._batches = batches
 
@@ -107,7 +107,7 @@ class MnnBackend:
         del self._batches
 
 
-def _compare(one: Backend, other: Mnn, images: NDArray[np.uint8]) -> None:
+def _compare(one: Backend, other: MnnNetwork, images: NDArray[np.uint8]) -> None:
     """Raise ArithmeticError if the two disagree."""
     images = np.resize(images, (MNN_FROM + 1, *images.shape[1:]))
     worst = difference(one, other, images)
@@ -115,7 +115,7 @@ def _compare(one: Backend, other: Mnn, images: NDArray[np.uint8]) -> None:
         raise ArithmeticError(f"its logits differ from OpenVINO's by {worst:.0e} of the largest")
 
 
-def _is_faster(single: Backend, batches: Mnn, images: NDArray[np.uint8]) -> bool:
+def _is_faster(single: Backend, batches: MnnNetwork, images: NDArray[np.uint8]) -> bool:
     images = batch_of(images, MEASURED_VALUES, MNN_FROM)
     gained = speedup(single, batches, images)
     log.info("a batch of %d in MNN has %.2f times OpenVINO's rate, by measurement", len(images), gained)

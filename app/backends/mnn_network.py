@@ -59,7 +59,7 @@ def _room(size: int) -> int:
         return os.memfd_create("weights")
 
 
-class Mnn:
+class MnnNetwork:
     """A network on so many threads. Raises what MNN raises."""
 
     def __init__(self, model: MnnModel, threads: int) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from openvino import InferRequest, Model, Tensor
 
+from app.backends.faster_of_two import FasterOfTwo
 from app.backends.measured import Candidate, difference
-from app.backends.quicker_way import QuickerWay
 from app.engine_errors import EngineOutOfMemory
 from app.settings import Settings
 from model.checkpoint import Checkpoint
@@ -148,7 +148,7 @@ class OpenVinoBackend:
             halves = Halves(divided.create_infer_request(), divided.create_infer_request())
             if split or _agree(halves, self._whole, examples):
                 self._compiled.append(divided)
-                self._large = halves if split else QuickerWay(halves, self._whole)
+                self._large = halves if split else FasterOfTwo(halves, self._whole)
         self._split = split  # as asked for: another checkpoint's halves may agree
         self._constants = constants  # OpenVINO may look at them as long as the model lives
 
@@ -172,7 +172,7 @@ class OpenVinoBackend:
 
         Until then large batches go one way, so that the times of their sizes can be compared.
         """
-        if isinstance(self._large, QuickerWay):
+        if isinstance(self._large, FasterOfTwo):
             self._large.begin_trials()
         for compiled in self._compiled:
             compiled.release_memory()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from app.backends.backend import Backend
 from app.backends.choice import open_backend
 from app.backends.cuda_backend import open_cuda_backend
-from app.backends.mnn_network import Mnn, MnnModel
+from app.backends.mnn_network import MnnModel, MnnNetwork
 from app.engine import CheckpointEngine
 from app.engine_errors import EngineUnavailable
 from app.settings import Settings
@@ -145,7 +145,7 @@ def _compiled(source: Checkpoint, dtype: torch.dtype, device: str, mode: str | N
 
 def _mnn(source: Checkpoint, threads: int) -> Run:
     """Set up MNN for every batch size; the service's engine leaves a single image to OpenVINO."""
-    network, calibration = Mnn(MnnModel(source), threads), source.metadata.calibration
+    network, calibration = MnnNetwork(MnnModel(source), threads), source.metadata.calibration
     return lambda images: calibration.probabilities_numpy(network.logits(images))
 
 

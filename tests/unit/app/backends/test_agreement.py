@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.backends.agreement import spread
+from app.backends.agreement import max_difference_between_batch_sizes
 from app.engine_errors import EngineOutOfMemory
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 3, 2, 2), dtype=np.uint8)
@@ -23,25 +23,25 @@ def moving(by, sizes):
 
 def test_what_never_moves_has_no_spread_and_each_size_has_full_batches():
     run, seen = moving(0, ())
-    assert spread(run, PICTURES, (1, 2, 8)) == 0
+    assert max_difference_between_batch_sizes(run, PICTURES, (1, 2, 8)) == 0
     assert seen == [1, 1, 1, 1, 1, 8, 2, 2, 2]
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_whichever_size_moves_answers_is_seen(size):
     run, _ = moving(0.01, {size})
-    assert spread(run, PICTURES, (1, 2, 8)) == pytest.approx(0.01, abs=1e-6)
+    assert max_difference_between_batch_sizes(run, PICTURES, (1, 2, 8)) == pytest.approx(0.01, abs=1e-6)
 
 
 def test_no_size_is_tried_after_one_that_moves_too_far():
     run, seen = moving(0.01, {8})
-    spread(run, PICTURES, (1, 2, 8))
+    max_difference_between_batch_sizes(run, PICTURES, (1, 2, 8))
     assert seen == [1, 1, 1, 1, 1, 8]
 
 
 def test_answers_that_are_no_numbers_never_agree():
     run, _ = moving(np.nan, {2})
-    assert spread(run, PICTURES, (1, 2, 8)) == np.inf
+    assert max_difference_between_batch_sizes(run, PICTURES, (1, 2, 8)) == np.inf
 
 
 def test_a_size_that_does_not_fit_counts_for_nothing():
@@ -52,4 +52,4 @@ def test_a_size_that_does_not_fit_counts_for_nothing():
             raise EngineOutOfMemory
         return agreeing(images)
 
-    assert spread(run, PICTURES, (1, 2, 8)) == 0
+    assert max_difference_between_batch_sizes(run, PICTURES, (1, 2, 8)) == 0

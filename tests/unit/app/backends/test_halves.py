@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from app.backends import openvino_backend
+from app.backends.faster_of_two import FasterOfTwo
 from app.backends.measured import Candidate
 from app.backends.openvino_backend import HALVES_FROM, OpenVinoBackend, open_openvino
-from app.backends.quicker_way import QuickerWay
 from app.engine import load_engine
 from app.engine_errors import EngineOutOfMemory
 from app.settings import Settings
@@ -80,7 +80,7 @@ def test_halves_that_are_asked_for_are_always_used(source: Checkpoint, precision
 def test_the_quicker_of_halves_and_the_whole_is_used_where_the_settings_leave_it_open(source: Checkpoint) -> None:
     backend = opened(source, split=None)
     ways = backend._large
-    assert isinstance(ways, QuickerWay)
+    assert isinstance(ways, FasterOfTwo)
     assert isinstance(ways._usual, openvino_backend.Halves)
     assert ways._other is backend._whole
 

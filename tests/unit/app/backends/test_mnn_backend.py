@@ -5,7 +5,7 @@ import pytest
 
 from app.backends import mnn_backend
 from app.backends.mnn_backend import MNN_FROM, MnnBackend, open_mnn, open_mnn_if_faster
-from app.backends.mnn_network import Mnn
+from app.backends.mnn_network import MnnNetwork
 from app.engine_errors import RuntimeUnfit
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
@@ -58,7 +58,7 @@ def test_a_gain_of_less_than_a_tenth_is_left_to_openvino(monkeypatch, openvino, 
     assert mnn_backend._is_faster(None, None, pictures(1)) is faster
 
 
-class Wrong(Mnn):
+class Wrong(MnnNetwork):
     def logits(self, images):
         return super().logits(images) * 1.01
 
@@ -69,7 +69,7 @@ def broken(*_):
 
 @pytest.mark.parametrize(("made", "message"), [(Wrong, "logits differ from OpenVINO's by"), (broken, "no room")])
 def test_mnn_that_does_not_work_is_left_out_unless_it_was_asked_for(source, monkeypatch, caplog, made, message):
-    monkeypatch.setattr(mnn_backend, "Mnn", made)
+    monkeypatch.setattr(mnn_backend, "MnnNetwork", made)
     assert open_mnn_if_faster(source, FLOATS) is None
     assert any(text.startswith("MNN is left out: ") and message in text for text in caplog.messages)
     with pytest.raises(RuntimeUnfit, match=f"runtime mnn does not work here: .*{message}"):

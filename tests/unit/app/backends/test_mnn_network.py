@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from app.backends import mnn_network
-from app.backends.mnn_network import Mnn, MnnModel
+from app.backends.mnn_network import MnnModel, MnnNetwork
 from app.engine_errors import EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS
 from model import checkpoint
@@ -38,7 +38,7 @@ def test_its_files_are_there_as_long_as_a_network_may_need_them(source, monkeypa
         pytest.skip("memory has no path here")
     monkeypatch.setattr(mnn_network.sys, "platform", platform)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    network = Mnn(MnnModel(source), 1)
+    network = MnnNetwork(MnnModel(source), 1)
     gc.collect()
     assert len(list(tmp_path.iterdir())) == (platform != "linux")
     files = [network._model.path, network._model.weights_path]
@@ -58,7 +58,7 @@ def test_no_disk_is_needed(source, monkeypatch, tmp_path, why):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     else:
         monkeypatch.setattr("os.posix_fallocate", Mock(side_effect=OSError(errno.ENOSPC, "no space left")))
-    assert Mnn(MnnModel(source), 1).logits(pictures(2)).shape == (2, 10)
+    assert MnnNetwork(MnnModel(source), 1).logits(pictures(2)).shape == (2, 10)
 
 
 class Interpreter:
@@ -75,7 +75,7 @@ class Interpreter:
 
 
 def test_a_batch_without_memory_is_told_apart_and_the_next_one_has_a_new_session(model):
-    network = Mnn(model, 2)
+    network = MnnNetwork(model, 2)
     expected = network.logits(pictures(3))
     behind, before = network._interpreter, network._session
     network._interpreter = Interpreter(behind, lambda _session: 3)
@@ -88,7 +88,7 @@ def test_a_batch_without_memory_is_told_apart_and_the_next_one_has_a_new_session
 
 def test_other_threads_go_on_while_a_batch_is_computed(model):
     """As the event loop has to: of MNN's two interfaces only the older one lets go of Python's lock."""
-    network = Mnn(model, 1)
+    network = MnnNetwork(model, 1)
     begun, noticed = threading.Event(), threading.Event()
     other = threading.Thread(target=lambda: begun.wait() and noticed.set())
     other.start()

@@ -32,7 +32,7 @@ SAME_PACE = 1.25
 FAILED = 100.0
 
 
-class QuickerWay:
+class FasterOfTwo:
     """`first` or `second`, whichever takes less time for an image; `first` until that is known. For one thread.
 
     Which one it is changes with what else the machine does (docs/architecture.md), so it is measured while both serve,

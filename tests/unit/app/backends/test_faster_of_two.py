@@ -1,4 +1,4 @@
-"""The choice between two ways to compute a batch, in app/backends/quicker_way.py, with a clock that pretends."""
+"""The choice between two ways to compute a batch, in app/backends/faster_of_two.py, with a clock that pretends."""
 
 import random
 from itertools import pairwise
@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from app.backends.quicker_way import TRIAL_EVERY, TRIALS, QuickerWay
+from app.backends.faster_of_two import TRIAL_EVERY, TRIALS, FasterOfTwo
 from app.engine_errors import EngineBroken
 
 FIRST_VERDICT = 2 * TRIALS + 1  # batches: each trial is judged with the one after it
@@ -21,7 +21,7 @@ class Machine:
         self.seconds = {"first": first_s, "second": second_s}
         self.now = 0.0
         self.used: list[str] = []
-        self.ways = QuickerWay(Way(self, "first"), Way(self, "second"), lambda: self.now)
+        self.ways = FasterOfTwo(Way(self, "first"), Way(self, "second"), lambda: self.now)
         for images in SIZES:
             self.serve(1, images)
         self.ways.begin_trials()
@@ -144,7 +144,7 @@ def test_a_pace_that_changes_for_both_while_sizes_vary_changes_nothing() -> None
 
 def test_all_goes_one_way_until_trials_begin() -> None:
     machine = Machine(1.0, 2.0)
-    machine.ways = QuickerWay(Way(machine, "first"), Way(machine, "second"), lambda: machine.now)
+    machine.ways = FasterOfTwo(Way(machine, "first"), Way(machine, "second"), lambda: machine.now)
     assert machine.serve(20) == ["second", *["first"] * 20]
     machine.ways.begin_trials()
     assert machine.serve(4) == ["first", "second"] * 2
