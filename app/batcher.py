@@ -2,11 +2,11 @@
 
 Batch-when-free: an idle engine takes what is queued at once; while it runs, the next batch grows, and the engine's
 thread takes it as it is then, without a pause in which the event loop would have to hand it over. Whether a batch that
-is not full waits, and for whom, says app/batching/fill_policy.py.
+is not full waits for more is decided in app/batching/fill_policy.py.
 Images are counted, not requests: a large request is split over several batches, small ones share one.
 The queue is bounded, by images and by time: what would not be done by its deadline is refused at once, and what is
 expired or abandoned is dropped when a batch begins, before it costs the engine anything. If the engine or the loop
-itself dies, everything waiting fails at once and `on_fatal` is told.
+itself dies, everything waiting fails at once and `on_fatal` is called.
 The engine can be exchanged between two batches, and only when no request is answered in part: all images of a request
 are computed by one engine, whose name and version its outcome carries.
 """
@@ -34,7 +34,7 @@ from app.threads import Worker
 
 log = logging.getLogger(__name__)
 
-# For what is last done in the engine's thread. An engine that hangs never comes to it.
+# How long `close` waits for the engine's thread. An engine that hangs never returns.
 CLOSE_S = 1.0
 
 
@@ -51,8 +51,8 @@ class Batcher:
     """The queue and the task that empties it. Everything but the engine's work happens on the event loop.
 
     `run` maps uint8 (N, 3, S, S) to float32 (N, classes), 1 <= N <= max_batch, and is called in one thread of its
-    own; `model` is its name and version, `guessed_images_per_s` what it may do in full batches, 0 if nobody knows.
-    `on_batch(images, seconds)` is told of each finished batch, `on_fatal(reason)` of the end of it all.
+    own; `model` is its name and version, `guessed_images_per_s` what it may do in full batches, 0 if unknown.
+    `on_batch(images, seconds)` is called after each batch, `on_fatal(reason)` when the loop dies.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Batcher:
     async def close(self, last: Callable[[], None] = lambda: None) -> None:
         """Stop the loop; what still waits fails with EngineFailed.
 
-        `last` is called in the engine's thread after what it is doing, which is waited for CLOSE_S at most.
+        `last` is called in the engine's thread after its current work; both are waited for CLOSE_S at most.
         """
         if self._closed:
             return
@@ -234,7 +234,7 @@ class Batcher:
         swap.done.set_result(None)
 
     async def _wait_for_more(self) -> None:
-        """Wait as long as a batch that is not full had better wait, unless an engine is to take over."""
+        """Wait as long as `FillPolicy.worth_waiting` says, unless an engine is to take over."""
         while self._swap is None:
             self._wait_deadline, self._wake_at_images = self._policy.worth_waiting(self._jobs)
             left_s = self._wait_deadline - time.monotonic()
@@ -278,7 +278,7 @@ class Batcher:
             self._mark_running(self._batches[0].slices)
 
     def _mark_running(self, slices: list[Slice]) -> None:
-        """Free the places of what is computed now."""
+        """Free the places of images that are computed now."""
         for job, images in slices:
             job.ticket.give_back(len(images))
             self._running_images += len(images)
@@ -299,7 +299,7 @@ class Batcher:
             batch.fail(ServiceError())
             self._failures.add(error)
             return
-        if computed.slices:  # a batch that nobody waited for any more tells nothing of the engine
+        if computed.slices:  # an abandoned batch was not computed, and says nothing of the engine
             self._failures.clear()
             now = time.monotonic()
             self._policy.batch_ended(computed.slices, computed.seconds, now)

@@ -1,7 +1,7 @@
 """A checkpoint on a device: uint8 batch in, probabilities out.
 
 What computes the logits is one of app/backends/, chosen and opened by choice.py: for CUDA, torch, OpenVINO or MNN. The
-last two do without torch, and so does this room.
+last two do without torch, and so does this module.
 Images go to the device as uint8 and are normalised there; forward, calibration and softmax follow. Where a size has to
 be set up, batches are padded to a few fixed sizes, which are all run once before the engine counts as warm.
 """
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 # four pieces over two lanes (app/backends/cuda_backend.py).
 MAX_BATCH_BY_DEVICE = {"cpu": 64, "cuda": 1024}
 
-# What batches are measured by: a CPU's own time tells more than the clock on the wall, beside other programs.
+# What batches are timed by. Beside other programs, a CPU's own time is a better measure than wall time.
 CLOCKS = {"cpu": measured.CLOCKS, "cuda": (time.perf_counter,)}
 
 # Eight-bit integers move probabilities by more than another order of float additions does.

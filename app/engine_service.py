@@ -58,7 +58,7 @@ class EngineService(Service):
         self._outages = OutageLog(self.lifecycle, self.telemetry, self.unready_reason)
 
     async def start(self) -> None:
-        """Begin to load the engine; the port opens meanwhile, and `/readyz` says what is awaited."""
+        """Begin to load the engine; the port opens meanwhile, and `/readyz` gives the reason for not being ready."""
         self._loading = asyncio.get_running_loop().create_task(self._load(), name="load-engine")
         self._outages.start()
         if self.certificate is not None:
@@ -129,7 +129,7 @@ class EngineService(Service):
         return self._engine_factory(self.settings.model_copy(update=chosen))
 
     def read_files_again(self) -> None:
-        """Read keys and certificate again; here, for all processes, it is told if the certificate is about to end."""
+        """Read keys and certificate again, and warn, for all processes, if the certificate is about to end."""
         super().read_files_again()
         if self.certificate is not None:
             self.certificate.warn_of_expiry()
@@ -164,6 +164,6 @@ class EngineService(Service):
         await self._end_background()
         if self._predictor is not None:
             await self._predictor.close()
-        await self._outages.stop()  # last: who still waited has been refused just now, and is to be told of
+        await self._outages.stop()  # last, to report the requests that were refused just now
         self._loader.shutdown(wait=False)
         self.lifecycle.stop()

@@ -1,4 +1,4 @@
-"""From settings to a service that is served: by this process alone, or by several (app/processes)."""
+"""Creates a service from its settings and serves it: in this process alone, or in several (app/processes)."""
 
 from __future__ import annotations
 
@@ -82,6 +82,6 @@ class StandaloneServer(Server):
             await super().serve(sockets)
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """End, and be found no more by who looks for the process of this address."""
+        """Remove the pid file, then shut down."""
         self._before_port_closes()
         await super().shutdown(sockets)

@@ -62,7 +62,7 @@ class Lifecycle:
             self.state, self.reason = State.DRAINING, "the service is shutting down"
 
     def follow(self, state: State, reason: str | None, started: float) -> None:
-        """Be where another process is, that began at `started`, a time.monotonic(); what failed here stays so."""
+        """Take over the state of another process, which began at `started`, a time.monotonic(); FAILED stays."""
         if self.state is not State.FAILED:
             self.state, self.reason, self.started = state, reason, started
 
@@ -72,7 +72,7 @@ class Lifecycle:
             self.state, self.reason = State.STOPPED, "the service has stopped"
 
     def watch_over(self, task: asyncio.Task[None]) -> None:
-        """Fail if a task that runs in the background breaks: what it did would be missed by nobody for a while."""
+        """Fail the service if a background task raises; otherwise nobody would notice."""
         task.add_done_callback(self._background_ended)
 
     def _background_ended(self, task: asyncio.Task[None]) -> None:

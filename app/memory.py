@@ -1,12 +1,12 @@
-"""Memory that nobody needs any more and that is kept: by the C library for itself, and by what failed."""
+"""Returns memory: glibc's free lists, arrays kept alive by tracebacks."""
 
 from __future__ import annotations
 
 import ctypes
 import traceback
 
-# What is this large gets pages of its own, which go back when it is freed. More than a batch of pictures of 32 x 32
-# takes, so that what each request needs is still taken from pages that are there; less than what large pictures take.
+# Blocks this large get pages of their own, which go back when they are freed. More than a batch of pictures of 32 x 32
+# takes, so that ordinary requests still use pages that are there; less than large pictures take.
 OWN_PAGES_BYTES = 1 << 20
 
 # From glibc's malloc.h.
@@ -15,9 +15,9 @@ M_MMAP_THRESHOLD = -3
 
 
 def give_back_memory() -> None:
-    """Return to the system what has been freed. glibc would keep it; other C libraries do not, and nothing is done.
+    """Return freed memory to the system. glibc would keep it; other C libraries do not, and nothing is done.
 
-    To be called when something large has ended, such as loading: it takes milliseconds.
+    Call it when something large has ended, such as loading: it takes milliseconds.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

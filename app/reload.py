@@ -29,8 +29,7 @@ log = logging.getLogger(__name__)
 # Clients rely on them, and the images in the queue have that size already.
 FIXED = ("classes", "input_size")
 
-
-# So long the end of a service waits for an engine that it has loaded and does not need.
+# How long the end of a service waits for an engine that it has loaded and does not need.
 LET_GO_S = 5.0
 
 
@@ -50,8 +49,8 @@ class Reloader:
     """Runs one reload at a time and remembers how the last one ended.
 
     `load` returns a warm, tested engine; it runs in a thread of `pool`, and so does what frees memory. If it raises
-    EngineBroken, no engine of this process works any more, and `on_broken(reason)` is told. `sha256_of_file` says
-    beforehand whose engine that would be; it raises CheckpointError where `load` would.
+    EngineBroken, no engine of this process works any more, and `on_broken(reason)` is called. `sha256_of_file` returns
+    the SHA-256 (hex) of the file that would be loaded; it raises CheckpointError where `load` would.
     """
 
     def __init__(
@@ -90,17 +89,17 @@ class Reloader:
             self._task = asyncio.get_running_loop().create_task(self._run(predictor), name="reload")
 
     async def close(self) -> None:
-        """Give up what is under way, and what it holds; a device that hangs would never let go of it."""
+        """Cancel the reload under way, and wait LET_GO_S at most for its engine: a device that hangs never frees it."""
         self._again = False
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=LET_GO_S)
 
     async def _run(self, predictor: EnginePredictor) -> None:
-        """Reload until no further one was asked for meanwhile."""
+        """Reload, and again if that was asked for meanwhile."""
         while True:
             outcome = await self._reload(predictor)
-            await in_thread(self._pool, give_back_memory)  # also of what was refused, once its error is forgotten
+            await in_thread(self._pool, give_back_memory)  # also what a refused engine held, once its error is gone
             if outcome is None:
                 return
             self.outcome = outcome
@@ -142,7 +141,7 @@ class Reloader:
         """Load, compare, swap, and release the engine that is not needed; return whether another one serves now."""
         old = predictor.engine
         if await in_thread(self._pool, self._sha256_of_file) == old.card["sha256"]:
-            return False  # for other files, such as keys, a signal is sent as well: a second engine costs seconds
+            return False  # the signal may have been for other files, such as keys: a second engine costs seconds
         try:
             needless = new = await in_thread(self._pool, self._load)
         except (EngineOutOfMemory, MemoryError) as error:
@@ -161,7 +160,7 @@ class Reloader:
             await self._release(needless)
 
     async def _release(self, engine: Engine) -> None:
-        """Close an engine, whose failure to do so is none of the reload's."""
+        """Close an engine. Errors are logged, not raised."""
         try:
             await in_thread(self._pool, engine.close)
         except Exception:

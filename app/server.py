@@ -18,7 +18,7 @@ from app.service import Service
 
 # Once the port is closed, requests that a connection's buffer already holds get this long to be read and begun.
 LINGER_S = 0.2
-# And who has connected and sent nothing yet gets this long: a client that has a machine's cores for itself is quicker.
+# And connections on which nothing has been sent yet get this long: clients send sooner, unless their machine is busy.
 NEWCOMERS_S = 1.0
 LOOK_AGAIN_S = 0.02
 
@@ -26,7 +26,7 @@ LOOK_AGAIN_S = 0.02
 # of the turns, tens a second under load, and a probe that comes behind it waited for sixteen seconds.
 LISTENERS = 16
 
-# Where no handshake may begin or no file is left, clients wait in the kernel for so long.
+# How long clients wait in the kernel where no handshake may begin or no file is left.
 REST_S = 0.05
 
 
@@ -101,7 +101,7 @@ class Server(uvicorn.Server):
         await super().shutdown(None)
 
     async def _hear_newcomers(self) -> None:
-        """Wait until every connection has begun a request; for a while, since some are only kept ready."""
+        """Wait until every connection has begun a request, NEWCOMERS_S at most: some are only kept ready."""
         for _ in range(round(NEWCOMERS_S / LOOK_AGAIN_S)):
             if all(getattr(one, "heard", True) for one in self.server_state.connections):
                 return

@@ -37,7 +37,7 @@ SWITCH_INTERVAL_S = 0.0005
 
 
 def prepare_process() -> None:
-    """Set what holds for the whole of a process that serves, once everything is imported."""
+    """Set thread switches, malloc and garbage collection for a process that serves, once everything is imported."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     give_back_large_blocks()
     gc.collect()
@@ -45,7 +45,7 @@ def prepare_process() -> None:
 
 
 def open_main_port(settings: Settings) -> socket.socket:
-    """Listen on the port that answers requests, and warn if it is open to whoever reaches it. Raises SettingsError."""
+    """Listen on the port that answers requests, and warn if others may use it without a key. Raises SettingsError."""
     port = open_port(settings.host, settings.port, BACKLOG, "https" if settings.tls_cert else "http")
     if settings.api_key is None and settings.api_keys_file is None and not is_loopback(port):
         log.warning("no key is set, and other hosts may reach this port: whoever does may ask for predictions")

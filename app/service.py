@@ -50,7 +50,7 @@ class Service(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Begin to get ready; the port opens meanwhile, and `/readyz` says what is awaited."""
+        """Begin to get ready; the port opens meanwhile, and `/readyz` gives the reason for not being ready."""
 
     @abstractmethod
     async def stop(self) -> None:

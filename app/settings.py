@@ -22,7 +22,7 @@ ADDRESS_OF_A_SERVICE = re.compile(r"(tcp|udp)://\S+:\d+")
 
 IPV6_IN_A_URL = re.compile(r"\[(.*:.*)\]")
 
-# Whoever leaves one of these empty means something that is missing: without it the service would be open.
+# Left empty, one of these is a mistake and no default: without it the service would be open.
 PROTECTIONS = ("api_key", "api_keys_file", "tls_cert", "tls_key", "weights_sha256")
 
 A_DAY_S = 86_400

@@ -1,4 +1,4 @@
-"""Work in threads whose end the event loop survives, whatever it is."""
+"""Work in threads. The event loop survives whatever ends it."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def _contain(function: Callable[..., Result], *arguments: object) -> Result:
 
 
 class Worker:
-    """One thread that steps back and does pieces of work in turn.
+    """One daemon thread of lower priority that does pieces of work in turn.
 
-    An executor does the same with two futures, four locks and another turn of the event loop in between: from the loop
-    to its thread and back took 78 us, and takes 60 so. That is what a request waits for that is alone.
+    A daemon, so that a device that hangs cannot block the process' exit, which waits for an executor's threads. It is
+    also quicker: with an executor's two futures, four locks and another turn of the event loop, from the loop to the
+    thread and back took 78 us, and takes 60 so. A request that is alone waits that long.
     """
 
     def __init__(self, name: str) -> None:
@@ -50,7 +51,7 @@ class Worker:
         self._begun = False
 
     def run(self, function: Callable[..., Result], /, *arguments: object) -> asyncio.Future[Result]:
-        """Do what `in_thread` does; what is cancelled before its turn never begins."""
+        """Do what `in_thread` does; work that is cancelled before its turn never begins."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
 
@@ -60,9 +61,9 @@ class Worker:
             try:
                 result = _contain(function, *arguments)
             except Exception as error:
-                _tell(loop, _fail, future, error)
+                _settle(loop, _fail, future, error)
             else:
-                _tell(loop, _succeed, future, result)
+                _settle(loop, _succeed, future, result)
 
         if not self._begun:
             self._begun = True
@@ -71,7 +72,7 @@ class Worker:
         return future
 
     def close(self) -> None:
-        """Let the thread end after the work that it has been given, which nobody waits for."""
+        """Let the thread end after the work that it has been given, without waiting for it."""
         self._work.put(None)
 
     def _do_all(self) -> None:
@@ -81,8 +82,8 @@ class Worker:
             del work  # it holds images and answers, and the next one may be long in coming
 
 
-def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *arguments: object) -> None:
-    with suppress(RuntimeError):  # the loop has ended, and nobody waits
+def _settle(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *arguments: object) -> None:
+    with suppress(RuntimeError):  # the loop has ended
         loop.call_soon_threadsafe(settle, *arguments)
 
 
@@ -101,9 +102,9 @@ NICENESS = 5
 
 
 def lower_priority() -> None:
-    """Let other threads go first on a busy core, this one and those that it starts after them; Linux only.
+    """Lower the priority of this thread, and of those that it starts from now on; Linux only.
 
-    For threads that compute: what keeps clients and probes waiting for milliseconds costs a batch next to nothing.
+    For threads that compute: milliseconds matter to clients and probes, and next to nothing to a batch.
     """
     if sys.platform != "linux":  # elsewhere it would hold for the whole process
         return

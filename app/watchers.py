@@ -34,7 +34,7 @@ async def end_what_hangs(service: EngineService) -> None:
         await asyncio.sleep(WATCH_S)
         hanging = service.stalled()
         seen = seen + 1 if hanging else 0
-    service.dump_stacks()  # nothing else would be left of what it was
+    service.dump_stacks()  # the only trace of what hung
     service.lifecycle.fail(f"{hanging}, for {max(settings.stall_exit_s, settings.stall_timeout_s):g} s", str(hanging))
     if service.loaded is not None:
         await service.loaded.close()  # what waits for the engine gets 503 at once

@@ -30,7 +30,7 @@ from model.architecture import ARCHITECTURES
 from model.metadata import CheckpointError, Metadata
 from model.stored import StoredTensor, parse
 
-if TYPE_CHECKING:  # who only serves on a CPU has no torch
+if TYPE_CHECKING:  # an installation that only serves on a CPU has no torch
     from torch import Tensor, nn
 
     from model.resnet import ResNet

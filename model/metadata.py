@@ -23,7 +23,7 @@ UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 MAX_MESSAGE = 500  # characters
 MAX_CLASS_NAME = 200  # characters
-MAX_CLASSES = 65_535  # each has counters of its own, and HTTP processes are told of them in sixteen bits
+MAX_CLASSES = 65_535  # each has counters of its own, and HTTP processes get their number in sixteen bits
 DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # embeddings, overrides, isolates
 
 

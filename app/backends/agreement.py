@@ -20,12 +20,11 @@ BOUND = 1e-3
 def max_difference_between_batch_sizes(
     run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], pictures: NDArray[np.uint8], sizes: Iterable[int]
 ) -> float:
-    """Return by how much a probability of the pictures, uint8 (n, 3, S, S), differs at most between batches of `sizes`.
+    """Return the largest difference of a probability of the pictures, uint8 (n, 3, S, S), between batches of `sizes`.
 
     `run` maps uint8 (N, 3, S, S) to probabilities (N, classes). The smallest size comes first, which shows what works
-    at all, then the largest, whose memory serves the others. None is tried any more once BOUND is passed, and one that
-    does not fit into the memory counts for nothing: no batch will have it. Probabilities that are no numbers differ by
-    infinity.
+    at all, then the largest, whose memory serves the others. It stops once BOUND is passed, and skips a size that
+    does not fit into the memory: no batch will have it. NaN differs by infinity.
     """
     least = most = None
     off = 0.0

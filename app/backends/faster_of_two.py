@@ -1,4 +1,4 @@
-"""Two ways to compute a batch, of which the one that is quicker at the time gets most batches."""
+"""Two ways to compute a batch, of which the one that is faster at the time gets most batches."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from app.engine_errors import EngineBroken
 
 log = logging.getLogger(__name__)
 
-# One batch in so many goes the way that is not used, to see whether it is the quicker one by now. Until the first
-# verdict, every second one does.
+# One batch in TRIAL_EVERY is computed the other way, to see whether that is the faster one by now. Until the first
+# verdict, every second one is.
 TRIAL_EVERY = 16
 
-# So many trials count, the last ones: a single batch may be half as slow again by a neighbour's burst.
+# How many trials count, the last ones: a single batch may be half as slow again by a neighbour's burst.
 TRIALS = 9
 
 # Where the two ratios of two sizes are further apart than this, the machine's pace has changed since one was measured.
@@ -119,7 +119,7 @@ class FasterOfTwo:
         self._delay = self._random.randrange(2)
 
     def _judge(self, ratio: float) -> None:
-        """Learn from a trial, and change ways if the other one is the quicker one by now."""
+        """Learn from a trial, and change ways if the other one is the faster one by now."""
         self._ratios.append(ratio)
         if len(self._ratios) == TRIALS and median(self._ratios) < 1:
             self._usual, self._other = self._other, self._usual

@@ -1,4 +1,4 @@
-"""Whether two ways to compute a batch agree, and which is the quicker one, measured when an engine starts."""
+"""Whether two ways to compute a batch agree, and which is the faster one, measured when an engine starts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from model.timing import best_times
 
-# The clock on the wall and the processor's own: what either says is in app/backends/batch_sizes.py.
+# Wall time and processor time: app/backends/batch_sizes.py says what each is good for.
 CLOCKS = (time.perf_counter, time.process_time)
 
-# In turns, so many times if that does not take too many seconds.
+# How often each is timed, in turns, if that takes no longer than BUDGET_S.
 TIMES = 4
 BUDGET_S = 1.0
 

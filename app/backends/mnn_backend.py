@@ -22,10 +22,10 @@ from model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
-# From so many images on MNN computes: it shares the work on one between cores less well than OpenVINO does.
+# The smallest batch that MNN computes: it shares the work on one image between cores less well than OpenVINO does.
 MNN_FROM = 2
 
-# The choice between the two is made with images of so many values together; MNN has to save a tenth of the time, which
+# The choice between the two is made with a batch of MEASURED_VALUES; MNN has to save a tenth of the time, which
 # is what OpenVINO may gain by halves beside an event loop (faster_of_two.py).
 MEASURED_VALUES = 8 * 3 * 32 * 32
 MIN_SPEEDUP = 1 / 0.9
@@ -48,7 +48,7 @@ def open_mnn(source: Checkpoint, settings: Settings) -> MnnBackend:
 
 
 def open_mnn_if_faster(source: Checkpoint, settings: Settings) -> MnnBackend | None:
-    """Do the same, or return None if OpenVINO is as fast with batches, or MNN does not work here, which is warned of.
+    """Do the same, or return None if OpenVINO is as fast with batches, or, with a warning, if MNN does not work here.
 
     Raises what OpenVINO raises.
     """

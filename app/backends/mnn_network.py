@@ -27,7 +27,7 @@ from model.runtimes.mnn_graph import mnn_model
 
 
 class MnnModel:
-    """A checkpoint written down for MNN, for as many networks as are opened from it. Raises what the file system does.
+    """A checkpoint written down for MNN; any number of networks can be opened from it. Raises OSError.
 
     MNN takes a model from files alone. On Linux they have no names, and need no disk, which may be full or read-only.
     """
@@ -52,7 +52,7 @@ class MnnModel:
 
 
 def _room(size: int) -> int:
-    """Return the descriptor of a file of so many bytes: on the disk, if there is room, or else in memory."""
+    """Return the descriptor of a file of `size` bytes: on the disk, if there is room, or else in memory."""
     try:
         return claim(size)
     except OSError:
@@ -60,7 +60,7 @@ def _room(size: int) -> int:
 
 
 class MnnNetwork:
-    """A network on so many threads. Raises what MNN raises."""
+    """A network on `threads` threads. Raises what MNN raises."""
 
     def __init__(self, model: MnnModel, threads: int) -> None:
         metadata = model.metadata

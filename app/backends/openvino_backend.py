@@ -24,7 +24,7 @@ from model.runtimes.openvino_graph import openvino_model, quantised_model
 
 log = logging.getLogger(__name__)
 
-# From so many images on a batch is computed in two halves, side by side, with a thread or more each.
+# The smallest batch that is computed in two halves, side by side, with a thread or more each.
 HALVES_FROM = 6
 
 # By how much its logits may differ from the whole's, of the largest. They were the same so far, to the last bit.
@@ -184,7 +184,7 @@ class OpenVinoBackend:
 
 
 def _agree(halves: Candidate, whole: Candidate, examples: NDArray[np.uint8]) -> bool:
-    """Tell whether both give the same answers. Which of them is tested later, at the checkpoint's own, is chance."""
+    """Return whether both give the same answers. Which of them the self-test meets later is chance."""
     images = np.resize(examples, (max(HALVES_FROM, len(examples)), *examples.shape[1:]))
     worst = difference(whole, halves, images)
     if worst <= TOLERANCE:  # not where it is NaN

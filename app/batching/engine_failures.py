@@ -8,8 +8,8 @@ from app.engine_errors import EngineBroken
 
 MAX_CONSECUTIVE_FAILURES = 3
 
-# Memory that another program takes for a moment comes back. An engine that has had none for so long, in as many batches
-# and without one that worked, will not answer the next request either.
+# Memory that another program takes for a moment comes back. An engine that has had none for this long, in
+# MAX_CONSECUTIVE_FAILURES batches or more and without one that worked, will not answer the next request either.
 OUT_OF_MEMORY_S = 10.0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# The mean counts the last full batch by so much.
+# The last full batch's weight in the mean.
 EMA_WEIGHT = 0.1
 
 

@@ -23,7 +23,7 @@ class FillPolicy:
     """The rules for batches of up to `max_batch` images, and what they have learned from requests and batches.
 
     With a `max_wait_s`, a batch that is not full waits that long; without one, only for clients that come back at once.
-    `guessed_images_per_s` is what the engine may do in full batches, 0 if nobody knows.
+    `guessed_images_per_s` is what the engine may do in full batches, 0 if unknown.
     """
 
     def __init__(self, max_batch: int, max_wait_s: float, guessed_images_per_s: float) -> None:

@@ -38,14 +38,14 @@ class JobQueue:
         return bool(self._jobs and self._jobs[0].taken)
 
     def append(self, job: Job) -> None:
-        """Let a job wait."""
+        """Add a job."""
         if len(self._jobs) >= self._tidy_at:
             self._drop_ended()
         self._jobs.append(job)
         self.images += job.untaken
 
     def _drop_ended(self) -> None:
-        """Forget who waits no more. As many as are left have to come before the next time."""
+        """Remove finished jobs. Runs again once the queue has doubled: amortised O(1)."""
         self._jobs = deque(job for job in self._jobs if not job.future.done())
         self._tidy_at = max(TIDY_FROM, 2 * len(self._jobs))
         self.images = sum(job.untaken for job in self._jobs)
@@ -53,7 +53,7 @@ class JobQueue:
     def take(self, room: int, *, head_only: bool = False) -> list[Slice]:
         """Take up to `room` images off the queue, dropping what has expired or was abandoned.
 
-        With `head_only`, only the request that is answered in part is gone on with.
+        With `head_only`, only from the request that is answered in part.
         """
         now = time.monotonic()
         slices: list[Slice] = []
@@ -75,6 +75,6 @@ class JobQueue:
         return slices
 
     def clear(self) -> None:
-        """Let nobody wait any more."""
+        """Remove all jobs."""
         self._jobs.clear()
         self.images = 0

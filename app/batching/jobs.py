@@ -31,7 +31,7 @@ class Outcome:
 
 
 class Ticket:
-    """A request's right to so many places in the queue; given back by `release`, or as images enter a batch."""
+    """A request's right to `places` in the queue; given back by `release`, or as images enter a batch."""
 
     __slots__ = ("_free", "places")
 
@@ -47,7 +47,7 @@ class Ticket:
             self._free(places)
 
     def hand_over(self) -> None:
-        """Hold no places any more, without freeing them: somebody else counts them from here on."""
+        """Hold no places any more, without freeing them: the engine process counts them from here on."""
         self.places = 0
 
     def release(self) -> None:
@@ -112,7 +112,7 @@ class Job:
             self.future.set_exception(error)
 
     def abandon(self) -> None:
-        """End the job because nobody waits for its answer any more."""
+        """End the job because its client has gone."""
         self.fail(ClientGone())
 
     def answer(self, probabilities: Probabilities, model: ModelIdentity, inference_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Whether those who are answered come back at once: then the next batch had better wait for them.
+"""Whether clients come back as soon as they are answered: then it pays for the next batch to wait for them.
 
 Clients that wait for an answer before they ask again, be it a load generator or a pool of connections, would fall into
 two halves: one is computed while the other one is answered. Each batch has half the size then, and is computed beside
@@ -8,14 +8,15 @@ between. Clients that ask when they please are not waited for: how many came soo
 
 from __future__ import annotations
 
-# Who asks within half a batch's time after a batch has come back. Of requests at random times, no more than half do.
+# A client that asks within half a batch's time after a batch has come back. Of requests at random times, no more than
+# half do.
 RETURN_WINDOW = 0.5
 
-# Of those who were answered, this share has to have come back, by a mean in which the last batch counts so much.
+# This share of the answered images has to have come back, by a mean in which the last batch weighs EMA_WEIGHT.
 MIN_RETURN_SHARE = 0.75
 EMA_WEIGHT = 0.2
 
-# Of the time that it took them before, so much is waited and a little more, half a batch's time at most.
+# They are waited for PATIENCE times as long as they took before, and SLACK_S more, but half a batch's time at most.
 PATIENCE = 1.5
 SLACK_S = 0.0005
 
@@ -37,7 +38,7 @@ class ReturningClients:
 
     @property
     def expected(self) -> bool:
-        """Whether those who are answered come back at once."""
+        """Whether clients come back as soon as they are answered."""
         return self._share >= MIN_RETURN_SHARE
 
     def batch_ended(self, answered: int, seconds: float, now: float) -> None:
@@ -52,7 +53,7 @@ class ReturningClients:
         self._ended, self._soon = now, now + max(RETURN_WINDOW * seconds, MIN_BATCH_S)
 
     def came(self, images: int, now: float) -> None:
-        """Count what comes."""
+        """Count images that come."""
         if now < self._soon and self._came < self._answered:
             self._came += images
             self._last = now

@@ -99,7 +99,7 @@ class Acceptor:
                 return False
 
     def _hand_one(self) -> bool:
-        """Accept a connection, or take the one that nobody could take, and hand it on; return whether somebody has it.
+        """Accept a connection, or take the one that no process could take, and hand it on; return whether one has it.
 
         Raises OSError, such as BlockingIOError when there is none.
         """

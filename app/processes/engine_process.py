@@ -35,11 +35,11 @@ class EngineProcessService(EngineService):
         ]
         super().__init__(settings, engine_factory)
         self.closing = False
-        self._told = b""
+        self._sent_status = b""
         self._collecting: asyncio.Task[bytes] | None = None
 
     async def start(self) -> None:
-        """Begin to load the engine, and to tell the HTTP processes what becomes of it."""
+        """Begin to load the engine, and to send the HTTP processes its status."""
         self.run_in_background(self._tick(), "tick")
         await super().start()
 
@@ -48,7 +48,7 @@ class EngineProcessService(EngineService):
         for worker in self.workers:
             await worker.serving.wait()
         await super()._load()
-        self._tell()
+        self._send_status()
 
     async def close_workers(self, timeout_s: float) -> list[int | None]:
         """Let every HTTP process close the port, finish what it accepted, and end; return their exit codes.
@@ -58,7 +58,7 @@ class EngineProcessService(EngineService):
         self.closing = True
         if self.lifecycle.state is State.FAILED and self._predictor is not None:
             await self._predictor.close()
-        self._tell()
+        self._send_status()
         for worker in self.workers:
             worker.close()
         return await asyncio.gather(*(worker.ended(timeout_s) for worker in self.workers))
@@ -68,12 +68,12 @@ class EngineProcessService(EngineService):
             self.shared.keys.forget(worker.index)
             self.lifecycle.fail(f"{worker.name} has ended by itself", "an HTTP process has ended")
 
-    # -- what the others are told
+    # -- what the others are sent
 
     async def _tick(self) -> None:
         while True:
             self._publish()
-            self._tell()
+            self._send_status()
             for worker in self.workers:
                 worker.log_stall(self.settings.stall_timeout_s)
             await asyncio.sleep(BEAT_S)
@@ -85,8 +85,8 @@ class EngineProcessService(EngineService):
         else:
             self.shared.publish(self._predictor.batcher.load, self._predictor.batcher.stalled_s())
 
-    def _tell(self) -> None:
-        """Tell every HTTP process the state, if it has changed; none of them hears of it later than who asks here."""
+    def _send_status(self) -> None:
+        """Send every HTTP process the status at once, if it has changed: their probes must not lag behind ours."""
         status = {
             "state": self.lifecycle.state,
             "reason": self.lifecycle.reason,
@@ -96,11 +96,11 @@ class EngineProcessService(EngineService):
             "card": self._predictor.card if self._predictor else None,
             "reloads": self.reloads.model_dump(mode="json"),
         }
-        told = json.dumps(status).encode()
-        if told != self._told:
-            self._told = told
+        packed = json.dumps(status).encode()
+        if packed != self._sent_status:
+            self._sent_status = packed
             for worker in self.workers:
-                worker.link.send(Kind.STATUS, told)
+                worker.link.send(Kind.STATUS, packed)
                 worker.link.flush()
 
     def read_files_again(self) -> None:
@@ -143,7 +143,7 @@ class EngineProcessService(EngineService):
     async def metrics(self) -> bytes:
         """Return the metrics of all processes; of one that does not answer, or has ended, the last ones.
 
-        Who asks while they are being collected gets the same: each collection takes time of every process.
+        Requests while they are being collected share them: each collection takes time of every process.
         """
         if self._collecting is None or self._collecting.done():
             self._collecting = asyncio.get_running_loop().create_task(self._collect_metrics(), name="metrics")

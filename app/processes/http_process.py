@@ -86,7 +86,7 @@ class HttpServer(Server):
         self.service.count_connections(len(self.server_state.connections) + len(self._handshakes), self._arrived)
 
     def _arrivals(self, most: float) -> Iterator[socket.socket]:
-        """Yield the connections that are here, at most so many."""
+        """Yield the connections that are here, at most `most`."""
         while most > 0:
             try:
                 mark, files, _, _ = socket.recv_fds(self._channel, len(MARK), 1)

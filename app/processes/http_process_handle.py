@@ -154,7 +154,7 @@ class HttpProcessHandle:
             job.abandon()
 
     def _done(self, submission_id: int, future: asyncio.Future[Outcome]) -> None:
-        """Send what became of a job, unless nobody waits for it."""
+        """Send a job's answer or error, unless it was cancelled."""
         error = EngineFailed() if future.cancelled() else future.exception()
         job = self._jobs.pop(submission_id, None)
         if job is None:
@@ -185,7 +185,7 @@ class HttpProcessHandle:
         return None
 
     def log_stall(self, limit_s: float) -> None:
-        """Say once in the log when it has made no progress for longer than that; to be called with each beat.
+        """Log once when it has made no progress for longer than `limit_s`; to be called with each beat.
 
         After all processes were stopped for a while (docker pause, Ctrl-Z), that seems to be so for a beat or two.
         """
@@ -238,6 +238,6 @@ def start_process(settings: Settings, index: int, files: tuple[int, int, int]) -
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as pipe:  # it has ended, which its socket tells
+    with suppress(BrokenPipeError), process.stdin as pipe:  # it has ended; its socket shows that
         pipe.write(json.dumps(known).encode())
     return process

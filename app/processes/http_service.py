@@ -89,7 +89,7 @@ class HttpService(Service):
         await self._end_background()
         if self._predictor is not None:
             await self._predictor.close()
-        await self._outages.stop()  # last: who still waited has been refused just now, and is to be told of
+        await self._outages.stop()  # last, to report the requests that were refused just now
         self._send_snapshot()
         await self._link.close()
         self.lifecycle.stop()
@@ -127,10 +127,10 @@ class HttpService(Service):
             for scrape in self._scrapes.values():
                 scrape.cancel()
             self.lifecycle.fail("the engine process has ended", "the engine process has ended")
-            self.lifecycle.on_failure()  # also if the engine had failed before: nobody is left to say CLOSE
+            self.lifecycle.on_failure()  # also if the engine had failed before: no CLOSE will come
 
     def read_files_again(self) -> None:
-        """Read keys and certificate again, and tell the engine process what could not be used."""
+        """Read keys and certificate again, and report to the engine process what could not be used."""
         super().read_files_again()
         self._link.send(Kind.FILES_REFUSED, json.dumps(self.files_refused).encode())
 

@@ -25,7 +25,7 @@ WORD_BYTES = 8
 
 
 def table_bytes(processes: int) -> int:
-    """Return what the table of so many HTTP processes takes of the shared memory."""
+    """Return the bytes that the table takes of the shared memory with this many HTTP `processes`."""
     return ROWS * (DIGEST_BYTES + WORD_BYTES * processes)
 
 
