@@ -71,9 +71,9 @@ def measure(
     Each round has an order of its own, so that no contender always follows the same one. Each turn, a product's too,
     begins with a pause and a call that does not count: some runtimes' threads spin for a while after their last batch.
     """
-    seconds: dict[str, dict[int, list[list[float]]]] = {name: {size: [] for size in sizes} for name in runs}
     from app.backends.backend import device_kind
 
+    seconds: dict[str, dict[int, list[list[float]]]] = {name: {size: [] for size in sizes} for name in runs}
     kind = device_kind(device)
     matrices = _matrices(device, PRODUCT_SIDE[kind])
     products: dict[str, list[float]] = {name: [] for name in matrices}
