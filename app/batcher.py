@@ -231,6 +231,7 @@ class Batcher:
             return
         self._run, self.model = swap.run, swap.model
         self._failures.clear()
+        self._policy.pace.engine_exchanged()
         swap.done.set_result(None)
 
     async def _wait_for_more(self) -> None:

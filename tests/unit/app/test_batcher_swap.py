@@ -67,6 +67,16 @@ async def test_a_swap_does_not_wait_for_the_rest_of_a_request_that_has_expired()
     assert old.batches == [4]
 
 
+async def test_the_first_full_batch_of_the_new_engine_says_how_quick_it_is():
+    old, new = FakeEngine(), FakeEngine(shift=1)
+    async with running(old) as batcher:
+        await submit(batcher, pictures(4))
+        batcher._policy.pace.images_per_s = 1e9
+        await batcher.swap(new.run, NEXT)
+        await submit(batcher, pictures(4))
+        assert 4 / batcher.load.images_per_s == pytest.approx(batcher._policy.pace.batch_s)
+
+
 async def test_failures_of_the_old_engine_do_not_count_against_the_new_one():
     old, new = FakeEngine(), FakeEngine(shift=1)
     old.errors, new.errors = [ValueError(), ValueError()], [ValueError()]
