@@ -81,7 +81,7 @@ def test_a_numbered_device_is_the_threads_own_before_anything_is_done_there(sour
 
 
 def test_the_network_gets_the_very_numbers_that_training_normalised(source):
-    seen, metadata, images = [], source.metadata, source.self_test_images
+    seen, metadata, images = [], source.metadata, torch.from_numpy(source.self_test_images)
     TorchBackend(source, "cpu", "float32", 1).logits_by(lambda inputs: seen.append(inputs) or inputs, images)
     assert torch.equal(seen[0], normalise(images, torch.tensor(metadata.mean), torch.tensor(metadata.std)))
 
