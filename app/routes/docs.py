@@ -61,7 +61,7 @@ class FileFromMemory(FileResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it in pieces: such clients hold no more than one, either. Raises NotFound if it may not be read."""
         try:
-            body = b"" if scope["method"] == "HEAD" else _contents(str(self.path))
+            body = _contents(str(self.path))
         except PermissionError as error:
             raise NotFound from error
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
