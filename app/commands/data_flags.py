@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Declare --data, --root and --on-bad-image."""
+    """Declare --data, --root, --download and --on-bad-image."""
     parser.add_argument(
         "--data",
         type=dataset_name,
@@ -22,6 +22,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", type=Path, default=Path("data"), help="folder of CIFAR's extracted batches [%(default)s]"
     )
+    parser.add_argument("--download", action="store_true", help="fetch CIFAR into --root if it is not there")
     parser.add_argument(
         "--on-bad-image",
         choices=["skip", "fail"],

@@ -62,6 +62,7 @@ def _load_as_wanted(arguments: argparse.Namespace, source: Checkpoint | None, ap
         arguments.data,
         arguments.root,
         split=arguments.split,
+        download=arguments.download,
         image_size=size,
         on_bad_image=arguments.on_bad_image,
     )

@@ -49,7 +49,6 @@ def add(parser: argparse.ArgumentParser) -> None:
         "resnet train --data folder:pictures --init-from weights/resnet18-cifar10.safetensors --out runs/mine"
     )
     add_data(parser)
-    parser.add_argument("--download", action="store_true", help="fetch CIFAR if it is not there")
     parser.add_argument(
         "--image-size",
         type=whole(MIN_SIDE, MAX_SIDE),

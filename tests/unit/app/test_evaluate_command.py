@@ -207,3 +207,16 @@ def test_of_a_folder_that_share_is_scored_that_is_asked_for_and_the_log_says_whi
     assert f"on pictures {split or 'test'}\nimages {wanted}\n" in printed.out
     hint = f"INFO    model.folder: {root}: {test} of 40 pictures: the test share of a folder without train and test;"
     assert (hint in printed.err) == (wanted == test)
+
+
+@pytest.mark.parametrize("flags", [[], ["--download"]])
+def test_the_dataset_is_downloaded_only_where_that_is_asked_for(toy_weights, monkeypatch, flags):
+    asked = []
+
+    def load(*where, download=False, **options):
+        asked.append(download)
+        return toy_test_set(*where, **options)
+
+    monkeypatch.setattr("model.datasets.load_dataset", load)
+    assert evaluate(monkeypatch, "--weights", toy_weights, *flags) == 0
+    assert asked == [bool(flags)]
