@@ -34,6 +34,14 @@ STATE: dict[str, type | tuple[type, ...]] = {
 }
 TALLY = {"loss_sum", "correct", "steps", "seconds"}
 
+# What a finished run leaves beside its checkpoint: of the JSON files some keys, by which they are known.
+LEFT_AT_THE_END = {
+    "timing.json": {"training", "total"},
+    "evaluation.json": {"model", "version", "top1"},
+    "report.json": {"split", "confusion_matrix"},
+}
+PICTURES = ("learning_curves.png", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png")
+
 LINE_BEGINS = '{"epoch": '
 
 
@@ -53,15 +61,20 @@ class RunFolder:
         """
         if self.state.exists():
             return
-        settings, timing = (_read_object(self.path / name) for name in ("settings.json", "timing.json"))
+        settings = _read_object(self.path / "settings.json")
         begun = settings is not None and isinstance(settings.get("recipe"), dict)
         if settings is not None and not begun:
             self._refuse("settings.json")
         lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
         if lines and not (begun and all(_is_ours(line) for line in lines)):
             self._refuse(self.metrics.name)
-        if timing is not None and not (begun and {"training", "total"} <= timing.keys()):
-            self._refuse("timing.json")
+        for name, keys in LEFT_AT_THE_END.items():
+            found = _read_object(self.path / name)
+            if found is not None and not (begun and keys <= found.keys()):
+                self._refuse(name)
+        for name in PICTURES:
+            if (self.path / name).exists() and not begun:
+                self._refuse(name)
 
     def _refuse(self, name: str) -> None:
         raise TrainingError(f"{self.path / name} is of no run, and would be written over: give another --out")

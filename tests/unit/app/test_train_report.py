@@ -12,6 +12,7 @@ import torch
 from model import checkpoint
 from model.data import DataError, Dataset, NoTestSet, Split
 from model.evaluate import expected_calibration_error
+from model.training.run_folder import RunFolder
 from tests.unit.app.toy_runs import toy_dataset, train
 
 PNGS = {"learning_curves.png", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png"}
@@ -51,6 +52,12 @@ def test_a_run_ends_with_a_report_on_the_test_set(tmp_path: Path, capsys: pytest
         "report.json",
         "timing.json",
     }
+
+
+def test_a_run_whose_state_was_moved_away_is_known_by_what_it_left(tmp_path: Path) -> None:
+    assert train(tmp_path) == 0
+    (tmp_path / "state.pt").unlink()
+    RunFolder(tmp_path).check_ours()
 
 
 def test_the_report_measures_what_is_served(tmp_path: Path) -> None:

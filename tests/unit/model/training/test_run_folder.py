@@ -127,6 +127,8 @@ def test_a_broken_line_in_the_midst_of_the_metrics_moves_no_other(tmp_path: Path
         ("metrics.jsonl", '{"loss": 1.0}\n'),
         ("metrics.jsonl", "some notes\n"),
         ("timing.json", '{"breakfast": "at eight"}'),
+        ("evaluation.json", '{"mine": 1}'),
+        ("report.json", '{"mine": 2}'),
     ],
 )
 @pytest.mark.parametrize("begun", [True, False])
@@ -139,6 +141,18 @@ def test_files_of_no_run_are_not_written_over(tmp_path: Path, name: str, content
         folder.check_writable()
     folder.save_state({})
     folder.check_writable()  # beside a state they are a run's, such as those that a crash has broken
+
+
+@pytest.mark.parametrize(
+    "name", ["learning_curves.png", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png"]
+)
+def test_pictures_of_no_run_are_not_drawn_over(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / name).write_bytes(b"of a thesis")
+    with pytest.raises(TrainingError, match=rf"{name} is of no run, and would be written over"):
+        folder.check_ours()
+    folder.begin({"recipe": {}})
+    folder.check_ours()
 
 
 def test_what_another_program_measured_each_epoch_is_no_runs_without_its_settings(tmp_path: Path) -> None:
