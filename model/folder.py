@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from model.data import DataError, Dataset, NoTestSet, Split, channel_statistics
-from model.folder_files import decode, quiet_pillow, read_and_deduplicate
+from model.folder_files import contradictory_digests, decode, each_once, quiet_pillow, read_files
 from model.folder_layout import (
     NO_TEST,
     BadFiles,
@@ -85,7 +85,8 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
     followed, each folder once. About a tenth of the pictures, chosen by their bytes, is the test split, so that what
     is added later moves nothing but the only picture of a class; sub-folders `train` and `test` (or `val`) instead of
     classes are taken as the split, and what is in both is not trained on. Of files that are equal byte by byte one
-    counts, of two classes none. Pictures are in the order of their digests, classes mixed.
+    counts, of two classes none, be they in one split or in two. Pictures are in the order of their digests, classes
+    mixed.
 
     Raises DataError if the folder is not as described, leaves a class nothing to train on, or needs more than
     MAX_IMAGES_BYTES, and NoTestSet if there is nothing to test on; with `on_bad_image` "fail" also for the first file
@@ -138,17 +139,41 @@ def _choose_files(
         separate = folder.files((folder.test_split,), bad, may_lack=True)
     for count in (len(listed), len(separate)):
         _check_memory(count, image_size)
-    files = read_and_deduplicate(listed, bad)
+    read = read_files(listed, bad)
+    if folder.test_split and to_train:
+        read_tests = read_files(separate, bad)
+        unused = contradictory_digests([*read, *read_tests], bad)
+        tested = each_once(read_tests, unused)
+        files = _drop_test_duplicates(each_once(read, unused), {file.digest for file in tested})
+        return files, tested, len(files)
+    trained_on = _training_copies(folder, read) if folder.test_split and split == "test" else []
+    files = each_once(read, contradictory_digests([*trained_on, *read], bad))
     if folder.test_split or split == "all":
-        if not to_train:
-            return files, [], len(files)
-        tested = read_and_deduplicate(separate, bad)
-        return _drop_test_duplicates(files, {file.digest for file in tested}), tested, len(files)
+        return files, [], len(files)
     share = _choose_test_files(files)
     tested = [file for file in files if file in share]
     if not to_train:
         return tested, [], len(files)
     return [file for file in files if file not in share], tested, len(files)
+
+
+def _training_copies(folder: PictureFolder, tested: Sequence[PictureFile]) -> list[PictureFile]:
+    """Return the training files that equal one of the test files, of whatever class; others are not worth reading."""
+    quiet = BadFiles(folder.root, "skip")  # what is wrong with the training pictures is told where they are used
+    sizes = {_bytes_in(file) for file in tested}
+    listed = folder.files(("train",), quiet, may_lack=True)
+    digests = {file.digest for file in tested}
+    return [
+        file for file in read_files([one for one in listed if _bytes_in(one) in sizes], quiet) if file.digest in digests
+    ]
+
+
+def _bytes_in(file: PictureFile) -> int:
+    """Return how long a file is, -1 if that cannot be told."""
+    try:
+        return file.path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _check_memory(count: int, size: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -52,8 +52,8 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], what:
         pool.shutdown(cancel_futures=True)
 
 
-def read_and_deduplicate(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
-    """Read every file once: return those that begin like pictures, each content once, in the order of digests."""
+def read_files(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]:
+    """Read every file once: return those that begin like pictures, in the same order, with their digests."""
 
     def look_at(file: PictureFile) -> PictureFile | PictureError:
         try:
@@ -64,25 +64,39 @@ def read_and_deduplicate(files: Sequence[PictureFile], bad: BadFiles) -> list[Pi
         digest = hashlib.sha256(data).hexdigest()
         return replace(file, digest=digest, side=min(width, height), pixels=width * height)
 
+    found: list[PictureFile] = []
+    with _in_threads(look_at, files, "reading") as looked_at:
+        for file, one in zip(files, looked_at, strict=True):
+            if isinstance(one, PictureError):
+                bad.add(file.path, str(one))
+            else:
+                found.append(one)
+    return found
+
+
+def contradictory_digests(files: Sequence[PictureFile], bad: BadFiles) -> set[str]:
+    """Return the digests of read files that are in two classes, and take note of them: neither is to be used."""
     first: dict[str, PictureFile] = {}
     contradictory: set[str] = set()
+    for file in files:
+        same = first.setdefault(file.digest, file)
+        if same.label != file.label:
+            contradictory.add(file.digest)
+            where = str(same.path.relative_to(bad.root))
+            bad.add(file.path, f"of two classes, of which neither is used: the same file as {where!r}")
+    return contradictory
+
+
+def each_once(files: Sequence[PictureFile], unused: Set[str]) -> list[PictureFile]:
+    """Return read files, each content once, but for those of `unused` digests, in the order of digests."""
+    first: dict[str, PictureFile] = {}
     repeated = 0
-    with _in_threads(look_at, files, "reading") as digests:
-        for file, found in zip(files, digests, strict=True):
-            if isinstance(found, PictureError):
-                bad.add(file.path, str(found))
-            elif (same := first.setdefault(found.digest, found)) is found:
-                pass
-            elif same.label == file.label:
-                repeated += 1
-            else:
-                contradictory.add(found.digest)
-                where = str(same.path.relative_to(bad.root))
-                bad.add(file.path, f"of two classes, of which neither is used: the same file as {where!r}")
+    for file in files:
+        if file.digest not in unused and first.setdefault(file.digest, file) is not file:
+            repeated += 1
     if repeated:
         log.info("%d file(s) repeat others byte by byte and count once", repeated)
-    kept = (file for digest, file in first.items() if digest not in contradictory)
-    return sorted(kept, key=lambda file: file.digest)
+    return [first[digest] for digest in sorted(first)]
 
 
 def _unless_memory(error: PictureError) -> PictureError:

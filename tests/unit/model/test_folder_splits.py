@@ -9,6 +9,7 @@ import pytest
 
 from model.data import DataError, Split
 from model.folder import TEST_SHARE, load_folder
+from model.picture_files import read_picture
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
 from tests.unit.model.folders import both_splits, images_of
@@ -73,11 +74,47 @@ def test_a_class_that_only_the_test_folder_has_is_refused_before_training(tmp_pa
 def test_what_is_in_both_folders_is_not_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_folder(tmp_path / "train", 5)
     write_folder(tmp_path / "test", 2, first=3)
-    (tmp_path / "test" / "disc" / "003.bmp").rename(tmp_path / "test" / "grass" / "a disc")  # whatever it is said to be
     train, test = both_splits(tmp_path)
     assert (len(train), len(test)) == (9, 6)
     assert not {image.numpy().tobytes() for image in train.images} & {one.numpy().tobytes() for one in test.images}
     assert "6 training picture(s) are in the test folder, too, and are not trained on" in caplog.text
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_is_of_two_classes_in_the_two_folders_is_in_neither_split(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, twice: bool
+) -> None:
+    write_folder(tmp_path / "train", 5)
+    write_folder(tmp_path / "test", 2, first=5)
+    file = (tmp_path / "train" / "disc" / "003.bmp").read_bytes()
+    (tmp_path / "test" / "grass" / "a disc").write_bytes(file)
+    if twice:
+        (tmp_path / "train" / "grass" / "a disc").write_bytes(file)
+    said = "'test/grass/a disc': of two classes, of which neither is used: the same file as 'train/disc/003.bmp'"
+    train = load_folder(tmp_path, split="train")
+    assert f"skipped {said}" in caplog.messages
+    assert train.labels.bincount().tolist() == [4, 5, 5]
+    caplog.clear()
+    test = load_folder(tmp_path, split="test")
+    assert f"skipped {said}" in caplog.messages
+    assert test.labels.bincount().tolist() == [2, 2, 2]
+    assert load_folder(tmp_path, split="all").labels.bincount().tolist() == [6, 7, 7]
+
+
+def test_to_test_no_more_training_files_are_read_than_may_be_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "train", 5)
+    write_folder(tmp_path / "test", 2, first=5)
+    for picture in (tmp_path / "train" / "disc").iterdir():
+        picture.write_bytes(picture.read_bytes() + b"longer")
+    same = tmp_path / "train" / "grass" / "003.bmp"
+    (tmp_path / "test" / "grass" / "a copy").write_bytes(same.read_bytes())
+    read: list[Path] = []
+    monkeypatch.setattr("model.folder_files.read_picture", lambda path: read.append(path) or read_picture(path))
+    load_folder(tmp_path, split="test")
+    assert same in read
+    assert not [path for path in read if path.is_relative_to(tmp_path / "train" / "disc")]
 
 
 @pytest.mark.parametrize("split", ["folder", "share"])
