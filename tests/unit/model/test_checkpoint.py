@@ -8,43 +8,35 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model import checkpoint
-from model.architecture import Architecture
 from model.checkpoint import SELF_TEST_IMAGES, SELF_TEST_PROBABILITIES, Checkpoint
 from model.metadata import MAX_CLASSES, CheckpointError, Metadata
-
-Images = NDArray[np.uint8]
-Probabilities = NDArray[np.float32]
-
-METADATA = Metadata(
-    name="toy",
-    architecture=Architecture("resnet18", 3).to_dict(),
-    classes=("cat", "dog", "fish"),
-    input_size=8,
-    mean=(0.5, 0.4, 0.3),
-    std=(0.2, 0.25, 0.3),
-    temperature=1.5,
-    measured=({"split": "held-out", "top1": 0.5},),
+from tests.toy_checkpoint import (
+    METADATA,
+    Images,
+    Probabilities,
+    refusal,
+    toy_images,
+    toy_probabilities,
+    toy_tensors,
 )
 
 
 @pytest.fixture(scope="module")
 def tensors(narrow_stages: None) -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    return checkpoint.tensors_to_store(METADATA.build())
+    return toy_tensors()
 
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    return np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), np.uint8)
+    return toy_images()
 
 
 @pytest.fixture(scope="module")
 def probabilities() -> Probabilities:
-    return torch.softmax(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=1).numpy()
+    return toy_probabilities()
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +51,6 @@ def intact(
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
-
-
-def refusal(path: Path) -> str:
-    """Load a file that must be refused; return the reason after checking that it is one line naming the file."""
-    with pytest.raises(CheckpointError) as caught:
-        checkpoint.load(path)
-    message = str(caught.value)
-    start = f"checkpoint {path}: "
-    assert message.startswith(start)
-    assert len(message.splitlines()) == 1
-    return message.removeprefix(start)
 
 
 def test_round_trip_keeps_everything(
@@ -329,52 +310,6 @@ def test_loading_the_same_file_twice_gives_the_same_version(intact: Path, path: 
     path.write_bytes(intact.read_bytes())
     copies: list[Checkpoint] = [checkpoint.load(intact), checkpoint.load(path)]
     assert copies[0].version == copies[1].version
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_pinned_file_loads_if_it_is_the_pinned_one(intact: Path, path: Path) -> None:
-    path.write_bytes(intact.read_bytes())
-    pins = path.with_name("SHA256SUMS")
-    other = f"{'0' * 64}  other.safetensors\n"
-    for line in (f"{digest(path)}  {path.name}\n", f"{digest(path).upper()} *./{path.name}\n"):
-        pins.write_text(other + line)
-        assert checkpoint.load(path).sha256 == digest(path)
-    pins.write_text(f"{'0' * 64}  {path.name}\n")
-    assert refusal(path) == f"its SHA-256 {digest(path)} is not the one in {pins}: {'0' * 64}"
-
-
-def test_only_a_file_with_the_pinned_digest_is_looked_into(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path.write_bytes(b"made to harm whoever parses it")
-    path.with_name("SHA256SUMS").write_text(f"{'0' * 64}  {path.name}\n")
-    monkeypatch.setattr(checkpoint, "parse", lambda _: pytest.fail("parsed"))
-    assert "is not the one in" in refusal(path)
-
-
-@pytest.mark.parametrize(
-    ("pins", "reason"),
-    [
-        (b"", "does not list it"),
-        (b"0" * 64 + b"  folder/model.safetensors\n", "does not list it"),
-        (b"0" * 63 + b"  model.safetensors\n", "line 1: not a line of sha256sum"),
-        (b"SHA256 (model.safetensors) = " + b"0" * 64, "line 1: not a line of sha256sum"),
-        (b"\xff", "cannot be read"),
-    ],
-)
-def test_pins_that_say_nothing_of_the_file_are_no_leave_to_load_it(
-    intact: Path, path: Path, pins: bytes, reason: str
-) -> None:
-    path.write_bytes(intact.read_bytes())
-    path.with_name("SHA256SUMS").write_bytes(pins)
-    assert reason in refusal(path)
-
-
-def test_expected_digest_is_required_of_the_file(intact: Path) -> None:
-    assert checkpoint.load(intact, digest(intact).upper()).path == intact
-    with pytest.raises(CheckpointError, match=f"its SHA-256 {digest(intact)} is not the one expected: {'0' * 64}"):
-        checkpoint.load(intact, "0" * 64)
 
 
 def test_a_write_that_fails_names_the_file_and_leaves_the_old_one_alone(tmp_path, monkeypatch):
