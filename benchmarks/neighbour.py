@@ -24,6 +24,7 @@ from app.settings import Settings
 from benchmarks import busy, closed_loop, processes
 from benchmarks.records import write
 from benchmarks.service import one_round
+from benchmarks.turns import Turn, order_of, rate_ratios
 from model.cores import available_cores
 from tests.process import ServiceProcess, service_process
 
@@ -51,28 +52,25 @@ def parse() -> argparse.Namespace:
 def compare(
     wrk: list[str] | None, services: Mapping[str, ServiceProcess], rounds: int, seconds: int
 ) -> dict[str, dict[str, Any]]:
-    """Load the services in turns; return `figures_of` the rounds by number of clients.
-
-    Every other round goes through the services backwards: a machine may slow down within a round.
-    """
+    """Load the services in turns; return `figures_of` the rounds by number of clients."""
     for service in services.values():
         closed_loop.run(wrk, f"{service.url}/predict", CLIENTS[0], SETTLE_S)
-    turns: dict[int, list[dict[str, dict[str, float]]]] = {clients: [] for clients in CLIENTS}
+    turns: dict[int, list[Turn]] = {clients: [] for clients in CLIENTS}
     for number in range(rounds):
         for clients in CLIENTS:
-            order = list(services) if number % 2 == 0 else list(services)[::-1]
+            order = order_of(services, number)
             turns[clients].append({name: one_round(wrk, services[name], clients, seconds) for name in order})
     return {str(clients): figures_of(many) for clients, many in turns.items()}
 
 
-def figures_of(turns: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+def figures_of(turns: list[Turn]) -> dict[str, Any]:
     """Return each service's median rate, its ratios to the first service's rate in each round, and their median.
 
     `turns` has what `one_round` found, by round and service, and is kept, too.
     """
     rates = {name: [turn[name]["requests_per_s"] for turn in turns] for name in turns[0]}
     first, *others = rates
-    ratios = {name: [round(a / b, 3) for a, b in zip(rates[name], rates[first], strict=True)] for name in others}
+    ratios = {name: rate_ratios(turns, name, first) for name in others}
     return {
         "requests_per_s": {name: statistics.median(many) for name, many in rates.items()},
         f"of_{first}": {name: statistics.median(many) for name, many in ratios.items()},

@@ -22,6 +22,7 @@ from app.telemetry import set_up_logging
 from benchmarks import closed_loop
 from benchmarks.records import write
 from benchmarks.service import one_round
+from benchmarks.turns import Turn, order_of, rate_ratios
 from tests.process import ServiceProcess, service_process
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)
@@ -50,19 +51,15 @@ def serve_without() -> None:
 
 
 def compare(wrk: list[str] | None, with_it: ServiceProcess, without: ServiceProcess, rounds: int) -> dict[str, Any]:
-    """Load both in turns; return by number of clients the medians, the ratio of each round, and the rounds.
-
-    Each is loaded first in every other round: a machine may slow down within a round.
-    """
-    both = [("with", with_it), ("without", without)]
+    """Load both in turns; return by number of clients the medians, the ratio of each round, and the rounds."""
+    both = {"with": with_it, "without": without}
     figures: dict[str, Any] = {}
     for clients in CLIENTS:
-        turns: list[dict[str, dict[str, float]]] = []
+        turns: list[Turn] = []
         for number in range(rounds):
-            order = both if number % 2 == 0 else both[::-1]
-            turns.append({name: one_round(wrk, service, clients, SECONDS) for name, service in order})
-        rates = {name: [turn[name]["requests_per_s"] for turn in turns] for name in ("with", "without")}
-        ratios = [round(a / b, 3) for a, b in zip(rates["with"], rates["without"], strict=True)]
+            turns.append({name: one_round(wrk, both[name], clients, SECONDS) for name in order_of(both, number)})
+        rates = {name: [turn[name]["requests_per_s"] for turn in turns] for name in both}
+        ratios = rate_ratios(turns, "with", "without")
         figures[str(clients)] = {
             **{name: statistics.median(several) for name, several in rates.items()},
             "ratio": statistics.median(ratios),

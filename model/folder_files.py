@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 MAX_THREADS = 8
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -41,13 +40,22 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> Iterator[Iterator[Result]]:
-    """Yield the results in order, with a bar on a terminal; what is not begun at the end of the block never is."""
+def _fit(
+    work: Callable[[PictureFile], Result | PictureError], files: Sequence[PictureFile], what: str, bad: BadFiles
+) -> Iterator[tuple[PictureFile, Result]]:
+    """Yield in order each file that `work` can use, with what it made of it; the others are added to `bad`.
+
+    The work is done in threads, with a bar on a terminal; what is not begun when the iteration ends never is.
+    """
     pool = ThreadPoolExecutor(min(MAX_THREADS, available_cores()), thread_name_prefix="pictures")
     try:
-        results = pool.map(function, items)
-        yield iter(tqdm(results, total=len(items), desc=what, unit="file", disable=None, leave=False))
+        results = pool.map(work, files)
+        shown = tqdm(results, total=len(files), desc=what, unit="file", disable=None, leave=False)
+        for file, result in zip(files, shown, strict=True):
+            if isinstance(result, PictureError):
+                bad.add(file.path, str(result))
+            else:
+                yield file, result
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -64,14 +72,7 @@ def read_files(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]
         digest = hashlib.sha256(data).hexdigest()
         return replace(file, digest=digest, side=min(width, height), pixels=width * height)
 
-    found: list[PictureFile] = []
-    with _in_threads(look_at, files, "reading") as looked_at:
-        for file, one in zip(files, looked_at, strict=True):
-            if isinstance(one, PictureError):
-                bad.add(file.path, str(one))
-            else:
-                found.append(one)
-    return found
+    return [read for _, read in _fit(look_at, files, "reading", bad)]
 
 
 def contradictory_digests(files: Sequence[PictureFile], bad: BadFiles) -> set[str]:
@@ -117,12 +118,8 @@ def decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Tens
 
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     used: list[PictureFile] = []
-    with _in_threads(pixels, files, "decoding") as decoded:
-        for file, found in zip(files, decoded, strict=True):
-            if isinstance(found, PictureError):
-                bad.add(file.path, str(found))
-            else:
-                images[len(used)] = torch.from_numpy(found)
-                used.append(file)
+    for file, decoded in _fit(pixels, files, "decoding", bad):
+        images[len(used)] = torch.from_numpy(decoded)
+        used.append(file)
     labels = torch.tensor([file.label for file in used], dtype=torch.int64)
     return images[: len(used)], labels, tuple(str(file.path) for file in used)

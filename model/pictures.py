@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from model.picture_files import PictureError, UnreadFormat
+from model.plain_png import SIGNATURE
 from model.transforms import evaluation_transform
 
 # What phones, scanners and cameras save: their owner would look for damage in vain.
@@ -67,7 +68,6 @@ GREY_SCALES = {"L;2": 85, "L;4": 17}
 # What Pillow puts where it has a PNG's texts as well, by their keywords, and goes by when it decodes.
 PNG_PROPERTIES = frozenset({"transparency", "interlace", "bbox"})
 PNG_INTERLACED_AT = 28
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK = struct.Struct(">I4s")  # the length of what follows, and its kind
 PNG_CHECKSUM_BYTES = 4
 
@@ -180,7 +180,7 @@ def _forget_texts(image: Image.Image, data: bytes) -> None:
 
 def _read_transparency(png: PngImagePlugin.PngStream, data: bytes) -> None:
     """Read a PNG's transparency again, in whose place a text behind it stood, and leave the file where it was."""
-    at = len(PNG_SIGNATURE)
+    at = len(SIGNATURE)
     while at + PNG_CHUNK.size <= len(data):
         length, kind = PNG_CHUNK.unpack_from(data, at)
         if kind == b"IDAT" or png.fp is None:
