@@ -64,8 +64,8 @@ def open_mnn_if_faster(source: Checkpoint, settings: Settings) -> MnnBackend | N
 
 
 def _open_single(source: Checkpoint, settings: Settings) -> Backend:
-    """Open what computes single images, which cannot be divided."""
-    return open_openvino(source, settings.model_copy(update={"split_batches": False}), "float32")
+    """Open what computes single images."""
+    return open_openvino(source, settings, "float32", large_batches=False)
 
 
 def _open_batches(source: Checkpoint, settings: Settings, single: Backend) -> MnnNetwork:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from openvino import InferRequest, Model, Tensor
+from openvino import CompiledModel, InferRequest, Model, Tensor
 
 from app.backends.faster_of_two import FasterOfTwo
 from app.backends.measured import Candidate, difference
@@ -24,8 +24,13 @@ from model.runtimes.openvino_graph import openvino_model, quantised_model
 
 log = logging.getLogger(__name__)
 
-# The smallest batch that is computed in two halves, side by side, with a thread or more each.
+# The smallest batch that may be computed in two halves, side by side, with a thread or more each. Smaller ones are
+# computed whole, a layer's work in as many pieces as there are threads.
 HALVES_FROM = 6
+
+# A batch at a time, on all threads; and two at a time, on half of the threads each.
+LATENCY = {"PERFORMANCE_HINT": "LATENCY"}
+TWO_STREAMS = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2}
 
 # By how much its logits may differ from the whole's, of the largest. They were the same so far, to the last bit.
 TOLERANCE = 0.02
@@ -36,10 +41,13 @@ def fast_float() -> str:
     return "bfloat16" if has_fast_bfloat16() else "float32"
 
 
-def open_openvino(source: Checkpoint, settings: Settings, precision: str) -> OpenVinoBackend:
+def open_openvino(
+    source: Checkpoint, settings: Settings, precision: str, *, large_batches: bool = True
+) -> OpenVinoBackend:
     """Put a checkpoint's network on this CPU, in float32, bfloat16 or int8. Raises what OpenVINO raises.
 
-    Of the settings those count that say how it is computed: `threads`, `pin_threads` and `split_batches`.
+    Of the settings those count that say how it is computed: `threads`, `pin_threads` and `split_batches`. Without
+    `large_batches` there is nothing that only those need.
     """
     threads = settings.engine_threads
     metadata, spec = source.metadata, source.metadata.network_spec()
@@ -56,7 +64,15 @@ def open_openvino(source: Checkpoint, settings: Settings, precision: str) -> Ope
     if threads == 1 or (split is None and precision == "int8"):  # whose halves gain nothing in the service either
         split = False
     return OpenVinoBackend(
-        model, precision, floats, threads, constants, pin=settings.pin_threads, split=split, examples=examples
+        model,
+        precision,
+        floats,
+        threads,
+        constants,
+        pin=settings.pin_threads,
+        split=split,
+        large_batches=large_batches and threads > 1,
+        examples=examples,
     )
 
 
@@ -109,7 +125,8 @@ class OpenVinoBackend:
 
     `precision` is float32, bfloat16 or int8, `floats` that of what is left in floats. The model's weights lie in
     `constants`. Large batches are computed in two halves as `split` says; None does so while that is the quicker
-    way, and not at all if it answers `examples`, uint8 (n, 3, S, S), otherwise.
+    way, and not at all if it answers `examples`, uint8 (n, 3, S, S), otherwise. Without `large_batches` they are
+    computed as small ones are.
     """
 
     runtime = "openvino"
@@ -126,6 +143,7 @@ class OpenVinoBackend:
         *,
         pin: bool,
         split: bool | None,
+        large_batches: bool,
         examples: NDArray[np.uint8],
     ) -> None:
         self.dtype = precision
@@ -135,22 +153,43 @@ class OpenVinoBackend:
             # Threads that may not move stand still beside another program; those that may now and then share a core.
             "ENABLE_CPU_PINNING": pin,
         }
-        if "TBB_PARTITIONER" in core().get_property("CPU", "SUPPORTED_PROPERTIES"):
-            # A layer's work in more pieces than threads, for whichever thread is free: with a piece each, all wait for
-            # the one that shares its core with the event loop.
-            options["TBB_PARTITIONER"] = "AUTO"
-        whole = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})  # a batch on all threads
-        self._compiled = [whole]
-        self._whole: Candidate = WholeBatch(whole.create_infer_request())
-        self._large: Candidate = self._whole
-        if split is not False:
-            divided = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2})
-            halves = Halves(divided.create_infer_request(), divided.create_infer_request())
-            if split or _agree(halves, self._whole, examples):
-                self._compiled.append(divided)
-                self._large = halves if split else FasterOfTwo(halves, self._whole)
+        self._compiled: list[CompiledModel] = []
+        self._small: Candidate = WholeBatch(self._compile(model, options, "STATIC", LATENCY).create_infer_request())
+        self._large: Candidate = self._small
+        if large_batches:
+            self._large = self._open_large(model, options, split, examples)
         self._split = split  # as asked for: another checkpoint's halves may agree
         self._constants = constants  # OpenVINO may look at them as long as the model lives
+
+    def _open_large(
+        self, model: Model, options: dict[str, Any], split: bool | None, examples: NDArray[np.uint8]
+    ) -> Candidate:
+        """Return what computes large batches: halves, or the whole, or whichever is the faster one at the time."""
+        if split is False:
+            return WholeBatch(self._compile(model, options, "AUTO", LATENCY).create_infer_request())
+        divided = self._compile(model, options, "STATIC", TWO_STREAMS)
+        halves = Halves(divided.create_infer_request(), divided.create_infer_request())
+        if split:
+            return halves
+        whole = WholeBatch(self._compile(model, options, "AUTO", LATENCY).create_infer_request())
+        if _agree(halves, whole, examples):
+            return FasterOfTwo(halves, whole)
+        self._compiled.remove(divided)
+        return whole
+
+    def _compile(
+        self, model: Model, options: dict[str, Any], partitioner: str, streams: dict[str, Any]
+    ) -> CompiledModel:
+        """Compile for this CPU; `partitioner` says into how many pieces TBB cuts a layer's work.
+
+        STATIC is a piece for each thread. All wait then for the thread that shares its core with the event loop. With
+        AUTO there are more, and whichever thread is free takes the next. That costs some 50 us a layer (two cores with
+        AMX), as much as the layer's work for a few images.
+        """
+        if "TBB_PARTITIONER" in core().get_property("CPU", "SUPPORTED_PROPERTIES"):
+            options = options | {"TBB_PARTITIONER": partitioner}
+        self._compiled.append(core().compile_model(model, "CPU", options | streams))
+        return self._compiled[-1]
 
     @property
     def tuning(self) -> dict[str, Any]:
@@ -159,7 +198,7 @@ class OpenVinoBackend:
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory."""
-        way = self._large if len(images) >= HALVES_FROM else self._whole
+        way = self._large if len(images) >= HALVES_FROM else self._small
         try:
             return way.logits(np.require(images, requirements=["C", "W"]))
         except RuntimeError as error:
@@ -180,7 +219,7 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """Give the compiled network's memory back."""
-        del self._whole, self._large, self._compiled, self._constants
+        del self._small, self._large, self._compiled, self._constants
 
 
 def _agree(halves: Candidate, whole: Candidate, examples: NDArray[np.uint8]) -> bool:

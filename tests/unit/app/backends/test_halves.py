@@ -34,7 +34,7 @@ def test_halves_answer_as_the_whole_does_and_in_its_order(source: Checkpoint) ->
     backend = opened(source, split=True)
     for count in (HALVES_FROM, HALVES_FROM + 1, 40):
         images = pictures(count)
-        expected = backend._whole.logits(images)
+        expected = backend._small.logits(images)
         np.testing.assert_allclose(backend.logits(images), expected, atol=0.05 * np.abs(expected).max())
         assert (backend.logits(images).argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
 
@@ -51,7 +51,7 @@ def test_only_large_batches_are_divided(source: Checkpoint) -> None:
             used.append(self.name)
             return np.zeros((len(images), 10), np.float32)
 
-    backend._whole, backend._large = Noting("whole"), Noting("halves")
+    backend._small, backend._large = Noting("whole"), Noting("halves")
     for count in (1, HALVES_FROM - 1, HALVES_FROM):
         backend.logits(pictures(count))
     assert used == ["whole", "whole", "halves"]
@@ -61,12 +61,13 @@ def test_only_large_batches_are_divided(source: Checkpoint) -> None:
     ("split", "threads", "precision"),
     [(False, 2, "float32"), (None, 1, "float32"), (True, 1, "float32"), (None, 2, "int8")],
 )
-def test_where_halves_are_not_wanted_or_cannot_be_quicker_there_is_no_second_model(
+def test_where_halves_are_not_wanted_or_cannot_be_quicker_batches_stay_whole(
     source: Checkpoint, split: bool | None, threads: int, precision: str
 ) -> None:
     backend = opened(source, split=split, threads=threads, precision=precision)
     assert backend.tuning["split_batches"] is False
-    assert len(backend._compiled) == 1
+    assert isinstance(backend._large, openvino_backend.WholeBatch)
+    assert len(backend._compiled) == threads  # a second one whose layers are cut finer, of no use to a single thread
     assert backend.logits(pictures(HALVES_FROM)).shape == (HALVES_FROM, 10)
 
 
@@ -82,7 +83,7 @@ def test_the_quicker_of_halves_and_the_whole_is_used_where_the_settings_leave_it
     ways = backend._large
     assert isinstance(ways, FasterOfTwo)
     assert isinstance(ways._usual, openvino_backend.Halves)
-    assert ways._other is backend._whole
+    assert isinstance(ways._other, openvino_backend.WholeBatch)
 
 
 def test_batch_sizes_are_measured_one_way_and_trials_begin_with_serving(
@@ -117,8 +118,8 @@ def test_halves_that_answer_otherwise_are_left_out_and_warned_of(
     monkeypatch.setattr(openvino_backend.Halves, "logits", lambda *given: right(*given) + np.float32(wrong))
     backend = opened(source, split=None)
     assert backend.tuning["split_batches"] is None  # a reload asks again: it is another checkpoint
-    assert len(backend._compiled) == 1
-    assert backend._large is backend._whole
+    assert len(backend._compiled) == 2  # for small batches and for whole ones
+    assert isinstance(backend._large, openvino_backend.WholeBatch)
     assert "batches are not halved" in caplog.text
 
 

@@ -43,6 +43,10 @@ def test_a_single_image_does_without_mnn(count, way):
     assert used == [way]
 
 
+def test_nothing_is_set_up_for_large_batches_in_openvino(backend):
+    assert len(backend._single._compiled) == 1
+
+
 def test_batches_of_changing_sizes_are_answered_as_openvino_does(backend):
     images = pictures(20)
     expected = np.concatenate([backend._single.logits(images[i : i + 1]) for i in range(20)])
