@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from model.batch_sizes import batch_size_for
 from model.data import Dataset
 from model.precision import cudnn_switched
 from model.transforms import normalise, resize_batch
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
 ECE_BINS = 15
 
-# The most images in a batch, up to FULL_BATCH_SIDE pixels a side; of larger ones fewer, so that pixels are no more.
-MAX_BATCH_SIZE = 500
-FULL_BATCH_SIDE = 64
+MAX_BATCH_SIZE = 500  # images, see batch_size_for
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,6 @@ class Scores:
         return asdict(self)
 
 
-def batch_size_for(side: int, most: int = MAX_BATCH_SIZE, *, least: int = 1) -> int:
-    """Return how many images of `side` x `side` pixels have the pixels of `most` of 64 x 64; at least `least`."""
-    return max(least, min(most, most * FULL_BATCH_SIDE**2 // side**2))
-
-
 @cudnn_switched("allow_tf32", False)  # by default cuDNN rounds what it convolves in float32 to ten bits
 @torch.inference_mode()
 def compute_logits(
@@ -61,7 +55,7 @@ def compute_logits(
 
     `size` resizes the batch first (progressive training); `autocast` computes in that dtype, else it is float32.
     """
-    batch_size = batch_size_for(max(images.shape[-1], size or 0))
+    batch_size = batch_size_for(max(images.shape[-1], size or 0), MAX_BATCH_SIZE)
     device = next(network.parameters()).device
     channel_mean, channel_std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     was_training = network.training

@@ -28,10 +28,10 @@ from model.training.distributed import World
 from model.training.epoch_tally import EpochTally
 from model.training.errors import Stopped, TrainingError
 from model.training.finish import final_network, write_checkpoint
-from model.training.initial_weights import digest, held_out_but_seen
+from model.training.initial_weights import Seen, digest, held_out_but_seen, named_by_digest
 from model.training.learner import Learner
 from model.training.recipe import Recipe, lineage
-from model.training.run_folder import RunFolder, differences
+from model.training.run_folder import RunFolder, check_same_run
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +90,9 @@ class Trainer:
         self.progress, self.on_epoch = progress, on_epoch
         self.progress_every_s, self.save_every_s = progress_every_s, save_every_s
         self.fingerprint = dataset.fingerprint()  # of all images, before any is moved
-        self.held_but_seen = 0
+        self.seen = Seen()
         if init_from is not None:
-            self.held_but_seen = held_out_but_seen(init_from, dataset, self.fingerprint, recipe.hold_out)
+            self.seen = held_out_but_seen(init_from, dataset, self.fingerprint, recipe.hold_out)
         training, self.held = hold_out(dataset, recipe.hold_out, consume=consume)
         self.learner = Learner(recipe, training, device=device, init_from=init_from, world=world, compiled=compiled)
         self.world = self.learner.world
@@ -287,12 +287,8 @@ class Trainer:
             raise TrainingError(f"not all processes find the same state in {self.folder.path}: --out must be shared")
         if state is None:
             return
-        saved = json.loads(state["recipe"])
-        if self.init_from is not None and saved.get("init_from") == self.init_from.version:
-            saved["init_from"] = digest(self.init_from)  # older states name the file, whose metadata may change
-        if saved != json.loads(self._identity):
-            how = differences(json.dumps(saved), self._identity)
-            raise TrainingError(f"{self.folder.path} holds another run ({how}): give another --out")
+        saved = named_by_digest(json.loads(state["recipe"]), self.init_from)
+        check_same_run(self.folder.path, saved, json.loads(self._identity))
         self.learner.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.tally = EpochTally.from_state(state["tally"], self.world)
@@ -309,22 +305,16 @@ class Trainer:
             fingerprint=self.fingerprint,
             training=learner.training,
             held=self.held,
-            held_but_seen=self.held_but_seen,
+            seen=self.seen,
             temperature=self.temperature,
             recipe=self._recipe_done(),
         )
 
     def _tell_of_seen_images(self) -> None:
-        """Warn if the initial weights were trained on held-out images: these then say more than they should."""
-        if self.held_but_seen and self.world.is_main:
-            fitted = ", and so does the calibration that is fitted on them" if self.temperature is None else ""
-            log.warning(
-                "the weights of --init-from were trained on %d of the %d held-out images: "
-                "the held-out figures promise more than new images will show%s",
-                self.held_but_seen,
-                len(self.held),
-                fitted,
-            )
+        """Tell if the initial weights were, or may have been, trained on images that are held out."""
+        if self.init_from is not None and self.world.is_main:
+            same_classes = self.init_from.metadata.classes == self.held.classes
+            self.seen.tell(len(self.held), same_classes=same_classes, fitted=self.temperature is None)
 
     def _recipe_done(self) -> dict[str, Any]:
         """Return the recipe with what the run took, and the runs that it started from, if any."""

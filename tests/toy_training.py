@@ -1,6 +1,6 @@
 """A training run of seconds on 64 pictures of noise, for tests that need one in processes of its own.
 
-    python tests/toy_training.py OUT [--seconds-a-step S]
+    python tests/toy_training.py OUT [--seconds-a-step S] [--batch-size N]
 
 Also under torchrun. Networks are narrow: the same layers and names at a thousandth of the cost.
 """
@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds-a-step", type=float, default=0.0)
+    parser.add_argument("--batch-size", type=int, default=RECIPE.batch_size)
     arguments = parser.parse_args()
     model.architecture.STAGE_WIDTHS = (16, 16, 32, 32)
     model.training.learner.has_fast_bfloat16 = lambda _device: False  # the same numbers on every processor
@@ -66,7 +67,7 @@ def main() -> None:
 
     with join_world(torch.device("cpu")) as (world, device):
         trainer = Trainer(
-            RECIPE,
+            replace(RECIPE, batch_size=arguments.batch_size),
             toy_dataset(),
             arguments.out,
             device=device,

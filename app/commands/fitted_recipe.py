@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 FEW_STEPS = 1000  # CIFAR-10's shortest recipe, for a CPU, has 3,510
 FEW_STEPS_OF_A_HEAD = 300  # where all other weights have learnt something already
+MANY = 1_000_000  # images, of which every preset takes all that it may
 FEW_HELD_OUT = 100  # a temperature fitted on fewer depends more on the pictures than on the network
 
 
@@ -43,6 +44,41 @@ def check_flags(
     )
 
 
+def check_run(arguments: argparse.Namespace, default_preset: str, init_from: Checkpoint | None) -> None:
+    """Raise TrainingError if --out holds a run of another recipe, as far as that shows before the pictures are read."""
+    from model.training.initial_weights import digest, named_by_digest
+    from model.training.run_folder import RunFolder, check_same_run
+
+    folder = RunFolder(arguments.out)
+    saved = folder.identity()
+    if saved is None:
+        return
+    given = _given(arguments)
+    of_the_pictures = {"hold_out", "batch_size"} - given.keys()
+    if "batch_size" in of_the_pictures:
+        of_the_pictures |= {"learning_rate"} - given.keys()  # it follows the batch
+    recipe, _ = _fit(arguments, default_preset, init_from, images=MANY, classes=2)
+    wanted = {name: value for name, value in recipe.to_dict().items() if name not in of_the_pictures}
+    wanted["init_from"] = digest(init_from) if init_from else None
+    saved = named_by_digest(saved, init_from)
+    check_same_run(folder.path, {name: saved.get(name) for name in wanted}, wanted)
+
+
+def _fit(
+    arguments: argparse.Namespace,
+    default_preset: str,
+    init_from: Checkpoint | None,
+    *,
+    images: int,
+    classes: int,
+    processes: int = 1,
+) -> tuple[Recipe, dict[str, Any]]:
+    """Return the preset fitted to so many images, and which options in it are those of the network of `init_from`."""
+    given, preset = _given(arguments), PRESETS[arguments.preset or default_preset]
+    taken = _network_of(init_from, replace(preset, **given), arguments.image_size, given) if init_from else {}
+    return preset.for_data(arguments.image_size, images, classes, given | taken, processes=processes), taken
+
+
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of a recipe that were given on the command line."""
     given = {
@@ -54,9 +90,14 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def build_recipe(
-    arguments: argparse.Namespace, default_preset: str, dataset: Dataset, init_from: Checkpoint | None = None
+    arguments: argparse.Namespace,
+    default_preset: str,
+    dataset: Dataset,
+    init_from: Checkpoint | None = None,
+    *,
+    processes: int = 1,
 ) -> Recipe:
-    """Fit the preset to the training set; flags that were given keep their values.
+    """Fit the preset to the training set and to the processes that share a batch; flags that were given keep theirs.
 
     The network is that of `init_from`, but for flags that were given. Raises DataError if more images are to be held
     out than there are.
@@ -67,13 +108,16 @@ def build_recipe(
     if "hold_out" in given:
         check_hold_out(dataset, given["hold_out"])  # before values are logged that no run can use
     preset = PRESETS[arguments.preset or default_preset]
-    recipe = preset.for_data(arguments.image_size, len(dataset), len(dataset.classes), given)
+    images, classes = len(dataset), len(dataset.classes)
+    recipe, taken = _fit(arguments, default_preset, init_from, images=images, classes=classes, processes=processes)
+    shared = f" and {processes} processes" if processes > 1 else ""
+    why = {"learning_rate": "the batch", "batch_size": f"the training set{shared}"}
     for name in Recipe.__dataclass_fields__:
-        if name not in given and getattr(recipe, name) != getattr(preset, name):
-            why = "the batch" if name == "learning_rate" else "the training set"
-            log.info("%s %s instead of %s, to suit %s", name, getattr(recipe, name), getattr(preset, name), why)
-    if init_from is not None:
-        recipe = replace(recipe, **_network_of(init_from, recipe, dataset, given))
+        value, before = getattr(recipe, name), getattr(preset, name)
+        if name in taken:
+            log.info("%s %s, as the weights of --init-from have it", name, value)
+        elif name not in given and value != before:
+            log.info("%s %s instead of %s, to suit %s", name, value, before, why.get(name, "the training set"))
     _log_steps(recipe, len(dataset) - recipe.hold_out, _what_is_fresh(dataset, init_from))
     if arguments.temperature is None and 0 < recipe.hold_out < FEW_HELD_OUT:
         note = "how sure its answers are will mean little; more pictures or a larger --hold-out help"
@@ -88,21 +132,18 @@ def build_recipe(
     return recipe
 
 
-def _network_of(init_from: Checkpoint, recipe: Recipe, dataset: Dataset, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of the network of `init_from` that `recipe` has otherwise and no flag gave, and log them.
+def _network_of(init_from: Checkpoint, recipe: Recipe, size: int, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of the network of `init_from` that `recipe` has otherwise, at `size` pixels, and no flag gave.
 
     Options that fit already are left alone: a run's state names the recipe with which alone it goes on.
     """
-    own = asdict(recipe.architecture(len(dataset.classes), dataset.images.shape[-1]))
     theirs = asdict(Architecture.from_dict(init_from.metadata.architecture))
-    taken = {
+    own = asdict(recipe.architecture(theirs["num_classes"], size))
+    return {
         name: value
         for name, value in theirs.items()
         if name != "num_classes" and name not in given and value != own[name]
     }
-    for name, value in taken.items():
-        log.info("%s %s, as the weights of --init-from have it", name, value)
-    return taken
 
 
 def _what_is_fresh(dataset: Dataset, init_from: Checkpoint | None) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.commands.data_flags import add_data, check_out, named_path
-from app.commands.fitted_recipe import build_recipe, check_flags
+from app.commands.fitted_recipe import build_recipe, check_flags, check_run
 from app.commands.labelled_data import load_split
 from app.commands.numbers import rate, seed, share, temperature, whole
 from app.commands.progress import ProgressBar
@@ -197,9 +197,10 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
         init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None
         default_preset = "best" if device.type == "cuda" else "cpu"
         check_flags(arguments, default_preset, init_from, world.size)
+        check_run(arguments, default_preset, init_from)
         with _warnings_of_one(world):
             dataset = load_split(arguments, split="train")
-            recipe = build_recipe(arguments, default_preset, dataset, init_from)
+            recipe = build_recipe(arguments, default_preset, dataset, init_from, processes=world.size)
         data_loading_s = time.monotonic() - began
         bar = None
         if world.is_main and sys.stderr.isatty():

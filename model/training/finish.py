@@ -19,6 +19,7 @@ from model.checkpoint import Checkpoint
 from model.data import Dataset
 from model.evaluate import compute_logits, score
 from model.metadata import Metadata
+from model.training.initial_weights import Seen
 from model.training.interpolate import STATISTICS_IMAGES, interpolate, reestimate_batch_norm
 from model.training.learner import Learner
 
@@ -49,14 +50,14 @@ def write_checkpoint(
     fingerprint: str,
     training: Dataset,
     held: Dataset,
-    held_but_seen: int,
+    seen: Seen,
     temperature: float | None,
     recipe: dict[str, Any],
 ) -> None:
     """Fit the calibration on the held-out images, measure on them, and write the checkpoint.
 
-    `fingerprint` is the whole training set's, `training` and `held` are its two parts; on `held_but_seen` images
-    of the latter the initial weights were trained, which the checkpoint says. With `temperature` given,
+    `fingerprint` is the whole training set's, `training` and `held` are its two parts; `seen` is how many of the
+    latter the initial weights were trained on, which the checkpoint says. With `temperature` given,
     nothing is fitted, and `held` may be empty. `network` is rounded to half precision in place: what is measured is
     what ships.
     """
@@ -68,8 +69,7 @@ def write_checkpoint(
         logits = compute_logits(network, held.images, training.mean, training.std)
         if temperature is None:
             calibration = fit_calibration(logits, held.labels)
-            seen = f", of which the initial weights had seen {held_but_seen}" if held_but_seen else ""
-            fitted_on = f"{len(held)} held-out training images{seen}"
+            fitted_on = f"{len(held)} held-out training images{seen.in_words()}"
         measured = (score(calibration.probabilities(logits), held).to_dict(),)
     images, probabilities = _self_test(network, held if len(held) else training, calibration)
     metadata = Metadata(
@@ -88,7 +88,7 @@ def write_checkpoint(
             "fingerprint": fingerprint,
             "training_images": len(training),
             "held_out_images": len(held),
-            "never_trained_on": len(held) - held_but_seen,
+            **seen.never_trained_on(len(held)),
         },
         recipe=recipe,
         epochs=sum(epochs for _, epochs in recipe["phases"]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.evaluate import batch_size_for
+from model.batch_sizes import batch_size_for
 from model.training.recipe import SMALLEST_BATCH
 from model.transforms import Triple, normalise
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from model.architecture import Architecture, Shortcut, Stem
+from model.batch_sizes import batch_size_for
 from model.transforms import MAX_SIDE, MIN_SIDE
 
 MAX_CIFAR_STEM_PIXELS = 64
@@ -36,6 +37,10 @@ class Augmentation:
 # The side of the images that the presets are made for, and the least images that batch norm should see at once.
 NATIVE_SIZE = 32
 SMALLEST_BATCH = 8
+
+# What convolutions put out is what a step keeps for its gradients. Those of ResNet-18 with the stem of ImageNet put out
+# about as much as with that of CIFAR at a third of the side: 0.8 instead of 9.4 times 64 values a pixel of the image.
+IMAGENET_STEM_REDUCES = 3
 
 # Beyond it a number can only be a slip.
 MAX_EPOCHS = 1_000_000
@@ -117,13 +122,14 @@ class Recipe:
         stem: Stem = ("cifar" if small else "imagenet") if self.stem == "auto" else self.stem
         return Architecture(self.arch, num_classes, stem, self.groups, self.width_per_group, self.shortcut)
 
-    def for_data(self, size: int, images: int, classes: int, given: Mapping[str, Any]) -> Recipe:
+    def for_data(self, size: int, images: int, classes: int, given: Mapping[str, Any], *, processes: int = 1) -> Recipe:
         """Return the recipe for `images` training images of size x size pixels; the presets are made for CIFAR-10.
 
         Lengths in pixels grow with the images. A tenth is held out at most, but one image of each class if that is
-        no more than a quarter. A batch is an eighth of what is left at most, or SMALLEST_BATCH. The learning rate
-        shrinks with a smaller batch, also with one that is given (Goyal et al. 2017, arXiv:1706.02677). `given` are
-        fields that are taken as they are.
+        no more than a quarter. A batch is an eighth of what is left at most, or SMALLEST_BATCH; of large images it is
+        smaller, so that it takes no more memory than the preset's of 64 x 64 pixels; and `processes` can share it
+        equally. The learning rate shrinks with a smaller batch, also with one that is given (Goyal et al. 2017,
+        arXiv:1706.02677). `given` are fields that are taken as they are.
         """
         scale = size / NATIVE_SIZE
         scaled: dict[str, Any] = {
@@ -135,11 +141,19 @@ class Recipe:
         recipe = replace(self, **(scaled | dict(given)))
         training = max(1, images - recipe.hold_out)
         if "batch_size" not in given:
-            batch_size = min(self.batch_size, training, max(SMALLEST_BATCH, _power_of_two(training // 8)))
-            recipe = replace(recipe, batch_size=batch_size)
+            batch_size = min(recipe._batch_that_fits(size), training, max(SMALLEST_BATCH, _power_of_two(training // 8)))
+            recipe = replace(recipe, batch_size=max(1, batch_size // processes) * processes)
         if "learning_rate" not in given and recipe.batch_size < self.batch_size:
             recipe = replace(recipe, learning_rate=self.learning_rate * recipe.batch_size / self.batch_size)
         return recipe
+
+    def _batch_that_fits(self, size: int) -> int:
+        """Return the batch, or the power of two below it that the largest images leave memory for."""
+        largest = max(side for side, _ in self.phases)
+        if self.architecture(1, size).stem == "imagenet":
+            largest = largest // IMAGENET_STEM_REDUCES
+        fits = batch_size_for(largest, self.batch_size, least=SMALLEST_BATCH)
+        return self.batch_size if fits >= self.batch_size else _power_of_two(fits)
 
     def augmentation(self) -> Augmentation:
         """Return the part of the recipe that changes training images."""

@@ -10,7 +10,7 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,17 @@ class RunFolder:
         found: dict[str, Any] = state
         return found
 
+    def identity(self) -> dict[str, Any] | None:
+        """Return what the saved state says of its run: the recipe, "images", and what it started from.
+
+        None without a state. Raises TrainingError as `load_state` does.
+        """
+        state = self.load_state(torch.device("cpu"))
+        if state is None:
+            return None
+        identity: dict[str, Any] = json.loads(state["recipe"])
+        return identity
+
     def temperature(self) -> float | None:
         """Return the temperature of the finished checkpoint, None where there is none that is intact."""
         try:
@@ -193,9 +204,14 @@ def _epoch_of(line: str) -> int:
         return 0
 
 
-def differences(saved: str, wanted: str) -> str:
-    """Return in words how one run's identity, JSON, differs from another's."""
-    ours, theirs = json.loads(saved), json.loads(wanted)
+def check_same_run(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise TrainingError if the run in the folder `path` is another one than is wanted, by their identities."""
+    if saved != wanted:
+        raise TrainingError(f"{path} holds another run ({differences(saved, wanted)}): give another --out")
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """Return in words how one run's identity differs from another's."""
     named = {
         "images": "other images",
         "init_from": "another --init-from",
@@ -203,6 +219,6 @@ def differences(saved: str, wanted: str) -> str:
     }
     return "; ".join(
         named.get(name, f"{name} {json.dumps(ours.get(name))}, not {json.dumps(theirs.get(name))}")
-        for name in sorted(ours | theirs)
+        for name in sorted({*ours, *theirs})
         if ours.get(name) != theirs.get(name)
     )

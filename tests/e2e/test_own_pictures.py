@@ -129,6 +129,18 @@ def test_fine_tuning_the_shipped_checkpoint_takes_fewer_steps(trained, tmp_path,
     assert found == [kind for kind, _ in unseen]
 
 
+def test_three_processes_share_a_presets_batch_and_warn_once(trained, tmp_path):
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "app.cli"]
+    flags = ["--data", f"folder:{trained.pictures}", "--device", "cpu", "--out", tmp_path, "--phases", "16:1"]
+    done = subprocess.run(
+        [*start, "train", *map(str, flags)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "batch_size 6 instead of 128, to suit the training set and 3 processes" in done.stderr
+    assert done.stderr.count("skipped 'grass/broken.jpg'") == 2  # for training, and for the report
+    assert (tmp_path / "evaluation.json").exists()
+
+
 def test_a_bad_file_can_be_fatal(trained, tmp_path):
     done = train(trained.pictures, tmp_path / "run", "--on-bad-image", "fail")
     assert done.returncode == 1

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import httpx
@@ -123,6 +124,23 @@ def test_the_network_is_the_one_of_the_weights_to_start_from(caplog, flags, stem
     recipe = build_recipe(parse("train", *flags), "cpu", dataset(1000, int(flags[5])), weights())
     assert (recipe.arch, recipe.stem) == ("resnet18", stem)
     assert ("stem cifar, as the weights of --init-from have it" in caplog.text) == told
+
+
+def test_a_batch_suits_the_processes_that_share_it_unless_it_was_given(caplog):
+    caplog.set_level(logging.INFO)
+    recipe = build_recipe(parse("train", "--data", "folder:x"), "cpu", dataset(2000, 32), processes=3)
+    assert recipe.batch_size == 126
+    assert "batch_size 126 instead of 128, to suit the training set and 3 processes" in caplog.text
+    flags = parse("train", "--data", "folder:x", "--batch-size", "128")
+    assert build_recipe(flags, "cpu", dataset(2000, 32), processes=3).batch_size == 128
+
+
+def test_of_large_images_a_network_that_keeps_their_resolution_takes_fewer_at_once():
+    flags = ["train", "--data", "folder:x", "--image-size", "224"]
+    images = replace(dataset(2000, 8), images=torch.zeros(1, 3, 224, 224, dtype=torch.uint8).expand(2000, -1, -1, -1))
+    assert build_recipe(parse(*flags), "cpu", images).batch_size == 64
+    recipe = build_recipe(parse(*flags, "--init-from", "x"), "cpu", images, weights())
+    assert (recipe.stem, recipe.batch_size) == ("cifar", 8)
 
 
 def test_a_plain_network_goes_on_as_one(caplog):

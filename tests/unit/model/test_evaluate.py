@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from model.batch_sizes import batch_size_for
 from model.data import Dataset
 from model.evaluate import (
+    MAX_BATCH_SIZE,
     CalibrationBin,
-    batch_size_for,
     calibration_bins,
     compute_logits,
     confusion_matrix,
@@ -62,7 +63,7 @@ def test_score_of_an_impossible_label_is_finite() -> None:
 
 
 def test_compute_logits_normalises_and_keeps_the_order_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.evaluate.batch_size_for", lambda _side: 3)
+    monkeypatch.setattr("model.evaluate.batch_size_for", lambda _side, _most: 3)
     images = torch.randint(0, 256, (7, 3, 4, 4), dtype=torch.uint8)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
     expected = network(normalise(images, torch.tensor(CIFAR10_MEAN), torch.tensor(CIFAR10_STD)))
@@ -113,7 +114,7 @@ def test_as_many_images_are_computed_at_once_as_suit_their_side(
 
 
 def test_of_the_largest_images_at_least_one_is_computed_at_once() -> None:
-    assert [batch_size_for(side) for side in (224, 512, 2048)] == [40, 7, 1]
+    assert [batch_size_for(side, MAX_BATCH_SIZE) for side in (224, 512, 2048)] == [40, 7, 1]
     assert [batch_size_for(side, 250, least=8) for side in (32, 224, 512)] == [250, 20, 8]
 
 

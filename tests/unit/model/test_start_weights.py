@@ -94,17 +94,52 @@ def test_what_the_weights_before_the_initial_ones_have_seen_is_told_of_too(
     ]
 
 
-@pytest.mark.parametrize("case", ["as many", "fewer", "other images"])
+@pytest.mark.parametrize("hold_out", [16, 12])
 def test_held_out_images_that_are_new_to_the_initial_weights_are_not(
-    tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture, case: str
+    tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture, hold_out: int
 ) -> None:
     source = checkpoint.load(undisturbed / "checkpoint.safetensors")
-    dataset = toy_dataset()
-    if case == "other images":
-        dataset.images[0, 0, 0, 0] += 1
-    recipe = replace(RECIPE, phases=((8, 1),), hold_out={"as many": 16, "fewer": 12}.get(case, 24))
-    Trainer(recipe, dataset, tmp_path, device=torch.device("cpu"), init_from=source).run()
+    recipe = replace(RECIPE, phases=((8, 1),), hold_out=hold_out)
+    loaded = checkpoint.load(trainer(tmp_path, recipe, init_from=source).run())
     assert "--init-from" not in caplog.text
+    assert loaded.metadata.dataset["never_trained_on"] == hold_out
+
+
+@pytest.mark.parametrize(
+    ("classes", "level"), [(("ant", "bee", "cat", "dog"), "WARNING"), (("ant", "bee", "cow", "dog"), "INFO")]
+)
+def test_whether_weights_of_other_images_have_seen_held_out_ones_is_unknown(
+    tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture, classes: tuple[str, ...], level: str
+) -> None:
+    """They may be of the same folder, before pictures were added."""
+    caplog.set_level("INFO")
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    dataset = replace(toy_dataset(), classes=classes)
+    dataset.images[0, 0, 0, 0] += 1
+    recipe = replace(RECIPE, phases=((8, 1),), hold_out=16)
+    later = checkpoint.load(
+        Trainer(recipe, dataset, tmp_path / "1", device=torch.device("cpu"), init_from=source).run()
+    )
+    told = [one for one in caplog.records if "trained on some of the 16 held-out images is unknown" in one.getMessage()]
+    assert [one.levelname for one in told] == [level] * 2
+    note = "16 held-out training images, of which it is unknown how many the initial weights had seen"
+    assert later.metadata.temperature_fitted_on == note
+    assert later.metadata.dataset["never_trained_on"] == "unknown"
+    # What the weights before them have seen stays unknown, but not what they have seen themselves.
+    notes = []
+    for number, hold_out in enumerate((16, 24, 24)):
+        more = replace(recipe, hold_out=hold_out)
+        run = Trainer(more, dataset, tmp_path / f"2{number}", device=torch.device("cpu"), init_from=later)
+        later = checkpoint.load(run.run())
+        notes.append((later.metadata.dataset["never_trained_on"], later.metadata.temperature_fitted_on[2:]))
+    assert notes == [("unknown", note[2:]), *[("unknown", f"{note[2:]}, 8 at least")] * 2]
+
+
+def test_of_weights_that_say_nothing_of_their_images_nothing_is_known(tmp_path: Path, undisturbed: Path) -> None:
+    source = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    for dataset in ({}, {"fingerprint": "?"}, source.metadata.dataset | {"never_trained_on": 64}):
+        silent = replace(source, metadata=source.metadata.model_copy(update={"dataset": dataset}))
+        assert not trainer(tmp_path, init_from=silent).seen.is_all
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])

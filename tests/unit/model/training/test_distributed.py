@@ -26,7 +26,10 @@ pytestmark = pytest.mark.usefixtures("narrow_stages")
 SCRIPT = [toy_training.__file__]
 ROOT = Path(toy_training.__file__).parents[1]
 ONE = [sys.executable, *SCRIPT]
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *SCRIPT]
+TWO, THREE = (
+    [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", number, *SCRIPT]
+    for number in "23"
+)
 
 
 def environment() -> dict[str, str]:
@@ -66,6 +69,19 @@ def test_two_processes_train_like_one(tmp_path: Path, alone: Path) -> None:
     for name, tensor in single.tensors.items():
         moved = (tensor.float() - start[name]).norm()
         assert (together.tensors[name].float() - tensor.float()).norm() <= 0.05 * moved, name
+
+
+def test_three_processes_share_what_three_does_not_divide(tmp_path: Path) -> None:
+    """The sixteen held-out images: they get six, five and five."""
+    batch = ["--batch-size", "15"]
+    train([*ONE, *batch], tmp_path / "one")
+    train([*THREE, *batch], tmp_path / "three")
+    pairs = list(zip(metrics(tmp_path / "three"), metrics(tmp_path / "one"), strict=True))
+    assert len(pairs) == 3
+    for three, one in pairs:
+        assert three["loss"] == pytest.approx(one["loss"], abs=1e-3)
+        assert three["accuracy"] == pytest.approx(one["accuracy"], abs=0.05)
+        assert three["held_out_nll"] == pytest.approx(one["held_out_nll"], abs=1e-3)
 
 
 def test_killed_run_goes_on_in_the_middle_of_an_epoch_to_the_same_weights(tmp_path: Path, alone: Path) -> None:

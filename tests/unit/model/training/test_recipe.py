@@ -113,6 +113,42 @@ def test_a_smaller_batch_takes_smaller_steps_whoever_chose_it(batch_size: int) -
     assert PRESETS["standard"].for_data(32, 50_000, 10, both).learning_rate == 0.3
 
 
+@pytest.mark.parametrize(
+    ("preset", "size", "given", "batch_size"),
+    [
+        ("cpu", 64, {}, 128),
+        ("cpu", 128, {}, 128),  # its first layers reduce it
+        ("cpu", 224, {}, 64),
+        ("best", 224, {}, 256),
+        ("cpu", 512, {}, 16),
+        ("cpu", 224, {"stem": "cifar"}, 8),  # as the shipped weights have it
+        ("best", 224, {"stem": "cifar"}, 32),
+        ("best", 32, {"phases": ((224, 1),)}, 32),
+        ("cpu", 512, {"stem": "cifar"}, 8),
+        ("cpu", 224, {"batch_size": 128}, 128),
+    ],
+)
+def test_large_images_take_small_batches_which_fit_into_memory(
+    preset: str, size: int, given: dict[str, Any], batch_size: int
+) -> None:
+    recipe = PRESETS[preset].for_data(size, 50_000, 10, given)
+    assert recipe.batch_size == batch_size
+    whole = PRESETS[preset]
+    assert recipe.learning_rate == pytest.approx(whole.learning_rate * batch_size / whole.batch_size)
+
+
+@pytest.mark.parametrize(
+    ("processes", "images", "batch_size"),
+    [(2, 50_000, 128), (3, 50_000, 126), (5, 50_000, 125), (3, 100, 6), (12, 100, 12)],
+)
+def test_a_presets_batch_can_be_shared_by_any_number_of_processes(processes: int, images: int, batch_size: int) -> None:
+    recipe = PRESETS["cpu"].for_data(32, images, 4, {}, processes=processes)
+    assert recipe.batch_size == batch_size
+    assert recipe.learning_rate == pytest.approx(0.1 * batch_size / 128)
+    given = PRESETS["cpu"].for_data(32, images, 4, {"batch_size": 16}, processes=processes)
+    assert given.batch_size == 16  # which may be refused, but not changed
+
+
 def test_earlier_runs_are_a_flat_list_also_where_each_recipe_holds_the_one_before_it() -> None:
     first, second, third = ({"seed": seed} for seed in range(3))
     nested = second | {"init_from": {"version": "a", "recipe": first}}

@@ -91,8 +91,8 @@ def test_a_file_system_without_locks_does(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_how_runs_differ_is_said_in_words() -> None:
-    saved = json.dumps({"batch_size": 4, "images": "a", "init_from": None, "same": [1]})
-    wanted = json.dumps({"batch_size": 8, "images": "b", "init_from": "x", "normalisation": [], "same": [1]})
+    saved = {"batch_size": 4, "images": "a", "init_from": None, "same": [1]}
+    wanted = {"batch_size": 8, "images": "b", "init_from": "x", "normalisation": [], "same": [1]}
     assert differences(saved, wanted) == (
         "batch_size 4, not 8; other images; another --init-from; another mean and std"
     )
