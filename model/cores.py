@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import os
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")
-MEMBERSHIP = Path("/proc/self/cgroup")
+from model.control_groups import CGROUP, MEMBERSHIP, groups_of
 
 
 def available_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
@@ -26,33 +25,11 @@ def available_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int
 def _quota(cgroup: Path, membership: Path) -> float | None:
     """Return how many cores' time may be used; None without a limit, or where there are no groups.
 
-    A group has at most what those above it have. A container sees its own one as the first.
+    A group has at most what those above it have.
     """
-    unified, older = _groups(membership)
-    quotas = [_unified_quota(group) for group in _upwards(cgroup, unified)]
-    quotas += [_older_quota(group) for group in _upwards(cgroup / "cpu", older)]
+    unified, older = groups_of("cpu", cgroup, membership)
+    quotas = [*map(_unified_quota, unified), *map(_older_quota, older)]
     return min((quota for quota in quotas if quota is not None), default=None)
-
-
-def _groups(membership: Path) -> tuple[str, str]:
-    """Return the paths of this process' group in version 2 and, for processor time, in version 1; "/" if unknown."""
-    unified = older = "/"
-    with suppress(OSError):
-        for line in membership.read_text().splitlines():
-            number, controllers, path = line.split(":", 2)
-            if number == "0" and not controllers:
-                unified = path
-            elif "cpu" in controllers.split(","):
-                older = path
-    return unified, older
-
-
-def _upwards(top: Path, path: str) -> list[Path]:
-    """Return the folders of a group and of those above it. Of one that is out of sight, ../, only the first."""
-    within = PurePosixPath(path.lstrip("/"))
-    if ".." in within.parts:
-        within = PurePosixPath()
-    return [top / one for one in (within, *within.parents)]
 
 
 def _unified_quota(group: Path) -> float | None:

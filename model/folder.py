@@ -15,6 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from model.available_memory import available_memory, in_words
 from model.data import DataError, Dataset, NoTestSet, Split, channel_statistics
 from model.folder_files import contradictory_digests, decode, each_once, quiet_pillow, read_files
 from model.folder_layout import (
@@ -35,7 +36,7 @@ from model.transforms import MAX_SIDE, MIN_SIDE
 log = logging.getLogger(__name__)
 
 TEST_SHARE = 0.1
-MAX_IMAGES_BYTES = 8 << 30
+MEMORY_SHARE = 0.8  # of what is available; the network, its batches and the held-out part need some, too
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
     mixed.
 
     Raises DataError if the folder is not as described, leaves a class nothing to train on, or needs more than
-    MAX_IMAGES_BYTES, and NoTestSet if there is nothing to test on; with `on_bad_image` "fail" also for the first file
-    that is no picture. What is wrong with the test split is found, and told, when the training split is
-    loaded, and once more when it is itself.
+    MEMORY_SHARE of the memory that is available, and NoTestSet if there is nothing to test on; with `on_bad_image`
+    "fail" also for the first file that is no picture. What is wrong with the test split is found, and told, when the
+    training split is loaded, and once more when it is itself.
     """
     folder = PictureFolder.at(path)
     if not MIN_SIDE <= image_size <= MAX_SIDE:
@@ -178,12 +179,15 @@ def _bytes_in(file: PictureFile) -> int:
 
 def _check_memory(count: int, size: int) -> None:
     """Raise DataError if so many pictures of that size are more than fits."""
-    needed = count * 3 * size**2
-    if needed > MAX_IMAGES_BYTES:
-        raise DataError(
-            f"{count} pictures of {size}x{size} take {needed / 2**30:.1f} GiB, more than the {MAX_IMAGES_BYTES >> 30} "
-            f"GiB that are allowed: take --image-size {int((MAX_IMAGES_BYTES / (3 * count)) ** 0.5)} or fewer pictures"
-        )
+    needed, available = count * 3 * size**2, available_memory()
+    if available is None or needed <= MEMORY_SHARE * available:
+        return
+    fitting = int((MEMORY_SHARE * available / (3 * count)) ** 0.5)
+    smaller = f"--image-size {fitting} or " if fitting >= MIN_SIDE else ""
+    raise DataError(
+        f"{count} pictures of {size}x{size} take {in_words(needed)} of memory, and of the {in_words(available)} that "
+        f"are available to this process {MEMORY_SHARE:.0%} may be taken: take {smaller}fewer pictures"
+    )
 
 
 def _drop_test_duplicates(files: Sequence[PictureFile], tested: Set[str]) -> list[PictureFile]:

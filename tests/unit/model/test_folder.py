@@ -347,12 +347,20 @@ def test_sizes_out_of_range_are_refused(pictures: Path, size: int) -> None:
 
 
 def test_more_than_fits_is_refused_before_a_file_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "MAX_IMAGES_BYTES", 36 * 3 * 20 * 20)
+    monkeypatch.setattr(folder, "available_memory", lambda: 36 * 3 * 20 * 20 * 10 // 8)
     monkeypatch.setattr(folder_files, "read_picture", lambda path: pytest.fail(f"read {path}"))
-    with pytest.raises(
-        DataError, match=r"36 pictures of 32x32 take .* GiB, more than .* take --image-size 20 or fewer"
-    ):
+    said = r"36 pictures of 32x32 take 0\.1 MiB .* of the 0\.1 MiB that are available .* 80% may be taken: take"
+    with pytest.raises(DataError, match=f"{said} --image-size 20 or fewer pictures"):
         load_folder(pictures, split="train")
+    monkeypatch.setattr(folder, "available_memory", lambda: 36 * 3 * 7 * 7)
+    with pytest.raises(DataError, match="may be taken: take fewer pictures"):
+        load_folder(pictures, split="train")
+
+
+@pytest.mark.parametrize("available", [None, 36 * 3 * 32 * 32 * 10 // 8])
+def test_what_fits_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch, available: int | None) -> None:
+    monkeypatch.setattr(folder, "available_memory", lambda: available)
+    assert len(load_folder(pictures, split="all")) == 36
 
 
 def test_each_picture_has_the_path_of_its_file(pictures: Path) -> None:

@@ -1,0 +1,61 @@
+"""How much more memory this process may take, without torch."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from model.control_groups import CGROUP, MEMBERSHIP, groups_of
+
+MEMINFO = Path("/proc/meminfo")
+
+
+def available_memory(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP, meminfo: Path = MEMINFO) -> int | None:
+    """Return the bytes that can be taken without pushing anything out; None where that cannot be told.
+
+    It is what the machine has left or, if that is less, what is left of the limit of a container or a service. Of
+    processes that torchrun started, each has its share. Where there is no /proc, all memory of the machine counts.
+    """
+    unified, older = groups_of("memory", cgroup, membership)
+    left = [_machine(meminfo)]
+    left += [_left(group, "memory.max", "memory.current", "inactive_file") for group in unified]
+    left += [_left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file") for group in older]
+    known = [one for one in left if one is not None]
+    return max(0, min(known)) // max(1, _processes_here()) if known else None
+
+
+def in_words(count: int) -> str:
+    """Return a number of bytes as a person reads it."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _machine(meminfo: Path) -> int | None:
+    with suppress(OSError):
+        for line in meminfo.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                return int(value.split()[0]) << 10
+    with suppress(OSError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _left(group: Path, limit: str, usage: str, cache: str) -> int | None:
+    """Return what is left of a group's limit; None without one. Files that nobody has read lately make room."""
+    try:
+        left = int((group / limit).read_text()) - int((group / usage).read_text())
+    except (OSError, ValueError):  # ValueError: of "max", which is no limit
+        return None
+    with suppress(OSError):
+        for line in (group / "memory.stat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == cache:
+                left += int(value)
+    return left
+
+
+def _processes_here() -> int:
+    """Return how many processes torchrun has started on this machine: each of them holds all images."""
+    value = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(value) if value.isdecimal() else 1
