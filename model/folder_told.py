@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.data import Dataset
+from model.data import Dataset, held_out_mask
 from model.folder_layout import MAX_NAMED, NO_TEST, PictureFile, some_of
 from model.look_alikes import compared, in_floats, look_alikes, thumbnails
 from model.picture_files import SERVED_PIXELS
@@ -22,6 +23,8 @@ UNEVEN_TIMES = 10  # as many pictures of one class as of another
 LARGE_TIMES = 4  # as many pixels on the shorter side as the network is to see
 NOTHING_STD = 3.0  # grey levels
 MAX_SHOWN = 5
+
+Pictures = tuple[Tensor, Sequence[str]]  # thumbnails, float32 (N, 192), and their N files
 
 
 def tell_of_training_pictures(root: Path, files: Sequence[PictureFile], dataset: Dataset) -> None:
@@ -78,17 +81,43 @@ def tell_of_test_pictures(root: Path, dataset: Dataset, tested: Tensor, labels: 
     untested = [name for name, count in zip(dataset.classes, counts, strict=True) if not count]
     if untested:
         log.warning("%s: no test picture of %s: %s", root, some_of(untested, MAX_NAMED), NO_TEST)
-    trained = dataset.paths or ()
-    looked_at = len(compared(len(dataset), len(paths)))
-    if looked_at < len(paths):
-        log.info("%s: %d of %d test pictures were compared with all training pictures", root, looked_at, len(paths))
-    pairs = look_alikes(thumbnails(dataset.images), tested)
+    note = "look like training pictures, so the test says more than it should"
+    _tell_of_look_alikes(root, (thumbnails(dataset.images), dataset.paths or ()), (tested, paths), ("test", note))
+
+
+def tell_of_held_out_pictures(dataset: Dataset, count: int) -> None:
+    """Warn of pictures that look like others, where one of two is held out by `hold_out` and the other trained on.
+
+    `dataset` is all of a training set, of which `count` are held out. Of one without files, nothing is said. Raises
+    DataError as `hold_out` does.
+    """
+    held = held_out_mask(dataset, count)
+    if dataset.paths is None or not count:
+        return
+    root = Path(os.path.commonpath(dataset.paths))
+    thumbs = thumbnails(dataset.images)
+    kept, taken = (
+        (thumbs[chosen], [dataset.paths[i] for i in chosen.nonzero()[:, 0].tolist()]) for chosen in (~held, held)
+    )
+    note = "look like ones that are trained on, so held-out figures and calibration say more than they should"
+    _tell_of_look_alikes(root, kept, taken, ("held-out", note))
+
+
+def _tell_of_look_alikes(root: Path, trained: Pictures, others: Pictures, words: tuple[str, str]) -> None:
+    """Warn of the `others` that look like pictures to train on; `words` are what they are called, and what it means."""
+    called, note = words
+    (thumbs, paths), (looked_at_thumbs, looked_at_paths) = trained, others
+    count = len(looked_at_paths)
+    looked_at = len(compared(len(paths), count))
+    if looked_at < count:
+        log.info("%s: %d of %d %s pictures were compared with all training pictures", root, looked_at, count, called)
+    pairs = look_alikes(thumbs, looked_at_thumbs)
     if pairs:
-        some = "; ".join(f"{_below(root, paths[i])} like {_below(root, trained[j])}" for i, j in pairs[:MAX_SHOWN])
+        shown = pairs[:MAX_SHOWN]
+        some = "; ".join(f"{_below(root, looked_at_paths[i])} like {_below(root, paths[j])}" for i, j in shown)
         more = f"; and {len(pairs) - MAX_SHOWN} more" if len(pairs) > MAX_SHOWN else ""
-        of = f" of {looked_at}" if looked_at < len(paths) else ""
-        note = "look like training pictures, so the test says more than it should"
-        log.warning("%s: %d%s test picture(s) %s: %s%s", root, len(pairs), of, note, some, more)
+        of = f" of {looked_at}" if looked_at < count else ""
+        log.warning("%s: %d%s %s picture(s) %s: %s%s", root, len(pairs), of, called, note, some, more)
 
 
 def _below(root: Path, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Test pictures that look like training pictures, such as a photo saved anew: copies that differ in their bytes.
+"""Pictures to measure on that look like training pictures, such as a photo saved anew: copies of other bytes.
 
 Two pictures look alike if their thumbnails, the means of 8 x 8 fields, differ by little (root of the mean square)
 beside their contrast: how far they are from one colour, or from the mean of all thumbnails, whichever is less. The

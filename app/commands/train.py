@@ -184,6 +184,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from model import checkpoint
+    from model.folder_told import tell_of_held_out_pictures
     from model.train import Trainer
     from model.training.run_folder import RunFolder
     from model.training.tensorboard_log import TensorBoardLog
@@ -201,6 +202,8 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
         with _warnings_of_one(world):
             dataset = load_split(arguments, split="train")
             recipe = build_recipe(arguments, default_preset, dataset, init_from, processes=world.size)
+            if world.is_main:
+                tell_of_held_out_pictures(dataset, recipe.hold_out)
         data_loading_s = time.monotonic() - began
         bar = None
         if world.is_main and sys.stderr.isatty():

@@ -12,6 +12,7 @@ import sys
 import termios
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import pytest
 import torch
 
 from app.cli import build_parser
+from model.data import Dataset
 from model.train import Trainer
 from model.training.distributed import World
 from model.training.errors import TrainingError
 from model.training.learner import Learner
-from tests.unit.app.toy_runs import train
+from tests.unit.app.toy_runs import toy_dataset, train
 
 STEPS = 24  # an epoch: 112 images, 16 held out, 4 a step
 
@@ -189,6 +191,29 @@ def test_one_of_several_processes_warns_of_the_pictures(
     assert train(tmp_path, "--no-report") == 1
     assert ("steps are few for fresh weights" in caplog.text) == (rank == 0)
     assert "of another kind" in caplog.text
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_held_out_pictures_that_look_like_others_are_told_of_by_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, rank: int
+) -> None:
+    dataset = toy_dataset(split="train")
+    dataset.images[2] = dataset.images[1]
+
+    def load(*_: object, **__: object) -> Dataset:
+        paths = tuple(f"/pictures/{number}.png" for number in range(112))
+        return replace(dataset, paths=paths)
+
+    def stop(*_: object, **__: object) -> None:
+        raise TrainingError("here")
+
+    monkeypatch.setattr("model.datasets.load_dataset", load)
+    monkeypatch.setattr("model.training.distributed.join_world", lambda device: nullcontext((World(rank, 2), device)))
+    monkeypatch.setattr("model.train.Trainer", stop)
+    monkeypatch.setattr("app.commands.train.set_up_logging", lambda *_: None)
+    monkeypatch.setattr("model.folder_told.held_out_mask", lambda *_: torch.arange(112) == 1)
+    assert train(tmp_path, "--no-report") == 1
+    assert ("1 held-out picture(s) look like ones that are trained on" in caplog.text) == (rank == 0)
 
 
 def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

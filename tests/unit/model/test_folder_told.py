@@ -1,17 +1,20 @@
 """What is said of a folder's pictures before they are trained on: how many there are, how large, what was left out."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from app.settings import Settings
-from model.data import DataError
+from model.data import DataError, Dataset
 from model.folder import load_folder
+from model.folder_told import tell_of_held_out_pictures
 from model.picture_files import PictureError
-from model.pictures import open_picture
+from model.pictures import open_picture, picture_pixels
 from tests.bombs import png
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
@@ -88,6 +91,28 @@ def test_test_pictures_that_look_like_training_pictures_are_named(
     load_folder(tmp_path, split="train")
     note = "look like training pictures, so the test says more than it should: 'test/a/anew.jpg' like 'train/a/1.png'"
     assert caplog.messages[-1] == f"{tmp_path}: 1 test picture(s) {note}"
+
+
+@pytest.mark.parametrize(("copied", "told"), [(0, True), (9, False)])
+def test_held_out_pictures_that_look_like_ones_that_are_trained_on_are_named(
+    caplog: pytest.LogCaptureFixture, copied: int, told: bool
+) -> None:
+    """Of those in the order of their digests, the first of each class are held out."""
+    images = torch.stack([torch.from_numpy(picture_pixels(photo(seed), 32)) for seed in range(24)])
+    images[5] = (images[copied].int() + torch.randint(-3, 4, images[0].shape)).clamp(0, 255).to(torch.uint8)
+    paths = tuple(f"/pictures/train/{'ab'[number // 12]}/{number}.png" for number in range(24))
+    dataset = Dataset("toy", "train", images, torch.arange(24) // 12, ("a", "b"), in_digest_order=True, paths=paths)
+    tell_of_held_out_pictures(dataset, 4)
+    note = "look like ones that are trained on, so held-out figures and calibration say more than they should"
+    assert caplog.messages == ([f"/pictures/train: 1 held-out picture(s) {note}: 'a/0.png' like 'a/5.png'"] * told)
+
+
+def test_of_held_out_images_without_files_or_of_none_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    images = torch.from_numpy(picture_pixels(photo(0), 32)).expand(8, -1, -1, -1)
+    dataset = Dataset("toy", "train", images, torch.arange(8) % 2, ("a", "b"))
+    tell_of_held_out_pictures(dataset, 4)
+    tell_of_held_out_pictures(replace(dataset, paths=tuple(f"/a/{number}" for number in range(8))), 0)
+    assert caplog.messages == []
 
 
 def test_that_of_very_many_test_pictures_a_part_was_compared_is_said(
