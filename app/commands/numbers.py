@@ -38,9 +38,19 @@ def temperature(text: str) -> float:
     return _number(text, f"a number from {lowest:g} to {highest:g}", lambda value: lowest <= value <= highest)
 
 
+def share_below_one(text: str) -> float:
+    """Parse a share that must not be all."""
+    return _number(text, "a share from 0 to below 1", lambda value: 0 <= value < 1)
+
+
 def rate(text: str) -> float:
-    """Parse a learning rate or a weight decay."""
+    """Parse a weight decay."""
     return _number(text, f"a number from 0 to {HIGHEST_RATE:g}", lambda value: 0 <= value <= HIGHEST_RATE)
+
+
+def learning_rate(text: str) -> float:
+    """Parse a learning rate: with 0, nothing would be learnt."""
+    return _number(text, f"a number above 0, up to {HIGHEST_RATE:g}", lambda value: 0 < value <= HIGHEST_RATE)
 
 
 def whole(lowest: int, highest: int = MOST) -> Callable[[str], int]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from app.commands.data_flags import add_data, check_out, named_path
 from app.commands.fitted_recipe import build_recipe, check_flags, check_run
 from app.commands.labelled_data import load_split
-from app.commands.numbers import rate, seed, share, temperature, whole
+from app.commands.numbers import learning_rate, rate, seed, share, share_below_one, temperature, whole
 from app.commands.progress import ProgressBar
 from app.commands.train_report import report
 from app.telemetry import set_up_logging
@@ -78,7 +78,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     length.add_argument("--phases", type=_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
     parser.add_argument("--batch-size", type=whole(2), help=f"images a step [{_preset_values('batch_size')}]")
-    parser.add_argument("--learning-rate", type=rate, help=f"peak of the schedule [{_preset_values('learning_rate')}]")
+    parser.add_argument(
+        "--learning-rate", type=learning_rate, help=f"peak of the schedule [{_preset_values('learning_rate')}]"
+    )
     parser.add_argument(
         "--weight-decay",
         type=rate,
@@ -86,8 +88,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--label-smoothing",
-        type=share,
-        help=f"share of each label spread evenly over all classes, 0 to 1 [{_preset_values('label_smoothing')}]",
+        type=share_below_one,
+        help=f"share of each label spread evenly over all classes, 0 to below 1 [{_preset_values('label_smoothing')}]",
     )
     parser.add_argument(
         "--cutout",

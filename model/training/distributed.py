@@ -83,12 +83,18 @@ def _leaving_buffers_alone() -> dict[str, Any]:
 def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     """Join the processes that torchrun started; yield this one's place and its own device.
 
-    Raises ValueError if there are more processes on this machine than it has GPUs.
+    Raises ValueError if there are more processes on this machine than it has GPUs, and for a numbered one: each process
+    takes the GPU of its own number.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World(), device
         return
+    if device.index is not None:
+        raise ValueError(
+            f"--device {device} under torchrun: each process takes the GPU of its own number; give --device cuda, "
+            f"and choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
     if device.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():

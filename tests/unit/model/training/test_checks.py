@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,23 @@ from model.training.recipe import PRESETS, Recipe
         ({"batch_size": 1}, "--batch-size 1: batch norm needs 2 images at least"),
         ({"batch_size": 16}, "3 processes cannot share a batch of 16 equally"),
         ({"cutout": 32}, "--cutout 32 would cover images of 32 x 32 pixels"),
+        ({"learning_rate": 0.0}, "--learning-rate 0.0: expected a number above 0"),
+        ({"learning_rate": -1.0}, "--learning-rate -1.0"),
+        ({"learning_rate": math.nan}, "--learning-rate nan"),
+        ({"learning_rate": math.inf}, "--learning-rate inf"),
+        ({"weight_decay": -1e-4}, "--weight-decay -0.0001"),
+        ({"label_smoothing": 1.0}, "--label-smoothing 1.0: expected a number from 0 to below 1"),
+        ({"momentum": 1.0}, "momentum 1.0: expected a number from 0 to below 1"),
+        ({"ema_decay": 1.0}, "ema_decay 1.0"),
+        ({"ema_decay": math.nan}, "ema_decay nan"),
+        ({"warmup": 1.0}, "warmup 1.0"),
+        ({"cutmix": 1.5}, "--cutmix 1.5: expected a share from 0 to 1"),
+        ({"jpeg": -0.1}, "--jpeg -0.1"),
+        ({"cutout": -2}, "--cutout -2: expected 0 or a number above it"),
+        ({"crop_padding": 32}, "crop_padding 32: images of 32 x 32 pixels have no such border"),
+        ({"hold_out": -1}, "--hold-out -1"),
+        ({"phases": ()}, "--phases"),
+        ({"phases": ((32, 0),)}, "--phases"),
         ({"groups": 32}, "groups and width_per_group are for bottleneck blocks"),
         ({"arch": "resnet50", "width_per_group": 0}, "must be integers of at least 1"),
     ],

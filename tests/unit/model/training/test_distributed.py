@@ -183,6 +183,18 @@ def test_the_installed_torch_warns_of_nothing(monkeypatch: pytest.MonkeyPatch, t
         torch.distributed.destroy_process_group()
 
 
+def test_a_gpu_of_one_number_is_not_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    said = "--device cuda:1 under torchrun: each process takes the GPU of its own number; give --device cuda"
+    with pytest.raises(ValueError, match=said), join_world(torch.device("cuda:1")):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with join_world(torch.device("cuda:1")) as (_, device):
+        assert device == torch.device("cuda:1")
+
+
 def test_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
