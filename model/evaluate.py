@@ -26,11 +26,13 @@ class Scores:
     """The result of `score`. Shares are fractions of one; nll is in nats per image.
 
     `per_class` is the share of each class's images that are classified correctly, None for a class without images.
+    `balanced_accuracy` is the mean of the others.
     """
 
     split: str
     images: int
     top1: float
+    balanced_accuracy: float
     nll: float
     ece: float
     per_class: dict[str, float | None]
@@ -130,6 +132,17 @@ def confusion_matrix(probabilities: Tensor, labels: Tensor) -> Tensor:
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
+def balanced_accuracy(counts: Tensor) -> float:
+    """Return the mean of the classes' accuracies, a fraction of one.
+
+    `counts` is int64 (classes, classes), rows are true classes. A class of few images counts as much as one of many, one
+    without any does not count. Brodersen et al. 2010, "The Balanced Accuracy and Its Posterior Distribution" (ICPR).
+    """
+    images = counts.sum(dim=1)
+    there = images > 0
+    return float((counts.diagonal()[there] / images[there].double()).mean())
+
+
 def most_confidently_wrong(probabilities: Tensor, labels: Tensor, count: int) -> Tensor:
     """Return the indices, int64 (up to `count`,), of the wrongly classified images, the most confident first.
 
@@ -153,6 +166,7 @@ def score(probabilities: Tensor, dataset: Dataset) -> Scores:
         split=f"{dataset.name} {dataset.split}",
         images=len(labels),
         top1=float(correct.mean()),
+        balanced_accuracy=balanced_accuracy(confusion_matrix(probabilities, labels)),
         nll=float(-picked.clamp_min(1e-12).log().mean()),
         ece=expected_calibration_error(probabilities, labels),
         per_class=per_class,

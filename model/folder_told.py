@@ -44,7 +44,8 @@ def tell_of_training_pictures(root: Path, files: Sequence[PictureFile], dataset:
     least, most = ranked[0], ranked[-1]
     times = counts[most] // counts[least]
     if times >= UNEVEN_TIMES:
-        note = f"what answers {most} too often is hardly found out by top-1: look at each class"
+        found_out = f"top-1 hardly shows that a network answers {most} too often, balanced accuracy does"
+        note = f"{found_out}; more pictures of {least} help, or else fewer of {most}"
         log.warning("%s: %d times as many pictures of %s as of %s: %s", root, times, most, least, note)
     found = int(np.median([file.side for file in files]))
     if found > LARGE_TIMES * side:

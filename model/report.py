@@ -23,7 +23,13 @@ from torch import Tensor
 
 from model.checkpoint import write_atomically
 from model.data import Dataset
-from model.evaluate import calibration_bins, confusion_matrix, expected_calibration_error, most_confidently_wrong
+from model.evaluate import (
+    balanced_accuracy,
+    calibration_bins,
+    confusion_matrix,
+    expected_calibration_error,
+    most_confidently_wrong,
+)
 from model.extras import MissingExtra
 
 if TYPE_CHECKING:
@@ -137,7 +143,8 @@ def draw_confusion_matrix(labels: Tensor, probabilities: Tensor, classes: tuple[
     many = len(classes) > MAX_CLASSES_WITH_NUMBERS
     side = 15.0 if many else 3.5 + 0.6 * len(classes)
     accuracy = float(counts.diagonal().sum() / len(labels))
-    figure = _figure(side + 1, side, f"Confusion matrix: {accuracy:.2%} of {len(labels):,} images right")
+    title = f"Confusion matrix: {accuracy:.2%} of {len(labels):,} images right"
+    figure = _figure(side + 1, side, f"{title}\nbalanced accuracy {balanced_accuracy(counts):.2%}")
     axes = figure.subplots()
     # The square root makes a confusion of 1 % visible beside a diagonal of 90 %.
     picture = axes.imshow(shares.numpy(), cmap="cividis", norm=PowerNorm(0.5, vmin=0, vmax=1))
@@ -231,6 +238,7 @@ def summarise(dataset: Dataset, probabilities: Tensor) -> dict[str, Any]:
         "images": len(dataset),
         "classes": list(dataset.classes),
         "top1": float(counts.diagonal().sum() / len(dataset)),
+        "balanced_accuracy": balanced_accuracy(counts),
         "ece": expected_calibration_error(probabilities, dataset.labels),
         "confusion_matrix": counts.tolist(),
         "calibration_bins": [asdict(one) for one in bins],

@@ -193,6 +193,7 @@ def _print(result: dict[str, Any]) -> None:
     print(f"top-1  {result['top1']:.4f}")
     print(f"nll    {result['nll']:.4f}")
     print(f"ece    {result['ece']:.4f} (15 bins)")
+    print(f"balanced accuracy {result['balanced_accuracy']:.4f}, the mean of the classes below that have images:")
     for name, accuracy in result["per_class"].items():
         print(f"  {name:<12} {'no images' if accuracy is None else f'{accuracy:.4f}'}")
     if "robustness" in result:

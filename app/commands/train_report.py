@@ -59,6 +59,7 @@ def _in_short(scores: Scores, dataset: Dataset) -> str:
     worst = min(per_class, key=lambda name: per_class[name])
     return (
         f"test top-1 {scores.top1:.4f} of {scores.images} images "
-        f"({counts[commonest] / scores.images:.4f} by always answering {commonest}), ece {scores.ece:.4f} (15 bins), "
+        f"({counts[commonest] / scores.images:.4f} by always answering {commonest}), "
+        f"balanced accuracy {scores.balanced_accuracy:.4f}, ece {scores.ece:.4f} (15 bins), "
         f"worst class {worst} {per_class[worst]:.4f} of {counts[worst]}"
     )

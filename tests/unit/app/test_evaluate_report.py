@@ -37,7 +37,10 @@ def test_report_of_a_checkpoint_agrees_with_the_scores(
     assert (report["top1"], report["ece"]) == (pytest.approx(scores["top1"]), scores["ece"])
     assert [sum(row) for row in report["confusion_matrix"]] == [14, 13, 13, 0]
     printed = capsys.readouterr().out
-    assert scores["per_class"]["dog"] is None
+    assert scores["per_class"].pop("dog") is None
+    mean = sum(scores["per_class"].values()) / 3
+    assert (scores["balanced_accuracy"], report["balanced_accuracy"]) == (pytest.approx(mean), pytest.approx(mean))
+    assert f"balanced accuracy {scores['balanced_accuracy']:.4f}," in printed
     assert "dog          no images\n" in printed
     assert printed.endswith(f"report in {folder}\n")
 

@@ -35,9 +35,9 @@ def test_a_run_ends_with_a_report_on_the_test_set(tmp_path: Path, capsys: pytest
     assert path == str(tmp_path / "checkpoint.safetensors")
     worst = min(found["per_class"], key=lambda name: found["per_class"][name])
     shown = f"test top-1 {found['top1']:.4f} of 40 images (0.2500 by always answering ant)"
-    assert (
-        scores
-        == f"{shown}, ece {found['ece']:.4f} (15 bins), worst class {worst} {found['per_class'][worst]:.4f} of 10"
+    assert scores == (
+        f"{shown}, balanced accuracy {found['balanced_accuracy']:.4f}, ece {found['ece']:.4f} (15 bins), "
+        f"worst class {worst} {found['per_class'][worst]:.4f} of 10"
     )
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["top1"], report["ece"]) == (pytest.approx(found["top1"]), found["ece"])

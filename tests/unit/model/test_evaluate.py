@@ -9,6 +9,7 @@ from model.data import Dataset
 from model.evaluate import (
     MAX_BATCH_SIZE,
     CalibrationBin,
+    balanced_accuracy,
     calibration_bins,
     compute_logits,
     confusion_matrix,
@@ -50,11 +51,13 @@ def test_score_of_a_toy() -> None:
     assert scores.top1 == 0.75
     assert scores.nll == pytest.approx(-torch.tensor([0.8, 0.4, 0.5, 0.9]).log().mean().item(), abs=1e-6)
     assert scores.per_class == {"cat": pytest.approx(2 / 3), "dog": 1.0}
+    assert scores.balanced_accuracy == pytest.approx(5 / 6)
 
 
 def test_class_without_images_has_no_share() -> None:
     scores = score(torch.tensor([[0.9, 0.1]]), dataset_of([0]))
     assert scores.per_class == {"cat": 1.0, "dog": None}
+    assert scores.balanced_accuracy == 1.0
     json.dumps(scores.to_dict(), allow_nan=False)
 
 
@@ -87,6 +90,10 @@ def test_confusion_matrix_counts_true_classes_in_rows() -> None:
     counts = confusion_matrix(probabilities, torch.tensor([0, 0, 1, 2]))
     assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
     assert counts.dtype == torch.int64
+
+
+def test_who_always_answers_the_commonest_class_has_a_balanced_accuracy_by_chance() -> None:
+    assert balanced_accuracy(torch.tensor([[1000, 0, 0], [10, 0, 0], [0, 0, 0]])) == 0.5
 
 
 def test_most_confidently_wrong_are_sorted_and_equal_ones_keep_their_order() -> None:

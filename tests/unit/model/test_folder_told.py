@@ -180,6 +180,7 @@ def test_uneven_classes_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFix
     (tmp_path / "train" / "a" / "more.png").write_bytes(encode(noise(seed=50)))
     load_folder(tmp_path, split="train")
     assert "10 times as many pictures of a as of b" in caplog.text
+    assert "balanced accuracy does; more pictures of b help, or else fewer of a" in caplog.text
 
 
 def test_pictures_that_show_nothing_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -89,6 +89,7 @@ def test_numbers_equal_hand_computed_ones() -> None:
     found = summarise(TOY, PROBABILITIES)
     assert (found["split"], found["images"], found["classes"]) == ("toy test", 5, ["ant", "bee", "cat"])
     assert found["top1"] == pytest.approx(2 / 5)
+    assert found["balanced_accuracy"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     assert found["confusion_matrix"] == [[1, 1, 0], [2, 1, 0], [0, 0, 0]]
     assert found["ece"] == pytest.approx((0.1 + 0.8 + 0.4 + 0.97 + 0.5) / 5, abs=1e-6)  # each in a bin of its own
     filled = {i: one for i, one in enumerate(found["calibration_bins"]) if one["images"]}
