@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from model.pictures import open_picture, picture_pixels
 log = logging.getLogger(__name__)
 
 MAX_THREADS = 8
+TELL_EVERY_S = 60.0  # where there is no terminal for a bar
 
 Result = TypeVar("Result")
 
@@ -45,13 +47,18 @@ def _fit(
 ) -> Iterator[tuple[PictureFile, Result]]:
     """Yield in order each file that `work` can use, with what it made of it; the others are added to `bad`.
 
-    The work is done in threads, with a bar on a terminal; what is not begun when the iteration ends never is.
+    The work is done in threads, with a bar on a terminal and else a line in the log each minute; what is not begun when
+    the iteration ends never is.
     """
     pool = ThreadPoolExecutor(min(MAX_THREADS, available_cores()), thread_name_prefix="pictures")
     try:
         results = pool.map(work, files)
         shown = tqdm(results, total=len(files), desc=what, unit="file", disable=None, leave=False)
-        for file, result in zip(files, shown, strict=True):
+        told_at = time.monotonic()
+        for done, (file, result) in enumerate(zip(files, shown, strict=True)):
+            if shown.disable and time.monotonic() - told_at >= TELL_EVERY_S:
+                log.info("%s: %d of %d files", what, done, len(files))
+                told_at = time.monotonic()
             if isinstance(result, PictureError):
                 bad.add(file.path, str(result))
             else:

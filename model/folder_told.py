@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 FEW_PICTURES = 10  # of a class
 UNEVEN_TIMES = 10  # as many pictures of one class as of another
 LARGE_TIMES = 4  # as many pixels on the shorter side as the network is to see
+LONG_TIMES = 2  # as long as wide: less than half of the picture is left by the crop to a square
 NOTHING_STD = 3.0  # grey levels
 MAX_SHOWN = 5
 
@@ -55,6 +56,10 @@ def tell_of_training_pictures(root: Path, files: Sequence[PictureFile], dataset:
     if large:
         note = f"more than {SERVED_PIXELS} pixels, unless RESNET_MAX_PIXELS is raised"
         log.info("%s: the service would refuse %d of the pictures: %s", root, large, note)
+    long = sum(file.pixels > LONG_TIMES * file.side**2 for file in files)
+    if long:
+        note = "only the square in their middle is seen, here and in the service: crop them, or pad them to squares"
+        log.info("%s: %d picture(s) are more than %d times as long as wide: %s", root, long, LONG_TIMES, note)
     _tell_of_nothing(root, dataset)
 
 

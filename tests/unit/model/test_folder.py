@@ -52,6 +52,8 @@ ODD_PICTURES = {
     "animated.gif": encode(noise(50, 40), "GIF", save_all=True, append_images=[noise(50, 40, seed=2)]),
     "plain.bmp": encode(noise(50, 40), "BMP"),
     "no-suffix": encode(noise(33, 77)),
+    "panorama.jpg": encode(noise(1000, 200), "JPEG"),
+    "tall.png": encode(noise(200, 1000)),
 }
 
 

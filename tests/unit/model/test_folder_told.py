@@ -183,6 +183,23 @@ def test_uneven_classes_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "balanced accuracy does; more pictures of b help, or else fewer of a" in caplog.text
 
 
+def test_pictures_of_which_the_crop_leaves_less_than_half_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "test").mkdir()
+    for name, width in (("a", 32), ("b", 64)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "picture.png").write_bytes(encode(noise(width, 32)))
+    load_folder(tmp_path, split="train")
+    assert "as long as wide" not in caplog.text
+    for name, (width, height) in {"wide": (65, 32), "tall": (32, 65)}.items():
+        (tmp_path / "train" / "a" / f"{name}.png").write_bytes(encode(noise(width, height)))
+    load_folder(tmp_path, split="train")
+    note = "only the square in their middle is seen, here and in the service"
+    assert f"2 picture(s) are more than 2 times as long as wide: {note}" in caplog.text
+
+
 def test_pictures_that_show_nothing_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_folder(tmp_path / "train", 3)
     (tmp_path / "test").mkdir()
@@ -202,3 +219,16 @@ def test_thumbnails_of_network_drives_are_no_pictures_and_no_class(tmp_path: Pat
     dataset = load_folder(tmp_path, split="all")
     assert dataset.classes == KINDS
     assert len(dataset) == 36
+
+
+def test_without_a_terminal_the_log_says_how_far_reading_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_folder(tmp_path, 3)
+    load_folder(tmp_path, split="all")
+    assert " of 9 files" not in caplog.text
+    monkeypatch.setattr("model.folder_files.TELL_EVERY_S", 0.0)
+    load_folder(tmp_path, split="all")
+    for what in ("reading", "decoding"):
+        assert f"{what}: 4 of 9 files" in caplog.text
