@@ -32,6 +32,7 @@ from model.training.initial_weights import Seen, digest, held_out_but_seen, name
 from model.training.learner import Learner
 from model.training.recipe import Recipe, lineage
 from model.training.run_folder import RunFolder, check_same_run
+from model.training.time_left import TimeLeft, in_words
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,9 @@ class Trainer:
     on from, with a recipe of its own, instead of fresh weights; images are normalised as its weights expect them,
     by its mean and std instead of the dataset's. `world` are the processes that share each batch;
     `compiled` runs the network through torch.compile. `progress` is told (step, steps, figures) every
-    `progress_every_s` seconds and at an epoch's end, `on_epoch` each epoch's line of metrics. The state is saved every
-    `save_every_s` seconds, after the last epoch, and when `request_stop` is called: an epoch on a GPU may take less
-    time than to write it.
+    `progress_every_s` seconds and at an epoch's end: loss, accuracy, images_per_s, seconds_left; `on_epoch` of each
+    epoch's line of metrics. The state is saved every `save_every_s` seconds, after the last epoch, and when
+    `request_stop` is called: an epoch on a GPU may take less time than to write it.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Trainer:
         self.seconds = 0.0
         self.compile_seconds = 0.0
         self.tally = EpochTally.empty(device)
+        self.time_left = TimeLeft(recipe, self.learner.steps_per_epoch)
         self.was_finished = False
         self._stop_requested = False
         self._counted_until = self._saved_at = time.monotonic()
@@ -142,11 +144,14 @@ class Trainer:
             self.folder.forget_metrics_after(self.epoch)
         if self.learner.compiled and self.epoch < self.recipe.epochs:
             self.compile_seconds = self.learner.compile()
+        self.time_left.begin(self._steps_done(), time.monotonic())
         while self.epoch < self.recipe.epochs:
             line = self._train_epoch()
             if self.world.is_main:
                 self.folder.append_metrics(line)
-            log.info("%s", " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()))
+            left = self._seconds_left()
+            figures = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items())
+            log.info("%s%s", figures, f", about {in_words(left)} left" if left else "")
             if self.on_epoch is not None:
                 self.on_epoch(line)
             self._save_and_stop(time.monotonic())
@@ -166,6 +171,14 @@ class Trainer:
             self._after_step(loss)
         self._count_seconds()
         return self._end_epoch()
+
+    def _steps_done(self) -> int:
+        return self.epoch * self.learner.steps_per_epoch + self.tally.steps
+
+    def _seconds_left(self) -> float | None:
+        """Return about how long the steps that are left will take, None if this process has not done one yet."""
+        self.time_left.note(self._steps_done(), time.monotonic())
+        return self.time_left.seconds()
 
     def _count_seconds(self) -> None:
         """Add the time since the last count to the epoch's. A GPU is waited for: its steps were only queued."""
@@ -210,7 +223,8 @@ class Trainer:
             seen = tally.steps * self.recipe.batch_size
             accuracy = float(tally.correct) * self.world.size / seen
             figures = {"loss": float(loss), "accuracy": accuracy, "images_per_s": seen / tally.seconds}
-            self.progress(self.epoch * self.learner.steps_per_epoch + tally.steps, self.learner.steps, figures)
+            figures["seconds_left"] = self._seconds_left() or 0.0
+            self.progress(self._steps_done(), self.learner.steps, figures)
         on_gpus = self.world.size > 1 and self.device.type == "cuda"
         if on_gpus and tally.steps % AGREE_EVERY_STEPS and not last:
             return  # processes save and stop together; asking each other at every step would cost too much

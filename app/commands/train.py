@@ -17,7 +17,7 @@ from app.commands.data_flags import add_data, check_out, named_path
 from app.commands.fitted_recipe import build_recipe, check_flags, check_run
 from app.commands.labelled_data import load_split
 from app.commands.numbers import learning_rate, rate, seed, share, share_below_one, temperature, whole
-from app.commands.progress import ProgressBar
+from app.commands.progress import ProgressBar, ProgressLines
 from app.commands.train_report import report
 from app.telemetry import set_up_logging
 from model.architecture import ARCHITECTURES
@@ -207,10 +207,11 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
             if world.is_main:
                 tell_of_held_out_pictures(dataset, recipe.hold_out)
         data_loading_s = time.monotonic() - began
-        bar = None
+        shown: ProgressBar | ProgressLines = ProgressLines(recipe.epochs)
         if world.is_main and sys.stderr.isatty():
             stack.enter_context(logging_redirect_tqdm())  # log lines go above the bar, not into it
-            bar = stack.enter_context(closing(ProgressBar()))
+            shown = ProgressBar()
+        stack.enter_context(closing(shown))
 
         trainer = Trainer(
             recipe,
@@ -222,7 +223,8 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
             init_from=init_from,
             world=world,
             compiled=arguments.compile if arguments.compile is not None else device.type == "cuda" and world.size == 1,
-            progress=bar.show_step if bar else None,
+            progress=shown.show_step if world.is_main else None,
+            progress_every_s=shown.every_s,
             on_epoch=log_epoch,
         )
         stack.enter_context(_stopping_gently(trainer, signals))

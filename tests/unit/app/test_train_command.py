@@ -1,16 +1,8 @@
-"""`resnet train` on 112 pictures of noise, as a person sees it: the bar, the lines, and the run's folder."""
+"""`resnet train` on 112 pictures of noise, as a person sees it: what it refuses, and the run's folder."""
 
-import fcntl
 import json
 import logging
-import os
-import pty
-import re
-import signal
-import struct
 import sys
-import termios
-import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +13,10 @@ import torch
 
 from app.cli import build_parser
 from model.data import Dataset
-from model.train import Trainer
 from model.training.distributed import World
 from model.training.errors import TrainingError
 from model.training.learner import Learner
-from tests.unit.app.toy_runs import toy_dataset, train
-
-STEPS = 24  # an epoch: 112 images, 16 held out, 4 a step
+from tests.unit.app.toy_runs import crash_in_epoch, toy_dataset, train
 
 pytestmark = pytest.mark.usefixtures("tiny_runs")
 
@@ -69,105 +58,6 @@ def test_no_more_threads_than_a_container_has_cores(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("model.device.available_cores", lambda: 1)
     assert train(tmp_path, "--no-report") == 0
     assert json.loads((tmp_path / "settings.json").read_text())["device"] == "1 CPU threads"
-
-
-def crash_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make trainers save at every epoch's end, and fail when they have written the line of one and not yet that."""
-    save_state = Trainer._save_state
-
-    def crash(self: Trainer) -> None:
-        if self.epoch == number:
-            raise TrainingError("crashed")
-        save_state(self)
-
-    monkeypatch.setattr(Trainer, "_save_state", crash)
-    monkeypatch.setattr(Trainer, "_is_time_to_save", lambda self, _now: self.tally.steps == 0)
-
-
-class Terminal:
-    """A pseudo-terminal as standard error; `text` is what a person saw, updates of the bar as lines."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int, rows: int) -> None:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        self._file = os.fdopen(slave, "w", encoding="utf-8")
-        self._bytes = b""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        monkeypatch.setattr(sys, "stderr", self._file)
-
-    def _read(self) -> None:
-        try:
-            while data := os.read(self._master, 65536):
-                self._bytes += data
-        except OSError:  # Linux says EIO when the other side is closed
-            pass
-
-    def text(self) -> str:
-        self._file.close()
-        self._reader.join()
-        os.close(self._master)
-        return self._bytes.decode().replace("\r", "\n")
-
-
-BAR = re.compile(r"(\d+)/(\d+) steps \[[\d:]+<[\d:?]+, loss=\d+\.\d{3}, accuracy=\d+\.\d%, images/s=\d+\]")
-
-
-def bar_updates(text: str) -> list[tuple[int, int]]:
-    return [(int(match[1]), int(match[2])) for match in map(BAR.search, text.splitlines()) if match]
-
-
-@pytest.mark.parametrize(("columns", "rows"), [(120, 40), (0, 0)], ids=["known size", "unknown size"])
-def test_a_terminal_shows_a_bar_with_loss_accuracy_and_rate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int, rows: int
-) -> None:
-    with monkeypatch.context() as patch:
-        terminal = Terminal(patch, columns, rows)
-        assert train(tmp_path, "--no-report") == 0
-        text = terminal.text()
-    updates = bar_updates(text)
-    assert updates[-1] == (2 * STEPS, 2 * STEPS)
-    assert {total for _, total in updates} == {2 * STEPS}
-    assert [step for step, _ in updates] == sorted(step for step, _ in updates)
-    logged = [line for line in text.splitlines() if " epoch=" in line]
-    assert len(logged) == 2
-    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in logged)  # above the bar, not behind it
-
-
-def test_the_bar_of_a_resumed_run_starts_where_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        crash_in_epoch(2, patch)
-        assert train(tmp_path) == 1
-    with monkeypatch.context() as patch:
-        terminal = Terminal(patch, 120, 40)
-        assert train(tmp_path, "--no-report") == 0
-        text = terminal.text()
-    steps = [int(step) for step in re.findall(r"(\d+)/48 steps", text)]
-    assert steps[0] == STEPS + 1
-    assert steps[-1] == 2 * STEPS
-    assert "| 0/" not in text
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_within_the_epoch_and_the_same_command_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
-) -> None:
-    step = Learner.step
-
-    def interrupted(self: Learner, epoch: int, step_number: int, *rest: Any) -> Any:
-        if (epoch, step_number) == (0, 5):
-            signal.raise_signal(number)
-        return step(self, epoch, step_number, *rest)
-
-    handler = signal.getsignal(number)
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", interrupted)
-        assert train(tmp_path, "--no-report") == 128 + number
-    assert signal.getsignal(number) is handler
-    assert "the same command goes on from" in capsys.readouterr().err
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert (state["epoch"], state["tally"]["steps"]) == (0, 6)
-    assert train(tmp_path, "--no-report") == 0
 
 
 def test_a_finished_run_keeps_its_times(tmp_path: Path) -> None:
@@ -214,17 +104,6 @@ def test_held_out_pictures_that_look_like_others_are_told_of_by_one_process(
     monkeypatch.setattr("model.folder_told.held_out_mask", lambda *_: torch.arange(112) == 1)
     assert train(tmp_path, "--no-report") == 1
     assert ("1 held-out picture(s) look like ones that are trained on" in caplog.text) == (rank == 0)
-
-
-def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert train(tmp_path, "--no-report") == 0
-    printed = capfd.readouterr()
-    assert printed.out == f"{tmp_path / 'checkpoint.safetensors'}\n"
-    assert not BAR.search(printed.err)
-    assert "\r" not in printed.err
-    lines = [line for line in printed.err.splitlines() if " epoch=" in line]
-    for epoch, line in zip((1, 2), lines, strict=True):
-        assert re.search(rf"epoch={epoch} epochs=2 .*loss=[\d.]+ accuracy=[\d.]+ images_per_s=", line)
 
 
 def scalars(out: Path) -> dict[str, list[int]]:
