@@ -11,6 +11,7 @@ from functools import partial
 from importlib import import_module
 from types import FrameType
 
+from app.commands.interrupted import terminate, word_and_status
 from app.release import release_and_revision
 
 # Modules of app/commands, imported once SIGTERM is obeyed: that takes a tenth of a second and more.
@@ -42,19 +43,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Run a subcommand and exit with its code, 130 if Ctrl-C ended it."""
+    """Run a subcommand and exit with its code, 130 if Ctrl-C ended it, 143 if SIGTERM did."""
     _open_standard_files()
     if sys.argv[1:2] == ["serve"]:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _over_already)
         signal.signal(signal.SIGHUP, partial(_hung_up, os.isatty(0)))
+    else:
+        signal.signal(signal.SIGTERM, terminate)  # which a container's first process would ignore by default
     _show_all_names()
     try:
         arguments = build_parser().parse_args()
         sys.exit(arguments.run(arguments))
-    except KeyboardInterrupt:
-        sys.stderr.write("resnet: interrupted\n")
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as error:
+        word, status = word_and_status(error)
+        sys.stderr.write(f"resnet: {word}\n")
+        sys.exit(status)
     except BrokenPipeError:  # whoever read has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else what is buffered fails again at the exit
         sys.exit(128 + signal.SIGPIPE)

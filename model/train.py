@@ -104,13 +104,21 @@ class Trainer:
         self.tally = EpochTally.empty(device)
         self.time_left = TimeLeft(recipe, self.learner.steps_per_epoch)
         self.was_finished = False
-        self._stop_requested = False
+        self._stop_requested = self._in_epochs = False
         self._counted_until = self._saved_at = time.monotonic()
         self._told_at = -math.inf
 
     def request_stop(self) -> None:
         """Ask `run` to save its state after the present step and raise Stopped; safe in a signal handler."""
         self._stop_requested = True
+
+    @property
+    def stops_when_asked(self) -> bool:
+        """Whether `request_stop` will be heard soon; where it is not, ending at once loses nothing that was done.
+
+        Unless other processes would wait for this one: then a run that has no epoch left comes to its end.
+        """
+        return self._in_epochs or self.world.size > 1
 
     def run(self) -> Path:
         """Train from the last saved state to the end and return the checkpoint's path.
@@ -145,6 +153,7 @@ class Trainer:
         if self.learner.compiled and self.epoch < self.recipe.epochs:
             self.compile_seconds = self.learner.compile()
         self.time_left.begin(self._steps_done(), time.monotonic())
+        self._in_epochs = True
         while self.epoch < self.recipe.epochs:
             line = self._train_epoch()
             if self.world.is_main:
@@ -155,6 +164,7 @@ class Trainer:
             if self.on_epoch is not None:
                 self.on_epoch(line)
             self._save_and_stop(time.monotonic())
+        self._in_epochs = False
         if self.world.is_main:
             self._finish()
         self.world.barrier()
@@ -237,7 +247,7 @@ class Trainer:
         worth saving.
         """
         finished = self.epoch == self.recipe.epochs
-        stop = not finished and self.world.any(self._stop_requested, self.device)
+        stop = self.world.any(self._stop_requested, self.device)
         within = self.tally.steps > 0
         if finished or stop or self._is_time_to_save(now):
             if within:

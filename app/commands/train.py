@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from app.commands.data_flags import add_data, check_out, named_path
 from app.commands.fitted_recipe import build_recipe, check_flags, check_run
+from app.commands.interrupted import word_and_status
 from app.commands.labelled_data import load_split
 from app.commands.numbers import learning_rate, rate, seed, share, share_below_one, temperature, whole
 from app.commands.progress import ProgressBar, ProgressLines
@@ -160,11 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
             if world.is_main:
                 print(path, flush=True)
                 if not arguments.no_report:
-                    try:
-                        report(arguments, path, device)
-                    except KeyboardInterrupt:
-                        print("resnet: interrupted: the checkpoint is finished, its report is not", file=sys.stderr)
-                        return 128 + signal.SIGINT
+                    return _report(arguments, path, device, signals)
     except Stopped as stopped:
         print(f"resnet: {stopped}", file=sys.stderr)
         return 128 + (signals[0] if signals else signal.SIGTERM)  # which went to another process
@@ -179,6 +176,19 @@ def run(arguments: argparse.Namespace) -> int:
         print("resnet: error: out of memory: take a smaller --batch-size or --image-size", file=sys.stderr)
         return 1
     return 0
+
+
+def _report(arguments: argparse.Namespace, path: Path, device: torch.device, signals: list[int]) -> int:
+    """Report on the finished checkpoint and return the exit status, unless `signals` have asked to stop."""
+    word, status = "stopped", 128 + (signals[0] if signals else 0)
+    try:
+        if not signals:
+            report(arguments, path, device)
+            return 0
+    except KeyboardInterrupt as error:
+        word, status = word_and_status(error)
+    print(f"resnet: {word}: the checkpoint is finished, its report is not", file=sys.stderr)
+    return status
 
 
 def _train(arguments: argparse.Namespace, device: torch.device, world: World, signals: list[int]) -> Path:
@@ -253,14 +263,20 @@ def _warnings_of_one(world: World) -> Iterator[None]:
 
 @contextmanager
 def _stopping_gently(trainer: Trainer, signals: list[int]) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM save the state and end the run, a second one end it at once."""
+    """Let the first SIGINT or SIGTERM save the state and end the run, a second one end it at once.
+
+    Where there is nothing to save, neither waits: in compiling, and in calibrating what the last epoch has left.
+    """
 
     def stop(number: int, _frame: object) -> None:
-        signals.append(number)
-        print("resnet: saving the state after this step; once more stops at once", file=sys.stderr)
-        trainer.request_stop()
         for one, handler in before.items():
             signal.signal(one, handler)
+        if not trainer.stops_when_asked:
+            signal.raise_signal(number)
+            return
+        signals.append(number)
+        trainer.request_stop()
+        print("resnet: saving the state after this step; once more stops at once", file=sys.stderr)
 
     before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -131,20 +131,6 @@ def test_a_class_that_came_while_it_was_trained_is_told_of(
     assert capsys.readouterr().err.splitlines()[-1] == f"resnet: error: {said}"
 
 
-def test_ctrl_c_while_the_report_is_made_says_what_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*_arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("model.report.write_report", interrupted)
-    assert train(tmp_path) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "resnet: interrupted: the checkpoint is finished, its report is not"
-    )
-    checkpoint.load(tmp_path / "checkpoint.safetensors")
-
-
 def test_without_matplotlib_a_run_ends_well_and_with_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -173,6 +173,22 @@ def test_who_asks_to_stop_between_two_epochs_need_not_wait_for_a_step(
     assert epochs_in(tmp_path) == [1, 2, 3]
 
 
+def test_who_asks_to_stop_after_the_last_epoch_need_not_wait_for_the_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(line: dict[str, Any]) -> None:
+        if line["epoch"] == 3:
+            stopped.request_stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("model.train.write_checkpoint", lambda *_, **__: pytest.fail("it is calibrated"))
+        stopped = trainer(tmp_path, on_epoch=ask)
+        with pytest.raises(Stopped, match="stopped after epoch 3; the same command goes on"):
+            stopped.run()
+    trainer(tmp_path).run()
+    assert epochs_in(tmp_path) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_crash_between_metrics_and_state_leaves_one_line_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
