@@ -135,8 +135,8 @@ def confusion_matrix(probabilities: Tensor, labels: Tensor) -> Tensor:
 def balanced_accuracy(counts: Tensor) -> float:
     """Return the mean of the classes' accuracies, a fraction of one.
 
-    `counts` is int64 (classes, classes), rows are true classes. A class of few images counts as much as one of many, one
-    without any does not count. Brodersen et al. 2010, "The Balanced Accuracy and Its Posterior Distribution" (ICPR).
+    `counts` is int64 (classes, classes), rows are true classes. A class counts as much with few images as with many,
+    one without any does not. Brodersen et al. 2010, "The Balanced Accuracy and Its Posterior Distribution" (ICPR).
     """
     images = counts.sum(dim=1)
     there = images > 0

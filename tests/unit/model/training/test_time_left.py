@@ -31,6 +31,14 @@ def test_each_size_counts_by_its_own_steps_once_there_are_some() -> None:
     assert left.seconds() == pytest.approx(25 * 1)
 
 
+def test_a_size_that_comes_again_counts_by_the_steps_that_it_had() -> None:
+    left = TimeLeft(replace(Recipe(), phases=((16, 1), (32, 1), (16, 1))), 10)
+    left.begin(0, now=0.0)
+    left.note(10, now=20.0)
+    left.note(15, now=35.0)
+    assert left.seconds() == pytest.approx(5 * 3 + 10 * 2)
+
+
 def test_what_comes_after_an_epochs_last_step_counts_with_its_steps() -> None:
     left = begun()
     left.note(10, now=1020.0)
