@@ -126,7 +126,7 @@ bench-profile: $(VENV)/.installed ## sample where the service's own time goes: b
 bench-returns: $(VENV)/.installed ## what waiting for returning clients gains, fifteen minutes: benchmarks/returning_clients.json
 	$(BIN)/python -m benchmarks.returning_clients
 
-bench-neighbour: $(VENV)/.installed ## batches in halves and whole beside a busy neighbour, six minutes: benchmarks/neighbour.json
+bench-neighbour: $(VENV)/.installed ## batches in pieces and whole beside a busy neighbour, four minutes: benchmarks/neighbour.json
 	$(BIN)/python -m benchmarks.neighbour
 
 bench-own: $(VENV)/.installed ## what the service's own Python costs a request, without a network: benchmarks/own_python.json

@@ -101,8 +101,8 @@ class Settings(BaseSettings):
     split_batches: Annotated[
         bool | None,
         Field(
-            description="compute batches in two halves side by side, in OpenVINO; none does so in floats, "
-            "while it is found to be quicker"
+            description="compute batches in pieces, two side by side, in OpenVINO; none does so where the answers are "
+            "the same"
         ),
     ] = None
     max_wait_ms: Annotated[

@@ -1,9 +1,8 @@
-"""What a batch in two halves gains or loses beside another program: services of each `split_batches` in turns.
+"""What a batch in pieces gains or loses, alone and beside another program: services of each `split_batches` in turns.
 
-One service computes all batches in halves (`true`), one all of them whole (`false`), one whichever way it finds to be
-quicker (the default): app/backends/faster_of_two.py. They are measured alone, then beside benchmarks/busy.py. All three
-stand ready all the time; those that are not loaded take no processor. All of it is on the CPU, also where there is a
-GPU.
+One service computes batches in pieces (`true`), one all of them whole (`false`): app/backends/openvino_backend.py. They
+are measured alone, then beside benchmarks/busy.py. Both stand ready all the time; the one that is not loaded takes no
+processor. All of it is on the CPU, also where there is a GPU.
 
 python -m benchmarks.neighbour
 """
@@ -30,15 +29,9 @@ from tests.process import ServiceProcess, service_process
 
 CLIENTS = (8, 16, 64)
 # Each service's settings, by its name in the record; the others are compared with the first one.
-SPLIT_BATCHES: dict[str, dict[str, bool]] = {
-    "halves": {"split_batches": True},
-    "whole": {"split_batches": False},
-    "adaptive": {},
-}
+SPLIT_BATCHES = {"whole": {"split_batches": False}, "pieces": {"split_batches": True}}
 SECONDS = 3  # of a turn
-# How long each service is loaded before the first turn, alone and again beside the neighbour: the adaptive one needs
-# some 140 batches to change ways.
-SETTLE_S = 5
+SETTLE_S = 2  # how long each service is loaded before the first turn, alone and again beside the neighbour
 
 
 def parse() -> argparse.Namespace:
@@ -93,7 +86,7 @@ def main() -> None:
     """Measure without the neighbour and with it, and write the record."""
     arguments = parse()
     if available_cores() < 2:
-        raise SystemExit("on one core there are no halves to be computed side by side")
+        raise SystemExit("on one core no pieces are computed side by side")
     wrk = closed_loop.find_or_download_wrk()
     # All with the same precision and batch sizes: measured by each for itself, they would differ by chance.
     engine = load_engine(Settings(device="cpu", runtime="openvino"))

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MNN_FROM = 2
 
 # The choice between the two is made with a batch of MEASURED_VALUES; MNN has to save a tenth of the time, which
-# is what OpenVINO may gain by halves beside an event loop (faster_of_two.py).
+# is what OpenVINO may gain by pieces beside an event loop.
 MEASURED_VALUES = 8 * 3 * 32 * 32
 MIN_SPEEDUP = 1 / 0.9
 
@@ -65,7 +65,7 @@ def open_mnn_if_faster(source: Checkpoint, settings: Settings) -> MnnBackend | N
 
 def _open_single(source: Checkpoint, settings: Settings) -> Backend:
     """Open what computes single images."""
-    return open_openvino(source, settings, "float32", large_batches=False)
+    return open_openvino(source, settings, "float32", pieces=False)
 
 
 def _open_batches(source: Checkpoint, settings: Settings, single: Backend) -> MnnNetwork:

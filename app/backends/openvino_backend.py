@@ -6,13 +6,13 @@ Nothing here needs torch, neither to write the network down nor to compute it.
 from __future__ import annotations
 
 import logging
+from math import ceil
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from openvino import CompiledModel, InferRequest, Model, Tensor
 
-from app.backends.faster_of_two import FasterOfTwo
 from app.backends.measured import Candidate, difference
 from app.engine_errors import EngineOutOfMemory
 from app.settings import Settings
@@ -24,15 +24,16 @@ from model.runtimes.openvino_graph import openvino_model, quantised_model
 
 log = logging.getLogger(__name__)
 
-# The smallest batch that may be computed in two halves, side by side, with a thread or more each. Smaller ones are
-# computed whole, a layer's work in as many pieces as there are threads.
-HALVES_FROM = 6
+# The smallest batch that is computed in pieces, two of them side by side, with a thread or more each.
+PIECES_FROM = 6
 
-# A batch at a time, on all threads; and two at a time, on half of the threads each.
-LATENCY = {"PERFORMANCE_HINT": "LATENCY"}
-TWO_STREAMS = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2}
+# How many images a piece has for each of its threads, at most: more are no faster, and leave less to be shared out.
+IMAGES_A_THREAD = 8
 
-# By how much its logits may differ from the whole's, of the largest. They were the same so far, to the last bit.
+# With fewer images for each thread there are no more than two pieces: what a layer has to do is little then.
+LEAST_A_THREAD = 3
+
+# By how much their logits may differ from the whole's, of the largest. They were the same so far, to the last bit.
 TOLERANCE = 0.02
 
 
@@ -41,13 +42,11 @@ def fast_float() -> str:
     return "bfloat16" if has_fast_bfloat16() else "float32"
 
 
-def open_openvino(
-    source: Checkpoint, settings: Settings, precision: str, *, large_batches: bool = True
-) -> OpenVinoBackend:
+def open_openvino(source: Checkpoint, settings: Settings, precision: str, *, pieces: bool = True) -> OpenVinoBackend:
     """Put a checkpoint's network on this CPU, in float32, bfloat16 or int8. Raises what OpenVINO raises.
 
-    Of the settings those count that say how it is computed: `threads`, `pin_threads` and `split_batches`. Without
-    `large_batches` there is nothing that only those need.
+    Of the settings those count that say how it is computed: `threads`, `pin_threads`, `split_batches` and
+    `batch_sizes`. Without `pieces` all batches are computed whole, whatever these say.
     """
     threads = settings.engine_threads
     metadata, spec = source.metadata, source.metadata.network_spec()
@@ -59,9 +58,8 @@ def open_openvino(
     else:
         model = openvino_model(*described)
     floats = fast_float() if precision == "int8" else precision
-    examples = source.self_test_images
     split = settings.split_batches
-    if threads == 1 or (split is None and precision == "int8"):  # whose halves gain nothing in the service either
+    if not pieces or threads == 1 or (settings.batch_sizes and settings.batch_sizes[-1] < PIECES_FROM):
         split = False
     return OpenVinoBackend(
         model,
@@ -71,9 +69,19 @@ def open_openvino(
         constants,
         pin=settings.pin_threads,
         split=split,
-        large_batches=large_batches and threads > 1,
-        examples=examples,
+        examples=source.self_test_images,
     )
+
+
+def pieces_of(images: int, threads: int) -> int:
+    """Return in how many pieces so many images are computed, an even number: both halves of the threads have as many.
+
+    Four at least, so that a half of the threads that is held up, by the event loop or by another program, leaves a
+    piece to the other half.
+    """
+    if images < LEAST_A_THREAD * threads:
+        return 2
+    return max(4, 2 * ceil(images / (IMAGES_A_THREAD * threads)))
 
 
 class WholeBatch:
@@ -92,25 +100,32 @@ class WholeBatch:
         return logits
 
 
-class Halves:
-    """Two halves of a batch at the same time, each on half of the threads, which do not wait for the other half's."""
+class Pieces:
+    """A batch in pieces, two at a time, each on half of the `threads`, which do not wait for the other half's.
 
-    def __init__(self, first: InferRequest, second: InferRequest) -> None:
-        self._requests = first, second
+    All are handed over at once; OpenVINO gives the next one to whichever half is free.
+    """
+
+    def __init__(self, compiled: CompiledModel, threads: int) -> None:
+        self._compiled = compiled
+        self._threads = threads
+        self._requests: list[InferRequest] = []
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Candidate; two images or more. Raises what the first half raises that does."""
-        middle = (len(images) + 1) // 2
+        """See Candidate; two images or more. Raises what the first piece raises that does."""
+        pieces = np.array_split(images, pieces_of(len(images), self._threads))
+        while len(self._requests) < len(pieces):
+            self._requests.append(self._compiled.create_infer_request())
         under_way: list[InferRequest] = []
         failures: list[Exception] = []
-        for request, half in zip(self._requests, (images[:middle], images[middle:]), strict=True):
+        for request, piece in zip(self._requests, pieces, strict=False):
             try:
-                request.set_input_tensor(Tensor(half, shared_memory=True))
+                request.set_input_tensor(Tensor(piece, shared_memory=True))
                 request.start_async(share_inputs=True)
                 under_way.append(request)
             except (RuntimeError, MemoryError) as error:
                 failures.append(error)
-        for request in under_way:  # both, whatever becomes of the first: they read memory that is the caller's
+        for request in under_way:  # all, whatever becomes of the first: they read memory that is the caller's
             try:
                 request.wait()
             except (RuntimeError, MemoryError) as error:
@@ -124,9 +139,8 @@ class OpenVinoBackend:
     """Compiled for this CPU; takes batches of any size, but sets up each new one, which takes time and memory.
 
     `precision` is float32, bfloat16 or int8, `floats` that of what is left in floats. The model's weights lie in
-    `constants`. Large batches are computed in two halves as `split` says; None does so while that is the quicker
-    way, and not at all if it answers `examples`, uint8 (n, 3, S, S), otherwise. Without `large_batches` they are
-    computed as small ones are.
+    `constants`. Large batches are computed in pieces as `split` says; None does so if they answer `examples`, uint8
+    (n, 3, S, S), as the whole does.
     """
 
     runtime = "openvino"
@@ -143,7 +157,6 @@ class OpenVinoBackend:
         *,
         pin: bool,
         split: bool | None,
-        large_batches: bool,
         examples: NDArray[np.uint8],
     ) -> None:
         self.dtype = precision
@@ -153,43 +166,22 @@ class OpenVinoBackend:
             # Threads that may not move stand still beside another program; those that may now and then share a core.
             "ENABLE_CPU_PINNING": pin,
         }
-        self._compiled: list[CompiledModel] = []
-        self._small: Candidate = WholeBatch(self._compile(model, options, "STATIC", LATENCY).create_infer_request())
-        self._large: Candidate = self._small
-        if large_batches:
-            self._large = self._open_large(model, options, split, examples)
-        self._split = split  # as asked for: another checkpoint's halves may agree
-        self._constants = constants  # OpenVINO may look at them as long as the model lives
-
-    def _open_large(
-        self, model: Model, options: dict[str, Any], split: bool | None, examples: NDArray[np.uint8]
-    ) -> Candidate:
-        """Return what computes large batches: halves, or the whole, or whichever is the faster one at the time."""
-        if split is False:
-            return WholeBatch(self._compile(model, options, "AUTO", LATENCY).create_infer_request())
-        divided = self._compile(model, options, "STATIC", TWO_STREAMS)
-        halves = Halves(divided.create_infer_request(), divided.create_infer_request())
-        if split:
-            return halves
-        whole = WholeBatch(self._compile(model, options, "AUTO", LATENCY).create_infer_request())
-        if _agree(halves, whole, examples):
-            return FasterOfTwo(halves, whole)
-        self._compiled.remove(divided)
-        return whole
-
-    def _compile(
-        self, model: Model, options: dict[str, Any], partitioner: str, streams: dict[str, Any]
-    ) -> CompiledModel:
-        """Compile for this CPU; `partitioner` says into how many pieces TBB cuts a layer's work.
-
-        STATIC is a piece for each thread. All wait then for the thread that shares its core with the event loop. With
-        AUTO there are more, and whichever thread is free takes the next. That costs some 50 us a layer (two cores with
-        AMX), as much as the layer's work for a few images.
-        """
         if "TBB_PARTITIONER" in core().get_property("CPU", "SUPPORTED_PROPERTIES"):
-            options = options | {"TBB_PARTITIONER": partitioner}
-        self._compiled.append(core().compile_model(model, "CPU", options | streams))
-        return self._compiled[-1]
+            # A layer's work in a part for each thread. More parts, for whichever thread is free, cost some 50 us a
+            # layer, as much as its work for a few images takes with AMX.
+            options["TBB_PARTITIONER"] = "STATIC"
+        whole = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})  # a batch on all threads
+        self._compiled = [whole]
+        self._whole: Candidate = WholeBatch(whole.create_infer_request())
+        self._large: Candidate = self._whole
+        if split is not False:
+            divided = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2})
+            pieces = Pieces(divided, threads)
+            if split or _agree(pieces, self._whole, examples):
+                self._compiled.append(divided)
+                self._large = pieces
+        self._split = split  # as asked for: another checkpoint's pieces may agree
+        self._constants = constants  # OpenVINO may look at them as long as the model lives
 
     @property
     def tuning(self) -> dict[str, Any]:
@@ -198,7 +190,7 @@ class OpenVinoBackend:
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory."""
-        way = self._large if len(images) >= HALVES_FROM else self._small
+        way = self._large if len(images) >= PIECES_FROM else self._whole
         try:
             return way.logits(np.require(images, requirements=["C", "W"]))
         except RuntimeError as error:
@@ -207,26 +199,21 @@ class OpenVinoBackend:
             raise
 
     def release_setup_memory(self) -> None:
-        """Give back the constants, which OpenVINO has put into an order of its own, and what setting up needed.
-
-        Until then large batches go one way, so that the times of their sizes can be compared.
-        """
-        if isinstance(self._large, FasterOfTwo):
-            self._large.begin_trials()
+        """Give back the constants, which OpenVINO has put into an order of its own, and what setting up needed."""
         for compiled in self._compiled:
             compiled.release_memory()
         self._constants.drop_pages()
 
     def close(self) -> None:
         """Give the compiled network's memory back."""
-        del self._small, self._large, self._compiled, self._constants
+        del self._whole, self._large, self._compiled, self._constants
 
 
-def _agree(halves: Candidate, whole: Candidate, examples: NDArray[np.uint8]) -> bool:
-    """Return whether both give the same answers. Which of them the self-test meets later is chance."""
-    images = np.resize(examples, (max(HALVES_FROM, len(examples)), *examples.shape[1:]))
-    worst = difference(whole, halves, images)
+def _agree(pieces: Candidate, whole: Candidate, examples: NDArray[np.uint8]) -> bool:
+    """Return whether both give the same answers."""
+    images = np.resize(examples, (max(PIECES_FROM, len(examples)), *examples.shape[1:]))
+    worst = difference(whole, pieces, images)
     if worst <= TOLERANCE:  # not where it is NaN
         return True
-    log.warning("batches are not halved: logits would differ by %.0e of the largest", worst)
+    log.warning("batches are not computed in pieces: logits would differ by %.0e of the largest", worst)
     return False

@@ -140,7 +140,7 @@ def other_classes():
 
 
 async def test_a_reload_measures_nothing_again():
-    """Beside an engine that serves, batch sizes, the better precision and halves would come out wrong."""
+    """Beside an engine that serves, batch sizes and the better precision would come out wrong."""
     engines, seen = [FakeEngine(), FakeEngine(shift=1)], []
 
     def factory(settings):

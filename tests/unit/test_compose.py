@@ -50,7 +50,7 @@ def test_a_drain_of_the_usual_length_is_not_cut_short():
 
 
 def test_a_host_of_256_cores_has_no_more_threads_than_the_container_may_have():
-    """Two a core for whole batches and for halves; and 64 HTTP processes of ten each."""
+    """Two a core, for whole batches and for pieces; and 64 HTTP processes of ten each."""
     assert int(re.search(r"^    pids_limit: (\d+)", COMPOSE, re.M)[1]) >= 2 * 256 + 64 * 10
     assert re.search(r"^    OPENBLAS_NUM_THREADS=1 ", DOCKERFILE, re.M)  # else a thread a core more in each process
 

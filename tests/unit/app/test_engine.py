@@ -163,33 +163,17 @@ def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
         def infer(self, *_arguments, **_options):
             raise raised
 
-    engine.backend._small = engine.backend._large = WholeBatch(Failing())
+    engine.backend._whole = engine.backend._large = WholeBatch(Failing())
     with pytest.raises(seen) as caught:
         engine.run(pictures)
     assert type(caught.value) is seen
 
 
-@pytest.mark.parametrize(
-    ("settings", "cut"),
-    [
-        (Settings(threads=2), ["STATIC", "STATIC", "AUTO"]),  # small batches, halves, large batches
-        (Settings(threads=2, split_batches=True), ["STATIC", "STATIC"]),
-        (Settings(threads=2, split_batches=False), ["STATIC", "AUTO"]),
-        (Settings(threads=1), ["STATIC"]),
-    ],
-)
-def test_openvino_cuts_layers_of_large_whole_batches_alone_finer_than_there_are_threads(source, settings, cut):
+def test_openvino_cuts_a_layer_into_a_part_for_each_thread(source):
     if "TBB_PARTITIONER" not in core().get_property("CPU", "SUPPORTED_PROPERTIES"):
         pytest.skip("this OpenVINO has no such property")
-    backend = open_openvino(source, settings, "float32")
-    assert [compiled.get_property("TBB_PARTITIONER").name for compiled in backend._compiled] == cut
-
-
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_small_and_large_batches_have_the_same_answers(source, pictures, precision):
-    backend = open_openvino(source, Settings(threads=2, split_batches=False), precision)
-    expected = backend._small.logits(pictures)
-    np.testing.assert_allclose(backend._large.logits(pictures), expected, atol=1e-4 * np.abs(expected).max())
+    for compiled in make(source, "openvino").backend._compiled:
+        assert compiled.get_property("TBB_PARTITIONER").name == "STATIC"
 
 
 @pytest.mark.parametrize("pin", [True, False])

@@ -1,4 +1,4 @@
-"""Batches in halves and whole beside a busy neighbour: whose turn it is, what is compared, what the neighbour does."""
+"""Batches whole and in pieces beside a busy neighbour: whose turn it is, what is compared, what the neighbour does."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 
 def test_services_go_in_turns_and_are_compared_round_by_round(monkeypatch):
-    services = {name: SimpleNamespace(url=name) for name in ("halves", "whole", "adaptive")}
+    services = {name: SimpleNamespace(url=name) for name in ("whole", "pieces", "another")}
     rates = iter([100.0, 110.0, 90.0, 240.0, 220.0, 200.0, 50.0, 65.0, 50.0])
     settled, loaded = [], []
 
@@ -26,12 +26,12 @@ def test_services_go_in_turns_and_are_compared_round_by_round(monkeypatch):
     monkeypatch.setattr(neighbour, "one_round", one_round)
     monkeypatch.setattr(neighbour.closed_loop, "run", lambda _wrk, url, *_: settled.append(url))
     figures = neighbour.compare(None, services, 3, 3)["2"]
-    assert settled == ["halves/predict", "whole/predict", "adaptive/predict"]
+    assert settled == ["whole/predict", "pieces/predict", "another/predict"]
     assert loaded == [*services, *reversed(services), *services]
-    assert figures["requests_per_s"] == {"halves": 100.0, "whole": 110.0, "adaptive": 90.0}
-    assert figures["ratios"] == {"whole": [1.1, 1.1, 1.3], "adaptive": [0.9, 1.2, 1.0]}
-    assert figures["of_halves"] == {"whole": 1.1, "adaptive": 1.0}
-    assert [turn["halves"]["requests_per_s"] for turn in figures["rounds"]] == [100.0, 200.0, 50.0]
+    assert figures["requests_per_s"] == {"whole": 100.0, "pieces": 110.0, "another": 90.0}
+    assert figures["ratios"] == {"pieces": [1.1, 1.1, 1.3], "another": [0.9, 1.2, 1.0]}
+    assert figures["of_whole"] == {"pieces": 1.1, "another": 1.0}
+    assert [turn["whole"]["requests_per_s"] for turn in figures["rounds"]] == [100.0, 200.0, 50.0]
 
 
 def test_services_differ_by_how_batches_are_split_alone(monkeypatch):
@@ -58,8 +58,8 @@ def test_services_differ_by_how_batches_are_split_alone(monkeypatch):
     monkeypatch.setattr(neighbour, "write", lambda name, result: written.update({name: result}))
     neighbour.main()
     same = {"device": "cpu", "batch_sizes": (1, 2), "precision": "bfloat16", "runtime": "openvino"}
-    assert given == [same | {"split_batches": True}, same | {"split_batches": False}, same]
-    assert happened == ["ready"] * 3 + ["compared", "neighbour", "compared"]
+    assert given == [same | {"split_batches": False}, same | {"split_batches": True}]
+    assert happened == ["ready"] * 2 + ["compared", "neighbour", "compared"]
     assert written["neighbour.json"]["command"] == "python -m benchmarks.neighbour --rounds 2 --seconds 3"
 
 

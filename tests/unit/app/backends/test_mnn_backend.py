@@ -43,7 +43,7 @@ def test_a_single_image_does_without_mnn(count, way):
     assert used == [way]
 
 
-def test_nothing_is_set_up_for_large_batches_in_openvino(backend):
+def test_openvino_has_no_model_for_pieces_beside_mnn(backend):
     assert len(backend._single._compiled) == 1
 
 

@@ -1,0 +1,178 @@
+"""Large batches in pieces, two at the same time, in app/backends/openvino_backend.py."""
+
+import numpy as np
+import pytest
+
+from app.backends import openvino_backend
+from app.backends.openvino_backend import PIECES_FROM, OpenVinoBackend, open_openvino, pieces_of
+from app.engine import load_engine
+from app.engine_errors import EngineOutOfMemory
+from app.settings import Settings
+from model import checkpoint
+from model.checkpoint import Checkpoint
+from tests.process import WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def source() -> Checkpoint:
+    return checkpoint.load(WEIGHTS)
+
+
+def opened(source: Checkpoint, *, split: bool | None, threads: int = 2, precision: str = "float32") -> OpenVinoBackend:
+    return open_openvino(source, Settings(threads=threads, split_batches=split), precision)
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_pieces_answer_as_the_whole_does_and_in_its_order(source: Checkpoint, precision: str) -> None:
+    backend = opened(source, split=True, precision=precision)
+    for count in (PIECES_FROM, PIECES_FROM + 1, 40, 7):
+        images = pictures(count)
+        expected = backend._whole.logits(images)
+        np.testing.assert_allclose(backend.logits(images), expected, atol=1e-4 * np.abs(expected).max())
+
+
+TWO_THREADS = {2: 2, 5: 2, 6: 4, 16: 4, 32: 4, 33: 6, 64: 8, 65: 10, 1024: 128}
+SIXTEEN_THREADS = {6: 2, 47: 2, 48: 4, 512: 8, 513: 10}
+
+
+@pytest.mark.parametrize(("threads", "pieces"), [(2, TWO_THREADS), (16, SIXTEEN_THREADS)])
+def test_pieces_are_an_even_number_and_small_enough_to_be_shared_out(threads: int, pieces: dict[int, int]) -> None:
+    assert {images: pieces_of(images, threads) for images in pieces} == pieces
+
+
+def test_two_pieces_at_a_time_are_computed_and_all_are_handed_over_at_once(source: Checkpoint) -> None:
+    backend = opened(source, split=True)
+    assert backend._compiled[-1].get_property("NUM_STREAMS") == 2
+    pieces = backend._large
+    assert isinstance(pieces, openvino_backend.Pieces)
+    events: list[str] = []
+
+    class Request:
+        def __init__(self, inner: openvino_backend.InferRequest) -> None:
+            self.inner = inner
+
+        def start_async(self, *, share_inputs: bool) -> None:
+            events.append("started")
+            self.inner.start_async(share_inputs=share_inputs)
+
+        def wait(self) -> None:
+            events.append("waited")
+            self.inner.wait()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+    pieces._requests = [Request(backend._compiled[-1].create_infer_request()) for _ in range(4)]
+    assert backend.logits(pictures(12)).shape == (12, 10)
+    assert events == ["started"] * 4 + ["waited"] * 4
+
+
+def test_only_large_batches_are_divided(source: Checkpoint) -> None:
+    backend = opened(source, split=True)
+    used: list[str] = []
+
+    class Noting:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def logits(self, images: np.ndarray) -> np.ndarray:
+            used.append(self.name)
+            return np.zeros((len(images), 10), np.float32)
+
+    backend._whole, backend._large = Noting("whole"), Noting("pieces")
+    for count in (1, PIECES_FROM - 1, PIECES_FROM):
+        backend.logits(pictures(count))
+    assert used == ["whole", "whole", "pieces"]
+
+
+@pytest.mark.parametrize(
+    ("split", "threads", "batch_sizes"),
+    [(False, 2, None), (None, 1, None), (True, 1, None), (None, 2, (1, 2, PIECES_FROM - 1))],
+)
+def test_where_pieces_are_not_wanted_or_would_never_come_there_is_no_second_model(
+    source: Checkpoint, split: bool | None, threads: int, batch_sizes: tuple[int, ...] | None
+) -> None:
+    settings = Settings(threads=threads, split_batches=split, batch_sizes=batch_sizes)
+    backend = open_openvino(source, settings, "float32")
+    assert backend.tuning["split_batches"] is False
+    assert len(backend._compiled) == 1
+    assert backend.logits(pictures(PIECES_FROM)).shape == (PIECES_FROM, 10)
+
+
+@pytest.mark.parametrize("split", [None, True])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_large_batches_are_computed_in_pieces_where_nothing_else_is_asked_for(
+    source: Checkpoint, precision: str, split: bool | None
+) -> None:
+    backend = opened(source, split=split, precision=precision)
+    assert isinstance(backend._large, openvino_backend.Pieces)
+    assert backend.tuning["split_batches"] is split
+
+
+@pytest.mark.parametrize("wrong", [3.0, np.nan])
+def test_pieces_that_answer_otherwise_are_left_out_and_warned_of(
+    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrong: float
+) -> None:
+    right = openvino_backend.Pieces.logits
+    monkeypatch.setattr(openvino_backend.Pieces, "logits", lambda *given: right(*given) + np.float32(wrong))
+    backend = opened(source, split=None)
+    assert backend.tuning["split_batches"] is None  # a reload asks again: it is another checkpoint
+    assert len(backend._compiled) == 1
+    assert backend._large is backend._whole
+    assert "batches are not computed in pieces" in caplog.text
+
+
+@pytest.mark.parametrize("split", [None, True, False])
+def test_an_engine_that_is_given_what_another_one_found_is_its_like(source: Checkpoint, split: bool | None) -> None:
+    settings = Settings(device="cpu", runtime="openvino", threads=2, max_queue_images=256, split_batches=split)
+    first = load_engine(settings)
+    assert first.tuning["split_batches"] is split
+    assert load_engine(settings.model_copy(update=first.tuning)).tuning == first.tuning
+
+
+@pytest.mark.parametrize(
+    ("broken", "error", "seen"),
+    [
+        (0, RuntimeError("std::bad_alloc"), EngineOutOfMemory),
+        (1, RuntimeError("std::bad_alloc"), EngineOutOfMemory),
+        (3, MemoryError(), MemoryError),
+    ],
+)
+def test_a_piece_that_fails_waits_for_the_others_and_the_next_batch_is_right(
+    source: Checkpoint, broken: int, error: Exception, seen: type[Exception]
+) -> None:
+    backend = opened(source, split=True)
+    images = pictures(2 * PIECES_FROM)
+    expected = backend.logits(images)
+    pieces = backend._large
+    assert isinstance(pieces, openvino_backend.Pieces)
+    good = pieces._requests
+    waited: list[int] = []
+
+    class Request:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def set_input_tensor(self, tensor: object) -> None:
+            good[self.number].set_input_tensor(tensor)
+
+        def start_async(self, *, share_inputs: bool) -> None:
+            if self.number == broken:
+                raise error
+            good[self.number].start_async(share_inputs=share_inputs)
+
+        def wait(self) -> None:
+            waited.append(self.number)
+            good[self.number].wait()
+
+    numbers = range(len(good))
+    pieces._requests = [Request(number) for number in numbers]
+    with pytest.raises(seen):
+        backend.logits(images)
+    assert waited == [number for number in numbers if number != broken]
+    pieces._requests = good
+    np.testing.assert_allclose(backend.logits(images), expected, atol=1e-4)
