@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,17 +11,23 @@ from model.control_groups import CGROUP, MEMBERSHIP, groups_of
 
 MEMINFO = Path("/proc/meminfo")
 
+# What the kernel takes back before it kills for want of memory, by the names of each version of control groups, as
+# MemAvailable counts it for the machine: files that were read, also lately (pictures, the interpreter's own), and
+# caches of names and inodes. Of version 1, memory.stat has nothing of the latter.
+MAKES_ROOM = {"inactive_file", "active_file", "slab_reclaimable"}
+MADE_ROOM_BEFORE = {"total_inactive_file", "total_active_file"}
+
 
 def available_memory(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP, meminfo: Path = MEMINFO) -> int | None:
-    """Return the bytes that can be taken without pushing anything out; None where that cannot be told.
+    """Return the bytes that can be taken before more than caches is pushed out; None if it cannot be told.
 
     It is what the machine has left or, if that is less, what is left of the limit of a container or a service. Of
     processes that torchrun started, each has its share. Where there is no /proc, all memory of the machine counts.
     """
     unified, older = groups_of("memory", cgroup, membership)
     left = [_machine(meminfo)]
-    left += [_left(group, "memory.max", "memory.current", "inactive_file") for group in unified]
-    left += [_left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file") for group in older]
+    left += [_left(group, "memory.max", "memory.current", MAKES_ROOM) for group in unified]
+    left += [_left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", MADE_ROOM_BEFORE) for group in older]
     known = [one for one in left if one is not None]
     return max(0, min(known)) // max(1, _processes_here()) if known else None
 
@@ -41,8 +48,8 @@ def _machine(meminfo: Path) -> int | None:
     return None
 
 
-def _left(group: Path, limit: str, usage: str, cache: str) -> int | None:
-    """Return what is left of a group's limit; None without one. Files that nobody has read lately make room."""
+def _left(group: Path, limit: str, usage: str, caches: Set[str]) -> int | None:
+    """Return what is left of a group's limit; None without one. What it holds of `caches` makes room."""
     try:
         left = int((group / limit).read_text()) - int((group / usage).read_text())
     except (OSError, ValueError):  # ValueError: of "max", which is no limit
@@ -50,7 +57,7 @@ def _left(group: Path, limit: str, usage: str, cache: str) -> int | None:
     with suppress(OSError):
         for line in (group / "memory.stat").read_text().splitlines():
             name, _, value = line.partition(" ")
-            if name == cache:
+            if name in caches:
                 left += int(value)
     return left
 

@@ -21,11 +21,12 @@ def meminfo(tmp_path: Path) -> Path:
     return path
 
 
-def unified(group: Path, limit: str, used: int, cache: int = 0) -> None:
+def unified(group: Path, limit: str, used: int, cache: int = 0, active: int = 0, slab: int = 0) -> None:
     group.mkdir(parents=True, exist_ok=True)
     (group / "memory.max").write_text(f"{limit}\n")
     (group / "memory.current").write_text(f"{used * MIB}\n")
-    (group / "memory.stat").write_text(f"anon 5\nfile 7\ninactive_file {cache * MIB}\nactive_file 3\n")
+    stat = {"anon": 5, "file": 7, "inactive_file": cache, "active_file": active, "slab_reclaimable": slab}
+    (group / "memory.stat").write_text("".join(f"{name} {number * MIB}\n" for name, number in stat.items()))
 
 
 def test_without_limits_it_is_what_the_machine_has_left(tmp_path: Path, meminfo: Path) -> None:
@@ -35,13 +36,21 @@ def test_without_limits_it_is_what_the_machine_has_left(tmp_path: Path, meminfo:
 
 
 @pytest.mark.parametrize(
-    ("limit", "used", "cache", "left"),
-    [(500, 100, 0, 400), (500, 450, 300, 350), (2000, 100, 0, 800), (500, 600, 0, 0)],
+    ("limit", "used", "caches", "left"),
+    [
+        (500, 100, (0, 0, 0), 400),
+        (500, 450, (300, 0, 0), 350),
+        (500, 450, (100, 200, 0), 350),
+        (500, 450, (100, 200, 30), 380),
+        (2000, 100, (0, 0, 0), 800),
+        (500, 600, (0, 0, 0), 0),
+    ],
 )
 def test_a_containers_limit_counts_and_files_in_its_cache_make_room(
-    tmp_path: Path, meminfo: Path, limit: int, used: int, cache: int, left: int
+    tmp_path: Path, meminfo: Path, limit: int, used: int, caches: tuple[int, int, int], left: int
 ) -> None:
-    unified(tmp_path, str(limit * MIB), used, cache)
+    """Also those read lately, such as the pictures that were just looked at, and the kernel's own caches."""
+    unified(tmp_path, str(limit * MIB), used, *caches)
     assert available_memory(tmp_path, tmp_path / "none", meminfo) == left * MIB
 
 
@@ -59,8 +68,10 @@ def test_so_it_is_with_groups_of_the_older_kind(tmp_path: Path, meminfo: Path) -
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
         (folder / "memory.usage_in_bytes").write_text(f"{used}\n")
-        (folder / "memory.stat").write_text(f"inactive_file 1\ntotal_inactive_file {50 * MIB}\n")
-    assert available_memory(tmp_path, tmp_path / "self", meminfo) == 150 * MIB
+        (folder / "memory.stat").write_text(
+            f"inactive_file 1\ntotal_inactive_file {50 * MIB}\nactive_file 1\ntotal_active_file {20 * MIB}\n"
+        )
+    assert available_memory(tmp_path, tmp_path / "self", meminfo) == 170 * MIB
 
 
 @pytest.mark.parametrize(("processes", "share"), [("1", 800), ("4", 200), ("", 800), ("many", 800), ("0", 800)])
