@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 TEST_SHARE = 0.1
 MEMORY_SHARE = 0.8  # of what is available; the network, its batches and the held-out part need some, too
 
+# What a picture takes besides its pixels, in bytes: its thumbnail, 192 float32, and three more of that size while they
+# are compared; its path, its digest, and the object that holds both. Of 32 x 32 pixels it is more than they are.
+BESIDES_PIXELS = 4 << 10
+
 
 @dataclass(frozen=True)
 class PictureFolder:
@@ -138,7 +142,8 @@ def _choose_files(
     separate: list[PictureFile] = []
     if to_train and folder.test_split:
         separate = folder.files((folder.test_split,), bad, may_lack=True)
-    for count in (len(listed), len(separate)):
+    drawn = split == "test" and not folder.test_split  # about a tenth of what is listed
+    for count in (0 if drawn else len(listed), len(separate)):
         _check_memory(count, image_size)
     read = read_files(listed, bad)
     if folder.test_split and to_train:
@@ -154,6 +159,7 @@ def _choose_files(
     share = _choose_test_files(files)
     tested = [file for file in files if file in share]
     if not to_train:
+        _check_memory(len(tested), image_size)
         return tested, [], len(files)
     return [file for file in files if file not in share], tested, len(files)
 
@@ -179,10 +185,10 @@ def _bytes_in(file: PictureFile) -> int:
 
 def _check_memory(count: int, size: int) -> None:
     """Raise DataError if so many pictures of that size are more than fits."""
-    needed, available = count * 3 * size**2, available_memory()
+    needed, available = count * (3 * size**2 + BESIDES_PIXELS), available_memory()
     if available is None or needed <= MEMORY_SHARE * available:
         return
-    fitting = int((MEMORY_SHARE * available / (3 * count)) ** 0.5)
+    fitting = int((max(0.0, MEMORY_SHARE * available / count - BESIDES_PIXELS) / 3) ** 0.5)
     smaller = f"--image-size {fitting} or " if fitting >= MIN_SIDE else ""
     raise DataError(
         f"{count} pictures of {size}x{size} take {in_words(needed)} of memory, and of the {in_words(available)} that "

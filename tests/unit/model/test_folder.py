@@ -24,6 +24,11 @@ from tests.pictures import KINDS, write_folder
 from tests.unit.model.folders import both_splits, images_of
 
 
+def room_for(count: int, size: int) -> int:
+    """Return of how many bytes that are available so many pictures may be held."""
+    return -(-count * (3 * size**2 + folder.BESIDES_PIXELS) * 10 // 8)
+
+
 def rotated() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -349,17 +354,35 @@ def test_sizes_out_of_range_are_refused(pictures: Path, size: int) -> None:
 
 
 def test_more_than_fits_is_refused_before_a_file_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "available_memory", lambda: 36 * 3 * 20 * 20 * 10 // 8)
+    monkeypatch.setattr(folder, "available_memory", lambda: room_for(36, 20))
     monkeypatch.setattr(folder_files, "read_picture", lambda path: pytest.fail(f"read {path}"))
-    said = r"36 pictures of 32x32 take 0\.1 MiB .* of the 0\.1 MiB that are available .* 80% may be taken: take"
+    said = r"36 pictures of 32x32 take 0\.2 MiB .* of the 0\.2 MiB that are available .* 80% may be taken: take"
     with pytest.raises(DataError, match=f"{said} --image-size 20 or fewer pictures"):
         load_folder(pictures, split="train")
-    monkeypatch.setattr(folder, "available_memory", lambda: 36 * 3 * 7 * 7)
-    with pytest.raises(DataError, match="may be taken: take fewer pictures"):
-        load_folder(pictures, split="train")
+    for available in (room_for(36, 7), 36 * folder.BESIDES_PIXELS // 2, 0):
+        monkeypatch.setattr(folder, "available_memory", lambda available=available: available)
+        with pytest.raises(DataError, match="may be taken: take fewer pictures"):
+            load_folder(pictures, split="train")
 
 
-@pytest.mark.parametrize("available", [None, 36 * 3 * 32 * 32 * 10 // 8])
+def test_of_small_pictures_more_than_their_pixels_counts(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thumbnails, paths and digests are more than they are."""
+    monkeypatch.setattr(folder, "available_memory", lambda: 36 * 3 * 8 * 8 * 5)
+    with pytest.raises(DataError, match="36 pictures of 8x8 take"):
+        load_folder(pictures, split="train", image_size=8)
+
+
+def test_of_a_share_for_the_test_only_its_own_pictures_count(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = len(load_folder(pictures, split="test"))
+    monkeypatch.setattr(folder, "available_memory", lambda: room_for(count, 32))
+    assert len(load_folder(pictures, split="test")) == count
+    monkeypatch.setattr(folder, "available_memory", lambda: room_for(count, 31))
+    monkeypatch.setattr(folder, "decode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=f"^{count} pictures of 32x32 take"):
+        load_folder(pictures, split="test")
+
+
+@pytest.mark.parametrize("available", [None, room_for(36, 32)])
 def test_what_fits_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch, available: int | None) -> None:
     monkeypatch.setattr(folder, "available_memory", lambda: available)
     assert len(load_folder(pictures, split="all")) == 36
