@@ -45,11 +45,14 @@ class Seen:
     count: int = 0
     is_all: bool = True
 
-    def never_trained_on(self, held: int) -> dict[str, int | str]:
-        """Return what a checkpoint notes, of `held` images: how many no weights before it were trained on."""
+    def never_trained_on(self, held: int) -> dict[str, int | None]:
+        """Return what a checkpoint notes, of `held` images: how many no weights before it were trained on.
+
+        None where that is unknown.
+        """
         if self.is_all:
             return {"never_trained_on": held - self.count}
-        return {"never_trained_on": "unknown", "never_trained_on_at_most": held - self.count}
+        return {"never_trained_on": None, "never_trained_on_at_most": held - self.count}
 
     def in_words(self) -> str:
         """Return what is to follow the number of held-out images; nothing where they are all new."""

@@ -124,7 +124,7 @@ def test_whether_weights_of_other_images_have_seen_held_out_ones_is_unknown(
     assert [one.levelname for one in told] == [level] * 2
     note = "16 held-out training images, of which it is unknown how many the initial weights had seen"
     assert later.metadata.temperature_fitted_on == note
-    assert later.metadata.dataset["never_trained_on"] == "unknown"
+    assert later.metadata.dataset["never_trained_on"] is None
     # What the weights before them have seen stays unknown, but not what they have seen themselves.
     notes = []
     for number, hold_out in enumerate((16, 24, 24)):
@@ -132,7 +132,7 @@ def test_whether_weights_of_other_images_have_seen_held_out_ones_is_unknown(
         run = Trainer(more, dataset, tmp_path / f"2{number}", device=torch.device("cpu"), init_from=later)
         later = checkpoint.load(run.run())
         notes.append((later.metadata.dataset["never_trained_on"], later.metadata.temperature_fitted_on[2:]))
-    assert notes == [("unknown", note[2:]), *[("unknown", f"{note[2:]}, 8 at least")] * 2]
+    assert notes == [(None, note[2:]), *[(None, f"{note[2:]}, 8 at least")] * 2]
 
 
 def test_of_weights_that_say_nothing_of_their_images_nothing_is_known(tmp_path: Path, undisturbed: Path) -> None:
