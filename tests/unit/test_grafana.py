@@ -87,6 +87,14 @@ def test_what_only_grows_is_shown_as_a_rate_and_nothing_else_is(queries):
         assert (function in {"rate", "increase"}) == grows, name
 
 
+def test_what_is_counted_in_bars_is_counted_once(panels):
+    """Of bars closer together than the interval that each counts, several would show one event."""
+    bars = [panel for panel in panels if panel["fieldConfig"]["defaults"].get("custom", {}).get("drawStyle") == "bars"]
+    assert bars
+    for panel in bars:
+        assert panel["interval"] == "1m", panel["title"]  # $__rate_interval is four scrapes of 15 s
+
+
 def test_legends_name_labels_that_are_left(panels):
     known = dict(series())
     for target in [target for panel in panels for target in panel["targets"]]:
