@@ -49,7 +49,7 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _over_already)
         signal.signal(signal.SIGHUP, partial(_hung_up, os.isatty(0)))
-    else:
+    elif not _of_several():
         signal.signal(signal.SIGTERM, terminate)  # which a container's first process would ignore by default
     _show_all_names()
     try:
@@ -81,6 +81,16 @@ def _open_standard_files() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number
             os.set_inheritable(number, True)
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _of_several() -> bool:
+    """Return whether torchrun started this process as one of several: such a one is never a container's first.
+
+    The default action of SIGTERM ends it also while it waits within NCCL for a process that has failed; a handler in
+    Python would have to wait for that, too.
+    """
+    size = os.environ.get("WORLD_SIZE", "")
+    return size.isdecimal() and int(size) > 1
 
 
 def _show_all_names() -> None:

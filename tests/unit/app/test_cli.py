@@ -2,6 +2,8 @@
 
 import io
 import os
+import signal
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError
@@ -65,6 +67,21 @@ def test_a_folder_that_nothing_has_installed_has_no_release(monkeypatch):
 
     monkeypatch.setattr("app.release.version", missing)
     assert release() == "unknown"
+
+
+@pytest.mark.parametrize(("processes", "number"), [(None, 143), ("1", 143), ("", 143), ("2", -signal.SIGTERM)])
+def test_of_several_processes_each_ends_at_once_whatever_it_waits_for(processes, number):
+    """A handler in Python would not run in a process that waits within NCCL."""
+    code = (
+        "import os, signal, sys, app.cli as cli\n"
+        "cli.build_parser = lambda: signal.raise_signal(signal.SIGTERM)\n"
+        "sys.argv = ['resnet', 'train']\n"
+        "cli.main()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
+    environment |= {} if processes is None else {"WORLD_SIZE": processes}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, check=False)
+    assert ended.returncode == number, ended.stderr
 
 
 def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
