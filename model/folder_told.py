@@ -59,7 +59,7 @@ def tell_of_training_pictures(root: Path, files: Sequence[PictureFile], dataset:
     long = sum(file.pixels > LONG_TIMES * file.side**2 for file in files)
     if long:
         note = "only the square in their middle is seen, here and in the service: crop them, or pad them to squares"
-        log.info("%s: %d picture(s) are more than %d times as long as wide: %s", root, long, LONG_TIMES, note)
+        log.info("%s: %d training picture(s) are more than %d times as long as wide: %s", root, long, LONG_TIMES, note)
     _tell_of_nothing(root, dataset)
 
 
@@ -91,11 +91,11 @@ def tell_of_test_pictures(root: Path, dataset: Dataset, tested: Tensor, labels: 
     _tell_of_look_alikes(root, (thumbnails(dataset.images), dataset.paths or ()), (tested, paths), ("test", note))
 
 
-def tell_of_held_out_pictures(dataset: Dataset, count: int) -> None:
+def tell_of_held_out_pictures(dataset: Dataset, count: int, *, fitted: bool) -> None:
     """Warn of pictures that look like others, where one of two is held out by `hold_out` and the other trained on.
 
-    `dataset` is all of a training set, of which `count` are held out. Of one without files, nothing is said. Raises
-    DataError as `hold_out` does.
+    `dataset` is all of a training set, of which `count` are held out; `fitted` is whether the calibration is fitted on
+    them. Of one without files, nothing is said. Raises DataError as `hold_out` does.
     """
     held = held_out_mask(dataset, count)
     if dataset.paths is None or not count:
@@ -105,7 +105,9 @@ def tell_of_held_out_pictures(dataset: Dataset, count: int) -> None:
     kept, taken = (
         (thumbs[chosen], [dataset.paths[i] for i in chosen.nonzero()[:, 0].tolist()]) for chosen in (~held, held)
     )
-    note = "look like ones that are trained on, so held-out figures and calibration say more than they should"
+    del thumbs  # both parts are copies
+    say = "held-out figures and calibration say" if fitted else "held-out figures say"
+    note = f"look like ones that are trained on, so {say} more than they should"
     _tell_of_look_alikes(root, kept, taken, ("held-out", note))
 
 

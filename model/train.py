@@ -104,7 +104,8 @@ class Trainer:
         self.tally = EpochTally.empty(device)
         self.time_left = TimeLeft(recipe, self.learner.steps_per_epoch)
         self.was_finished = False
-        self._stop_requested = self._in_epochs = False
+        self._stop_requested = False
+        self.in_epochs = False  # whether steps are being done
         self._counted_until = self._saved_at = time.monotonic()
         self._told_at = -math.inf
 
@@ -118,7 +119,7 @@ class Trainer:
 
         Unless other processes would wait for this one: then a run that has no epoch left comes to its end.
         """
-        return self._in_epochs or self.world.size > 1
+        return self.in_epochs or self.world.size > 1
 
     def run(self) -> Path:
         """Train from the last saved state to the end and return the checkpoint's path.
@@ -153,7 +154,7 @@ class Trainer:
         if self.learner.compiled and self.epoch < self.recipe.epochs:
             self.compile_seconds = self.learner.compile()
         self.time_left.begin(self._steps_done(), time.monotonic())
-        self._in_epochs = True
+        self.in_epochs = True
         while self.epoch < self.recipe.epochs:
             line = self._train_epoch()
             if self.world.is_main:
@@ -164,7 +165,7 @@ class Trainer:
             if self.on_epoch is not None:
                 self.on_epoch(line)
             self._save_and_stop(time.monotonic())
-        self._in_epochs = False
+        self.in_epochs = False
         if self.world.is_main:
             self._finish()
         self.world.barrier()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from model.architecture import Architecture
@@ -44,24 +46,39 @@ def check_flags(
     )
 
 
-def check_run(arguments: argparse.Namespace, default_preset: str, init_from: Checkpoint | None) -> None:
-    """Raise TrainingError if --out holds a run of another recipe, as far as that shows before the pictures are read."""
+def check_run(
+    arguments: argparse.Namespace, default_preset: str, init_from: Checkpoint | None, processes: int = 1
+) -> dict[str, Any]:
+    """Return what of the run in --out is kept where no flag says otherwise: its batch, {} without a run.
+
+    By this it goes on also with another number of `processes`, and after a change of how batches are fitted. Raises
+    TrainingError if --out holds a run of another recipe, as far as that shows before the pictures are read, or one
+    whose batch the processes cannot share.
+    """
+    from model.training.errors import TrainingError
     from model.training.initial_weights import digest, named_by_digest
     from model.training.run_folder import RunFolder, check_same_run
 
     folder = RunFolder(arguments.out)
     saved = folder.identity()
     if saved is None:
-        return
-    given = _given(arguments)
-    of_the_pictures = {"hold_out", "batch_size"} - given.keys()
-    if "batch_size" in of_the_pictures:
-        of_the_pictures |= {"learning_rate"} - given.keys()  # it follows the batch
-    recipe, _ = _fit(arguments, default_preset, init_from, images=MANY, classes=2)
+        return {}
+    given, batch_size = _given(arguments), saved.get("batch_size")
+    kept: dict[str, Any] = {}
+    if "batch_size" not in given and isinstance(batch_size, int):
+        kept["batch_size"] = batch_size
+    recipe, _ = _fit(arguments, default_preset, init_from, images=MANY, classes=2, kept=kept)
+    of_the_pictures = {"hold_out"} - given.keys()
     wanted = {name: value for name, value in recipe.to_dict().items() if name not in of_the_pictures}
     wanted["init_from"] = digest(init_from) if init_from else None
     saved = named_by_digest(saved, init_from)
     check_same_run(folder.path, {name: saved.get(name) for name in wanted}, wanted)
+    if kept and kept["batch_size"] % processes:
+        raise TrainingError(
+            f"{folder.path} holds a run with a batch of {batch_size}, which {processes} processes cannot share "
+            f"equally: take another number of processes, or give another --out, with a --batch-size or without"
+        )
+    return kept
 
 
 def _fit(
@@ -72,9 +89,13 @@ def _fit(
     images: int,
     classes: int,
     processes: int = 1,
+    kept: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, dict[str, Any]]:
-    """Return the preset fitted to so many images, and which options in it are those of the network of `init_from`."""
-    given, preset = _given(arguments), PRESETS[arguments.preset or default_preset]
+    """Return the preset fitted to so many images, and which options in it are those of the network of `init_from`.
+
+    `kept` are fields that are taken as if they were given.
+    """
+    given, preset = {**(kept or {}), **_given(arguments)}, PRESETS[arguments.preset or default_preset]
     taken = _network_of(init_from, replace(preset, **given), arguments.image_size, given) if init_from else {}
     return preset.for_data(arguments.image_size, images, classes, given | taken, processes=processes), taken
 
@@ -96,11 +117,12 @@ def build_recipe(
     init_from: Checkpoint | None = None,
     *,
     processes: int = 1,
+    kept: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Fit the preset to the training set and to the processes that share a batch; flags that were given keep theirs.
 
-    The network is that of `init_from`, but for flags that were given. Raises DataError if more images are to be held
-    out than there are.
+    The network is that of `init_from`, but for flags that were given; `kept` are the fields that `check_run` has
+    returned. Raises DataError if more images are to be held out than there are.
     """
     from model.data import check_hold_out
 
@@ -109,13 +131,24 @@ def build_recipe(
         check_hold_out(dataset, given["hold_out"])  # before values are logged that no run can use
     preset = PRESETS[arguments.preset or default_preset]
     images, classes = len(dataset), len(dataset.classes)
-    recipe, taken = _fit(arguments, default_preset, init_from, images=images, classes=classes, processes=processes)
-    shared = f" and {processes} processes" if processes > 1 else ""
-    why = {"learning_rate": "the batch", "batch_size": f"the training set{shared}"}
+    fit = partial(_fit, arguments, default_preset, init_from, classes=classes)
+    recipe, taken = fit(images=images, processes=processes, kept=kept)
+    if kept and recipe.batch_size > images - recipe.hold_out:  # that run was of other images, as it will say
+        kept = None
+        recipe, taken = fit(images=images, processes=processes)
+    of_size, of_images = (fit(images=number)[0].batch_size for number in (MANY, images))
+    suited = []
+    if of_images < preset.batch_size:
+        suited.append("the training set" if of_images < of_size else "the image size")
+    if recipe.batch_size != of_images:
+        suited.append(f"{processes} processes")
+    why = {"learning_rate": "the batch", "batch_size": " and ".join(suited)}
     for name in Recipe.__dataclass_fields__:
         value, before = getattr(recipe, name), getattr(preset, name)
         if name in taken:
             log.info("%s %s, as the weights of --init-from have it", name, value)
+        elif kept and name in kept and value != before:
+            log.info("%s %s, as the run in %s has it", name, value, arguments.out)
         elif name not in given and value != before:
             log.info("%s %s instead of %s, to suit %s", name, value, before, why.get(name, "the training set"))
     _log_steps(recipe, len(dataset) - recipe.hold_out, _what_is_fresh(dataset, init_from))

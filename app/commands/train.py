@@ -210,12 +210,12 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
         init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None
         default_preset = "best" if device.type == "cuda" else "cpu"
         check_flags(arguments, default_preset, init_from, world.size)
-        check_run(arguments, default_preset, init_from)
+        kept = check_run(arguments, default_preset, init_from, world.size)
         with _warnings_of_one(world):
             dataset = load_split(arguments, split="train")
-            recipe = build_recipe(arguments, default_preset, dataset, init_from, processes=world.size)
+            recipe = build_recipe(arguments, default_preset, dataset, init_from, processes=world.size, kept=kept)
             if world.is_main:
-                tell_of_held_out_pictures(dataset, recipe.hold_out)
+                tell_of_held_out_pictures(dataset, recipe.hold_out, fitted=arguments.temperature is None)
         data_loading_s = time.monotonic() - began
         shown: ProgressBar | ProgressLines = ProgressLines(recipe.epochs)
         if world.is_main and sys.stderr.isatty():
@@ -265,7 +265,8 @@ def _warnings_of_one(world: World) -> Iterator[None]:
 def _stopping_gently(trainer: Trainer, signals: list[int]) -> Iterator[None]:
     """Let the first SIGINT or SIGTERM save the state and end the run, a second one end it at once.
 
-    Where there is nothing to save, neither waits: in compiling, and in calibrating what the last epoch has left.
+    Where there is nothing to save, neither waits: when one process alone compiles, or calibrates what the last epoch
+    has left. One of several, for which the others would wait, goes on to its next step or to the checkpoint.
     """
 
     def stop(number: int, _frame: object) -> None:
@@ -276,7 +277,10 @@ def _stopping_gently(trainer: Trainer, signals: list[int]) -> Iterator[None]:
             return
         signals.append(number)
         trainer.request_stop()
-        print("resnet: saving the state after this step; once more stops at once", file=sys.stderr)
+        what = "saving the state after this step"
+        if not trainer.in_epochs:
+            what = "the other processes wait for this one: it stops after its next step, or with the checkpoint"
+        print(f"resnet: {what}; once more stops at once", file=sys.stderr)
 
     before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:

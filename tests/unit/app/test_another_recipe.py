@@ -1,13 +1,22 @@
 """`resnet train` into the folder of a run: the same one goes on, another one is refused before pictures are read."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from app.cli import build_parser
-from tests.unit.app.toy_runs import train
+from model.training.distributed import World
+from tests.unit.app.toy_runs import toy_dataset, train
 
 pytestmark = pytest.mark.usefixtures("tiny_runs")
+
+
+def train_fitted(out: Path, *flags: str) -> int:
+    """Train with the preset's batch, rate and held-out part, unless `flags` say otherwise."""
+    fixed = ["train", "--out", str(out), "--phases", "8:1", "--device", "cpu", "--no-report"]
+    arguments = build_parser().parse_args([*fixed, *flags])
+    return arguments.run(arguments)
 
 
 @pytest.fixture
@@ -49,8 +58,48 @@ def test_a_damaged_state_is_told_of_before_a_picture_is_read(
 @pytest.mark.parametrize("flags", [[], ["--init-from", "{run}/checkpoint.safetensors"]])
 def test_what_depends_on_the_pictures_makes_no_other_run(run: Path, tmp_path: Path, flags: list[str]) -> None:
     """Batch, rate and held-out part are fitted to them, where no flag says what they are."""
-    out = tmp_path / "fitted"
-    fixed = ["train", "--out", str(out), "--phases", "8:1", "--device", "cpu", "--no-report"]
-    arguments = build_parser().parse_args([*fixed, *(flag.format(run=run) for flag in flags)])
-    assert arguments.run(arguments) == 0
-    assert arguments.run(arguments) == 0
+    for _ in range(2):
+        assert train_fitted(tmp_path / "fitted", *(flag.format(run=run) for flag in flags)) == 0
+
+
+@pytest.fixture
+def six(tmp_path: Path) -> Path:
+    """Make a run as three processes would fit it, or what fitted batches before: one has batches of 8 now."""
+    assert train_fitted(tmp_path / "six", "--batch-size", "6") == 0
+    return tmp_path / "six"
+
+
+def test_a_run_keeps_the_batch_that_other_processes_have_fitted(six: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert train_fitted(six) == 0
+    said = capsys.readouterr().err
+    assert f"batch_size 6, as the run in {six} has it\n" in said
+    assert "instead of 0.1, to suit the batch\n" in said
+    assert "this run is finished: nothing is left to do\n" in said
+
+
+def test_processes_that_cannot_share_the_batch_of_a_run_are_refused_before_a_picture_is_read(
+    six: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("model.datasets.load_dataset", lambda *_, **__: pytest.fail("the pictures are read"))
+    monkeypatch.setattr(
+        "model.training.distributed.join_world", lambda device: nullcontext((World(rank=0, size=4), device))
+    )
+    capsys.readouterr()
+    assert train_fitted(six) == 1
+    said = f"{six} holds a run with a batch of 6, which 4 processes cannot share equally: take another number of "
+    more = "processes, or give another --out, with a --batch-size or without"
+    assert capsys.readouterr().err == f"resnet: error: {said}{more}\n"
+
+
+def test_a_run_of_other_and_fewer_pictures_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are not told that they are too few for its batch, which nobody asked for."""
+    assert train_fitted(tmp_path, "--batch-size", "64") == 0
+    fewer = toy_dataset(split="test")
+    monkeypatch.setattr("model.datasets.load_dataset", lambda *_, **__: fewer)
+    assert train_fitted(tmp_path) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path} holds another run (" in said
+    assert "other images" in said

@@ -126,11 +126,27 @@ def test_the_network_is_the_one_of_the_weights_to_start_from(caplog, flags, stem
     assert ("stem cifar, as the weights of --init-from have it" in caplog.text) == told
 
 
-def test_a_batch_suits_the_processes_that_share_it_unless_it_was_given(caplog):
+@pytest.mark.parametrize(
+    ("size", "count", "processes", "batch_size", "why"),
+    [
+        (32, 2000, 3, 126, "3 processes"),
+        (32, 400, 1, 32, "the training set"),
+        (32, 400, 3, 30, "the training set and 3 processes"),
+        (224, 2000, 1, 64, "the image size"),
+        (224, 2000, 3, 63, "the image size and 3 processes"),
+        (224, 400, 2, 32, "the training set"),
+    ],
+)
+def test_a_batch_suits_the_images_and_the_processes_as_the_log_says(caplog, size, count, processes, batch_size, why):
     caplog.set_level(logging.INFO)
-    recipe = build_recipe(parse("train", "--data", "folder:x"), "cpu", dataset(2000, 32), processes=3)
-    assert recipe.batch_size == 126
-    assert "batch_size 126 instead of 128, to suit the training set and 3 processes" in caplog.text
+    images = torch.zeros(1, 3, size, size, dtype=torch.uint8).expand(count, -1, -1, -1)
+    flags = parse("train", "--data", "folder:x", "--image-size", str(size))
+    recipe = build_recipe(flags, "cpu", replace(dataset(count, 8), images=images), processes=processes)
+    assert recipe.batch_size == batch_size
+    assert f"batch_size {batch_size} instead of 128, to suit {why}" in caplog.messages
+
+
+def test_a_batch_that_was_given_is_not_fitted():
     flags = parse("train", "--data", "folder:x", "--batch-size", "128")
     assert build_recipe(flags, "cpu", dataset(2000, 32), processes=3).batch_size == 128
 

@@ -205,3 +205,13 @@ def test_epochs_and_phases_exclude_each_other(given, capsys):
 @pytest.mark.parametrize(("text", "number"), [("-1", -1), ("0", 0), (str(2**63 - 1), 2**63 - 1)])
 def test_any_seed_of_64_bits_is_taken(text, number):
     assert build_parser().parse_args(["train", "--seed", text]).seed == number
+
+
+@pytest.mark.parametrize(("flags", "fitted"), [((), True), (("--temperature", "1.5"), False)])
+def test_what_look_alikes_are_said_to_spoil_goes_by_whether_the_calibration_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], fitted: bool
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr("model.folder_told.tell_of_held_out_pictures", lambda *_, fitted: told.append(fitted))
+    assert train(tmp_path, "--no-report", *flags) == 0
+    assert told == [fitted]

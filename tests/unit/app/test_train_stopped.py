@@ -90,7 +90,9 @@ def test_a_signal_saves_within_the_epoch_and_the_same_command_goes_on(
         patch.setattr(Learner, "step", interrupted)
         assert train(tmp_path, "--no-report") == 128 + number
     assert signal.getsignal(number) is handler
-    assert "the same command goes on from" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "resnet: saving the state after this step; once more stops at once" in said
+    assert "the same command goes on from" in said
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert (state["epoch"], state["tally"]["steps"]) == (0, 6)
     assert train(tmp_path, "--no-report") == 0
@@ -126,7 +128,10 @@ def test_one_of_several_processes_finishes_the_checkpoint_and_makes_no_report(
     monkeypatch.setattr(Trainer, "stops_when_asked", True)
     monkeypatch.setattr(Trainer, "_finish", signalled)
     assert train(tmp_path) == 128 + number
-    assert capsys.readouterr().err.endswith("\nresnet: stopped: the checkpoint is finished, its report is not\n")
+    said = capsys.readouterr().err
+    assert said.endswith("\nresnet: stopped: the checkpoint is finished, its report is not\n")
+    assert "resnet: the other processes wait for this one: it stops after its next step, or with the checkpoint" in said
+    assert "saving the state" not in said
     checkpoint.load(tmp_path / "checkpoint.safetensors")
     assert not (tmp_path / "evaluation.json").exists()
 

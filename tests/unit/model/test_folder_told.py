@@ -102,16 +102,20 @@ def test_held_out_pictures_that_look_like_ones_that_are_trained_on_are_named(
     images[5] = (images[copied].int() + torch.randint(-3, 4, images[0].shape)).clamp(0, 255).to(torch.uint8)
     paths = tuple(f"/pictures/train/{'ab'[number // 12]}/{number}.png" for number in range(24))
     dataset = Dataset("toy", "train", images, torch.arange(24) // 12, ("a", "b"), in_digest_order=True, paths=paths)
-    tell_of_held_out_pictures(dataset, 4)
+    tell_of_held_out_pictures(dataset, 4, fitted=True)
     note = "look like ones that are trained on, so held-out figures and calibration say more than they should"
-    assert caplog.messages == ([f"/pictures/train: 1 held-out picture(s) {note}: 'a/0.png' like 'a/5.png'"] * told)
+    said = f"/pictures/train: 1 held-out picture(s) {note}: 'a/0.png' like 'a/5.png'"
+    assert caplog.messages == [said] * told
+    caplog.clear()
+    tell_of_held_out_pictures(dataset, 4, fitted=False)
+    assert caplog.messages == [said.replace(" and calibration", "")] * told
 
 
 def test_of_held_out_images_without_files_or_of_none_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
     images = torch.from_numpy(picture_pixels(photo(0), 32)).expand(8, -1, -1, -1)
     dataset = Dataset("toy", "train", images, torch.arange(8) % 2, ("a", "b"))
-    tell_of_held_out_pictures(dataset, 4)
-    tell_of_held_out_pictures(replace(dataset, paths=tuple(f"/a/{number}" for number in range(8))), 0)
+    tell_of_held_out_pictures(dataset, 4, fitted=True)
+    tell_of_held_out_pictures(replace(dataset, paths=tuple(f"/a/{number}" for number in range(8))), 0, fitted=True)
     assert caplog.messages == []
 
 
@@ -197,7 +201,7 @@ def test_pictures_of_which_the_crop_leaves_less_than_half_are_told_of(
         (tmp_path / "train" / "a" / f"{name}.png").write_bytes(encode(noise(width, height)))
     load_folder(tmp_path, split="train")
     note = "only the square in their middle is seen, here and in the service"
-    assert f"2 picture(s) are more than 2 times as long as wide: {note}" in caplog.text
+    assert f"2 training picture(s) are more than 2 times as long as wide: {note}" in caplog.text
 
 
 def test_pictures_that_show_nothing_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
