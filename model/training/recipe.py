@@ -127,9 +127,9 @@ class Recipe:
 
         Lengths in pixels grow with the images. A tenth is held out at most, but one image of each class if that is
         no more than a quarter. A batch is an eighth of what is left at most, or SMALLEST_BATCH; of large images it is
-        smaller, so that it takes no more memory than the preset's of 64 x 64 pixels; and `processes` can share it
-        equally. The learning rate shrinks with a smaller batch, also with one that is given (Goyal et al. 2017,
-        arXiv:1706.02677). `given` are fields that are taken as they are.
+        smaller, so that it takes no more memory than the preset's of 64 x 64 pixels, but SMALLEST_BATCH at least; and
+        `processes` can share it equally, or have one image each. The learning rate shrinks with a smaller batch, also
+        with one that is given (Goyal et al. 2017, arXiv:1706.02677). `given` are fields that are taken as they are.
         """
         scale = size / NATIVE_SIZE
         scaled: dict[str, Any] = {
