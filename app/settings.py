@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic.functional_validators import BeforeValidator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from model.cores import available_cores
+from model.hardware.cores import available_cores
 from model.picture_files import SERVED_PIXELS
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "resnet18-cifar10.safetensors"

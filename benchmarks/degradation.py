@@ -30,12 +30,12 @@ from benchmarks.degradation_figures import draw_gradients, draw_loss
 from benchmarks.records import FOLDER
 from model.architecture import ARCHITECTURES, Architecture, Shortcut
 from model.checkpoint import write_atomically
-from model.cores import available_cores
 from model.cost import count_parameters
 from model.data import DataError, Dataset, hold_out, load_cifar10
-from model.device import pick_device
 from model.evaluate import compute_logits
-from model.machine import describe
+from model.hardware.cores import available_cores
+from model.hardware.device import pick_device
+from model.hardware.machine import describe
 from model.resnet import ResNet
 from model.training.augment import augment_batch, draw_augmentation, random_stream
 from model.training.optim import one_cycle, parameter_groups

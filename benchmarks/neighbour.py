@@ -24,7 +24,7 @@ from benchmarks import busy, closed_loop, processes
 from benchmarks.records import write
 from benchmarks.service import one_round
 from benchmarks.turns import Turn, order_of, rate_ratios
-from model.cores import available_cores
+from model.hardware.cores import available_cores
 from tests.process import ServiceProcess, service_process
 
 CLIENTS = (8, 16, 64)

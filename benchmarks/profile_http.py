@@ -20,7 +20,7 @@ from benchmarks import closed_loop
 from benchmarks.peers.engine import ENGINE_VARIABLE, PORT_VARIABLE
 from benchmarks.ports import free_port
 from benchmarks.records import RECORDS, cores_of
-from model.machine import describe
+from model.hardware.machine import describe
 from tests.process import service_process
 
 CLIENTS = 64

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from model.machine import describe
+from model.hardware.machine import describe
 
 FOLDER = Path(__file__).resolve().parent
 MACHINES = {"AMX": FOLDER / "amx", "AVX512-BF16, VNNI": FOLDER, "AVX2": FOLDER / "avx2"}
@@ -22,7 +22,7 @@ RECORDS = Path(os.environ.get("RECORDS") or FOLDER).resolve()
 
 def describe_apart() -> dict[str, Any]:
     """Return describe() of another process, so that torch is loaded there and not here."""
-    code = "import json; from model.machine import describe; print(json.dumps(describe()))"
+    code = "import json; from model.hardware.machine import describe; print(json.dumps(describe()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, check=True, stdout=subprocess.PIPE)
     described: dict[str, Any] = json.loads(done.stdout)
     return described

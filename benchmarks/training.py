@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.records import FOLDER
-from model.machine import describe
+from model.hardware.machine import describe
 
 ROOT = FOLDER.parent
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.available_memory import available_memory, in_words
 from model.data import DataError, Dataset, NoTestSet, Split, channel_statistics
 from model.folder_files import contradictory_digests, decode, each_once, quiet_pillow, read_files
 from model.folder_layout import (
@@ -30,6 +29,7 @@ from model.folder_layout import (
     tell_of_doubts,
 )
 from model.folder_told import tell_of_test_pictures, tell_of_training_pictures
+from model.hardware.available_memory import available_memory, in_words
 from model.look_alikes import thumbnails
 from model.transforms import MAX_SIDE, MIN_SIDE
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.engine_errors import EngineOutOfMemory
-from model.timing import Clock
+from model.hardware.timing import Clock
 
 log = logging.getLogger(__name__)
 

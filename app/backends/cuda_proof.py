@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from app.backends.cuda_lane import CudnnSearch
 from app.backends.lanes import Lane, Lanes, Piece
 from app.backends.measured import relative_error
-from model.device import is_out_of_memory
+from model.hardware.device import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model.timing import best_times
+from model.hardware.timing import best_times
 
 # Wall time and processor time: app/backends/batch_sizes.py says what each is good for.
 CLOCKS = (time.perf_counter, time.process_time)

@@ -19,8 +19,8 @@ from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.memory import clear_error_frames
 from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint
-from model.device import is_out_of_memory
-from model.precision import has_fast_bfloat16
+from model.hardware.device import is_out_of_memory
+from model.hardware.precision import has_fast_bfloat16
 from model.transforms import scale_and_offset, scale_and_shift
 
 # Beside a GPU the processor has next to nothing to compute. A host of eight GPUs has hundreds of cores, and each thread

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from app.engine_errors import EngineUnavailable
     from model import checkpoint
     from model.cost import count_macs
-    from model.machine import describe
+    from model.hardware.machine import describe
     from model.metadata import CheckpointError
 
     threads = settings.engine_threads

@@ -27,7 +27,7 @@ from app.engine_errors import EngineUnavailable
 from app.settings import Settings
 from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint
-from model.precision import cudnn_switched
+from model.hardware.precision import cudnn_switched
 from model.transforms import normalise
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

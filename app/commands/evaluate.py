@@ -59,8 +59,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the scores; return 1 below --min-accuracy and where something cannot be read, computed or written."""
     from model.data import DataError
-    from model.device import DeviceError, lacks_memory
     from model.extras import MissingExtra
+    from model.hardware.device import DeviceError, lacks_memory
     from model.metadata import CheckpointError
 
     set_up_logging("info", "text")
@@ -97,7 +97,7 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset
     import torch
 
     from model import checkpoint
-    from model.device import limit_threads, pick_device
+    from model.hardware.device import limit_threads, pick_device
     from model.report import require_matplotlib
 
     limit_threads()

@@ -146,8 +146,8 @@ def run(arguments: argparse.Namespace) -> int:
     The exit status is 128 + the signal's number if a signal stopped the run.
     """
     from model.data import DataError
-    from model.device import lacks_memory, limit_threads, pick_device
     from model.extras import MissingExtra
+    from model.hardware.device import lacks_memory, limit_threads, pick_device
     from model.training.distributed import join_world
     from model.training.errors import Stopped, TrainingError
 

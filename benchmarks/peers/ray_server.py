@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from benchmarks.peers.engine import MAX_BATCH, Classifier, decode, port
-from model.cores import available_cores
+from model.hardware.cores import available_cores
 
 
 # A replica reserves one core by default, and Ray sets OMP_NUM_THREADS to what it reserves.

@@ -8,7 +8,7 @@ import numpy as np
 import openvino
 from openvino import opset13 as ops
 
-from model.timing import best_times
+from model.hardware.timing import best_times
 
 # A convolution like those of a network in the middle: 0.6 thousand million operations, milliseconds.
 IMAGES, CHANNELS, SIDE = 8, 128, 16

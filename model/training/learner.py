@@ -14,7 +14,7 @@ from model.architecture import Architecture
 from model.checkpoint import Checkpoint, tensors_to_store
 from model.data import Dataset
 from model.evaluate import compute_logits
-from model.precision import has_fast_bfloat16
+from model.hardware.precision import has_fast_bfloat16
 from model.resnet import ResNet
 from model.training.augment import AugmentationDraws, augment_batch, draw_augmentation, random_stream
 from model.training.checks import check_same_network

@@ -87,7 +87,7 @@ check "the image for CPUs is small: $size MB" test "$size" -lt 1000
 by_itself() { docker run --rm --interactive --entrypoint sh "$1" -c "cat >/tmp/cat.png && resnet predict /tmp/cat.png $2" <examples/cat.png; }
 check "the whole image predicts, with torch" by_itself "$whole" "--runtime torch --device cpu"
 cat "$work/out"
-cores() { docker run --rm --cpus 1 --entrypoint python3 "$image" -c "from model.cores import available_cores; print(available_cores())"; }
+cores() { docker run --rm --cpus 1 --entrypoint python3 "$image" -c "from model.hardware.cores import available_cores; print(available_cores())"; }
 check "with --cpus 1 it takes one core for its threads" test "$(cores)" = 1
 check "the image for CPUs predicts" by_itself "$image" ""
 tight() {

@@ -11,7 +11,7 @@ from app.backends.cuda_proof import TOLERANCES, distinct
 from app.engine import load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
-from model.device import pick_device
+from model.hardware.device import pick_device
 from model.training.learner import Learner
 from tests.toy_training import RECIPE, toy_dataset
 

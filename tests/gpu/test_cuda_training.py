@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from model import checkpoint
-from model.device import pick_device
 from model.evaluate import compute_logits
+from model.hardware.device import pick_device
 from model.train import Trainer
 from model.training.errors import Stopped
 from tests.toy_training import OVERFITTING, RECIPE, toy_dataset

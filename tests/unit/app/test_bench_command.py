@@ -8,7 +8,7 @@ import torch
 
 from app.cli import build_parser
 from app.commands import bench_contenders, bench_measurement, bench_report
-from model import machine
+from model.hardware import machine
 
 
 def bench(*arguments):

@@ -229,7 +229,7 @@ def test_everything_is_measured_on_the_device_that_is_asked_for(
     toy_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices: list[torch.device] = []
-    monkeypatch.setattr("model.device.pick_device", lambda name: devices.append(name) or torch.device("meta"))
+    monkeypatch.setattr("model.hardware.device.pick_device", lambda name: devices.append(name) or torch.device("meta"))
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: devices.append(device) or module)
     assert evaluate("--weights", str(toy_weights), "--device", "cuda:1", "--robustness") == 0
     assert devices == ["cuda:1", torch.device("meta"), torch.device("meta")]

@@ -55,7 +55,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(
 
 def test_no_more_threads_than_a_container_has_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)
-    monkeypatch.setattr("model.device.available_cores", lambda: 1)
+    monkeypatch.setattr("model.hardware.device.available_cores", lambda: 1)
     assert train(tmp_path, "--no-report") == 0
     assert json.loads((tmp_path / "settings.json").read_text())["device"] == "1 CPU threads"
 

@@ -15,7 +15,7 @@ from benchmarks.peers.contenders import CONTENDERS, HERE, OURS
 from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, Classifier, EagerEngine, decode
 from benchmarks.peers.server import ContenderError, check
 from benchmarks.records import FOLDER, MACHINES
-from model.cores import available_cores
+from model.hardware.cores import available_cores
 from tests.http_server import http_server
 
 

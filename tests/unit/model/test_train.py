@@ -12,8 +12,8 @@ from torch import Tensor
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.data import hold_out
-from model.device import pick_device
 from model.evaluate import compute_logits, score
+from model.hardware.device import pick_device
 from model.train import Trainer
 from model.training import learner
 from model.training.augment import augment_batch

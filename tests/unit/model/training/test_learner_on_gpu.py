@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.data import Dataset
-from model.precision import has_fast_bfloat16
+from model.hardware.precision import has_fast_bfloat16
 from model.training import jpeg
 from model.training.learner import Learner
 from model.training.recipe import Recipe

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from model.cores import available_cores
+from model.hardware.cores import available_cores
 
 # What the driver, cuDNN and cuBLAS say, and torch of a CPU. Unlike other CUDA errors "CUDA error: out of memory", which
 # is what the driver's own calls say, such as those for graphs and pinned memory, is over once it has been reported.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model.available_memory import available_memory, in_words
+from model.hardware.available_memory import available_memory, in_words
 
 MIB = 1 << 20
 

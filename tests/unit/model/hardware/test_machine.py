@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from model import machine
+from model.hardware import machine
 
 
 @pytest.fixture

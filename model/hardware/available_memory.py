@@ -7,7 +7,7 @@ from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 
-from model.control_groups import CGROUP, MEMBERSHIP, groups_of
+from model.hardware.control_groups import CGROUP, MEMBERSHIP, groups_of
 
 MEMINFO = Path("/proc/meminfo")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.timing import best_times
+from model.hardware.timing import best_times
 
 
 class Machine:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Files that benchmarks write while they run one after the other: a new record is no change of the measured code.
 WRITTEN = ("*.json", "*.md", "*.png", "benchmarks/profile_http.txt")
 

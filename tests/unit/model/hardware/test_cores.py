@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from model.cores import available_cores
+from model.hardware.cores import available_cores
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from model.control_groups import CGROUP, MEMBERSHIP, groups_of
+from model.hardware.control_groups import CGROUP, MEMBERSHIP, groups_of
 
 
 def available_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:

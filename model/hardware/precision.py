@@ -8,7 +8,7 @@ from functools import cache, partial
 
 import torch
 
-from model.timing import best_times
+from model.hardware.timing import best_times
 
 # A product of two such matrices takes milliseconds, and is large enough to keep all threads busy.
 MEASURED_SIZE = 512

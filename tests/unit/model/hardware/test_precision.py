@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model import precision
+from model.hardware import precision
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,1 @@
+"""The machine that computes: what it has, and how quick it is."""
