@@ -1,6 +1,6 @@
 """Which network a checkpoint belongs to: its options, and every layer and tensor that follow from them.
 
-Nothing here needs torch: model/resnet.py builds the layers in it, model/runtimes/ for a CPU without it.
+Nothing here needs torch: model/resnet.py builds the layers in it, the graphs in model/runtimes/ do without it.
 
 Sources: He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385; the stride of a
 bottleneck sits on its 3x3 convolution, as in torchvision ("ResNet v1.5"); the stem for small images (3x3,

@@ -28,9 +28,9 @@ from app.backends.torch_backend import TorchBackend, torch_errors_classified
 from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.memory import clear_error_frames
 from model.checkpoint import Checkpoint
-from model.fused_convolutions import CudnnKernels, FusedNetwork, Kernels, PlainKernels
 from model.hardware.device import is_out_of_memory
 from model.hardware.timing import best_times
+from model.runtimes.fused_convolutions import CudnnKernels, FusedNetwork, Kernels, PlainKernels
 
 log = logging.getLogger(__name__)
 

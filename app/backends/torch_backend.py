@@ -17,10 +17,10 @@ from torch import Tensor
 
 from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.memory import clear_error_frames
-from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint
 from model.hardware.device import is_out_of_memory
 from model.hardware.precision import has_fast_bfloat16
+from model.runtimes.batch_norm_folding import fold_batch_norm
 from model.transforms import scale_and_offset, scale_and_shift
 
 # Beside a GPU the processor has next to nothing to compute. A host of eight GPUs has hundreds of cores, and each thread

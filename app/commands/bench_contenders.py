@@ -25,9 +25,9 @@ from app.backends.mnn_network import MnnModel, MnnNetwork
 from app.engine import CheckpointEngine
 from app.engine_errors import EngineUnavailable
 from app.settings import Settings
-from model.batch_norm_folding import fold_batch_norm
 from model.checkpoint import Checkpoint
 from model.hardware.precision import cudnn_switched
+from model.runtimes.batch_norm_folding import fold_batch_norm
 from model.transforms import normalise
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

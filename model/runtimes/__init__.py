@@ -1,1 +1,1 @@
-"""A network written down for what computes it without torch."""
+"""A network as what serves computes it: in torch with batch norm folded, in OpenVINO or MNN without torch."""

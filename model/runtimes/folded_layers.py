@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it, in NumPy; model/batch_norm_folding.py has torch's."""
+"""Batch norm folded into the convolution before it, in NumPy; model/runtimes/batch_norm_folding.py has torch's."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from app.engine import MAX_BATCH_BY_DEVICE, load_engine
 from app.engine_errors import EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
-from model.fused_convolutions import FusedNetwork, PlainKernels
+from model.runtimes.fused_convolutions import FusedNetwork, PlainKernels
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 

@@ -20,8 +20,8 @@ from app.engine import MAX_BATCH_BY_DEVICE, CheckpointEngine, SelfTestFailed, lo
 from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint
-from model.batch_norm_folding import fold_batch_norm
 from model.evaluate import compute_logits
+from model.runtimes.batch_norm_folding import fold_batch_norm
 from model.runtimes.openvino_core import core
 from tests.conftest import ROOT
 

@@ -7,7 +7,6 @@ import torchvision
 from torch import Tensor, nn
 
 from model.architecture import MAX_GROUPED_WIDTH, Architecture, BlockSpec
-from model.batch_norm_folding import fold_batch_norm
 from model.cost import count_macs, count_parameters
 from model.resnet import (
     Projection,
@@ -20,6 +19,7 @@ from model.resnet import (
     resnet101,
     resnet152,
 )
+from model.runtimes.batch_norm_folding import fold_batch_norm
 
 # Ours, by torchvision's names.
 BUILDERS: dict[str, Callable[[], ResNet]] = {

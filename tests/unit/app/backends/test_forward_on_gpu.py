@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from app.backends.torch_backend import TorchBackend
-from model.fused_convolutions import CudnnKernels, FusedNetwork, PlainKernels
 from model.resnet import resnet18, resnet50
+from model.runtimes.fused_convolutions import CudnnKernels, FusedNetwork, PlainKernels
 from tests.unseen_gpu import GPU, unseen_gpu
 
 

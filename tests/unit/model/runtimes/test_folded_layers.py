@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from model.architecture import Architecture
-from model.batch_norm_folding import fold_batch_norm
+from model.runtimes.batch_norm_folding import fold_batch_norm
 from model.runtimes.folded_layers import fold
 
 GROUPED = Architecture("resnet50", groups=2, width_per_group=8)

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from model.architecture import Architecture
-from model.batch_norm_folding import fold_batch_norm
-from model.fused_convolutions import CudnnKernels, FusedNetwork, PlainKernels
+from model.runtimes.batch_norm_folding import fold_batch_norm
+from model.runtimes.fused_convolutions import CudnnKernels, FusedNetwork, PlainKernels
 
 ARCHITECTURES = {
     "basic": Architecture("resnet18"),

@@ -2,7 +2,7 @@
 
 On a GPU each step is a kernel, and each kernel a pass over memory: relu(conv(x) + bias + shortcut) is one pass with
 cuDNN's fused convolution, and four without it. Normalised images -> stem -> blocks -> mean -> head -> logits, as in
-`resnet.py`, whose modules give the weights.
+`model/resnet.py`, whose modules give the weights.
 """
 
 from __future__ import annotations
