@@ -1,7 +1,7 @@
 """Datasets as whole arrays in memory, and the split that keeps a part of the training set aside.
 
 CIFAR-10 is 154 MB as uint8: small enough to live on the device, so batches are made by indexing, without workers.
-`datasets.py` loads one by its name, `folder.py` makes one of a folder of pictures.
+`datasets.py` loads one by its name, `image_folder/` makes one of a folder of pictures.
 """
 
 from __future__ import annotations

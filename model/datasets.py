@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from model.data import DataError, Dataset, Split, load_cifar10, load_cifar100
-from model.folder import load_folder
-from model.folder_layout import OnBadImage, some_of
+from model.image_folder.dataset import load_folder
+from model.image_folder.layout import OnBadImage, some_of
 
 CIFAR = {"cifar10": load_cifar10, "cifar100": load_cifar100}
 CIFAR_SIZE = 32
@@ -26,7 +26,7 @@ def load_dataset(
 ) -> Dataset:
     """Load the training or the test split, or all of both, of "cifar10", "cifar100" (below `root`) or "folder:PATH".
 
-    `image_size` in pixels and `on_bad_image` are a folder's, see model.folder. Raises DataError.
+    `image_size` in pixels and `on_bad_image` are a folder's, see model.image_folder.dataset. Raises DataError.
     """
     kind, _, path = name.partition(":")
     if kind == "folder" and path:

@@ -196,7 +196,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from model import checkpoint
-    from model.folder_told import tell_of_held_out_pictures
+    from model.image_folder.notices import tell_of_held_out_pictures
     from model.train import Trainer
     from model.training.run_folder import RunFolder
     from model.training.tensorboard_log import TensorBoardLog

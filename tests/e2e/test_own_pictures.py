@@ -84,7 +84,7 @@ def test_the_recipe_is_fitted_to_the_few_pictures_and_says_so(trained):
 
 
 def test_the_service_knows_the_classes_and_what_to_normalise_by(answers, trained):
-    from model.folder import load_folder
+    from model.image_folder.dataset import load_folder
 
     measured = load_folder(trained.pictures, split="train")
     assert answers.card["classes"] == list(KINDS)

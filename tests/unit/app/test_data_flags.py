@@ -185,7 +185,7 @@ def test_evaluation_of_pictures_of_other_classes_is_refused_in_one_line(tmp_path
     *logged, said = capsys.readouterr().err.splitlines()
     assert said.startswith(f"resnet: error: the classes of {tmp_path.name} are not those of ")
     assert "the data alone has 'disc', 'grass', 'stripes'" in said
-    assert all(" INFO    model.folder: " in line for line in logged)
+    assert all(" INFO    model.image_folder.dataset: " in line for line in logged)
 
 
 @pytest.mark.usefixtures("own_logging")

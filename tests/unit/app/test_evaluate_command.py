@@ -10,7 +10,7 @@ from app.commands.recorded_scores import replace_scores
 from benchmarks.model_card import robustness_section
 from model import checkpoint
 from model.datasets import load_dataset
-from model.folder import load_folder
+from model.image_folder.dataset import load_folder
 from model.robustness import CORRUPTIONS
 from tests.conftest import encode, noise
 from tests.unit.app.conftest import TOY_CLASSES, toy_test_set
@@ -205,7 +205,8 @@ def test_of_a_folder_that_share_is_scored_that_is_asked_for_and_the_log_says_whi
     assert evaluate(monkeypatch, "--weights", toy_weights, "--data", f"folder:{root}", *flags) == 0
     printed = capsys.readouterr()
     assert f"on pictures {split or 'test'}\nimages {wanted}\n" in printed.out
-    hint = f"INFO    model.folder: {root}: {test} of 40 pictures: the test share of a folder without train and test;"
+    note = "the test share of a folder without train and test;"
+    hint = f"INFO    model.image_folder.dataset: {root}: {test} of 40 pictures: {note}"
     assert (hint in printed.err) == (wanted == test)
 
 

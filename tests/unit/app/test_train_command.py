@@ -101,7 +101,7 @@ def test_held_out_pictures_that_look_like_others_are_told_of_by_one_process(
     monkeypatch.setattr("model.training.distributed.join_world", lambda device: nullcontext((World(rank, 2), device)))
     monkeypatch.setattr("model.train.Trainer", stop)
     monkeypatch.setattr("app.commands.train.set_up_logging", lambda *_: None)
-    monkeypatch.setattr("model.folder_told.held_out_mask", lambda *_: torch.arange(112) == 1)
+    monkeypatch.setattr("model.image_folder.notices.held_out_mask", lambda *_: torch.arange(112) == 1)
     assert train(tmp_path, "--no-report") == 1
     assert ("1 held-out picture(s) look like ones that are trained on" in caplog.text) == (rank == 0)
 

@@ -12,21 +12,21 @@ from PIL import Image
 from torch import Tensor
 
 from app.imaging import Decoder, decode
-from model import checkpoint, folder, folder_files
+from model import checkpoint
 from model.data import DataError, channel_statistics
-from model.folder import load_folder
+from model.image_folder.dataset import BESIDES_PIXELS, load_folder
 from model.picture_files import PictureError
 from model.train import Trainer
 from model.training.recipe import PRESETS
 from tests.bombs import png_without_pixels
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
-from tests.unit.model.folders import both_splits, images_of
+from tests.unit.model.image_folder.folders import both_splits, images_of
 
 
 def room_for(count: int, size: int) -> int:
     """Return of how many bytes that are available so many pictures may be held."""
-    return -(-count * (3 * size**2 + folder.BESIDES_PIXELS) * 10 // 8)
+    return -(-count * (3 * size**2 + BESIDES_PIXELS) * 10 // 8)
 
 
 def rotated() -> bytes:
@@ -244,7 +244,7 @@ def test_a_file_is_not_bad_because_memory_is_missing(pictures: Path, monkeypatch
     def full(_image: Image.Image, _size: int) -> None:
         raise PictureError("damaged or cut short") from MemoryError()
 
-    monkeypatch.setattr(folder_files, "picture_pixels", full)
+    monkeypatch.setattr("model.image_folder.files.picture_pixels", full)
     with pytest.raises(MemoryError):
         load_folder(pictures, split="train")
 
@@ -354,13 +354,13 @@ def test_sizes_out_of_range_are_refused(pictures: Path, size: int) -> None:
 
 
 def test_more_than_fits_is_refused_before_a_file_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "available_memory", lambda: room_for(36, 20))
-    monkeypatch.setattr(folder_files, "read_picture", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda: room_for(36, 20))
+    monkeypatch.setattr("model.image_folder.files.read_picture", lambda path: pytest.fail(f"read {path}"))
     said = r"36 pictures of 32x32 take 0\.2 MiB .* of the 0\.2 MiB that are available .* 80% may be taken: take"
     with pytest.raises(DataError, match=f"{said} --image-size 20 or fewer pictures"):
         load_folder(pictures, split="train")
-    for available in (room_for(36, 7), 36 * folder.BESIDES_PIXELS // 2, 0):
-        monkeypatch.setattr(folder, "available_memory", lambda available=available: available)
+    for available in (room_for(36, 7), 36 * BESIDES_PIXELS // 2, 0):
+        monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda available=available: available)
         with pytest.raises(DataError, match="may be taken: take fewer pictures"):
             load_folder(pictures, split="train")
 
@@ -384,7 +384,7 @@ def test_of_a_share_for_the_test_only_its_own_pictures_count(pictures: Path, mon
 
 @pytest.mark.parametrize("available", [None, room_for(36, 32)])
 def test_what_fits_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch, available: int | None) -> None:
-    monkeypatch.setattr(folder, "available_memory", lambda: available)
+    monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda: available)
     assert len(load_folder(pictures, split="all")) == 36
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from model.data import DataError, Split
-from model.folder import load_folder
+from model.image_folder.dataset import load_folder
 from tests.conftest import encode, noise
 from tests.pictures import write_folder
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    records = (record for record in caplog.records if record.name == "model.folder_layout")
+    records = (record for record in caplog.records if record.name == "model.image_folder.layout")
     return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
 
 

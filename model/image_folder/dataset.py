@@ -16,8 +16,9 @@ from pathlib import Path
 from torch import Tensor
 
 from model.data import DataError, Dataset, NoTestSet, Split, channel_statistics
-from model.folder_files import contradictory_digests, decode, each_once, quiet_pillow, read_files
-from model.folder_layout import (
+from model.hardware.available_memory import available_memory, in_words
+from model.image_folder.files import contradictory_digests, decode, each_once, quiet_pillow, read_files
+from model.image_folder.layout import (
     NO_TEST,
     BadFiles,
     OnBadImage,
@@ -28,9 +29,8 @@ from model.folder_layout import (
     split_folders,
     tell_of_doubts,
 )
-from model.folder_told import tell_of_test_pictures, tell_of_training_pictures
-from model.hardware.available_memory import available_memory, in_words
-from model.look_alikes import thumbnails
+from model.image_folder.near_duplicates import thumbnails
+from model.image_folder.notices import tell_of_test_pictures, tell_of_training_pictures
 from model.transforms import MAX_SIDE, MIN_SIDE
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from model.data import DataError, Split
-from model.folder import TEST_SHARE, load_folder
+from model.image_folder.dataset import TEST_SHARE, load_folder
 from model.picture_files import read_picture
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
-from tests.unit.model.folders import both_splits, images_of
+from tests.unit.model.image_folder.folders import both_splits, images_of
 
 
 def test_train_and_test_folders_are_taken_as_the_split(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_to_test_no_more_training_files_are_read_than_may_be_the_same(
     same = tmp_path / "train" / "grass" / "003.bmp"
     (tmp_path / "test" / "grass" / "a copy").write_bytes(same.read_bytes())
     read: list[Path] = []
-    monkeypatch.setattr("model.folder_files.read_picture", lambda path: read.append(path) or read_picture(path))
+    monkeypatch.setattr("model.image_folder.files.read_picture", lambda path: read.append(path) or read_picture(path))
     load_folder(tmp_path, split="test")
     assert same in read
     assert not [path for path in read if path.is_relative_to(tmp_path / "train" / "disc")]

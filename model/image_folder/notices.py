@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from model.data import Dataset, held_out_mask
-from model.folder_layout import MAX_NAMED, NO_TEST, PictureFile, some_of
-from model.look_alikes import compared, in_floats, look_alikes, thumbnails
+from model.image_folder.layout import MAX_NAMED, NO_TEST, PictureFile, some_of
+from model.image_folder.near_duplicates import compared, in_floats, near_duplicates, thumbnails
 from model.picture_files import SERVED_PIXELS
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def tell_of_test_pictures(root: Path, dataset: Dataset, tested: Tensor, labels: 
     if untested:
         log.warning("%s: no test picture of %s: %s", root, some_of(untested, MAX_NAMED), NO_TEST)
     note = "look like training pictures, so the test says more than it should"
-    _tell_of_look_alikes(root, (thumbnails(dataset.images), dataset.paths or ()), (tested, paths), ("test", note))
+    _tell_of_near_duplicates(root, (thumbnails(dataset.images), dataset.paths or ()), (tested, paths), ("test", note))
 
 
 def tell_of_held_out_pictures(dataset: Dataset, count: int, *, fitted: bool) -> None:
@@ -108,10 +108,10 @@ def tell_of_held_out_pictures(dataset: Dataset, count: int, *, fitted: bool) -> 
     del thumbs  # both parts are copies
     say = "held-out figures and calibration say" if fitted else "held-out figures say"
     note = f"look like ones that are trained on, so {say} more than they should"
-    _tell_of_look_alikes(root, kept, taken, ("held-out", note))
+    _tell_of_near_duplicates(root, kept, taken, ("held-out", note))
 
 
-def _tell_of_look_alikes(root: Path, trained: Pictures, others: Pictures, words: tuple[str, str]) -> None:
+def _tell_of_near_duplicates(root: Path, trained: Pictures, others: Pictures, words: tuple[str, str]) -> None:
     """Warn of the `others` that look like pictures to train on; `words` are what they are called, and what it means."""
     called, note = words
     (thumbs, paths), (looked_at_thumbs, looked_at_paths) = trained, others
@@ -119,7 +119,7 @@ def _tell_of_look_alikes(root: Path, trained: Pictures, others: Pictures, words:
     looked_at = len(compared(len(paths), count))
     if looked_at < count:
         log.info("%s: %d of %d %s pictures were compared with all training pictures", root, looked_at, count, called)
-    pairs = look_alikes(thumbs, looked_at_thumbs)
+    pairs = near_duplicates(thumbs, looked_at_thumbs)
     if pairs:
         shown = pairs[:MAX_SHOWN]
         some = "; ".join(f"{_below(root, looked_at_paths[i])} like {_below(root, paths[j])}" for i, j in shown)

@@ -1,4 +1,4 @@
-"""Pictures to measure on that look like training pictures, such as a photo saved anew: copies of other bytes.
+"""Near-duplicates: pictures to measure on that look like training pictures, such as a photo saved anew.
 
 Two pictures look alike if their thumbnails, the means of 8 x 8 fields, differ by little (root of the mean square)
 beside their contrast: how far they are from one colour, or from the mean of all thumbnails, whichever is less. The
@@ -7,7 +7,8 @@ first keeps small things before a bright sky apart, the second pictures of one c
 Measured on CIFAR-10, whose test set is known to hold near-duplicates (Barz and Denzler 2020, "Do We Train on Test
 Data?", arXiv:1902.00423), most of them cropped or enlarged otherwise: of 10,000 test and 50,000 training pictures, 38
 pairs are within ALIKE, none of them false as far as one can see. Of 500 test pictures enlarged to 256 pixels and saved
-anew as JPEG of quality 30, 499 are known again; the other one has too little contrast. `test_look_alikes.py` counts.
+anew as JPEG of quality 30, 499 are known again; the other one has too little contrast. `test_near_duplicates.py`
+counts.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def compared(trained: int, tested: int) -> Tensor:
     return torch.arange(count) * tested // max(1, count)
 
 
-def look_alikes(trained: Tensor, tested: Tensor) -> list[tuple[int, int]]:
+def near_duplicates(trained: Tensor, tested: Tensor) -> list[tuple[int, int]]:
     """Return (i, j) for each test thumbnail i that has a training thumbnail which looks like it: the nearest one, j.
 
     Both are float32 (N, 192), N > 0, from `thumbnails`. Of the test thumbnails those that are `compared` are looked at.

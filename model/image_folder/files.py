@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from model.folder_layout import BadFiles, PictureFile
 from model.hardware.cores import available_cores
+from model.image_folder.layout import BadFiles, PictureFile
 from model.picture_files import MAX_OWN_PIXELS, PictureError, read_picture
 from model.pictures import open_picture, picture_pixels
 

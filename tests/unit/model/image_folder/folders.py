@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from model.data import Dataset
-from model.folder import load_folder
+from model.image_folder.dataset import load_folder
 
 
 def images_of(dataset: Dataset) -> set[bytes]:

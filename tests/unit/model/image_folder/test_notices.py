@@ -11,8 +11,8 @@ from PIL import Image
 
 from app.settings import Settings
 from model.data import DataError, Dataset
-from model.folder import load_folder
-from model.folder_told import tell_of_held_out_pictures
+from model.image_folder.dataset import load_folder
+from model.image_folder.notices import tell_of_held_out_pictures
 from model.picture_files import PictureError
 from model.pictures import open_picture, picture_pixels
 from tests.bombs import png
@@ -126,7 +126,7 @@ def test_that_of_very_many_test_pictures_a_part_was_compared_is_said(
     write_folder(tmp_path / "test", 2, first=3)
     load_folder(tmp_path, split="train")
     assert "were compared" not in caplog.text
-    monkeypatch.setattr("model.look_alikes.MAX_PAIRS", 9 * 4)
+    monkeypatch.setattr("model.image_folder.near_duplicates.MAX_PAIRS", 9 * 4)
     load_folder(tmp_path, split="train")
     assert "4 of 6 test pictures were compared with all training pictures" in caplog.text
 
@@ -232,7 +232,7 @@ def test_without_a_terminal_the_log_says_how_far_reading_is(
     write_folder(tmp_path, 3)
     load_folder(tmp_path, split="all")
     assert " of 9 files" not in caplog.text
-    monkeypatch.setattr("model.folder_files.TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("model.image_folder.files.TELL_EVERY_S", 0.0)
     load_folder(tmp_path, split="all")
     for what in ("reading", "decoding"):
         assert f"{what}: 4 of 9 files" in caplog.text
