@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from model.data import Dataset
-from model.pictures import encode_png
+from model.pictures.codec import encode_png
 
 MAX_TRIES = 10
 

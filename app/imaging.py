@@ -1,6 +1,6 @@
 """Bytes of an image file -> uint8 array (3, S, S), in threads but for tiny ones, with errors that clients may see.
 
-How a file becomes pixels is defined in model.pictures, for training and service alike.
+How a file becomes pixels is defined in model.pictures.codec, for training and service alike.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from PIL import Image
 
 from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from app.threads import in_thread
-from model.picture_files import PictureError, UnreadFormat
-from model.pictures import PictureTooLarge, open_picture, picture_pixels
-from model.plain_png import read_plain_png
+from model.pictures.codec import PictureTooLarge, open_picture, picture_pixels
+from model.pictures.files import PictureError, UnreadFormat
+from model.pictures.plain_png import read_plain_png
 
 # A picture this small is decoded in less time than a hop to another thread takes.
 TINY_BYTES = 16 << 10

@@ -12,7 +12,7 @@ from pydantic.functional_validators import BeforeValidator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.hardware.cores import available_cores
-from model.picture_files import SERVED_PIXELS
+from model.pictures.files import SERVED_PIXELS
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "resnet18-cifar10.safetensors"
 

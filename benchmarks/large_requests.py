@@ -25,7 +25,7 @@ from app.settings import Settings
 from benchmarks.load import exchange, post
 from benchmarks.pace import PAUSE_S, best_batch, engine_rate, examples, shares_of_engine_rate
 from benchmarks.records import write
-from model.pictures import encode_png
+from model.pictures.codec import encode_png
 from tests.process import service_process
 
 ROUNDS = 9

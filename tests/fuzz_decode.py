@@ -25,12 +25,12 @@ def main():
         sys.exit("atheris is missing (it has no wheel for every Python): pip install -c constraints.txt -e '.[fuzz]'")
     import atheris
 
-    rooms = ["PIL", "app.imaging", "model.pictures", "model.plain_png", "model.transforms"]
+    rooms = ["PIL", "app.imaging", "model.pictures.codec", "model.pictures.plain_png", "model.transforms"]
     with atheris.instrument_imports(include=rooms):
         from app.errors import ServiceError
         from app.imaging import Decoder, decode
-        from model.pictures import open_picture, picture_pixels
-        from model.plain_png import read_plain_png
+        from model.pictures.codec import open_picture, picture_pixels
+        from model.pictures.plain_png import read_plain_png
         from tests.conftest import encode, noise
         from tests.mutations import pictures
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.commands.numbers import whole
 from app.commands.settings_flags import add_settings, read_settings
-from model.picture_files import MAX_OWN_PIXELS, PictureError, read_picture
+from model.pictures.files import MAX_OWN_PIXELS, PictureError, read_picture
 
 
 def add(parser: argparse.ArgumentParser) -> None:

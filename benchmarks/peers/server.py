@@ -22,7 +22,7 @@ from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, PORT_VA
 from benchmarks.ports import free_port
 from benchmarks.records import FOLDER
 from model import checkpoint
-from model.pictures import encode_png
+from model.pictures.codec import encode_png
 
 ROOT = FOLDER.parent
 EXAMPLES = ROOT / "examples"

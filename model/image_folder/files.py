@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from model.hardware.cores import available_cores
 from model.image_folder.layout import BadFiles, PictureFile
-from model.picture_files import MAX_OWN_PIXELS, PictureError, read_picture
-from model.pictures import open_picture, picture_pixels
+from model.pictures.codec import open_picture, picture_pixels
+from model.pictures.files import MAX_OWN_PIXELS, PictureError, read_picture
 
 log = logging.getLogger(__name__)
 

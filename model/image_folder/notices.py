@@ -14,7 +14,7 @@ from torch import Tensor
 from model.data import Dataset, held_out_mask
 from model.image_folder.layout import MAX_NAMED, NO_TEST, PictureFile, some_of
 from model.image_folder.near_duplicates import compared, in_floats, near_duplicates, thumbnails
-from model.picture_files import SERVED_PIXELS
+from model.pictures.files import SERVED_PIXELS
 
 log = logging.getLogger(__name__)
 

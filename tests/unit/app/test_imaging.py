@@ -15,8 +15,8 @@ from PIL import Image, TiffImagePlugin
 
 from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
 from app.imaging import Decoder
-from model import pictures
-from model.picture_files import PictureError
+from model.pictures import codec
+from model.pictures.files import PictureError
 from tests.bombs import PNG_END, chunk, picture_bombs, png, png_without_pixels
 from tests.conftest import encode, noise
 from tests.pictures import LIMIT, read
@@ -148,7 +148,7 @@ def test_far_too_much_exif_turns_nothing_and_is_not_looked_at(monkeypatch):
     picture = noise()
     exif = Image.Exif()
     exif[0x0112] = 6
-    exif[0xEEEE] = bytes(pictures.MAX_EXIF_BYTES)
+    exif[0xEEEE] = bytes(codec.MAX_EXIF_BYTES)
     monkeypatch.setattr(Image.Image, "getexif", lambda _: pytest.fail("looked at"))
     np.testing.assert_array_equal(read(encode(picture, exif=exif)), read(encode(picture)))
 
@@ -265,10 +265,10 @@ def test_a_jpeg_of_many_progressive_pictures_is_the_first_of_them():
     ids=["plainly", "behind an end", "behind markers without length", "behind too many segments"],
 )
 def test_too_many_segments_are_found_wherever_pillow_finds_them(monkeypatch, head, reason):
-    monkeypatch.setattr("model.pictures.MAX_READS", 500)
+    monkeypatch.setattr("model.pictures.codec.MAX_READS", 500)
     data = encode(noise(), "JPEG")
     with pytest.raises(PictureError, match=reason):
-        pictures.open_picture(data[:2] + head + data[2:], LIMIT)
+        codec.open_picture(data[:2] + head + data[2:], LIMIT)
 
 
 def test_bombs_and_floods_are_refused_and_slivers_and_animations_are_not():
@@ -282,17 +282,17 @@ def test_bombs_and_floods_are_refused_and_slivers_and_animations_are_not():
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_a_large_ordinary_picture_is_far_from_the_limit_of_reads(image_format, monkeypatch):
-    monkeypatch.setattr("model.pictures.MAX_READS", pictures.MAX_READS // 20)
+    monkeypatch.setattr("model.pictures.codec.MAX_READS", codec.MAX_READS // 20)
     assert read(encode(noise(800, 800), image_format)).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize(("size", "reads"), [(1_000, 20), (100_000, 97)])
 def test_a_large_file_may_be_read_more_often(monkeypatch, size, reads):
     given = []
-    monkeypatch.setattr("model.pictures.MAX_READS", 20)
-    monkeypatch.setattr("model.pictures.Image.open", lambda reader, **_: given.append(reader) or 1 / 0)
+    monkeypatch.setattr("model.pictures.codec.MAX_READS", 20)
+    monkeypatch.setattr("model.pictures.codec.Image.open", lambda reader, **_: given.append(reader) or 1 / 0)
     with pytest.raises(PictureError):
-        pictures.open_picture(bytes(size), LIMIT)
+        codec.open_picture(bytes(size), LIMIT)
     for _ in range(reads):
         given[0].read(1)
     with pytest.raises(PictureError, match="of too many parts"):
@@ -302,7 +302,7 @@ def test_a_large_file_may_be_read_more_often(monkeypatch, size, reads):
 def test_more_pixels_than_pillow_allows_by_itself_may_be_allowed():
     """It would warn of these, and refuse twice as many."""
     width, height = 20_000, 10_000
-    assert pictures.open_picture(png_without_pixels(width, height), width * height).size == (width, height)
+    assert codec.open_picture(png_without_pixels(width, height), width * height).size == (width, height)
 
 
 def test_what_pillow_warns_of_reaches_neither_log_nor_memory():

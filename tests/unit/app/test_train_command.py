@@ -208,10 +208,10 @@ def test_any_seed_of_64_bits_is_taken(text, number):
 
 
 @pytest.mark.parametrize(("flags", "fitted"), [((), True), (("--temperature", "1.5"), False)])
-def test_what_look_alikes_are_said_to_spoil_goes_by_whether_the_calibration_is_fitted(
+def test_what_near_duplicates_are_said_to_spoil_goes_by_whether_the_calibration_is_fitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], fitted: bool
 ) -> None:
     told: list[object] = []
-    monkeypatch.setattr("model.folder_told.tell_of_held_out_pictures", lambda *_, fitted: told.append(fitted))
+    monkeypatch.setattr("model.image_folder.notices.tell_of_held_out_pictures", lambda *_, fitted: told.append(fitted))
     assert train(tmp_path, "--no-report", *flags) == 0
     assert told == [fitted]

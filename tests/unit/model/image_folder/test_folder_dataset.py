@@ -15,7 +15,7 @@ from app.imaging import Decoder, decode
 from model import checkpoint
 from model.data import DataError, channel_statistics
 from model.image_folder.dataset import BESIDES_PIXELS, load_folder
-from model.picture_files import PictureError
+from model.pictures.files import PictureError
 from model.train import Trainer
 from model.training.recipe import PRESETS
 from tests.bombs import png_without_pixels

@@ -9,7 +9,7 @@ import pytest
 
 from model.data import DataError, Split
 from model.image_folder.dataset import TEST_SHARE, load_folder
-from model.picture_files import read_picture
+from model.pictures.files import read_picture
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder
 from tests.unit.model.image_folder.folders import both_splits, images_of

@@ -8,7 +8,7 @@ from torch import Tensor
 from model.data import load_cifar10
 from model.image_folder import near_duplicates as module
 from model.image_folder.near_duplicates import near_duplicates, thumbnails
-from model.pictures import open_picture, picture_pixels
+from model.pictures.codec import open_picture, picture_pixels
 from tests.conftest import encode, noise
 
 

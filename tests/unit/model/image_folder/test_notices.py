@@ -13,8 +13,8 @@ from app.settings import Settings
 from model.data import DataError, Dataset
 from model.image_folder.dataset import load_folder
 from model.image_folder.notices import tell_of_held_out_pictures
-from model.picture_files import PictureError
-from model.pictures import open_picture, picture_pixels
+from model.pictures.codec import open_picture, picture_pixels
+from model.pictures.files import PictureError
 from tests.bombs import png
 from tests.conftest import encode, noise
 from tests.pictures import KINDS, write_folder

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from model.picture_files import PictureError
-from model.pictures import open_picture, picture_pixels
-from model.plain_png import read_plain_png
+from model.pictures.codec import open_picture, picture_pixels
+from model.pictures.files import PictureError
+from model.pictures.plain_png import read_plain_png
 from tests.bombs import chunk
 
 SIZE = 32

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from model.picture_files import PictureError, UnreadFormat
-from model.plain_png import SIGNATURE
+from model.pictures.files import PictureError, UnreadFormat
+from model.pictures.plain_png import SIGNATURE
 from model.transforms import evaluation_transform
 
 # What phones, scanners and cameras save: their owner would look for damage in vain.

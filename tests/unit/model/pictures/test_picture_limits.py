@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from model.picture_files import PictureError
-from model.pictures import MAX_EXIF_BYTES, PictureTooLarge, open_picture, picture_pixels
+from model.pictures.codec import MAX_EXIF_BYTES, PictureTooLarge, open_picture, picture_pixels
+from model.pictures.files import PictureError
 from tests.bombs import animated_webp, bmp, chunk, jpeg, png, profile, texts
 from tests.conftest import encode, noise
 from tests.pictures import LIMIT, read
@@ -54,7 +54,7 @@ def test_a_picture_may_have_all_the_pixels_that_are_allowed(data: bytes) -> None
 
 
 def test_the_canvas_of_a_webp_is_measured_before_pillow_makes_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.pictures.Image.open", lambda *_, **__: pytest.fail("opened"))
+    monkeypatch.setattr("model.pictures.codec.Image.open", lambda *_, **__: pytest.fail("opened"))
     with pytest.raises(PictureTooLarge):
         open_picture(animated_webp(1, 61, 40), 60 * 40)
 

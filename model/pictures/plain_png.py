@@ -22,8 +22,8 @@ DATA_AT = 41  # behind the header, the data's length and its name
 def read_plain_png(data: bytes, size: int) -> NDArray[np.uint8] | None:
     """Return the pixels of a plain PNG of size x size, uint8 (3, size, size); None if it is anything else or damaged.
 
-    Where it returns pixels, `model.pictures` would return the same. Of data that ends behind a whole row, and says that
-    it ends there, both make the rows that are missing black, as Pillow's decoder does; what ends elsewhere is damaged.
+    Where it returns pixels, `codec.py` would return the same. Of data that ends behind a whole row, and says that it
+    ends there, both make the rows that are missing black, as Pillow's decoder does; what ends elsewhere is damaged.
     """
     header, end = _frame(size)
     if not (data.startswith(header) and data[DATA_AT - 4 : DATA_AT] == b"IDAT" and data.endswith(end)):

@@ -1,0 +1,1 @@
+"""Picture files and their pixels, by one definition for training and service."""
