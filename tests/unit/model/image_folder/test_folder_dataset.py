@@ -367,17 +367,17 @@ def test_more_than_fits_is_refused_before_a_file_is_read(pictures: Path, monkeyp
 
 def test_of_small_pictures_more_than_their_pixels_counts(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thumbnails, paths and digests are more than they are."""
-    monkeypatch.setattr(folder, "available_memory", lambda: 36 * 3 * 8 * 8 * 5)
+    monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda: 36 * 3 * 8 * 8 * 5)
     with pytest.raises(DataError, match="36 pictures of 8x8 take"):
         load_folder(pictures, split="train", image_size=8)
 
 
 def test_of_a_share_for_the_test_only_its_own_pictures_count(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = len(load_folder(pictures, split="test"))
-    monkeypatch.setattr(folder, "available_memory", lambda: room_for(count, 32))
+    monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda: room_for(count, 32))
     assert len(load_folder(pictures, split="test")) == count
-    monkeypatch.setattr(folder, "available_memory", lambda: room_for(count, 31))
-    monkeypatch.setattr(folder, "decode", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda: room_for(count, 31))
+    monkeypatch.setattr("model.image_folder.dataset.decode", lambda *_: pytest.fail("decoded"))
     with pytest.raises(DataError, match=f"^{count} pictures of 32x32 take"):
         load_folder(pictures, split="test")
 
