@@ -49,7 +49,7 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _over_already)
         signal.signal(signal.SIGHUP, partial(_hung_up, os.isatty(0)))
-    elif not _of_several():
+    elif not _ends_by_default():
         signal.signal(signal.SIGTERM, terminate)  # which a container's first process would ignore by default
     _show_all_names()
     try:
@@ -83,14 +83,15 @@ def _open_standard_files() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def _of_several() -> bool:
-    """Return whether torchrun started this process as one of several: such a one is never a container's first.
+def _ends_by_default() -> bool:
+    """Return whether SIGTERM keeps its default action: in one of several processes that torchrun started.
 
-    The default action of SIGTERM ends it also while it waits within NCCL for a process that has failed; a handler in
-    Python would have to wait for that, too.
+    It ends such a one also while it waits within NCCL for a process that has failed; a handler in Python would have to
+    wait for that, too, as the one does that a run has (`_stopping_gently`). A container's first process would ignore
+    the signal.
     """
     size = os.environ.get("WORLD_SIZE", "")
-    return size.isdecimal() and int(size) > 1
+    return os.getpid() != 1 and size.isdecimal() and int(size) > 1
 
 
 def _show_all_names() -> None:

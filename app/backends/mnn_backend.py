@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 # The smallest batch that MNN computes: it shares the work on one image between cores less well than OpenVINO does.
 MNN_FROM = 2
 
-# The choice between the two is made with a batch of MEASURED_VALUES; MNN has to save a tenth of the time, which
-# is what OpenVINO may gain by pieces beside an event loop.
+# The choice between the two is made with a batch of MEASURED_VALUES, which OpenVINO computes whole; MNN has to save a
+# tenth of the time, about what OpenVINO gains beside an event loop by computing in two pieces at a time.
 MEASURED_VALUES = 8 * 3 * 32 * 32
 MIN_SPEEDUP = 1 / 0.9
 

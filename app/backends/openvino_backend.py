@@ -30,10 +30,10 @@ PIECES_FROM = 6
 # How many images a piece has for each of its threads, at most: more are no faster, and leave less to be shared out.
 IMAGES_A_THREAD = 8
 
-# With fewer images for each thread there are no more than two pieces: what a layer has to do is little then.
+# With fewer images for each thread there are two pieces only: what a layer has to do is little then.
 LEAST_A_THREAD = 3
 
-# By how much their logits may differ from the whole's, of the largest. They were the same so far, to the last bit.
+# By how much pieces' logits may differ from the whole's, of the largest. They were the same so far, to the last bit.
 TOLERANCE = 0.02
 
 
@@ -77,7 +77,7 @@ def pieces_of(images: int, threads: int) -> int:
     """Return in how many pieces so many images are computed, an even number: both halves of the threads have as many.
 
     Four at least, so that a half of the threads that is held up, by the event loop or by another program, leaves a
-    piece to the other half.
+    piece to the other half; two of fewer than LEAST_A_THREAD images a thread.
     """
     if images < LEAST_A_THREAD * threads:
         return 2

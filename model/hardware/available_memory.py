@@ -14,20 +14,20 @@ MEMINFO = Path("/proc/meminfo")
 # What the kernel takes back before it kills for want of memory, by the names of each version of control groups, as
 # MemAvailable counts it for the machine: files that were read, also lately (pictures, the interpreter's own), and
 # caches of names and inodes. Of version 1, memory.stat has nothing of the latter.
-MAKES_ROOM = {"inactive_file", "active_file", "slab_reclaimable"}
-MADE_ROOM_BEFORE = {"total_inactive_file", "total_active_file"}
+CACHES = {"inactive_file", "active_file", "slab_reclaimable"}
+CACHES_V1 = {"total_inactive_file", "total_active_file"}
 
 
 def available_memory(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP, meminfo: Path = MEMINFO) -> int | None:
-    """Return the bytes that can be taken before more than caches is pushed out; None if it cannot be told.
+    """Return the bytes that can be taken without pushing out more than caches; None if it cannot be told.
 
     It is what the machine has left or, if that is less, what is left of the limit of a container or a service. Of
     processes that torchrun started, each has its share. Where there is no /proc, all memory of the machine counts.
     """
     unified, older = groups_of("memory", cgroup, membership)
     left = [_machine(meminfo)]
-    left += [_left(group, "memory.max", "memory.current", MAKES_ROOM) for group in unified]
-    left += [_left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", MADE_ROOM_BEFORE) for group in older]
+    left += [_left(group, "memory.max", "memory.current", CACHES) for group in unified]
+    left += [_left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", CACHES_V1) for group in older]
     known = [one for one in left if one is not None]
     return max(0, min(known)) // max(1, _processes_here()) if known else None
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from app import engine
+from app import cli, engine
 from app.cli import COMMANDS, build_parser, main
 from app.release import release
 from tests.conftest import ROOT
@@ -82,6 +82,13 @@ def test_of_several_processes_each_ends_at_once_whatever_it_waits_for(processes,
     environment |= {} if processes is None else {"WORLD_SIZE": processes}
     ended = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, check=False)
     assert ended.returncode == number, ended.stderr
+
+
+def test_a_containers_first_process_which_would_ignore_sigterm_ends_by_a_handler(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli._ends_by_default()
+    monkeypatch.setattr(cli.os, "getpid", lambda: 1)
+    assert not cli._ends_by_default()
 
 
 def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
