@@ -32,7 +32,7 @@ from model.training.initial_weights import Seen, digest, held_out_but_seen, name
 from model.training.learner import Learner
 from model.training.recipe import Recipe, lineage
 from model.training.run_folder import RunFolder, check_same_run
-from model.training.time_left import TimeLeft, in_words
+from model.training.time_left import TimeLeft, duration_in_words
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Trainer:
                 self.folder.append_metrics(line)
             left = self._seconds_left()
             figures = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items())
-            log.info("%s%s", figures, f", about {in_words(left)} left" if left else "")
+            log.info("%s%s", figures, f", about {duration_in_words(left)} left" if left else "")
             if self.on_epoch is not None:
                 self.on_epoch(line)
             self._save_and_stop(time.monotonic())

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from model.training.time_left import in_words
+from model.training.time_left import duration_in_words
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -79,7 +79,7 @@ class ProgressLines:
                 now["loss"],
                 100 * now["accuracy"],
                 now["images_per_s"],
-                in_words(now["seconds_left"]),
+                duration_in_words(now["seconds_left"]),
             )
         self._is_first = False
 

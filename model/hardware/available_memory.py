@@ -32,7 +32,7 @@ def available_memory(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP, memin
     return max(0, min(known)) // max(1, _processes_here()) if known else None
 
 
-def in_words(count: int) -> str:
+def bytes_in_words(count: int) -> str:
     """Return a number of bytes as a person reads it."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 

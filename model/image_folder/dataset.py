@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from model.data import DataError, Dataset, NoTestSet, Split, channel_statistics
-from model.hardware.available_memory import available_memory, in_words
+from model.hardware.available_memory import available_memory, bytes_in_words
 from model.image_folder.files import contradictory_digests, decode, each_once, quiet_pillow, read_files
 from model.image_folder.layout import (
     NO_TEST,
@@ -191,8 +191,9 @@ def _check_memory(count: int, size: int) -> None:
     fitting = int((max(0.0, MEMORY_SHARE * available / count - BESIDES_PIXELS) / 3) ** 0.5)
     smaller = f"--image-size {fitting} or " if fitting >= MIN_SIDE else ""
     raise DataError(
-        f"{count} pictures of {size}x{size} take {in_words(needed)} of memory, and of the {in_words(available)} that "
-        f"are available to this process {MEMORY_SHARE:.0%} may be taken: take {smaller}fewer pictures"
+        f"{count} pictures of {size}x{size} take {bytes_in_words(needed)} of memory, and of the "
+        f"{bytes_in_words(available)} that are available to this process {MEMORY_SHARE:.0%} may be taken: "
+        f"take {smaller}fewer pictures"
     )
 
 

@@ -49,7 +49,7 @@ class TimeLeft:
         return seconds * size**2 / latest**2
 
 
-def in_words(seconds: float) -> str:
+def duration_in_words(seconds: float) -> str:
     """Return a duration as people say it, in its two largest units of hours, minutes and seconds."""
     minutes, left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

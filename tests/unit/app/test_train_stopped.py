@@ -50,13 +50,18 @@ def raising(number: signal.Signals) -> Any:
     return work
 
 
+def stop_in(work: str, number: signal.Signals, out: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
+    """Run the command, to which the signal comes in the function called `work`."""
+    with monkeypatch.context() as patch:
+        patch.setattr(work, raising(number))
+        assert train_as_typed(out, patch, *more) == 128 + number
+
+
 @NUMBERS
 def test_while_pictures_are_read_it_ends_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("model.datasets.load_dataset", raising(number))
-        assert train_as_typed(tmp_path, patch) == 128 + number
+    stop_in("model.datasets.load_dataset", number, tmp_path, monkeypatch)
     assert capsys.readouterr().err == f"resnet: {WORDS[number]}\n"
     assert train(tmp_path, "--no-report") == 0
 
@@ -66,10 +71,8 @@ def test_while_the_network_is_compiled_it_ends_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
     """There is nothing to save, and compiling may take longer than who stops it waits."""
-    with monkeypatch.context() as patch:
-        patch.setattr("model.training.learner.compiler_works", lambda _device: True)
-        patch.setattr(Learner, "compile", raising(number))
-        assert train_as_typed(tmp_path, patch, "--compile") == 128 + number
+    monkeypatch.setattr("model.training.learner.compiler_works", lambda _device: True)
+    stop_in("model.training.learner.Learner.compile", number, tmp_path, monkeypatch, "--compile")
     assert capsys.readouterr().err.endswith(f"\nresnet: {WORDS[number]}\n")
     assert train(tmp_path, "--no-report") == 0
 
@@ -102,9 +105,7 @@ def test_a_signal_saves_within_the_epoch_and_the_same_command_goes_on(
 def test_while_it_is_calibrated_it_ends_at_once_and_the_same_command_does_only_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("model.train.write_checkpoint", raising(number))
-        assert train_as_typed(tmp_path, patch) == 128 + number
+    stop_in("model.train.write_checkpoint", number, tmp_path, monkeypatch)
     assert capsys.readouterr().err.endswith(f"\nresnet: {WORDS[number]}\n")
     assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == 2
     assert not (tmp_path / "checkpoint.safetensors").exists()
@@ -140,9 +141,7 @@ def test_one_of_several_processes_finishes_the_checkpoint_and_makes_no_report(
 def test_while_the_report_is_made_it_says_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("model.report.write_report", raising(number))
-        assert train_as_typed(tmp_path, patch) == 128 + number
+    stop_in("model.report.write_report", number, tmp_path, monkeypatch)
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == f"resnet: {WORDS[number]}: the checkpoint is finished, its report is not"
     checkpoint.load(tmp_path / "checkpoint.safetensors")

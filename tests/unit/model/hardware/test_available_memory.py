@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model.hardware.available_memory import available_memory, in_words
+from model.hardware.available_memory import available_memory, bytes_in_words
 
 MIB = 1 << 20
 
@@ -97,4 +97,4 @@ def test_where_there_is_no_proc_all_memory_counts_or_nothing_is_known(
 
 
 def test_bytes_are_told_in_units_that_suit_them() -> None:
-    assert (in_words(3 * 2**30 // 2), in_words(300 * MIB)) == ("1.5 GiB", "300.0 MiB")
+    assert (bytes_in_words(3 * 2**30 // 2), bytes_in_words(300 * MIB)) == ("1.5 GiB", "300.0 MiB")

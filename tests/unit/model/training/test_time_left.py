@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from model.training.recipe import Recipe
-from model.training.time_left import TimeLeft, in_words
+from model.training.time_left import TimeLeft, duration_in_words
 
 RECIPE = replace(Recipe(), phases=((16, 2), (32, 3)))  # of ten steps an epoch
 
@@ -76,4 +76,4 @@ def test_without_a_step_it_cannot_be_told() -> None:
     ],
 )
 def test_durations_are_said_in_two_units(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
+    assert duration_in_words(seconds) == words
