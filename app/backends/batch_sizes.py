@@ -28,10 +28,11 @@ MIN_SPEEDUP = 1.03
 RUNS = 3
 RUNS_S = 0.1
 
-# Beside another program's burst the measurement says little: whatever it says, this many images may share a batch, or
-# as many as take no longer than this, by the clock that says the best of the machine.
+# Beside another program's burst the measurement says little, and an engine alone does not see what a service saves with
+# fewer batches. So whatever it says, a batch may hold so many images, or as many as take no longer than so many seconds,
+# by the clock that says the best of the machine: as many as nobody notices, and a few where they take longer.
 MIN_LARGEST_BATCH = 16
-MIN_LARGEST_BATCH_MAX_S = 0.5
+LEAST_LARGEST = ((64, 0.1), (MIN_LARGEST_BATCH, 0.5))
 
 
 def choose_batch_sizes(
@@ -45,8 +46,8 @@ def choose_batch_sizes(
     """Measure batches of 1, 2, 4, ... images, up to `largest`, and return the sizes to pad batches to, increasing.
 
     `run` maps uint8 (N, 3, input_size, input_size). The last size returned is the smallest batch that no larger one
-    beats by more than MIN_SPEEDUP, or MIN_LARGEST_BATCH if that is larger, fits, and takes at most
-    MIN_LARGEST_BATCH_MAX_S; the sizes below it are those of `ladder(..., steps)`.
+    beats by more than MIN_SPEEDUP, or `least_largest` at the highest rate that was measured, if that is larger and fits;
+    the sizes below it are those of `ladder(..., steps)`.
 
     Sizes are doubled from 1, with a jump to MIN_LARGEST_BATCH as soon as the budget seems to allow for it: smaller ones
     are never chosen then, and a slow processor needs all of the time for the larger ones. After an out-of-memory error,
@@ -92,10 +93,17 @@ def choose_batch_sizes(
             size *= 2
         else:
             break
-    chosen = rates.smallest_good()
-    log.info("the best batch holds %d images, by measurement: %s images/s", chosen, rates)
-    least = min(MIN_LARGEST_BATCH, int(MIN_LARGEST_BATCH_MAX_S * rates.highest))
-    return ladder(min(max(chosen, least), largest if fits == largest else rates.largest), steps)
+    best = rates.smallest_good()
+    chosen = min(max(best, least_largest(rates.highest)), largest if fits == largest else rates.largest)
+    log.info("batches hold up to %d images; by measurement the best is %d: %s images/s", chosen, best, rates)
+    return ladder(chosen, steps)
+
+
+def least_largest(images_per_s: float) -> int:
+    """Return how many images may share a batch at least, at this rate of the engine's: 64 that take a tenth of a second
+    or as many as do, but 16 if those take no longer than half a second.
+    """
+    return max(min(images, int(max_s * images_per_s)) for images, max_s in LEAST_LARGEST)
 
 
 class Rates:
