@@ -29,8 +29,8 @@ RUNS = 3
 RUNS_S = 0.1
 
 # Beside another program's burst the measurement says little, and an engine alone does not see what a service saves with
-# fewer batches. So whatever it says, a batch may hold so many images, or as many as take no longer than so many seconds,
-# by the clock that says the best of the machine: as many as nobody notices, and a few where they take longer.
+# fewer batches. So whatever it says, a batch may hold so many images, or as many as take so many seconds by the clock
+# that says the best of the machine: as many as nobody notices, and a few where they take longer.
 MIN_LARGEST_BATCH = 16
 LEAST_LARGEST = ((64, 0.1), (MIN_LARGEST_BATCH, 0.5))
 
@@ -46,8 +46,8 @@ def choose_batch_sizes(
     """Measure batches of 1, 2, 4, ... images, up to `largest`, and return the sizes to pad batches to, increasing.
 
     `run` maps uint8 (N, 3, input_size, input_size). The last size returned is the smallest batch that no larger one
-    beats by more than MIN_SPEEDUP, or `least_largest` at the highest rate that was measured, if that is larger and fits;
-    the sizes below it are those of `ladder(..., steps)`.
+    beats by more than MIN_SPEEDUP, or `least_largest` at the highest rate measured, if that is larger and fits; the
+    sizes below it are those of `ladder(..., steps)`.
 
     Sizes are doubled from 1, with a jump to MIN_LARGEST_BATCH as soon as the budget seems to allow for it: smaller ones
     are never chosen then, and a slow processor needs all of the time for the larger ones. After an out-of-memory error,
@@ -100,8 +100,9 @@ def choose_batch_sizes(
 
 
 def least_largest(images_per_s: float) -> int:
-    """Return how many images may share a batch at least, at this rate of the engine's: 64 that take a tenth of a second
-    or as many as do, but 16 if those take no longer than half a second.
+    """Return how many images may share a batch at least, at this rate of the engine's.
+
+    That is 64, or as many as take a tenth of a second, or 16 if those take no longer than half a second.
     """
     return max(min(images, int(max_s * images_per_s)) for images, max_s in LEAST_LARGEST)
 
