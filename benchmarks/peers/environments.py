@@ -23,6 +23,7 @@ def make(contender: Contender, folder: Path) -> Path:
     """Make the contender's environment unless it is up to date; return its python. Raises CalledProcessError."""
     if not contender.packages:
         return Path(sys.executable)
+    shared = _shared(folder)  # each time: the environment of this run may be another one
     environment = folder / contender.name
     python = environment / "bin" / "python"
     requirements = HERE / "requirements" / f"{contender.name}.txt"
@@ -32,7 +33,7 @@ def make(contender: Contender, folder: Path) -> Path:
     print(f"installing {contender.title} into {environment}", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", environment], check=True)
     packages = next((environment / "lib").glob("python*")) / "site-packages"
-    (packages / "zz_shared.pth").write_text(f"{_shared(folder)}\n")
+    (packages / "zz_shared.pth").write_text(f"{shared}\n")
     # The lists are complete: pip need not look for what else a peer could want.
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
     subprocess.run([*pip, "--requirement", str(requirements)], check=True)
@@ -52,9 +53,8 @@ def _shared(folder: Path) -> Path:
             continue
         seen.add(str(requirement))
         found = distribution(requirement.name)
-        for file in found.files or ():
-            if file.parts[0] not in {"..", "__pycache__"}:
-                names[file.parts[0]] = Path(str(found.locate_file(file.parts[0])))
+        for name in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+            names[name] = Path(str(found.locate_file(name))).resolve()
         for line in found.requires or ():
             needed = Requirement(line)
             marker = needed.marker
