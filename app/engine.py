@@ -56,7 +56,7 @@ class Engine(Protocol):
 
     @property
     def tuning(self) -> dict[str, Any]:
-        """The settings that are chosen by measurement, as this engine has them; one that is given them is its like."""
+        """What a reload keeps: the settings that may be left open, as they were chosen or measured for this engine."""
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to probabilities, float32 (N, classes). Raises EngineOutOfMemory and EngineBroken."""

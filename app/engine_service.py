@@ -125,7 +125,7 @@ class EngineService(Service):
             log.warning("%s: choosing again", error)
             clear_error_frames(error)
         # Here, where nothing holds any more what the failed one has built.
-        chosen = {name: value for name, value in tuning.items() if name not in {"runtime", "split_batches"}}
+        chosen = {name: value for name, value in tuning.items() if name != "runtime"}
         return self._engine_factory(self.settings.model_copy(update=chosen))
 
     def read_files_again(self) -> None:

@@ -90,7 +90,7 @@ def main() -> None:
     wrk = closed_loop.find_or_download_wrk()
     # All with the same precision and batch sizes: measured by each for itself, they would differ by chance.
     engine = load_engine(Settings(device="cpu", runtime="openvino"))
-    tuning = {name: value for name, value in engine.tuning.items() if name != "split_batches"}
+    tuning = engine.tuning
     engine.close()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         services = {

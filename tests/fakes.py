@@ -62,7 +62,7 @@ class FakeEngine:
 
     @property
     def tuning(self):
-        return {"batch_sizes": self.batch_sizes, "precision": self.card["dtype"], "split_batches": False}
+        return {"batch_sizes": self.batch_sizes, "precision": self.card["dtype"]}
 
     def hold(self):
         self._open.clear()

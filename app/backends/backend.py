@@ -25,7 +25,7 @@ class Backend(Protocol):
 
     @property
     def tuning(self) -> dict[str, Any]:
-        """The settings that were chosen by measurement here; opening one with them makes its like."""
+        """What a reload keeps of the settings that may be "auto", as they were chosen here."""
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory and EngineBroken."""

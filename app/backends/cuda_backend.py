@@ -73,7 +73,7 @@ class CudaBackend:
     @property
     def tuning(self) -> dict[str, Any]:
         """See Backend. The precision was not chosen by speed alone: another checkpoint may need a finer one."""
-        return {"runtime": self.runtime, "split_batches": False}
+        return {"runtime": self.runtime}
 
     @property
     def mode(self) -> str:

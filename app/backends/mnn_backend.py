@@ -90,7 +90,7 @@ class MnnBackend:
     @property
     def tuning(self) -> dict[str, Any]:
         """See Backend."""
-        return {"precision": self.dtype, "runtime": self.runtime, "split_batches": False}
+        return {"precision": self.dtype, "runtime": self.runtime}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory."""

@@ -180,13 +180,12 @@ class OpenVinoBackend:
             if split or _agree(pieces, self._whole, examples):
                 self._compiled.append(divided)
                 self._large = pieces
-        self._split = split  # as asked for: another checkpoint's pieces may agree
         self._constants = constants  # OpenVINO may look at them as long as the model lives
 
     @property
     def tuning(self) -> dict[str, Any]:
         """See Backend."""
-        return {"precision": self.dtype, "runtime": self.runtime, "split_batches": self._split}
+        return {"precision": self.dtype, "runtime": self.runtime}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory."""

@@ -61,7 +61,7 @@ class TorchBackend:
     @property
     def tuning(self) -> dict[str, Any]:
         """See Backend."""
-        return {"precision": self.dtype, "runtime": self.runtime, "split_batches": False}
+        return {"precision": self.dtype, "runtime": self.runtime}
 
     def enter(self) -> None:
         """Make a CUDA device that has a number the calling thread's own; to be called before it works there.

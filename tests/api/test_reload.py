@@ -149,7 +149,7 @@ async def test_a_reload_measures_nothing_again():
 
     async with serving(factory=factory) as client:
         await reload(client)
-    assert seen == [("auto", None, None), ("float32", engines[0].batch_sizes, False)]
+    assert seen == [("auto", None, None), ("float32", engines[0].batch_sizes, None)]
 
 
 @pytest.mark.parametrize(

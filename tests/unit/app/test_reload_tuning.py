@@ -10,7 +10,7 @@ from app.engine_service import EngineService
 from app.settings import Settings
 from tests.fakes import FakeEngine
 
-TUNING = {"batch_sizes": (1, 8), "precision": "float32", "runtime": "mnn", "split_batches": False}
+TUNING = {"batch_sizes": (1, 8), "precision": "float32", "runtime": "mnn"}
 
 
 def reloaded(settings, works):
@@ -30,19 +30,30 @@ def reloaded(settings, works):
     except EngineUnavailable:
         asked.append("refused")
     service._loader.shutdown()
+    return asked
+
+
+def tunings(asked):
+    """Return what the engine was asked for with, by the names in TUNING, or "refused"."""
     return [one if one == "refused" else {name: getattr(one, name) for name in TUNING} for one in asked]
 
 
 def test_what_was_chosen_stays():
-    assert reloaded(Settings(), lambda _settings: True) == [TUNING]
+    assert tunings(reloaded(Settings(), lambda _settings: True)) == [TUNING]
+
+
+@pytest.mark.parametrize("split", [None, True, False])
+def test_what_the_user_has_set_stays(split):
+    asked = reloaded(Settings(split_batches=split), lambda settings: settings.runtime != "mnn")
+    assert [settings.split_batches for settings in asked] == [split, split]
 
 
 @pytest.mark.parametrize(
     ("runtime", "asked"),
-    [("auto", [TUNING, TUNING | {"runtime": "auto", "split_batches": None}]), ("mnn", [TUNING, "refused"])],
+    [("auto", [TUNING, TUNING | {"runtime": "auto"}]), ("mnn", [TUNING, "refused"])],
 )
 def test_a_runtime_that_does_not_do_for_the_new_checkpoint_is_left_unless_it_was_asked_for(runtime, asked, caplog):
-    assert reloaded(Settings(runtime=runtime), lambda settings: settings.runtime != "mnn") == asked
+    assert tunings(reloaded(Settings(runtime=runtime), lambda settings: settings.runtime != "mnn")) == asked
     told = [] if runtime == "mnn" else ["runtime mnn does not work here: choosing again"]
     assert caplog.messages == told
 
@@ -67,4 +78,4 @@ def test_what_a_runtime_that_does_not_do_has_built_is_gone_before_another_one_is
         except ValueError as error:
             raise RuntimeUnfit("runtime mnn does not work here") from error
 
-    assert reloaded(Settings(), works) == [TUNING, TUNING | {"runtime": "auto", "split_batches": None}]
+    assert tunings(reloaded(Settings(), works)) == [TUNING, TUNING | {"runtime": "auto"}]

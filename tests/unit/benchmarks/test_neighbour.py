@@ -35,7 +35,7 @@ def test_services_go_in_turns_and_are_compared_round_by_round(monkeypatch):
 
 
 def test_services_differ_by_how_batches_are_split_alone(monkeypatch):
-    tuning = {"batch_sizes": (1, 2), "precision": "bfloat16", "runtime": "openvino", "split_batches": None}
+    tuning = {"batch_sizes": (1, 2), "precision": "bfloat16", "runtime": "openvino"}
     given, happened, written = [], [], {}
 
     @contextmanager

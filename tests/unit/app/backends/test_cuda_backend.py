@@ -70,7 +70,7 @@ def test_of_the_ways_that_work_the_quicker_one_is_measured_and_the_other_one_clo
 
 
 def test_the_next_checkpoint_may_need_a_finer_precision_which_is_therefore_not_kept():
-    assert make([PretendedLane()]).tuning == {"runtime": "torch", "split_batches": False}
+    assert make([PretendedLane()]).tuning == {"runtime": "torch"}
 
 
 def test_what_the_search_worked_in_is_given_back_before_ready(monkeypatch):

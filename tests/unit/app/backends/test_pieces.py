@@ -98,7 +98,6 @@ def test_where_pieces_are_not_wanted_or_would_never_come_there_is_no_second_mode
 ) -> None:
     settings = Settings(threads=threads, split_batches=split, batch_sizes=batch_sizes)
     backend = open_openvino(source, settings, "float32")
-    assert backend.tuning["split_batches"] is False
     assert len(backend._compiled) == 1
     assert backend.logits(pictures(PIECES_FROM)).shape == (PIECES_FROM, 10)
 
@@ -110,7 +109,6 @@ def test_large_batches_are_computed_in_pieces_where_nothing_else_is_asked_for(
 ) -> None:
     backend = opened(source, split=split, precision=precision)
     assert isinstance(backend._large, openvino_backend.Pieces)
-    assert backend.tuning["split_batches"] is split
 
 
 @pytest.mark.parametrize("wrong", [3.0, np.nan])
@@ -120,18 +118,19 @@ def test_pieces_that_answer_otherwise_are_left_out_and_warned_of(
     right = openvino_backend.Pieces.logits
     monkeypatch.setattr(openvino_backend.Pieces, "logits", lambda *given: right(*given) + np.float32(wrong))
     backend = opened(source, split=None)
-    assert backend.tuning["split_batches"] is None  # a reload asks again: it is another checkpoint
     assert len(backend._compiled) == 1
     assert backend._large is backend._whole
     assert "batches are not computed in pieces" in caplog.text
 
 
 @pytest.mark.parametrize("split", [None, True, False])
-def test_an_engine_that_is_given_what_another_one_found_is_its_like(source: Checkpoint, split: bool | None) -> None:
+def test_a_reload_splits_batches_as_the_settings_say(source: Checkpoint, split: bool | None) -> None:
     settings = Settings(device="cpu", runtime="openvino", threads=2, max_queue_images=256, split_batches=split)
     first = load_engine(settings)
-    assert first.tuning["split_batches"] is split
-    assert load_engine(settings.model_copy(update=first.tuning)).tuning == first.tuning
+    second = load_engine(settings.model_copy(update=first.tuning))
+    assert second.tuning == first.tuning
+    for engine in (first, second):
+        assert (engine.backend._large is engine.backend._whole) is (split is False)
 
 
 @pytest.mark.parametrize(
