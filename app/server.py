@@ -26,9 +26,6 @@ LOOK_AGAIN_S = 0.02
 # of the turns, tens a second under load, and a probe that comes behind it waited for sixteen seconds.
 LISTENERS = 16
 
-# How long clients wait in the kernel where no handshake may begin or no file is left.
-REST_S = 0.05
-
 
 class Server(uvicorn.Server):
     """Serves until `exit_soon`, or a failure of the service. Signals are left to whoever runs it."""
@@ -61,7 +58,7 @@ class Server(uvicorn.Server):
         if not self.should_exit:
             for port in sockets or ():
                 begin = partial(self._begin_handshake, port)
-                self._tls_ports[port] = loop = AcceptLoop(port, begin, at_once=LISTENERS, rest_s=lambda: REST_S)
+                self._tls_ports[port] = loop = AcceptLoop(port, begin, at_once=LISTENERS)
                 loop.start()
 
     def _begin_handshake(self, port: socket.socket) -> bool:

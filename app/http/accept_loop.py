@@ -9,22 +9,22 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
+# How long connections wait in the kernel where one could not be taken.
+REST_S = 0.05
+
 
 class AcceptLoop:
     """Calls `take_one` when connections wait at a socket, at most `at_once` times in a turn of the event loop.
 
     It returns False if there is no place for one, and raises BlockingIOError if none is left, or another OSError, such
-    as for want of a file. After False and after an error, nothing is taken for `rest_s()` seconds, unless none is left
-    or one has left again.
+    as for want of a file. After False and after an error, nothing is taken for REST_S, unless none is left or one has
+    left again.
     """
 
-    def __init__(
-        self, waiting: socket.socket, take_one: Callable[[], bool], *, at_once: int, rest_s: Callable[[], float]
-    ) -> None:
+    def __init__(self, waiting: socket.socket, take_one: Callable[[], bool], *, at_once: int) -> None:
         self._waiting = waiting
         self._take_one = take_one
         self._at_once = at_once
-        self._rest_s = rest_s
         self._rest: asyncio.TimerHandle | None = None
         waiting.setblocking(False)
 
@@ -47,4 +47,4 @@ class AcceptLoop:
         except OSError as error:
             log.error("no connection can be accepted: %s", error.strerror)
         self.stop()
-        self._rest = asyncio.get_running_loop().call_later(self._rest_s(), self.start)
+        self._rest = asyncio.get_running_loop().call_later(REST_S, self.start)

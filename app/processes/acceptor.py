@@ -13,16 +13,15 @@ import asyncio
 import socket
 from collections.abc import Iterator, Sequence
 
-from app.http.accept_loop import AcceptLoop
+from app.http.accept_loop import REST_S, AcceptLoop
 from app.http.ports import drop_new_connections
 from app.processes.shared_state import LATE_S, SharedState
 
 # In one turn of the event loop, which has other things to do.
 AT_ONCE = 64
 
-# No file is left, or no process takes any: the kernel keeps the clients meanwhile.
-PAUSE_S = 0.05
-PAUSES_AT_THE_END = 20
+# How often it tries again, as the port closes, where no file is left or no process takes any.
+RESTS_AT_THE_END = 20
 
 MARK = b"c"  # what a file is sent with: an empty message would be the end
 
@@ -66,7 +65,7 @@ class Acceptor:
         self._channels = channels
         self._next = 0
         self._held: socket.socket | None = None
-        self._loop = AcceptLoop(port, self._hand_one, at_once=AT_ONCE, rest_s=lambda: PAUSE_S)
+        self._loop = AcceptLoop(port, self._hand_one, at_once=AT_ONCE)
 
     def open(self) -> None:
         """Begin to accept."""
@@ -80,10 +79,10 @@ class Acceptor:
         self._loop.stop()
         drop_new_connections(self._port)
         with self._port:
-            for _ in range(PAUSES_AT_THE_END):
+            for _ in range(RESTS_AT_THE_END):
                 if self._hand_all():
                     break
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(REST_S)
         if self._held is not None:
             self._held.close()
 

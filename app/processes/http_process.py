@@ -24,7 +24,7 @@ from app.main import create_app
 from app.processes.acceptor import AT_ONCE, MARK
 from app.processes.http_service import HttpService
 from app.processes.shared_state import SharedState
-from app.server import REST_S, Server
+from app.server import Server
 from app.server_options import allow_connections, main_server_config, prepare_process
 from app.settings import Settings, SettingsError
 from app.stacks import report_crashes
@@ -48,7 +48,7 @@ class HttpServer(Server):
         super().__init__(config, service)
         self._channel = channel
         self._arrived = 0
-        self._loop = AcceptLoop(channel, self._take_one, at_once=AT_ONCE, rest_s=lambda: REST_S)
+        self._loop = AcceptLoop(channel, self._take_one, at_once=AT_ONCE)
         service.on_close = self._close
         service.lifecycle.on_failure = self._exit_at_once
         service.on_beat = self._count

@@ -204,7 +204,7 @@ async def accept_with_few_files(rooms):
     taken = []
     server._handshakes = SimpleNamespace(has_room=lambda: rooms.pop(0) if rooms else True, begin=taken.append)
     with socket.create_server(("127.0.0.1", 0)) as opened, ScarcePort(fileno=os.dup(opened.fileno())) as port:
-        loop = AcceptLoop(port, partial(server._begin_handshake, port), at_once=LISTENERS, rest_s=lambda: 0.0)
+        loop = AcceptLoop(port, partial(server._begin_handshake, port), at_once=LISTENERS)
         with socket.create_connection(opened.getsockname()), socket.create_connection(opened.getsockname()):
             loop.start()
             while len(taken) < 2:
@@ -217,7 +217,8 @@ async def accept_with_few_files(rooms):
 
 
 @on_both_loops
-def test_clients_of_a_tls_port_wait_in_the_kernel_where_there_is_no_file_or_no_room(new_loop, caplog):
+def test_clients_of_a_tls_port_wait_in_the_kernel_where_there_is_no_file_or_no_room(new_loop, caplog, monkeypatch):
+    monkeypatch.setattr("app.http.accept_loop.REST_S", 0.0)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert runner.run(accept_with_few_files([True, True, False, False])) == 2
     assert caplog.text.count("no connection can be accepted: Too many open files") == 2
@@ -227,7 +228,7 @@ async def stopped_while_it_rests():
     """Return whether a loop that was stopped in a rest listens again."""
     with socket.create_server(("127.0.0.1", 0)) as port, socket.create_connection(port.getsockname()):
         asked = []
-        loop = AcceptLoop(port, lambda: bool(asked.append(1)), at_once=1, rest_s=lambda: 0.0)
+        loop = AcceptLoop(port, lambda: bool(asked.append(1)), at_once=1)
         loop.start()
         while not asked:
             await asyncio.sleep(0)
@@ -238,7 +239,8 @@ async def stopped_while_it_rests():
 
 
 @on_both_loops
-def test_a_port_that_is_closed_while_it_rests_stays_closed(new_loop):
+def test_a_port_that_is_closed_while_it_rests_stays_closed(new_loop, monkeypatch):
+    monkeypatch.setattr("app.http.accept_loop.REST_S", 0.0)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert not runner.run(stopped_while_it_rests())
 

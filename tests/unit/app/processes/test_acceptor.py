@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from app.processes.acceptor import MARK, PAUSE_S, Acceptor, Channel
+from app.http.accept_loop import REST_S
+from app.processes.acceptor import MARK, Acceptor, Channel
 from app.processes.shared_state import SharedState
 
 pytestmark = pytest.mark.anyio
@@ -148,7 +149,7 @@ async def test_the_end_of_a_channel_comes_after_its_connections():
 
 
 async def test_at_the_end_processes_that_take_none_are_waited_for(monkeypatch):
-    monkeypatch.setattr("app.processes.acceptor.PAUSE_S", 0)
+    monkeypatch.setattr("app.processes.acceptor.REST_S", 0)
     send_fds, refusals = socket.send_fds, [BlockingIOError()] * 20  # of two processes, for ten pauses
 
     def send(*arguments):
@@ -166,7 +167,7 @@ async def test_at_the_end_processes_that_take_none_are_waited_for(monkeypatch):
 
 
 async def test_at_the_end_one_error_of_accepting_loses_nobody_else(monkeypatch):
-    monkeypatch.setattr("app.processes.acceptor.PAUSE_S", 0)
+    monkeypatch.setattr("app.processes.acceptor.REST_S", 0)
     errors = [OSError(errno.EMFILE, "no file is left"), ConnectionAbortedError()]
 
     class Port(socket.socket):
@@ -185,7 +186,7 @@ async def test_at_the_end_one_error_of_accepting_loses_nobody_else(monkeypatch):
 
 
 async def test_processes_that_never_take_any_do_not_keep_the_port_open(monkeypatch):
-    monkeypatch.setattr("app.processes.acceptor.PAUSE_S", 0)
+    monkeypatch.setattr("app.processes.acceptor.REST_S", 0)
 
     def full(*_):
         raise BlockingIOError
@@ -201,7 +202,7 @@ async def test_processes_that_never_take_any_do_not_keep_the_port_open(monkeypat
 
 
 async def test_where_nobody_takes_any_clients_wait_and_none_is_lost(house, monkeypatch):
-    monkeypatch.setattr("app.processes.acceptor.PAUSE_S", 0)
+    monkeypatch.setattr("app.http.accept_loop.REST_S", 0)
     send_fds, full = socket.send_fds, True
 
     def send(*arguments):
@@ -216,6 +217,6 @@ async def test_where_nobody_takes_any_clients_wait_and_none_is_lost(house, monke
     full = False
     found = 0
     while found < 6:
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(REST_S)
         found += sum(house.counts())
     assert found == 6
