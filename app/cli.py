@@ -7,11 +7,10 @@ import io
 import os
 import signal
 import sys
-from functools import partial
 from importlib import import_module
-from types import FrameType
 
 from app.commands.interrupted import terminate, word_and_status
+from app.early_signals import handle_early_signals
 from app.release import release_and_revision
 
 # Modules of app/commands, imported once SIGTERM is obeyed: that takes a tenth of a second and more.
@@ -46,9 +45,7 @@ def main() -> None:
     """Run a subcommand and exit with its code, 130 if Ctrl-C ended it, 143 if SIGTERM did."""
     _open_standard_files()
     if sys.argv[1:2] == ["serve"]:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _over_already)
-        signal.signal(signal.SIGHUP, partial(_hung_up, os.isatty(0)))
+        handle_early_signals()
     elif not _ends_by_default():
         signal.signal(signal.SIGTERM, terminate)  # which a container's first process would ignore by default
     _show_all_names()
@@ -99,20 +96,6 @@ def _show_all_names() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _over_already(_number: int, _frame: FrameType | None) -> None:
-    """Stand in until the server has its own handler: a container's first process would ignore SIGTERM by default."""
-    os._exit(0)  # nothing was accepted yet
-
-
-def _hung_up(in_terminal: bool, number: int, frame: FrameType | None) -> None:
-    """Do the same for SIGHUP, which ends a process by default: nothing has been read that would be to read again.
-
-    Where it says that the terminal has gone that the service was started in, it ends.
-    """
-    if in_terminal and not os.isatty(0):
-        _over_already(number, frame)
 
 
 if __name__ == "__main__":

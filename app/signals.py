@@ -8,8 +8,8 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
+from app.early_signals import EarlyHangup
 from app.lifecycle import Lifecycle
 
 log = logging.getLogger(__name__)
@@ -17,23 +17,6 @@ log = logging.getLogger(__name__)
 # How often a service that was started in a terminal looks whether it has outlived it. Whoever is to end with a terminal
 # hears of it at once; one who is there two looks later has been let go (`disown`, a shell that does not send SIGHUP).
 LOOK_AGAIN_S = 5.0
-
-
-class EarlyHangup:
-    """Stands in for `Signals` from when files are first read: SIGHUP is remembered, which would end the process.
-
-    Where it says that the terminal has gone that the service was started in, it ends.
-    """
-
-    def __init__(self) -> None:
-        self.came = False
-        self._in_terminal = os.isatty(0)
-
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle the signal."""
-        if self._in_terminal and not os.isatty(0):
-            os._exit(0)  # nothing was accepted yet
-        self.came = True
 
 
 class Signals:

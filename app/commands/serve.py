@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 
 from app.commands.settings_flags import add_settings, read_settings
 from app.release import REVISION_VARIABLE, release_and_revision
@@ -41,9 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     if unknown:
         log.warning("no such settings, ignored: %s", ", ".join(unknown))
     from app.launch import create_service, serve  # half a second, which `--help` need not wait for
-    from app.signals import EarlyHangup
 
-    signal.signal(signal.SIGHUP, EarlyHangup())  # from here on there is something to read again
     try:
         code = serve(create_service(settings))
     except SettingsError as error:

@@ -74,27 +74,28 @@ def test_the_end_of_its_terminal_ends_it_while_it_imports_the_service_and_a_relo
     assert ended.returncode == code, ended.stderr
 
 
-READ_AT_ONCE = """
+RELOADED_AT_ONCE = """
 import os, signal, sys
 import app.cli, app.launch
 
-def create_service(settings):
+def asked_while(*given):
     os.kill(os.getpid(), signal.SIGHUP)
-    return service(settings)
+    return undisturbed(*given)
 
 def start(self):
     os._exit(3 if self._reload_follows else 4)
 
-service = app.launch.create_service
-app.launch.create_service = create_service
+undisturbed = STEP
+STEP = asked_while
 app.launch.EngineService.start = start
 sys.argv = ["resnet", "serve", "--port", "PORT"]
 app.cli.main()
 """
 
 
-def test_a_reload_that_is_asked_for_while_files_are_read_follows():
-    script = READ_AT_ONCE.replace("PORT", str(free_port()))
+@pytest.mark.parametrize("step", ["app.cli.build_parser", "app.launch.create_service"])
+def test_a_reload_that_is_asked_for_before_it_serves_follows(step):
+    script = RELOADED_AT_ONCE.replace("PORT", str(free_port())).replace("STEP", step)
     ended = subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT, capture_output=True)
     assert ended.returncode == 3, ended.stderr
 

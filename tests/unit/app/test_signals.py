@@ -7,8 +7,9 @@ import signal
 import pytest
 
 from app import signals
+from app.early_signals import EarlyHangup
 from app.lifecycle import Lifecycle, State
-from app.signals import EarlyHangup, Signals
+from app.signals import Signals
 
 pytestmark = pytest.mark.anyio
 
@@ -164,7 +165,7 @@ async def test_a_reload_that_was_asked_for_before_the_handlers_stood_follows_onc
 
 async def test_a_terminal_that_closes_before_the_handlers_stand_ends_it(early, terminal, monkeypatch):
     codes = []
-    monkeypatch.setattr("app.signals.os._exit", codes.append)
+    monkeypatch.setattr("app.early_signals.os._exit", codes.append)
     terminal.there = False
     await hear(signal.SIGHUP)
     assert codes == [0]
