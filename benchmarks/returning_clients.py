@@ -17,8 +17,8 @@ from typing import Any
 
 from app.batching import returning_clients
 from app.launch import create_service, serve
+from app.logs import set_up_logging
 from app.settings import Settings
-from app.telemetry import set_up_logging
 from benchmarks import closed_loop
 from benchmarks.records import write
 from benchmarks.service import one_round

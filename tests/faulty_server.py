@@ -13,8 +13,8 @@ import numpy as np
 from app import imaging
 from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.launch import create_service, serve
+from app.logs import set_up_logging
 from app.settings import Settings
-from app.telemetry import set_up_logging
 from tests.fakes import FakeEngine
 
 FAULTS = ("exception", "no memory", "no memory for two", "broken", "hang", "thread dies", "batcher dies")

@@ -13,7 +13,7 @@ from app.commands.labelled_data import load_labelled
 from app.commands.numbers import share, whole
 from app.commands.recorded_scores import check_recordable, record
 from app.commands.settings_flags import add_settings, read_settings
-from app.telemetry import set_up_logging
+from app.logs import set_up_logging
 
 if TYPE_CHECKING:
     import torch

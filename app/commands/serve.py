@@ -7,10 +7,10 @@ import logging
 import os
 
 from app.commands.settings_flags import add_settings, read_settings
+from app.logs import set_up_logging
 from app.release import REVISION_VARIABLE, release_and_revision
 from app.settings import SERVICE_LINK, Settings, SettingsError
 from app.stacks import report_crashes
-from app.telemetry import set_up_logging
 
 log = logging.getLogger(__name__)
 

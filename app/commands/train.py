@@ -20,7 +20,7 @@ from app.commands.labelled_data import load_split
 from app.commands.numbers import learning_rate, rate, seed, share, share_below_one, temperature, whole
 from app.commands.progress import ProgressBar, ProgressLines
 from app.commands.train_report import report
-from app.telemetry import set_up_logging
+from app.logs import set_up_logging
 from model.architecture import ARCHITECTURES
 from model.training.recipe import MAX_EPOCHS, PRESETS, Phases, parse_phases
 from model.transforms import MAX_SIDE, MIN_SIDE

@@ -20,6 +20,7 @@ import uvicorn
 
 from app.http.accept_loop import AcceptLoop
 from app.lifecycle import State
+from app.logs import set_up_logging
 from app.main import create_app
 from app.processes.acceptor import AT_ONCE, MARK
 from app.processes.http_service import HttpService
@@ -28,7 +29,6 @@ from app.server import Server
 from app.server_options import allow_connections, main_server_config, prepare_process
 from app.settings import Settings, SettingsError
 from app.stacks import report_crashes
-from app.telemetry import set_up_logging
 
 log = logging.getLogger("app.processes.http_process")  # run as a module, it is called __main__
 

@@ -3,8 +3,8 @@
 import os
 
 from app.launch import create_service, serve
+from app.logs import set_up_logging
 from app.settings import Settings
-from app.telemetry import set_up_logging
 from benchmarks.peers.engine import load, port
 
 

@@ -116,3 +116,12 @@ def test_what_a_checkpoint_is_for_depends_on_the_command(capsys):
 
 def test_the_help_of_training_shows_how_to_train_on_a_folder(capsys):
     assert "resnet train --data folder:pictures --init-from weights/" in help_of("train", capsys)
+
+
+def test_no_command_loads_the_metrics_library():
+    code = (
+        "import sys; from app.cli import build_parser; build_parser()\n"
+        "print(sorted({'prometheus_client', 'app.telemetry'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -2,7 +2,7 @@ import json
 import logging
 import time
 
-from app.telemetry import JsonFormatter, set_up_logging
+from app.logs import JsonFormatter, set_up_logging
 
 
 def record(message, error=None):
