@@ -1,7 +1,8 @@
 """A NumPy file (.npy) as the body -> images that are ready for the network: nothing is decoded, nothing unpickled.
 
-The format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. NumPy's own reader is not used: it
-allocates what the header announces, makes any type that the header describes, and takes headers of any size.
+The format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. NumPy's reader of headers
+(`read_array_header_1_0`) is not used: it copies a header before it looks how long that is, lets Python parse whatever a
+client has written there, which may log warnings, and makes any type that is described.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ NPY_TYPE = "application/x-npy"
 MAGIC = b"\x93NUMPY"
 LENGTH_BYTES = {b"\x01\x00": 2, b"\x02\x00": 4}
 MAX_HEADER_BYTES = 1024
-# The tokens that a header may have: Python's own parser, which may log warnings, sees nothing else of a client's bytes.
+# The tokens that a header may have: Python's parser sees nothing else of a client's bytes.
 WORDS = re.compile(r"""(?:[\s{}()\[\]:,]|True|False|\d++\b|'[^'\\]*+'|"[^"\\]*+")*+""", re.ASCII)
 UINT8 = frozenset({"|u1", "<u1", ">u1", "=u1", "u1", "B", "|B", "uint8"})
 
