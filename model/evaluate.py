@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model.batch_sizes import batch_size_for
 from model.data import Dataset
-from model.hardware.precision import cudnn_switched
+from model.hardware.cudnn import cudnn_switched
 from model.transforms import normalise, resize_batch
 
 if TYPE_CHECKING:

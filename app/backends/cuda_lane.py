@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.hardware.precision import cudnn_switched
+from model.hardware.cudnn import cudnn_switched
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from app.engine import CheckpointEngine
 from app.engine_errors import EngineUnavailable
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from model.hardware.precision import cudnn_switched
+from model.hardware.cudnn import cudnn_switched
 from model.runtimes.batch_norm_folding import fold_batch_norm
 from model.transforms import normalise
 

@@ -1,19 +1,16 @@
-"""Which arithmetic a device is good at, in torch, and how it is told; of OpenVINO model/runtimes/ says so."""
+"""Whether bfloat16 is faster than float32 on a device, in torch. For OpenVINO, model/runtimes/openvino_core.py says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache, partial
 
 import torch
 
-from model.hardware.timing import best_times
+from model.hardware.timing import is_clearly_faster
 
 # A product of two such matrices takes milliseconds, and is large enough to keep all threads busy.
 MEASURED_SIZE = 512
-MEASURED_TIMES = 7
-MAX_RELATIVE_TIME = 0.9
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -34,20 +31,10 @@ def _cpu_has(question: str) -> bool:
 
 @cache
 def _is_measured_faster() -> bool:
-    """Multiply matrices in both, in turn, and compare the best times of each."""
-    sides = MEASURED_SIZE, MEASURED_SIZE
-    matrices = {dtype: torch.full(sides, 0.5, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
-    runs = {dtype: partial(torch.mm, matrix, matrix) for dtype, matrix in matrices.items()}
-    best = {dtype: seconds for dtype, [seconds] in best_times(runs, MEASURED_TIMES).items()}
-    return best[torch.bfloat16] < MAX_RELATIVE_TIME * best[torch.float32]
+    """Multiply matrices in both."""
+    return is_clearly_faster(_product(torch.bfloat16), than=_product(torch.float32))
 
 
-@contextmanager
-def cudnn_switched(name: str, wanted: bool) -> Iterator[None]:
-    """Set a switch of torch.backends.cudnn for a while. torch's own `flags` would set all the others, too."""
-    before = getattr(torch.backends.cudnn, name)
-    setattr(torch.backends.cudnn, name, wanted)
-    try:
-        yield
-    finally:
-        setattr(torch.backends.cudnn, name, before)
+def _product(dtype: torch.dtype) -> Callable[[], torch.Tensor]:
+    matrix = torch.full((MEASURED_SIZE, MEASURED_SIZE), 0.5, dtype=dtype)
+    return partial(torch.mm, matrix, matrix)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from model.hardware.timing import best_times
+from model.hardware import timing
+from model.hardware.timing import best_times, is_clearly_faster
 
 
 class Machine:
@@ -53,3 +54,10 @@ def test_no_turn_is_begun_that_would_take_too_long(budget_s, turns):
 
     best_times({"one": second, "other": second}, 5, (lambda: machine.wall,), budget_s)
     assert len(machine.order) == 2 * (1 + turns)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.5, True), (0.89, True), (0.91, False), (2.0, False)])
+def test_what_is_clearly_faster_saves_a_tenth_of_the_time(monkeypatch, seconds, expected):
+    taken = {"candidate": seconds, "baseline": 1.0}
+    monkeypatch.setattr(timing, "best_times", lambda ways, _: {name: [taken[way]] for name, way in ways.items()})
+    assert is_clearly_faster("candidate", than="baseline") is expected
