@@ -235,9 +235,9 @@ class Batcher:
         swap.done.set_result(None)
 
     async def _wait_for_more(self) -> None:
-        """Wait as long as `FillPolicy.worth_waiting` says, unless an engine is to take over."""
+        """Wait as long as `FillPolicy.wait_limits` says, unless an engine is to take over."""
         while self._swap is None:
-            self._wait_deadline, self._wake_at_images = self._policy.worth_waiting(self._jobs)
+            self._wait_deadline, self._wake_at_images = self._policy.wait_limits(self._jobs)
             left_s = self._wait_deadline - time.monotonic()
             if left_s <= 0:
                 break

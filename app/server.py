@@ -12,7 +12,7 @@ from functools import partial
 import uvicorn
 
 from app.http.accept_loop import AcceptLoop
-from app.http.handshakes import Handshakes
+from app.http.connection_setup import ConnectionSetup
 from app.http.ports import drop_new_connections
 from app.service import Service
 
@@ -33,7 +33,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
-        self._handshakes: Handshakes  # once `config` has been loaded
+        self._connection_setup: ConnectionSetup  # once `config` has been loaded
         self._tls_ports: dict[socket.socket, AcceptLoop] = {}
         service.lifecycle.on_failure = self.exit_soon
 
@@ -48,7 +48,7 @@ class Server(uvicorn.Server):
             self.service.certificate.listen_with(self.config.ssl)
         settings = self.service.settings
         limits_s = settings.header_timeout_s, settings.keep_alive_s
-        self._handshakes = Handshakes(self._connection, self.config.ssl, *limits_s)
+        self._connection_setup = ConnectionSetup(self._connection, self.config.ssl, *limits_s)
         if self.config.ssl is None:
             await super().startup(sockets)
             if not self.should_exit:
@@ -63,8 +63,8 @@ class Server(uvicorn.Server):
 
     def _begin_handshake(self, port: socket.socket) -> bool:
         """Take a connection that waits at a port with TLS, if there is room for its handshake."""
-        if self._handshakes.has_room():
-            self._handshakes.begin(port.accept()[0])
+        if self._connection_setup.has_room():
+            self._connection_setup.begin(port.accept()[0])
             return True
         return False
 
@@ -91,8 +91,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Close the port, give buffered requests a moment to begin, then let uvicorn finish the rest."""
         for connection in self._close_port():
-            self._handshakes.begin(connection)
-        await self._handshakes.finish(LINGER_S)  # one may take far longer than a drain has
+            self._connection_setup.begin(connection)
+        await self._connection_setup.finish(LINGER_S)  # one may take far longer than a drain has
         await asyncio.sleep(LINGER_S)
         await self._hear_newcomers()
         await super().shutdown(None)

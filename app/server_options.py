@@ -16,9 +16,9 @@ from fastapi import FastAPI
 from app.admin import AdminServer
 from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits, raise_file_limit
+from app.http.connection_setup import MAX_HANDSHAKES
 from app.http.connections import Connection
 from app.http.fast_connections import FastConnection
-from app.http.handshakes import MAX_HANDSHAKES
 from app.http.ports import is_loopback, open_port
 from app.main import create_admin_app
 from app.memory import give_back_large_blocks

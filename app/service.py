@@ -91,8 +91,8 @@ class Service(ABC):
         self.files_refused = [file for file, was_read in read.items() if not was_read]
 
     @property
-    def loaded(self) -> Predictor | None:
-        """The predictor, if the engine has been loaded."""
+    def predictor(self) -> Predictor | None:
+        """What predicts, if the engine has been loaded."""
         return self._predictor
 
     def require_predictor(self) -> Predictor:

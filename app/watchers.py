@@ -36,8 +36,8 @@ async def end_what_hangs(service: EngineService) -> None:
         seen = seen + 1 if hanging else 0
     service.dump_stacks()  # the only trace of what hung
     service.lifecycle.fail(f"{hanging}, for {max(settings.stall_exit_s, settings.stall_timeout_s):g} s", str(hanging))
-    if service.loaded is not None:
-        await service.loaded.close()  # what waits for the engine gets 503 at once
+    if service.predictor is not None:
+        await service.predictor.close()  # what waits for the engine gets 503 at once
 
 
 async def read_changed_files(service: EngineService) -> None:

@@ -5,6 +5,8 @@ Decides, and changes nothing: app/batcher.py acts on it. Times are those of time
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from app.batching.batches import Slice, count_of
 from app.batching.engine_pace import EnginePace
 from app.batching.job_queue import JobQueue
@@ -17,6 +19,13 @@ TOP_UP_MIN_BATCH_S = 0.002
 
 # A request that waits for a batch to fill up keeps this share of its time for being computed, or what two batches take.
 SHARE_TO_COMPUTE = 0.1
+
+
+class WaitLimits(NamedTuple):
+    """Until when a batch waits for more images, 0.0 for not at all, and how many queued images end that before."""
+
+    deadline: float
+    images: int
 
 
 class FillPolicy:
@@ -38,21 +47,18 @@ class FillPolicy:
         self.pace.batch_ended(count, seconds, full=count == self.max_batch)
         self.returning.batch_ended(sum(len(images) for job, images in slices if not job.untaken), seconds, now)
 
-    def worth_waiting(self, jobs: JobQueue) -> tuple[float, int]:
-        """Return until when a batch waits for more, 0.0 for not at all, and how many queued images end that before.
-
-        Every request keeps the time to be computed.
-        """
+    def wait_limits(self, jobs: JobQueue) -> WaitLimits:
+        """Return how long the next batch waits for more images. Every request keeps the time to be computed."""
         if self.max_wait_s:
             waiting = [job for job in jobs if not job.future.done()]
             if not waiting or sum(job.untaken for job in waiting) >= self.max_batch:
-                return 0.0, 1
-            return min(waiting[0].enqueued + self.max_wait_s, *map(self.latest_start, waiting)), 1
+                return WaitLimits(0.0, 1)
+            return WaitLimits(min(waiting[0].enqueued + self.max_wait_s, *map(self.latest_start, waiting)), 1)
         missing, until = self.returning.awaited()
         enough = min(self.max_batch, jobs.images + missing)
         if jobs.images >= enough:
-            return 0.0, enough
-        return min([until, *(self.latest_start(job) for job in jobs if not job.future.done())]), enough
+            return WaitLimits(0.0, enough)
+        return WaitLimits(min([until, *(self.latest_start(job) for job in jobs if not job.future.done())]), enough)
 
     def latest_start(self, job: Job) -> float:
         """Return until when a request may wait for others and still be answered in time."""

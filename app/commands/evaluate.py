@@ -8,9 +8,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from app.commands.argument_types import share, whole
 from app.commands.data_flags import AmongPictures, add_data, check_outside, check_writable, named_path
 from app.commands.labelled_data import load_labelled
-from app.commands.numbers import share, whole
 from app.commands.recorded_scores import check_recordable, record
 from app.commands.settings_flags import add_settings, read_settings
 from app.logs import set_up_logging

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.commands.numbers import whole
+from app.commands.argument_types import whole
 from app.commands.settings_flags import add_settings, read_settings
 from model.pictures.files import MAX_OWN_PIXELS, PictureError, read_picture
 

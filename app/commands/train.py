@@ -13,11 +13,11 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.commands.argument_types import learning_rate, seed, share, share_below_one, temperature, weight_decay, whole
 from app.commands.data_flags import add_data, check_out, named_path
 from app.commands.fitted_recipe import build_recipe, check_flags, check_run
 from app.commands.interrupted import word_and_status
 from app.commands.labelled_data import load_split
-from app.commands.numbers import learning_rate, rate, seed, share, share_below_one, temperature, whole
 from app.commands.progress import ProgressBar, ProgressLines
 from app.commands.train_report import report
 from app.logs import set_up_logging
@@ -84,7 +84,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weight-decay",
-        type=rate,
+        type=weight_decay,
         help=f"pull of the weights towards 0, times the learning rate a step [{_preset_values('weight_decay')}]",
     )
     parser.add_argument(

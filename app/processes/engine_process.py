@@ -22,14 +22,14 @@ SNAPSHOT_TIMEOUT_S = 2.0
 
 
 class EngineProcessService(EngineService):
-    """Ready once the engine is and every HTTP process serves; `workers` are these.
+    """Ready once the engine is and every HTTP process serves; `http_processes` are these.
 
     Raises SettingsError if a file that the settings name cannot be used.
     """
 
     def __init__(self, settings: Settings, engine_factory: EngineFactory = load_engine) -> None:
         self.shared = SharedState.create(settings.http_processes)
-        self.workers = [
+        self.http_processes = [
             HttpProcessHandle(self, self.shared, index, on_turn=self._publish, on_lost=self._on_lost)
             for index in range(settings.http_processes)
         ]
@@ -45,12 +45,12 @@ class EngineProcessService(EngineService):
 
     async def _load(self) -> None:
         """Load the engine once every HTTP process serves: beside their start the best batch would be measured wrong."""
-        for worker in self.workers:
-            await worker.serving.wait()
+        for process in self.http_processes:
+            await process.serving.wait()
         await super()._load()
         self._send_status()
 
-    async def close_workers(self, timeout_s: float) -> list[int | None]:
+    async def close_http_processes(self, timeout_s: float) -> list[int | None]:
         """Let every HTTP process close the port, finish what it accepted, and end; return their exit codes.
 
         One that takes longer is killed, and has none. After a failure what waits is answered with 503.
@@ -59,14 +59,14 @@ class EngineProcessService(EngineService):
         if self.lifecycle.state is State.FAILED and self._predictor is not None:
             await self._predictor.close()
         self._send_status()
-        for worker in self.workers:
-            worker.close()
-        return await asyncio.gather(*(worker.ended(timeout_s) for worker in self.workers))
+        for process in self.http_processes:
+            process.close()
+        return await asyncio.gather(*(process.ended(timeout_s) for process in self.http_processes))
 
-    def _on_lost(self, worker: HttpProcessHandle) -> None:
+    def _on_lost(self, process: HttpProcessHandle) -> None:
         if not self.closing:
-            self.shared.keys.forget(worker.index)
-            self.lifecycle.fail(f"{worker.name} has ended by itself", "an HTTP process has ended")
+            self.shared.keys.forget(process.index)
+            self.lifecycle.fail(f"{process.name} has ended by itself", "an HTTP process has ended")
 
     # -- what the others are sent
 
@@ -74,8 +74,8 @@ class EngineProcessService(EngineService):
         while True:
             self._publish()
             self._send_status()
-            for worker in self.workers:
-                worker.log_stall(self.settings.stall_timeout_s)
+            for process in self.http_processes:
+                process.log_stall(self.settings.stall_timeout_s)
             await asyncio.sleep(BEAT_S)
 
     def _publish(self) -> None:
@@ -99,40 +99,40 @@ class EngineProcessService(EngineService):
         packed = json.dumps(status).encode()
         if packed != self._sent_status:
             self._sent_status = packed
-            for worker in self.workers:
-                worker.link.send(Kind.STATUS, packed)
-                worker.link.flush()
+            for process in self.http_processes:
+                process.link.send(Kind.STATUS, packed)
+                process.link.flush()
 
     def read_files_again(self) -> None:
         """Let the HTTP processes read keys and certificate again; here it is for /health on the port for probes."""
         super().read_files_again()
-        for worker in self.workers:
-            worker.link.send(Kind.READ_AGAIN)
+        for process in self.http_processes:
+            process.link.send(Kind.READ_AGAIN)
 
     @property
     def reloads(self) -> Reloads:
         """What has become of the reloads of the checkpoint, and of the files that every process reads."""
-        refused = {*self.files_refused, *(file for worker in self.workers for file in worker.files_refused)}
+        refused = {*self.files_refused, *(file for process in self.http_processes for file in process.files_refused)}
         return super().reloads.model_copy(update={"files_refused": sorted(refused)})
 
     # -- what probes and metrics see
 
     def stalled(self) -> str | None:
         """Return what has made no progress for longer than `stall_timeout_s`, in any process, or None."""
-        return super().stalled() or next(self._stalled_workers(self.settings.stall_timeout_s), None)
+        return super().stalled() or next(self._stalled_http_processes(self.settings.stall_timeout_s), None)
 
     def unready_reason(self) -> str | None:
         """Return why a prediction would fail now, or None.
 
         A process that hangs gets no new connections, so that before `stall_timeout_s` it counts only if all do.
         """
-        hanging = list(self._stalled_workers(self.patience_s))
-        return super().unready_reason() or (hanging[0] if len(hanging) == len(self.workers) else None)
+        hanging = list(self._stalled_http_processes(self.patience_s))
+        return super().unready_reason() or (hanging[0] if len(hanging) == len(self.http_processes) else None)
 
-    def _stalled_workers(self, limit_s: float) -> Iterator[str]:
+    def _stalled_http_processes(self, limit_s: float) -> Iterator[str]:
         """Yield what makes no progress, for each HTTP process in which something has made none for longer."""
-        for worker in self.workers:
-            hanging = worker.stalled(limit_s)
+        for process in self.http_processes:
+            hanging = process.stalled(limit_s)
             if hanging is not None:
                 yield hanging
 
@@ -151,11 +151,11 @@ class EngineProcessService(EngineService):
 
     async def _collect_metrics(self) -> bytes:
         counts = [
-            worker.request_snapshot()
-            for worker in self.workers
-            if worker.serving.is_set() and not worker.link.lost.is_set()
+            process.request_snapshot()
+            for process in self.http_processes
+            if process.serving.is_set() and not process.link.lost.is_set()
         ]
         if counts:
             await asyncio.wait(counts, timeout=SNAPSHOT_TIMEOUT_S)
-        known = [worker.snapshot for worker in self.workers if worker.snapshot is not None]
+        known = [process.snapshot for process in self.http_processes if process.snapshot is not None]
         return merged_metrics(metrics_snapshot(self.telemetry.registry), known)

@@ -73,17 +73,17 @@ class HttpServer(Server):
 
     def _take_one(self) -> bool:
         """Take a connection from the engine process, if there is room. Raises BlockingIOError when none is left."""
-        if not self._handshakes.has_room():
+        if not self._connection_setup.has_room():
             return False
         connection = next(self._arrivals(1), None)
         if connection is None:
             raise BlockingIOError
-        self._handshakes.begin(connection)
+        self._connection_setup.begin(connection)
         self._count()
         return True
 
     def _count(self) -> None:
-        self.service.count_connections(len(self.server_state.connections) + len(self._handshakes), self._arrived)
+        self.service.count_connections(len(self.server_state.connections) + len(self._connection_setup), self._arrived)
 
     def _arrivals(self, most: float) -> Iterator[socket.socket]:
         """Yield the connections that are here, at most `most`."""

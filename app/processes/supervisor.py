@@ -74,7 +74,8 @@ class Supervisor:
         with signals.handled():
             async with self._admin.running() if self._admin else nullcontext():
                 try:
-                    acceptor = Acceptor(self._port, [await one.start(service.settings) for one in service.workers])
+                    channels = [await process.start(service.settings) for process in service.http_processes]
+                    acceptor = Acceptor(self._port, channels)
                     acceptor.open()
                     await service.start()
                     await self._end.wait()
@@ -89,11 +90,11 @@ class Supervisor:
         """Let the HTTP processes finish what they accepted, and wait for their end: not for long after a failure."""
         lifecycle = self._service.lifecycle
         drain_s = 0.0 if lifecycle.state is State.FAILED else self._service.settings.drain_timeout_s
-        codes = await self._service.close_workers(drain_s + MARGIN_S)
+        codes = await self._service.close_http_processes(drain_s + MARGIN_S)
         expected = {0, lifecycle.exit_code}
-        for worker, code in zip(self._service.workers, codes, strict=True):
-            if worker.ended_by_itself or code not in expected:
-                reason = f"{worker.name} {_end_of(code)}"
+        for process, code in zip(self._service.http_processes, codes, strict=True):
+            if process.ended_by_itself or code not in expected:
+                reason = f"{process.name} {_end_of(code)}"
                 if lifecycle.state is State.FAILED:  # of which the log has the reason, and says no other
                     log.error("%s", reason)
                 lifecycle.fail(reason, "an HTTP process did not end as it should")
@@ -101,12 +102,12 @@ class Supervisor:
     def _dump_stacks(self) -> None:
         """Let every process write its stacks: any of them may be the one that hangs."""
         dump_stacks()
-        for worker in self._service.workers:
-            worker.dump_stacks()
+        for process in self._service.http_processes:
+            process.dump_stacks()
 
     def _kill(self) -> None:
-        for worker in self._service.workers:
-            worker.kill()
+        for process in self._service.http_processes:
+            process.kill()
 
 
 def _end_of(code: int | None) -> str:

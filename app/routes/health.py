@@ -82,7 +82,7 @@ async def model_card(service: ServiceDep) -> dict[str, Any]:
 
 def describe(service: Service) -> Health:
     """Gather the service's state."""
-    predictor = service.loaded
+    predictor = service.predictor
     reason = service.unready_reason()
     state = service.lifecycle.state
     return Health.model_validate(

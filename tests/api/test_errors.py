@@ -107,7 +107,7 @@ async def test_504_rather_than_429_once_the_deadline_has_passed(monkeypatch):
     engine = FakeEngine()
     async with serving(engine) as client, occupied(engine, client):
         monkeypatch.setattr("app.http.parameters.Parameters.resolve", lambda *_: Options(time.monotonic() - 1, 10))
-        client.app.state.service.loaded.batcher.admit(1, math.inf)
+        client.app.state.service.predictor.batcher.admit(1, math.inf)
         assert_problem(await post(client), 504, "deadline-passed")
 
 

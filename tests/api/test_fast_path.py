@@ -128,7 +128,7 @@ async def test_a_client_that_leaves_within_its_body_is_counted_and_holds_nothing
         while gone not in (await client.get("/metrics")).text:
             pass
         service = client.app.state.service
-        assert service.body_budget.held_bytes == service.loaded.batcher.queued_images == 0
+        assert service.body_budget.held_bytes == service.predictor.batcher.queued_images == 0
 
 
 async def test_a_picture_that_threads_decode_is_answered_like_a_tiny_one():

@@ -100,7 +100,7 @@ async def test_a_request_whose_decoding_ends_with_the_time_of_a_drain_holds_noth
             working.set_result(asyncio.current_task())
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(client.app.state.service.loaded.decoder, "decode_in_threads", decode)
+        monkeypatch.setattr(client.app.state.service.predictor.decoder, "decode_in_threads", decode)
         asked = asyncio.ensure_future(post(client, FOR_THREADS, HEADERS))
         (await working).cancel()
         assert_problem(await asked, 503, "not-ready")

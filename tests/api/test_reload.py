@@ -121,10 +121,10 @@ async def test_a_request_that_was_begun_is_answered_by_the_old_model_alone():
         assert await asyncio.to_thread(old.entered.wait, 10)
         done = asyncio.ensure_future(reload(client))
         service = client.app.state.service
-        while service.loaded.batcher._swap is None:
+        while service.predictor.batcher._swap is None:
             await asyncio.sleep(0.001)
         late = asyncio.ensure_future(ask(client, 10))
-        while service.loaded.batcher.queued_images < 16:
+        while service.predictor.batcher.queued_images < 16:
             await asyncio.sleep(0.001)
         old.release()
         assert await begun == ("0123456789ab", [label(0)] * 10)
@@ -276,11 +276,11 @@ async def test_the_end_of_the_service_does_not_wait_for_a_load_that_hangs():
 async def test_the_end_that_comes_just_after_the_exchange_closes_the_old_engine_and_not_the_new_one(monkeypatch):
     old, new = FakeEngine(), FakeEngine(shift=1)
     async with serving(factory=Engines(old, new)) as client:
-        reloader, batcher = client.app.state.service.reloader, client.app.state.service.loaded.batcher
+        reloader, batcher = client.app.state.service.reloader, client.app.state.service.predictor.batcher
         closing = []
 
         def apply(swap, apply=batcher._apply):
-            reloader.begin(client.app.state.service.loaded)  # which does not follow any more
+            reloader.begin(client.app.state.service.predictor)  # which does not follow any more
             closing.append(asyncio.ensure_future(reloader.close()))  # has its turn before the reload goes on
             apply(swap)
 
@@ -298,7 +298,7 @@ async def test_a_busy_engine_is_exchanged_once_its_batch_is_done():
     async with serving(factory=Engines(old, new)) as client:
         async with occupied(old, client) as first:
             done = asyncio.ensure_future(reload(client))
-            batcher = client.app.state.service.loaded.batcher
+            batcher = client.app.state.service.predictor.batcher
             while batcher._swap is None:
                 await asyncio.sleep(0.001)
             assert (await client.get("/health")).json()["model"]["version"] == "0123456789ab"
@@ -311,7 +311,7 @@ async def test_an_engine_that_breaks_before_the_exchange_is_no_verdict_on_the_ch
     async with serving(factory=Engines(old, new)) as client:
         async with occupied(old, client):
             done = asyncio.ensure_future(reload(client))
-            while client.app.state.service.loaded.batcher._swap is None:
+            while client.app.state.service.predictor.batcher._swap is None:
                 await asyncio.sleep(0.001)
             old.errors = [EngineBroken("device lost")]
         health = await done

@@ -17,7 +17,7 @@ import torch
 
 from app.client import classify_dataset
 from app.http.certificate_expiry import expiry_of
-from app.http.handshakes import MAX_HANDSHAKES
+from app.http.connection_setup import MAX_HANDSHAKES
 from model.data import Dataset
 from tests.conftest import ROOT
 

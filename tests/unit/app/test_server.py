@@ -202,7 +202,7 @@ async def accept_with_few_files(rooms):
     """Return the connections that a TLS port takes, where at first there is no file, then no room."""
     server = Server(uvicorn.Config(hello, log_config=None), EngineService(Settings(), lambda _settings: FakeEngine()))
     taken = []
-    server._handshakes = SimpleNamespace(has_room=lambda: rooms.pop(0) if rooms else True, begin=taken.append)
+    server._connection_setup = SimpleNamespace(has_room=lambda: rooms.pop(0) if rooms else True, begin=taken.append)
     with socket.create_server(("127.0.0.1", 0)) as opened, ScarcePort(fileno=os.dup(opened.fileno())) as port:
         loop = AcceptLoop(port, partial(server._begin_handshake, port), at_once=LISTENERS)
         with socket.create_connection(opened.getsockname()), socket.create_connection(opened.getsockname()):

@@ -18,27 +18,27 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def workers(monkeypatch):
-    """Two, that have started the code of `workers.code`; what they inherit is argv[2:5]: link, channel, memory."""
+async def processes(monkeypatch):
+    """Two, that have started the code of `processes.code`; what they inherit is argv[2:5]: link, channel, memory."""
     service = EngineProcessService(Settings(http_processes=2))
     service.closing = True  # an end by itself is no failure of the service here
 
     async def start(*codes):
-        for worker, code in zip(service.workers, codes, strict=False):
+        for process, code in zip(service.http_processes, codes, strict=False):
 
             def start_it(_settings, index, files, code=code):
                 return subprocess.Popen([sys.executable, "-c", code, str(index), *map(str, files)], pass_fds=files)
 
             monkeypatch.setattr(http_process_handle, "start_process", start_it)
-            await worker.start(service.settings)
-        return service.workers[: len(codes)]
+            await process.start(service.settings)
+        return service.http_processes[: len(codes)]
 
     yield start
-    for worker in service.workers:
-        worker.kill()
-        if worker.channel is not None:
-            worker.close()
-            await worker.link.close()
+    for process in service.http_processes:
+        process.kill()
+        if process.channel is not None:
+            process.close()
+            await process.link.close()
     os.close(service.shared.file)
 
 
@@ -46,19 +46,19 @@ HANGS = "import time\nwhile True: time.sleep(3600)"
 LETS_GO = "import os, sys, time\nos.closerange(3, 256)\nwhile True: time.sleep(3600)"
 
 
-async def test_exit_codes_are_returned(workers):
-    started = await workers("", "raise SystemExit(3)")
+async def test_exit_codes_are_returned(processes):
+    started = await processes("", "raise SystemExit(3)")
     assert await asyncio.gather(*(one.ended(30) for one in started)) == [0, 3]
 
 
-async def test_a_signals_number_is_returned(workers):
-    (one,) = await workers(HANGS)
+async def test_a_signals_number_is_returned(processes):
+    (one,) = await processes(HANGS)
     one._process.send_signal(signal.SIGKILL)
     assert await one.ended(30) == -signal.SIGKILL
 
 
-async def test_a_stall_is_logged_once_and_none_that_is_over_with_the_next_beats(workers, monkeypatch, caplog):
-    (one,) = await workers(HANGS)
+async def test_a_stall_is_logged_once_and_none_that_is_over_with_the_next_beats(processes, monkeypatch, caplog):
+    (one,) = await processes(HANGS)
     one.serving.set()
     for silent_s, beats in [(9.0, STALLED_BEATS - 1), (0.0, 1), (9.0, 3 * STALLED_BEATS), (0.0, 1)]:
         monkeypatch.setattr(one._shared, "silent_s", lambda _index, silent_s=silent_s: silent_s)
@@ -69,9 +69,9 @@ async def test_a_stall_is_logged_once_and_none_that_is_over_with_the_next_beats(
 
 
 @pytest.mark.parametrize("code", [HANGS, LETS_GO])
-async def test_one_that_does_not_end_is_killed_while_the_event_loop_goes_on(workers, monkeypatch, code):
+async def test_one_that_does_not_end_is_killed_while_the_event_loop_goes_on(processes, monkeypatch, code):
     monkeypatch.setattr(http_process_handle, "LAST_S", 0.0)
-    (one,) = await workers(code)
+    (one,) = await processes(code)
     waits_in, wait = set(), one._process.wait
     monkeypatch.setattr(one._process, "wait", lambda *given: waits_in.add(threading.get_ident()) or wait(*given))
     assert await one.ended(0.0 if code == HANGS else 30.0) is None

@@ -88,7 +88,7 @@ async def test_what_waits_for_the_engine_process_as_it_ends_fails_at_once(monkey
     monkeypatch.setattr(http_service, "SCRAPE_TIMEOUT_S", 600.0)
     async with joined() as (service, engine):
         await told(service, engine)
-        batcher, image = service.loaded.batcher, np.zeros((1, 3, 8, 8), np.uint8)
+        batcher, image = service.predictor.batcher, np.zeros((1, 3, 8, 8), np.uint8)
         job = batcher.submit(batcher.admit(1, math.inf), image, time.monotonic() + 600)
         scrape = asyncio.ensure_future(service.metrics())
         await engine.scrape()
@@ -166,7 +166,7 @@ async def test_its_log_tells_of_what_the_engine_process_cannot_tell(monkeypatch,
     async with joined(stall_timeout_s=0.5) as (service, engine):
         await told(service, engine, unready="told there")
         monkeypatch.setattr(SharedState, "engine_silent_s", engine_s)
-        monkeypatch.setattr(service.loaded.decoder, "stalled_s", lambda: decoder_s)
+        monkeypatch.setattr(service.predictor.decoder, "stalled_s", lambda: decoder_s)
         assert service._own_unready_reason() == reason
 
 
@@ -174,14 +174,14 @@ async def test_another_checkpoint_is_named_once_it_serves():
     async with joined() as (service, engine):
         for card in (CARD, FakeEngine(shift=1).card):
             await told(service, engine, card=card)
-            assert service.loaded.card == card
-            assert service.loaded.batcher.model == {"name": card["name"], "version": card["version"]}
+            assert service.predictor.card == card
+            assert service.predictor.batcher.model == {"name": card["name"], "version": card["version"]}
 
 
 async def test_there_is_a_thread_to_decode_in_however_few_the_processes_share():
     async with joined(decode_threads=1) as (service, engine):
         await told(service, engine)
-        assert service.loaded.decoder.threads == 1
+        assert service.predictor.decoder.threads == 1
 
 
 async def test_the_engine_process_is_told_of_a_file_that_could_not_be_read_again(tmp_path):

@@ -48,15 +48,15 @@ class Pair:
     async def open(self):
         ours, theirs = socket.socketpair()
         other, self.other_end = socket.socketpair()
-        for worker, end in zip(self.host.workers, (ours, other), strict=True):
-            await worker.link.open(end)
-            worker.serving.set()
+        for process, end in zip(self.host.http_processes, (ours, other), strict=True):
+            await process.link.open(end)
+            process.serving.set()
         await self.link.open(theirs)
         await self.host.start()
         await self.host._loading
 
     async def close(self):
-        for link in (self.link, *(worker.link for worker in self.host.workers)):
+        for link in (self.link, *(process.link for process in self.host.http_processes)):
             if not link.lost.is_set():
                 await link.close()
         self.other_end.close()
@@ -64,7 +64,7 @@ class Pair:
 
     @property
     def batcher(self):
-        return self.host.loaded.batcher
+        return self.host.predictor.batcher
 
     def submit(self, images, seconds=30.0):
         deadline = time.monotonic() + seconds
@@ -195,7 +195,7 @@ async def test_images_that_nobody_waits_for_are_cancelled_before_they_cost_anyth
             await waiting
         await until(lambda: pair.batcher.queued_images == 0)
         await until(lambda: pair.remote.queued_images == 0)
-        assert list(pair.host.workers[0]._jobs) == [1]
+        assert list(pair.host.http_processes[0]._jobs) == [1]
         engine.release()
         await first
         await pair.submit(pictures(1)).future
@@ -209,7 +209,7 @@ async def test_when_the_engine_process_ends_all_that_waits_fails_and_nothing_mor
         waiting = pair.submit(pictures(1)).future
         ticket = pair.remote.admit(1, math.inf)
         pair.host.closing = True
-        await pair.host.workers[0].link.close()
+        await pair.host.http_processes[0].link.close()
         for one in (first, waiting):
             with pytest.raises(EngineFailed):
                 await one
@@ -321,9 +321,9 @@ async def test_what_was_answered_is_not_taken_off_what_is_being_decoded():
 async def test_who_asks_for_metrics_while_they_are_collected_gets_the_same(monkeypatch):
     async with joined(FakeEngine()) as pair:
         asked = []
-        worker = pair.host.workers[0]
-        worker.serving.set()
-        monkeypatch.setattr(worker, "request_snapshot", lambda: asked.append(asyncio.Future()) or asked[-1])
+        process = pair.host.http_processes[0]
+        process.serving.set()
+        monkeypatch.setattr(process, "request_snapshot", lambda: asked.append(asyncio.Future()) or asked[-1])
         crowd = [asyncio.ensure_future(pair.host.metrics()) for _ in range(20)]
         await until(lambda: asked)
         crowd[0].cancel()  # the others' answer does not go with the one who leaves

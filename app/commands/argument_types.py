@@ -1,4 +1,4 @@
-"""Parsers of the command line's numbers, which refuse unusable ones in one line.
+"""Types of the command line's numbers for argparse: parsers, which refuse unusable ones in one line.
 
 Each raises argparse.ArgumentTypeError, the text of which argparse shows.
 """
@@ -43,7 +43,7 @@ def share_below_one(text: str) -> float:
     return _number(text, "a share from 0 to below 1", lambda value: 0 <= value < 1)
 
 
-def rate(text: str) -> float:
+def weight_decay(text: str) -> float:
     """Parse a weight decay."""
     return _number(text, f"a number from 0 to {HIGHEST_RATE:g}", lambda value: 0 <= value <= HIGHEST_RATE)
 

@@ -19,7 +19,7 @@ MAX_HANDSHAKES = 256
 PATIENCE_S = 0.5
 
 
-class Handshakes:
+class ConnectionSetup:
     """Brings accepted connections to the protocols that `connect` makes, at most MAX_HANDSHAKES at a time.
 
     With a `context` each goes through a handshake, for which it has `limit_s`; its client then has `closing_s` to take

@@ -6,8 +6,8 @@ import ssl
 
 import pytest
 
-from app.http import handshakes
-from app.http.handshakes import Handshakes
+from app.http import connection_setup
+from app.http.connection_setup import ConnectionSetup
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +56,7 @@ async def ended(client):
 
 async def test_without_tls_a_connection_is_with_its_protocol_at_once(pair):
     made = []
-    several = Handshakes(lambda: Noting(made), None, 60.0, 60.0)
+    several = ConnectionSetup(lambda: Noting(made), None, 60.0, 60.0)
     accepted, _client = pair()
     several.begin(accepted)
     assert len(several) == 1
@@ -66,9 +66,9 @@ async def test_without_tls_a_connection_is_with_its_protocol_at_once(pair):
 
 
 async def test_there_is_no_room_while_all_are_young_and_the_oldest_goes_when_it_is_not(pair, context, monkeypatch):
-    monkeypatch.setattr(handshakes, "MAX_HANDSHAKES", 2)
-    monkeypatch.setattr(handshakes, "PATIENCE_S", 3600)
-    several = Handshakes(lambda: Noting([]), context, 60.0, 60.0)
+    monkeypatch.setattr(connection_setup, "MAX_HANDSHAKES", 2)
+    monkeypatch.setattr(connection_setup, "PATIENCE_S", 3600)
+    several = ConnectionSetup(lambda: Noting([]), context, 60.0, 60.0)
     clients = []
     for _ in range(2):
         assert several.has_room()
@@ -77,7 +77,7 @@ async def test_there_is_no_room_while_all_are_young_and_the_oldest_goes_when_it_
         clients.append(client)
     await asyncio.sleep(0)
     assert not several.has_room()
-    monkeypatch.setattr(handshakes, "PATIENCE_S", 0)
+    monkeypatch.setattr(connection_setup, "PATIENCE_S", 0)
     assert several.has_room()
     assert len(several) == 2  # nobody goes before somebody comes
     accepted, newcomer = pair()
@@ -93,7 +93,7 @@ async def test_there_is_no_room_while_all_are_young_and_the_oldest_goes_when_it_
 
 async def test_a_handshake_has_its_time(pair, context):
     made = []
-    several = Handshakes(lambda: Noting(made), context, 0.01, 60.0)
+    several = ConnectionSetup(lambda: Noting(made), context, 0.01, 60.0)
     accepted, client = pair()
     several.begin(accepted)
     await asyncio.wait_for(several.finish(60), 10)
