@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 class AdminServer(uvicorn.Server):
     """A server beside the first one, in the same event loop and without signal handling or a lifespan of its own."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, port: socket.socket) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, listener: socket.socket) -> None:
         super().__init__(config)
         self.service = service
-        self._port = port
+        self._listener = listener
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -31,7 +31,7 @@ class AdminServer(uvicorn.Server):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serve while the caller does."""
-        task = asyncio.get_running_loop().create_task(self.serve([self._port]), name="admin-port")
+        task = asyncio.get_running_loop().create_task(self.serve([self._listener]), name="admin-port")
         task.add_done_callback(self._ended)
         try:
             yield

@@ -42,10 +42,10 @@ def serve(service: EngineService) -> int:
         return supervise(service)
     settings = service.settings
     prepare_process()
-    port, admin = open_main_port(settings), create_admin_server(service)
+    listener, admin = open_main_port(settings), create_admin_server(service)
     config = main_server_config(create_app(service), service, allow_connections(settings))
     with pid_file(settings.host, settings.port) as give_up:
-        StandaloneServer(config, service, admin, before_port_closes=give_up).run([port])
+        StandaloneServer(config, service, admin, before_port_closes=give_up).run([listener])
     return service.lifecycle.exit_code
 
 

@@ -34,7 +34,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.service = service
         self._connection_setup: ConnectionSetup  # once `config` has been loaded
-        self._tls_ports: dict[socket.socket, AcceptLoop] = {}
+        self._tls_listeners: dict[socket.socket, AcceptLoop] = {}
         service.lifecycle.on_failure = self.exit_soon
 
     @contextmanager
@@ -56,26 +56,25 @@ class Server(uvicorn.Server):
             return
         await super().startup([])
         if not self.should_exit:
-            for port in sockets or ():
-                begin = partial(self._begin_handshake, port)
-                self._tls_ports[port] = loop = AcceptLoop(port, begin, at_once=LISTENERS)
+            for listener in sockets or ():
+                begin = partial(self._begin_handshake, listener)
+                self._tls_listeners[listener] = loop = AcceptLoop(listener, begin, at_once=LISTENERS)
                 loop.start()
 
-    def _begin_handshake(self, port: socket.socket) -> bool:
+    def _begin_handshake(self, listener: socket.socket) -> bool:
         """Take a connection that waits at a port with TLS, if there is room for its handshake."""
         if self._connection_setup.has_room():
-            self._connection_setup.begin(port.accept()[0])
+            self._connection_setup.begin(listener.accept()[0])
             return True
         return False
 
     async def _listen_more(self) -> None:
         """Let the event loop accept LISTENERS connections of a port in each of its turns."""
-        for port in [port for server in self.servers for port in server.sockets]:
+        for listener in [listener for server in self.servers for listener in server.sockets]:
             for _ in range(LISTENERS - 1):
-                again = socket.socket(fileno=os.dup(port.fileno()))
                 self.servers.append(
                     await asyncio.get_running_loop().create_server(
-                        self._connection, sock=again, backlog=self.config.backlog
+                        self._connection, sock=_duplicate(listener), backlog=self.config.backlog
                     )
                 )
 
@@ -111,18 +110,23 @@ class Server(uvicorn.Server):
         first, while a second descriptor keeps it alive and lets nobody else in, then emptied, then closed for good.
         """
         waiting: list[socket.socket] = []
-        ports = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
-        for port, loop in self._tls_ports.items():
+        listeners = [_duplicate(listener) for server in self.servers for listener in server.sockets]
+        for listener, loop in self._tls_listeners.items():
             loop.stop()
-            ports.append(port)
-        self._tls_ports.clear()
-        for port in ports:
-            drop_new_connections(port)
+            listeners.append(listener)
+        self._tls_listeners.clear()
+        for listener in listeners:
+            drop_new_connections(listener)
         for server in self.servers:
             server.close()
-        for port in ports:
-            port.setblocking(False)
-            with port, suppress(OSError):  # BlockingIOError: none is left
+        for listener in listeners:
+            listener.setblocking(False)
+            with listener, suppress(OSError):  # BlockingIOError: none is left
                 while True:
-                    waiting.append(port.accept()[0])
+                    waiting.append(listener.accept()[0])
         return waiting
+
+
+def _duplicate(listener: socket.socket) -> socket.socket:
+    """Return another descriptor of the same socket."""
+    return socket.socket(fileno=os.dup(listener.fileno()))

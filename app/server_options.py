@@ -46,10 +46,10 @@ def prepare_process() -> None:
 
 def open_main_port(settings: Settings) -> socket.socket:
     """Listen on the port that answers requests, and warn if others may use it without a key. Raises SettingsError."""
-    port = open_port(settings.host, settings.port, BACKLOG, "https" if settings.tls_cert else "http")
-    if settings.api_key is None and settings.api_keys_file is None and not is_loopback(port):
+    listener = open_port(settings.host, settings.port, BACKLOG, "https" if settings.tls_cert else "http")
+    if settings.api_key is None and settings.api_keys_file is None and not is_loopback(listener):
         log.warning("no key is set, and other hosts may reach this port: whoever does may ask for predictions")
-    return port
+    return listener
 
 
 def allow_connections(settings: Settings) -> int:

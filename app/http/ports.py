@@ -36,12 +36,12 @@ def open_port(host: str, port: int, backlog: int, scheme: str = "http") -> socke
     kind = _family(host, port)
     both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        opened = socket.create_server((host, port), family=kind, backlog=backlog, dualstack_ipv6=both)
+        listener = socket.create_server((host, port), family=kind, backlog=backlog, dualstack_ipv6=both)
     except OSError as error:
         raise SettingsError(f"port {port} at {host}: {os.strerror(error.errno or 0)}") from error
     shown = f"[{host}]" if ":" in host else host
-    log.info("listening on %s://%s:%d", scheme, shown, opened.getsockname()[1])
-    return opened
+    log.info("listening on %s://%s:%d", scheme, shown, listener.getsockname()[1])
+    return listener
 
 
 def _family(host: str, port: int) -> socket.AddressFamily:
@@ -59,12 +59,12 @@ def _family(host: str, port: int) -> socket.AddressFamily:
     return socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
 
 
-def is_loopback(port: socket.socket) -> bool:
+def is_loopback(listener: socket.socket) -> bool:
     """Whether a port can be reached from this host only."""
-    return ipaddress.ip_address(port.getsockname()[0].partition("%")[0]).is_loopback
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def drop_new_connections(port: socket.socket) -> None:
+def drop_new_connections(listener: socket.socket) -> None:
     """Let no new connection in; those that are there can still be accepted. Only on Linux.
 
     A client that connects now tries again after a second, and finds the port closed: it never was accepted.
@@ -72,6 +72,6 @@ def drop_new_connections(port: socket.socket) -> None:
     if sys.platform == "linux":
         program = ctypes.create_string_buffer(PROGRAM)
         with suppress(OSError):  # a sandbox may forbid it
-            port.setsockopt(
+            listener.setsockopt(
                 socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(PROGRAM) // 8, ctypes.addressof(program))
             )

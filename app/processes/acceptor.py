@@ -27,18 +27,18 @@ MARK = b"c"  # what a file is sent with: an empty message would be the end
 
 
 class Channel:
-    """What connections reach the HTTP process `index` through, which owns the socket `end`."""
+    """What connections reach the HTTP process `index` through, which owns the socket `sock`."""
 
-    def __init__(self, end: socket.socket, shared: SharedState, index: int) -> None:
-        end.setblocking(False)
-        self._end = end
+    def __init__(self, sock: socket.socket, shared: SharedState, index: int) -> None:
+        sock.setblocking(False)
+        self._socket = sock
         self._shared = shared
         self._index = index
         self._handed = 0
 
     def hand_over(self, connection: socket.socket) -> None:
         """Give the process a connection, and close it here. Raises OSError if the process takes none or has ended."""
-        socket.send_fds(self._end, [MARK], [connection.fileno()])
+        socket.send_fds(self._socket, [MARK], [connection.fileno()])
         connection.close()
         self._handed += 1
 
@@ -54,18 +54,18 @@ class Channel:
 
     def close(self) -> None:
         """Say that no more will come."""
-        self._end.close()
+        self._socket.close()
 
 
 class Acceptor:
-    """Accepts from `port`, which it owns, from `open` to `close`, and hands each connection to one of `channels`."""
+    """Accepts from its own `listener`, from `open` to `close`, and hands each connection to one of `channels`."""
 
-    def __init__(self, port: socket.socket, channels: Sequence[Channel]) -> None:
-        self._port = port
+    def __init__(self, listener: socket.socket, channels: Sequence[Channel]) -> None:
+        self._listener = listener
         self._channels = channels
         self._next = 0
         self._held: socket.socket | None = None
-        self._loop = AcceptLoop(port, self._hand_one, at_once=AT_ONCE)
+        self._loop = AcceptLoop(listener, self._hand_one, at_once=AT_ONCE)
 
     def open(self) -> None:
         """Begin to accept."""
@@ -77,8 +77,8 @@ class Acceptor:
         Where no process takes any, or no file is left, it waits, but not for long.
         """
         self._loop.stop()
-        drop_new_connections(self._port)
-        with self._port:
+        drop_new_connections(self._listener)
+        with self._listener:
             for _ in range(RESTS_AT_THE_END):
                 if self._hand_all():
                     break
@@ -102,7 +102,7 @@ class Acceptor:
 
         Raises OSError, such as BlockingIOError when there is none.
         """
-        connection = self._held or self._port.accept()[0]
+        connection = self._held or self._listener.accept()[0]
         self._held = None
         for index in self._by_preference():
             try:

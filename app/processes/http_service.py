@@ -28,7 +28,7 @@ SCRAPE_TIMEOUT_S = 4.0
 
 
 class HttpService(Service):
-    """What answers requests without an engine.
+    """What answers requests without an engine; it reaches the engine process through the socket `link`.
 
     `on_close`, to be set, is called when the port has been closed, `on_beat` ten times a second.
 
@@ -38,13 +38,13 @@ class HttpService(Service):
     on_close: Callable[[], None]
     on_beat: Callable[[], None] = staticmethod(lambda: None)
 
-    def __init__(self, settings: Settings, end: socket.socket, shared: SharedState, index: int) -> None:
+    def __init__(self, settings: Settings, link: socket.socket, shared: SharedState, index: int) -> None:
         self._stalled: str | None = None
         self._unready: str | None = "the engine process has not been heard of"
         self._reloads = Reloads(running=False, finished=0, outcome=None, ended_at=None)
         super().__init__(settings)
         self.keys.count_in(SharedInFlight(shared.keys, index))
-        self._end = end
+        self._link_socket = link
         self._shared = shared
         self._index = index
         self._batcher = batcher = RemoteBatcher(shared, index, settings, self._send)
@@ -71,7 +71,7 @@ class HttpService(Service):
 
     async def start(self) -> None:
         """Begin to listen to the engine process."""
-        await self._link.open(self._end)
+        await self._link.open(self._link_socket)
         self.run_in_background(self._beat(), "beat")
         self._outages.start()
 

@@ -36,9 +36,9 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.lost = asyncio.Event()
 
-    async def open(self, end: socket.socket) -> None:
+    async def open(self, sock: socket.socket) -> None:
         """Begin to listen and speak."""
-        await asyncio.get_running_loop().create_connection(lambda: self, sock=end)
+        await asyncio.get_running_loop().create_connection(lambda: self, sock=sock)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take what carries the bytes."""

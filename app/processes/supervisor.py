@@ -36,25 +36,25 @@ def supervise(service: EngineProcessService) -> int:
     settings = service.settings
     loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
     prepare_process()
-    port, admin = open_main_port(settings), create_admin_server(service)
+    listener, admin = open_main_port(settings), create_admin_server(service)
     with pid_file(settings.host, settings.port) as give_up, asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(Supervisor(service, port, admin, before_port_closes=give_up).run())
+        runner.run(Supervisor(service, listener, admin, before_port_closes=give_up).run())
     return service.lifecycle.exit_code
 
 
 class Supervisor:
-    """Starts and ends the HTTP processes, which share `port`, around the life of a service."""
+    """Starts and ends the HTTP processes, which share the port of `listener`, around the life of a service."""
 
     def __init__(
         self,
         service: EngineProcessService,
-        port: socket.socket,
+        listener: socket.socket,
         admin: AdminServer | None,
         *,
         before_port_closes: Callable[[], None],
     ) -> None:
         self._service = service
-        self._port = port
+        self._listener = listener
         self._admin = admin
         self._end = asyncio.Event()
         self._before_port_closes = before_port_closes
@@ -75,7 +75,7 @@ class Supervisor:
             async with self._admin.running() if self._admin else nullcontext():
                 try:
                     channels = [await process.start(service.settings) for process in service.http_processes]
-                    acceptor = Acceptor(self._port, channels)
+                    acceptor = Acceptor(self._listener, channels)
                     acceptor.open()
                     await service.start()
                     await self._end.wait()

@@ -177,7 +177,7 @@ async def test_at_the_end_one_error_of_accepting_loses_nobody_else(monkeypatch):
             return super().accept()
 
     house = House()
-    monkeypatch.setattr(house.acceptor, "_port", Port(fileno=os.dup(house.port.fileno())))
+    monkeypatch.setattr(house.acceptor, "_listener", Port(fileno=os.dup(house.port.fileno())))
     house.connect(6)
     await house.acceptor.close()
     assert house.counts() == [3, 3]
