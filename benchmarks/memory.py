@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from app.settings import Settings
+from benchmarks.closed_loop import PICTURES
 from benchmarks.large_requests import forms
 from benchmarks.load import post
 from benchmarks.pace import examples
-from benchmarks.records import FOLDER, write
+from benchmarks.records import write
 from benchmarks.sender import ScheduledSender
 from tests.process import ServiceProcess, service_process
 
@@ -49,7 +50,7 @@ def interpreter_mb(weights: Path) -> float:
 def mixture() -> list[bytes]:
     """Return requests to be sent in turn: mostly one image, in every form, and bad ones of several kinds."""
     png = {"content-type": "image/png"}
-    pictures = [post("/predict", path.read_bytes(), png) for path in sorted((FOLDER.parent / "examples").glob("*.png"))]
+    pictures = [post("/predict", path.read_bytes(), png) for path in PICTURES]
     three = forms(examples(3))
     bad = [
         post("/predict", b"no picture", png),

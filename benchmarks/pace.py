@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.backends.batch_sizes import ladder
 from app.engine import CheckpointEngine
-from benchmarks.records import FOLDER
+from benchmarks.closed_loop import PICTURES
 
 SIZE_ROUNDS = 5
 SIZE_S = 0.6  # of each size in a round, a few batches
@@ -23,8 +23,7 @@ PAUSE_S = 0.5
 
 def examples(count: int) -> NDArray[np.uint8]:
     """Return the example pictures over and over, uint8 (count, 3, 32, 32). Noise would be decoded in half the time."""
-    paths = sorted((FOLDER.parent / "examples").glob("*.png"))
-    pictures = [np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in paths]
+    pictures = [np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in PICTURES]
     return np.stack([pictures[number % len(pictures)] for number in range(count)])
 
 

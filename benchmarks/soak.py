@@ -29,9 +29,11 @@ from numpy.typing import NDArray
 from app.engine import load_engine
 from app.imaging import decode
 from app.settings import SHIPPED_WEIGHTS, Settings
-from benchmarks.records import FOLDER, RECORDS, write
+from benchmarks.closed_loop import PICTURES
+from benchmarks.records import RECORDS, write
 from benchmarks.soak_figure import draw
 from benchmarks.traffic import Traffic
+from model.pictures.files import SERVED_PIXELS
 from tests.checkpoints import put, write_turned
 from tests.conftest import encode, noise
 from tests.pictures import FORMATS, KINDS, draw_picture
@@ -52,7 +54,7 @@ Held = dict[str, float]
 
 def pictures() -> list[bytes]:
     """Return picture files of all formats, from tiny ones to photos that are decoded in threads."""
-    examples = [path.read_bytes() for path in sorted((FOLDER.parent / "examples").glob("*.png"))]
+    examples = [path.read_bytes() for path in PICTURES]
     drawn = [encode(draw_picture(kind, number), name) for kind in KINDS for number, (_, name) in enumerate(FORMATS)]
     return [*examples, *drawn, encode(noise(800, 600), "JPEG"), encode(noise(300, 500), "WEBP")]
 
@@ -63,7 +65,7 @@ def offline_answers(paths: list[Path], files: list[bytes]) -> dict[str, NDArray[
     for path in paths:
         engine = load_engine(Settings(weights=path, device="cpu", precision="float32", batch_sizes=(1,)))
         size, version = engine.card["input_size"], engine.card["version"]
-        answers[version] = np.concatenate([engine.run(decode(one, size, 1 << 24)[None]) for one in files])
+        answers[version] = np.concatenate([engine.run(decode(file, size, SERVED_PIXELS)[None]) for file in files])
     return answers
 
 

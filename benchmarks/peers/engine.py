@@ -15,11 +15,11 @@ from pydantic_core import to_json
 from app.engine import Engine, load_engine
 from app.imaging import decode as decode_picture
 from app.settings import Settings
+from model.pictures.files import SERVED_PIXELS
 
 ENGINE_VARIABLE = "PEERS_ENGINE"
 PORT_VARIABLE = "PEERS_PORT"
 MAX_BATCH = 32
-MAX_PIXELS = 4096 * 4096
 IMAGE_SIZE = 32
 NULL_PROBABILITIES = (0.91, 0.02, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005)
 
@@ -117,4 +117,4 @@ class Classifier:
 
 def decode(body: bytes) -> NDArray[np.uint8]:
     """Decode a picture file to uint8 (3, 32, 32), with our service's own function. Raises ServiceError."""
-    return decode_picture(bytes(body), IMAGE_SIZE, MAX_PIXELS)
+    return decode_picture(bytes(body), IMAGE_SIZE, SERVED_PIXELS)

@@ -16,7 +16,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from app.settings import SHIPPED_WEIGHTS
 from benchmarks import processes
+from benchmarks.closed_loop import PICTURES
 from benchmarks.peers.contenders import Contender
 from benchmarks.peers.engine import ENGINE_VARIABLE, NULL_PROBABILITIES, PORT_VARIABLE
 from benchmarks.ports import free_port
@@ -25,8 +27,6 @@ from model import checkpoint
 from model.pictures.codec import encode_png
 
 ROOT = FOLDER.parent
-EXAMPLES = ROOT / "examples"
-WEIGHTS = ROOT / "weights" / "resnet18-cifar10.safetensors"
 PNG = {"content-type": "image/png"}
 START_LIMIT_S = 180
 STOP_LIMIT_S = 20
@@ -84,7 +84,7 @@ def running(contender: Contender, python: Path, engine: str) -> Iterator[Running
 
 def _wait_ready(server: RunningServer) -> None:
     """Ask for a prediction until it is answered."""
-    picture = (EXAMPLES / "cat.png").read_bytes()
+    picture = PICTURES[0].read_bytes()
     until = time.monotonic() + START_LIMIT_S
     while time.monotonic() < until:
         if server.process.poll() is not None:
@@ -106,7 +106,6 @@ def check(server: RunningServer, engine: str, tolerance: float | None = None) ->
     The null engine's: its own; and a file that is no picture must be refused, which shows that pictures are decoded.
     Raises ContenderError.
     """
-    names = sorted(EXAMPLES.glob("*.png"))
     # On a connection of its own: some servers close it after an error.
     if httpx.post(server.url, content=b"no picture", headers=PNG, timeout=30).status_code < 400:
         raise ContenderError("answers what is no picture")
@@ -119,15 +118,15 @@ def check(server: RunningServer, engine: str, tolerance: float | None = None) ->
             classes = answer.json()["predictions"][0]["probabilities"]
             return classes[0]["label"], [one["probability"] for one in sorted(classes, key=lambda one: one["index"])]
 
-        answers = [ask(path.read_bytes()) for path in names]
+        answers = [ask(path.read_bytes()) for path in PICTURES]
         if engine == "null":
             if any(probabilities != list(NULL_PROBABILITIES) for _, probabilities in answers):
                 raise ContenderError("answers other than the null engine's")
             return len(answers)
-        wrong = [path.stem for path, (label, _) in zip(names, answers, strict=True) if label != path.stem]
+        wrong = [path.stem for path, (label, _) in zip(PICTURES, answers, strict=True) if label != path.stem]
         if wrong:
             raise ContenderError(f"wrong class for {', '.join(wrong)}")
-        source = checkpoint.load(WEIGHTS)
+        source = checkpoint.load(SHIPPED_WEIGHTS)
         measured = [ask(encode_png(image))[1] for image in source.self_test_images]
         worst = float(np.abs(np.array(measured) - source.self_test_probabilities).max())
         if not worst <= (tolerance or source.metadata.self_test_tolerance):
