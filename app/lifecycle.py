@@ -50,14 +50,14 @@ class Lifecycle:
         return self.state in {State.READY, State.DRAINING}
 
     def mark_ready(self) -> None:
-        """The engine is warm and passed its self-test."""
+        """Turn ready, from STARTING alone: the engine is warm and has passed its self-test."""
         if self.state is State.STARTING:
             self.state, self.reason = State.READY, None
             self.was_ready = True
             log.info("ready after %.1f s", self.uptime_s)
 
     def drain(self) -> None:
-        """The end has been asked for."""
+        """Turn unready because the end has been asked for, unless the service has failed; requests are still answered."""
         if self.state is not State.FAILED:
             self.state, self.reason = State.DRAINING, "the service is shutting down"
 
@@ -67,7 +67,7 @@ class Lifecycle:
             self.state, self.reason, self.started = state, reason, started
 
     def stop(self) -> None:
-        """Everything accepted has been answered."""
+        """Note that everything accepted has been answered, unless the service has failed."""
         if self.state is not State.FAILED:
             self.state, self.reason = State.STOPPED, "the service has stopped"
 
@@ -82,7 +82,7 @@ class Lifecycle:
             self.fail(f"the task {task.get_name()!r} died: {type(error).__name__}", "a part of the service has ended")
 
     def fail(self, reason: str, public_reason: str) -> None:
-        """Something broke for good: log the reason in one line, turn unready, and ask for the exit."""
+        """Log in one line what broke for good, turn unready, and ask for the exit; the first time only."""
         if self.state is not State.FAILED:
             log.error("%s", " ".join(reason.split()))
             self.state, self.reason = State.FAILED, public_reason
