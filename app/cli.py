@@ -9,6 +9,7 @@ import signal
 import sys
 from importlib import import_module
 
+from app.commands.command_error import CommandError
 from app.commands.interrupted import terminate, word_and_status
 from app.early_signals import handle_early_signals
 from app.release import release_and_revision
@@ -63,7 +64,8 @@ def main() -> None:
         if error.name not in FOR_TRAINING_AND_GPUS:
             raise
         packages = " ".join(sorted(FOR_TRAINING_AND_GPUS))
-        sys.exit(f"resnet: error: this needs {error.name}, which is not installed here: pip install {packages}")
+        reason = f"this needs {error.name}, which is not installed here: pip install {packages}"
+        raise CommandError(reason) from None
 
 
 def _open_standard_files() -> None:

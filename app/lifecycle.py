@@ -57,7 +57,7 @@ class Lifecycle:
             log.info("ready after %.1f s", self.uptime_s)
 
     def drain(self) -> None:
-        """Turn unready because the end has been asked for, unless the service has failed; requests are still answered."""
+        """Turn unready, as the end has been asked for, unless the service has failed; requests are still answered."""
         if self.state is not State.FAILED:
             self.state, self.reason = State.DRAINING, "the service is shutting down"
 

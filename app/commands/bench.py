@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from app.commands import bench_measurement, bench_report
 from app.commands.argument_types import whole
+from app.commands.command_error import CommandError
 from app.commands.data_flags import check_writable, named_path
 from app.commands.settings_flags import add_settings, read_settings
 
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         with explained():
             backend = open_backend(source, settings)
     except (CheckpointError, EngineUnavailable, OSError) as error:
-        raise SystemExit(f"resnet: error: {error}") from None
+        raise CommandError(error) from None
     size = source.metadata.input_size
     images = np.random.default_rng(0).integers(0, 256, (max(arguments.sizes), 3, size, size), dtype=np.uint8)
     makers = contenders(source, settings, backend.device, backend)
@@ -105,7 +106,8 @@ def _set_up(
 ) -> tuple[dict[str, Run], dict[str, str]]:
     """Set up and warm up the engine and the contenders named in `only`, or all of them if it names none.
 
-    Returns those that can be measured, and why each of the others is left out. Raises SystemExit if the engine cannot.
+    Returns those that can be measured, and why each of the others is left out.
+    Raises CommandError if the engine cannot.
     """
     import numpy as np
 
@@ -127,7 +129,7 @@ def _set_up(
                 bench_measurement.warm_up(made, images, sizes, engine_s)
         except EngineUnavailable as error:
             if name == "engine":
-                raise SystemExit(f"resnet: error: {error}") from None
+                raise CommandError(error) from None
             left_out[name] = str(error)
             continue
         print(f"  probabilities within {off:.4f} of those measured in training")

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from app.commands.argument_types import share, whole
+from app.commands.command_error import CommandError
 from app.commands.data_flags import AmongPictures, add_data, check_outside, check_writable, named_path
 from app.commands.labelled_data import load_labelled
 from app.commands.recorded_scores import check_recordable, record
@@ -57,7 +58,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the scores; return 1 below --min-accuracy and where something cannot be read, computed or written."""
+    """Print the scores; return 1 below --min-accuracy.
+
+    Raises CommandError where something cannot be read, computed or written.
+    """
     from model.data import DataError
     from model.extras import MissingExtra
     from model.hardware.device import DeviceError, lacks_memory
@@ -66,24 +70,22 @@ def run(arguments: argparse.Namespace) -> int:
     set_up_logging("info", "text")
     for flag in ("record", "robustness"):
         if arguments.url and getattr(arguments, flag):
-            raise SystemExit(f"resnet: error: --{flag} needs a checkpoint, not --url")
+            raise CommandError(f"--{flag} needs a checkpoint, not --url")
     settings = read_settings(arguments)
     try:
         dataset, result, probabilities = _measure(arguments, settings)
     except (DataError, AmongPictures, CheckpointError, MissingExtra, DeviceError, OSError) as error:
-        print(f"resnet: error: {error}", file=sys.stderr)
-        return 1
+        raise CommandError(error) from None
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
-        print("resnet: error: out of memory: --device cpu may have more, a smaller folder needs less", file=sys.stderr)
-        return 1
+        reason = "out of memory: --device cpu may have more, a smaller folder needs less"
+        raise CommandError(reason) from None
     # Before printing, which fails if the reader has gone.
     unwritten = _write_files(arguments, result, dataset, probabilities)
     _print(result)
     if unwritten:
-        print(f"resnet: error: {unwritten}", file=sys.stderr)
-        return 1
+        raise CommandError(unwritten)
     if arguments.report:
         print(f"report in {arguments.report}")
     if result["top1"] < arguments.min_accuracy:

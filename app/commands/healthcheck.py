@@ -9,6 +9,7 @@ import ssl
 import urllib.error
 import urllib.request
 
+from app.commands.command_error import CommandError
 from app.commands.settings_flags import add_settings, read_settings
 from app.pidfile import EVERYWHERE
 
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 def base_url(arguments: argparse.Namespace) -> str:
     """Return --url, or the address at which the service of the settings answers probes.
 
-    The probes' own port never speaks TLS. Raises SystemExit for what is no URL.
+    The probes' own port never speaks TLS. Raises CommandError for what is no URL.
     """
     settings = read_settings(arguments)
     host = settings.probes_host
@@ -50,7 +51,7 @@ def base_url(arguments: argparse.Namespace) -> str:
     scheme = "https" if settings.tls_cert and settings.admin_port is None else "http"
     url: str = arguments.url or f"{scheme}://{host}:{settings.admin_port or settings.port}"
     if not url.startswith(("http://", "https://")):
-        raise SystemExit(f"resnet: error: not an http(s) URL: {url}")
+        raise CommandError(f"not an http(s) URL: {url}")
     return url
 
 

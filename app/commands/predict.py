@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.commands.argument_types import whole
+from app.commands.command_error import CommandError
 from app.commands.settings_flags import add_settings, read_settings
 from model.pictures.files import MAX_OWN_PIXELS, PictureError, read_picture
 
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         engine = load_engine(settings.model_copy(update={"batch_sizes": (1,)}))
     except (CheckpointError, EngineUnavailable, SelfTestFailed) as error:
-        raise SystemExit(f"resnet: error: {error}") from None
+        raise CommandError(error) from None
     max_pixels = settings.max_pixels if "max_pixels" in settings.model_fields_set else MAX_OWN_PIXELS
     classes, size = engine.card["classes"], engine.card["input_size"]
     failed = False

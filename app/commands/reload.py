@@ -9,6 +9,7 @@ import signal
 import time
 from typing import Any
 
+from app.commands.command_error import CommandError
 from app.commands.healthcheck import ADDRESS, base_url, get
 from app.commands.settings_flags import add_settings, read_settings
 from app.pidfile import find_pid
@@ -41,11 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     verify = bool(arguments.url)
     before = _health(url, verify)
     if before["status"] != "ready":
-        raise SystemExit(f"resnet: error: not reloaded: {before['reason']}")
+        raise CommandError(f"not reloaded: {before['reason']}")
     try:
         os.kill(pid, signal.SIGHUP)
     except OSError as error:
-        raise SystemExit(f"resnet: error: process {pid}: {error.strerror}") from None
+        raise CommandError(f"process {pid}: {error.strerror}") from None
     until = time.monotonic() + arguments.timeout
     while time.monotonic() < until:
         now = _health(url, verify)
@@ -53,30 +54,30 @@ def run(arguments: argparse.Namespace) -> int:
         if reload["finished"] > before["reload"]["finished"] and not reload["running"]:
             return _report(reload, before["model"]["version"], now["model"]["version"])
         if now["status"] != "ready":
-            raise SystemExit(f"resnet: error: not reloaded: {now['reason']}")
+            raise CommandError(f"not reloaded: {now['reason']}")
         time.sleep(POLL_S)
-    raise SystemExit(f"resnet: error: no outcome after {arguments.timeout:g} s")
+    raise CommandError(f"no outcome after {arguments.timeout:g} s")
 
 
 def _find(host: str, port: int) -> int:
     try:
         pid = find_pid(host, port)
     except OSError as error:
-        raise SystemExit(f"resnet: error: port {port} at {host}: {error.strerror}; give --pid") from None
+        raise CommandError(f"port {port} at {host}: {error.strerror}; give --pid") from None
     if pid is None:
-        raise SystemExit(f"resnet: error: no service is known to serve port {port} at {host}; give --pid")
+        raise CommandError(f"no service is known to serve port {port} at {host}; give --pid")
     return pid
 
 
 def _health(url: str, verify: bool) -> dict[str, Any]:
-    """Return the answer of /health. Raises SystemExit if it is not that of this service."""
+    """Return the answer of /health. Raises CommandError if it is not that of this service."""
     try:
         body = json.loads(get(f"{url}/health", ANSWER_S, verify=verify)[1])
         return {key: body[key] for key in ("status", "reason", "model", "reload")}
     except OSError as error:
-        raise SystemExit(f"resnet: error: no answer from {url}: {getattr(error, 'reason', error)}") from None
+        raise CommandError(f"no answer from {url}: {getattr(error, 'reason', error)}") from None
     except (ValueError, KeyError, TypeError):
-        raise SystemExit(f"resnet: error: {url} does not answer as this service does") from None
+        raise CommandError(f"{url} does not answer as this service does") from None
 
 
 def _report(reload: dict[str, Any], old: str, new: str) -> int:

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 
+from app.commands.command_error import CommandError
 from app.commands.settings_flags import add_settings, read_settings
 from app.logs import set_up_logging
 from app.release import REVISION_VARIABLE, release_and_revision
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     report_crashes()
     try:
         settings = read_settings(arguments)
-    except SystemExit as refusal:
+    except CommandError as refusal:
         return _refused(refusal, str(getattr(arguments, "log_format", os.environ.get("RESNET_LOG_FORMAT"))))
     set_up_logging(settings.log_level, settings.log_format)
     _log_settings(settings)
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         code = serve(create_service(settings))
     except SettingsError as error:
-        return _refused(SystemExit(f"resnet: error: {error}"), settings.log_format)
+        return _refused(CommandError(error), settings.log_format)
     logging.shutdown()
     os._exit(code)  # an engine's thread may be stuck in its device, and an ordinary exit would wait for it
 
@@ -62,8 +63,8 @@ def _log_settings(settings: Settings) -> None:
         )
 
 
-def _refused(refusal: SystemExit, log_format: str) -> int:
-    """Report why there is no service, in the log's format. Raises SystemExit in text, returns the status in JSON."""
+def _refused(refusal: CommandError, log_format: str) -> int:
+    """Report why there is no service, in the log's format. Raises `refusal` in text, returns the status in JSON."""
     if log_format.strip().lower() != "json":
         raise refusal from None
     set_up_logging("error", "json")

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 from pydantic import ValidationError
 
+from app.commands.command_error import CommandError
 from app.settings import Settings
 
 
@@ -37,10 +38,10 @@ def add_settings(
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
-    """Combine flags and environment. Raises SystemExit, which names each setting that is wrong."""
+    """Combine flags and environment. Raises CommandError, which names each setting that is wrong."""
     given = {name: value for name, value in vars(arguments).items() if name in Settings.model_fields}
     try:
         return Settings(**given)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors()]
-        raise SystemExit("resnet: error: " + "; ".join(lines)) from None
+        lines = [f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg']}" for problem in error.errors()]
+        raise CommandError("; ".join(lines)) from None

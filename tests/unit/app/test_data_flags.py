@@ -13,6 +13,7 @@ from model.architecture import Architecture
 from model.data import DataError, Dataset
 from model.training.recipe import PRESETS
 from tests.pictures import write_folder
+from tests.unit.app.command_runs import run_command
 
 
 def parse(*arguments):
@@ -180,8 +181,7 @@ def test_classes_that_differ_by_a_mirror_need_not_be_flipped(flags, flip):
 
 @pytest.mark.usefixtures("own_logging")
 def test_evaluation_of_pictures_of_other_classes_is_refused_in_one_line(tmp_path, capsys):
-    arguments = parse("evaluate", "--data", f"folder:{write_folder(tmp_path, 8)}")
-    assert arguments.run(arguments) == 1
+    assert run_command("evaluate", "--data", f"folder:{write_folder(tmp_path, 8)}") == 1
     *logged, said = capsys.readouterr().err.splitlines()
     assert said.startswith(f"resnet: error: the classes of {tmp_path.name} are not those of ")
     assert "the data alone has 'disc', 'grass', 'stripes'" in said
@@ -190,8 +190,7 @@ def test_evaluation_of_pictures_of_other_classes_is_refused_in_one_line(tmp_path
 
 @pytest.mark.usefixtures("own_logging")
 def test_evaluation_of_what_is_no_folder_is_refused_in_one_line(tmp_path, capsys):
-    arguments = parse("evaluate", "--data", f"folder:{tmp_path}/nowhere")
-    assert arguments.run(arguments) == 1
+    assert run_command("evaluate", "--data", f"folder:{tmp_path}/nowhere") == 1
     expected = f"resnet: error: no folder of pictures at {tmp_path}/nowhere: No such file or directory\n"
     assert capsys.readouterr().err == expected
 

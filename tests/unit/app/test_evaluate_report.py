@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.cli import build_parser
 from app.client import Card
 from model import checkpoint
 from model.data import Dataset
+from tests.unit.app.command_runs import run_command
 from tests.unit.app.conftest import TOY_CLASSES
 
 REPORT = {"report.json", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png"}
@@ -22,8 +22,7 @@ pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 def evaluate(*more: str) -> int:
-    arguments = build_parser().parse_args(["evaluate", *more])
-    return arguments.run(arguments)
+    return run_command("evaluate", *more)
 
 
 def test_report_of_a_checkpoint_agrees_with_the_scores(

@@ -6,9 +6,9 @@ import json
 import httpx
 import pytest
 
-from app.cli import build_parser
 from app.client import classify_dataset, fetch_card
 from tests.http_server import http_server
+from tests.unit.app.command_runs import run_command
 from tests.unit.app.conftest import TOY_CLASSES, toy_test_set
 
 CARD = {"input_size": 16, "classes": list(TOY_CLASSES)}
@@ -18,8 +18,7 @@ PREDICTION = {"probabilities": [{"label": name, "probability": 0.25} for name in
 
 def evaluate_url(url, capsys):
     """Return the lines of an evaluation that fails."""
-    arguments = build_parser().parse_args(["evaluate", "--url", url])
-    assert arguments.run(arguments) == 1
+    assert run_command("evaluate", "--url", url) == 1
     return capsys.readouterr().err.splitlines()
 
 
