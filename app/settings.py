@@ -96,13 +96,15 @@ class Settings(BaseSettings):
         Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1)] | None,
         NoDecode,
         BeforeValidator(_integers),
-        Field(description="sizes that batches are padded to, comma-separated; none measures which are best"),
+        Field(
+            description="sizes that batches are padded to, comma-separated; none is automatic: those that measure best"
+        ),
     ] = None
     split_batches: Annotated[
         bool | None,
         Field(
-            description="compute batches in pieces, two side by side, in OpenVINO; none does so where the answers are "
-            "the same"
+            description="true or false: whether OpenVINO computes batches in pieces, two side by side; none is "
+            "automatic: where the pieces get the same answers"
         ),
     ] = None
     max_wait_ms: Annotated[

@@ -52,7 +52,7 @@ def service() -> str:
         found = one["clients_median"][clients]
         return f"{found['requests_per_s']} requests/s, p50 {found['p50_ms']} ms, p99 {found['p99_ms']} ms"
 
-    bad = plain["bad_input"]
+    bad, above_mb = plain["bad_input"], memory["above_the_interpreter_mb"]
     rows = [
         (
             "top-1, calibration error (15 bins) on the 10,000 test images, offline",
@@ -69,15 +69,19 @@ def service() -> str:
         ("one client, one 32 x 32 PNG a request", load(plain, "1"), "〃"),
         ("64 clients, the same", load(plain, "64"), "〃"),
         (
-            "that, of the engine's own best rate in the same rounds",
+            "64 clients, images/s as a share of the engine's own best rate in the same rounds",
             f"{plain['of_the_engine_64_clients_median']:.0%}",
             "〃",
         ),
         ("one client, `RESNET_PRECISION=int8`", load(quick, "1"), "`benchmarks/service_cpu_int8.json`"),
         ("64 clients, int8", load(quick, "64"), "〃"),
-        ("that, of the engine's own in int8", f"{quick['of_the_engine_64_clients_median']:.0%}", "〃"),
         (
-            "256 images in a request, of the engine's own rate: multipart, JSON, .npy",
+            "64 clients, int8, images/s as a share of the engine's own best rate in int8",
+            f"{quick['of_the_engine_64_clients_median']:.0%}",
+            "〃",
+        ),
+        (
+            "256 images in a request, images/s as a share of the engine's own rate: multipart, JSON, .npy",
             ", ".join(f"{large['of_the_engine_median'][form]:.0%}" for form in ("multipart", "json", "npy")),
             "`benchmarks/large_requests.json`",
         ),
@@ -104,8 +108,8 @@ def service() -> str:
             f"`{memory_file}`, `make bench-memory`",
         ),
         (
-            "difference from a bare interpreter with PyTorch and the weights loaded",
-            f"{memory['above_the_interpreter_mb']:.0f} MB",
+            "the same, compared with a bare interpreter that has loaded PyTorch and the weights",
+            f"{abs(above_mb):.0f} MB {'more' if above_mb > 0 else 'less'}",
             "〃",
         ),
     ]
@@ -197,33 +201,19 @@ changes from round to round.
 
 
 def beside_peers() -> str:
-    """Return in words this service beside the best of its peers, with engines of their own and with this one's."""
-    one, same = read("peers_eager.json"), read("peers_checkpoint.json")
-    others = [name for name in one["medians"] if not is_ours(name)]
+    """Return in words this service beside the quickest of its peers at 64 clients, with their engines and with this one."""
+    own, same = read("peers_eager.json"), read("peers_checkpoint.json")
+    others = [name for name in own["medians"] if not is_ours(name)]
 
-    def rates(names: list[str]) -> list[float]:
-        found = (
-            [one["medians"][name][f"clients_{count}"]["requests_per_s"] for name in names] for count in one["clients"]
-        )
-        return [max(each) for each in found]
+    def rate(one: dict[str, Any], name: str) -> float:
+        return float(one["medians"][name]["clients_64"]["requests_per_s"])
 
-    def memory(name: str) -> float:
-        return float(one["medians"][name]["clients_64"]["peak_memory_mb"])
-
-    quickest = max(others, key=lambda name: float(same["medians"][name]["clients_64"]["requests_per_s"]))
-    ours, theirs = (same["medians"][name]["clients_64"] for name in ("ours", quickest))
-    reached = 1 / theirs["ours_to_theirs_requests_per_s"]
-    int8 = f" ({_listed(rates(['ours_int8']))} in int8)" if "ours_int8" in one["medians"] else ""
-    return f"""On {machine_of(one)}, it answers {_listed(rates(["ours"]))} requests/s to {_listed(one["clients"])} clients{int8};
-with the same checkpoint in PyTorch, the best of {len(others)} other servers at each reaches {_listed(rates(others))}, and all need {min(map(memory, others)):.0f} MB of
-memory or more where this takes {memory("ours"):.0f} MB (`benchmarks/peers_eager.json`, `make bench-peers`). With this service's engine in each,
-the quickest of them at 64 clients, {same["contenders"][quickest]["title"]}, reaches {reached:.2f} times this service's rate in the median round
-(medians of each by itself: {theirs["requests_per_s"]:.0f} and {ours["requests_per_s"]:.0f}; `benchmarks/peers_checkpoint.json`)."""
-
-
-def _listed(figures: list[float]) -> str:
-    *first, last = (f"{figure:.0f}" for figure in figures)
-    return f"{', '.join(first)} and {last}"
+    quickest = max(others, key=partial(rate, same))
+    reached = 1 / same["medians"][quickest]["clients_64"]["ours_to_theirs_requests_per_s"]
+    return f"""To 64 clients it answers {rate(own, "ours"):.0f} requests/s, where the quickest of {len(others)} other servers, with the same checkpoint in PyTorch,
+answers {max(rate(own, name) for name in others):.0f}. With this service's engine in all of them, the quickest, {same["contenders"][quickest]["title"]}, reaches {reached:.2f} times this service's rate.
+([Figures](#figures) has all of them, by processor, and the memory that they take; these are of {machine_of(own)};
+`benchmarks/peers_eager.json`, `benchmarks/peers_checkpoint.json`, `make bench-peers`.)"""
 
 
 def open_loop() -> str:

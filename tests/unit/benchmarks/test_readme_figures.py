@@ -31,8 +31,8 @@ def test_a_load_under_which_the_queue_grew_in_some_rounds_shows_their_range(monk
 @pytest.mark.parametrize(
     ("rates", "said"),
     [
-        ({"x": 101.0, "y": 90.0}, ("X, reaches 1.01 times this service's rate", "101 and 100;")),
-        ({"x": 50.0, "y": 97.0}, ("Y, reaches 0.97 times this service's rate", "97 and 100;")),
+        ({"x": 101.0, "y": 90.0}, "the quickest, X, reaches 1.01 times this service's rate"),
+        ({"x": 50.0, "y": 97.0}, "the quickest, Y, reaches 0.97 times this service's rate"),
     ],
 )
 def test_the_quickest_peer_with_the_same_engine_is_named_by_the_record(monkeypatch, rates, said):
@@ -47,7 +47,4 @@ def test_the_quickest_peer_with_the_same_engine_is_named_by_the_record(monkeypat
         "medians": {name: {"clients_1": load(10.0), "clients_64": load(rate)} for name, rate in every.items()},
     }
     monkeypatch.setattr(readme_figures, "read", lambda _name: record)
-    named, medians = said
-    text = readme_figures.beside_peers()
-    assert f"the quickest of them at 64 clients, {named}" in text
-    assert f"medians of each by itself: {medians}" in text
+    assert said in readme_figures.beside_peers()
