@@ -61,8 +61,8 @@ async def classify_dataset(
                     versions = f"from version {model['version']} to {answered_by['version']}"
                     raise ConnectionError(f"the model of {url} changed meanwhile, {versions}: evaluate it again")
                 model.update(answered_by)
-                for one in content["predictions"][0]["probabilities"]:
-                    probabilities[index, dataset.classes.index(one["label"])] = one["probability"]
+                for entry in content["predictions"][0]["probabilities"]:
+                    probabilities[index, dataset.classes.index(entry["label"])] = entry["probability"]
             except (ValueError, LookupError, TypeError) as error:  # no JSON, or another one
                 raise _other_service(url) from error
 

@@ -43,7 +43,9 @@ def _as_service_error(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, RequestValidationError):
-        return BadParameter.of({str(one["loc"][1]).replace("x_timeout_ms", "x-timeout-ms") for one in error.errors()})
+        return BadParameter.of(
+            {str(problem["loc"][1]).replace("x_timeout_ms", "x-timeout-ms") for problem in error.errors()}
+        )
     status = getattr(error, "status_code", 500)
     # Starlette's 401 is a file of the API page's that the service may not read.
     known = {400: MalformedRequest, 401: NotFound, 403: NotFound, 404: NotFound, 405: MethodNotAllowed}

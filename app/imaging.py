@@ -149,7 +149,7 @@ class Decoder:
         decoded = await asyncio.gather(
             *(self.run(partial(self._decode_some, part, deadline), deadline) for part in parts)
         )
-        return [one for part in decoded for one in part]
+        return [result for part in decoded for result in part]
 
     def _try_inline(self, file: Entry) -> Decoded | None:
         """Decode a tiny image right here; None if it is not tiny, or may take long all the same."""

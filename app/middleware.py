@@ -118,7 +118,9 @@ def _route_of(scope: Scope) -> str:
     # FastAPI names its own routes only, and leaves Starlette's with what they call.
     endpoint = scope.get("endpoint")
     others = (route for route in scope["app"].routes if isinstance(route, Route | Mount)) if endpoint else ()
-    return next((one.path for one in others if endpoint in (getattr(one, "endpoint", None), one.app)), "unmatched")
+    return next(
+        (route.path for route in others if endpoint in (getattr(route, "endpoint", None), route.app)), "unmatched"
+    )
 
 
 class RequestContext:

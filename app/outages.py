@@ -88,7 +88,9 @@ class OutageLog:
         """Write one line of what has been refused since the last time, if anything was."""
         counts = self._telemetry.refusals()
         new = {reason: int(counts[reason] - self._refused[reason]) for reason in TOLD}
-        told = ", ".join(f"{count} {reason}" for reason, count in sorted(new.items(), key=lambda one: -one[1]) if count)
+        told = ", ".join(
+            f"{count} {reason}" for reason, count in sorted(new.items(), key=lambda item: -item[1]) if count
+        )
         if told:
             log.warning("%srefused in the last %.0f s: %s", self._whose, max(1, now - self._summed_up), told)
         self._refused, self._summed_up = counts, now

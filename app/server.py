@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
     async def _hear_newcomers(self) -> None:
         """Wait until every connection has begun a request, NEWCOMERS_S at most: some are only kept ready."""
         for _ in range(round(NEWCOMERS_S / LOOK_AGAIN_S)):
-            if all(getattr(one, "heard", True) for one in self.server_state.connections):
+            if all(getattr(connection, "heard", True) for connection in self.server_state.connections):
                 return
             await asyncio.sleep(LOOK_AGAIN_S)
 

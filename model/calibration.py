@@ -90,7 +90,7 @@ def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration:
         found += [edge, _within_bounds(_fit(surprisal, labels, exponent=edge.exponent))]
     if bounded.exponent != free.exponent:
         found.append(_within_bounds(_fit(surprisal, labels, exponent=bounded.exponent)))
-    return min(found, key=lambda one: _loss_of(one, surprisal, labels))
+    return min(found, key=lambda fitted: _loss_of(fitted, surprisal, labels))
 
 
 def _fit(
@@ -99,10 +99,10 @@ def _fit(
     """Fit what is not given of the two numbers, without bounds; they may come out as infinite or nan."""
     import torch
 
-    given = [None if one is None else math.log(one) for one in (temperature, exponent)]
-    logarithms = [torch.tensor(one or 0.0, dtype=torch.double, requires_grad=one is None) for one in given]
+    given = [None if value is None else math.log(value) for value in (temperature, exponent)]
+    logarithms = [torch.tensor(value or 0.0, dtype=torch.double, requires_grad=value is None) for value in given]
     optimiser = torch.optim.LBFGS(
-        [one for one in logarithms if one.requires_grad], max_iter=200, line_search_fn="strong_wolfe"
+        [logarithm for logarithm in logarithms if logarithm.requires_grad], max_iter=200, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
@@ -112,7 +112,7 @@ def _fit(
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return Calibration(*(float(one.detach().exp()) for one in logarithms))
+    return Calibration(*(float(logarithm.detach().exp()) for logarithm in logarithms))
 
 
 def _loss(log_temperature: Tensor, log_exponent: Tensor, surprisal: Tensor, labels: Tensor) -> Tensor:

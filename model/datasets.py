@@ -37,9 +37,9 @@ def load_dataset(
         raise DataError(f"the images of {name} are {CIFAR_SIZE} x {CIFAR_SIZE} pixels, not {image_size}")
     if split != "all":
         return CIFAR[name](root, train=split == "train", download=download)
-    one, other = (CIFAR[name](root, train=part, download=download) for part in (True, False))
-    images, labels = torch.cat((one.images, other.images)), torch.cat((one.labels, other.labels))
-    return replace(one, split="all", images=images, labels=labels)
+    train, test = (CIFAR[name](root, train=part, download=download) for part in (True, False))
+    images, labels = torch.cat((train.images, test.images)), torch.cat((train.labels, test.labels))
+    return replace(train, split="all", images=images, labels=labels)
 
 
 def check_classes(dataset: Dataset, classes: tuple[str, ...], whose: str) -> None:

@@ -115,9 +115,9 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     The mean over images of |accuracy - confidence| of the image's bin (Guo et al. 2017, arXiv:1706.04599).
     """
     gaps = [
-        one.images * abs(one.accuracy - one.confidence)
-        for one in calibration_bins(probabilities, labels, bins)
-        if one.accuracy is not None and one.confidence is not None
+        interval.images * abs(interval.accuracy - interval.confidence)
+        for interval in calibration_bins(probabilities, labels, bins)
+        if interval.accuracy is not None and interval.confidence is not None
     ]
     return sum(gaps) / len(labels)
 
@@ -160,7 +160,7 @@ def score(probabilities: Tensor, dataset: Dataset) -> Scores:
     picked = probabilities[torch.arange(len(labels)), labels].double()
     of_class = [correct[labels == i] for i in range(len(dataset.classes))]
     per_class = {
-        name: float(one.mean()) if len(one) else None for name, one in zip(dataset.classes, of_class, strict=True)
+        name: float(hits.mean()) if len(hits) else None for name, hits in zip(dataset.classes, of_class, strict=True)
     }
     return Scores(
         split=f"{dataset.name} {dataset.split}",

@@ -32,7 +32,7 @@ class CheckpointError(ValueError):
 
     def __init__(self, message: str) -> None:
         # A damaged or hostile file's own names may hold line breaks, codes for terminals, or a novel.
-        line = "".join(one if one.isprintable() else "?" for one in " ".join(message.splitlines()))
+        line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.splitlines()))
         super().__init__(line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]} ...")
 
 

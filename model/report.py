@@ -77,11 +77,11 @@ def _missing_letters_said_once() -> Iterator[None]:
         warnings.filterwarnings("always", message=MISSING_LETTER.pattern)
         yield
     missing = set()
-    for one in caught:
-        if letter := MISSING_LETTER.match(str(one.message)):
+    for warning in caught:
+        if letter := MISSING_LETTER.match(str(warning.message)):
             missing.add(chr(int(letter[1])))
         else:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if missing:
         some = " ".join(sorted(missing)[:MAX_LETTERS]) + (" ..." if len(missing) > MAX_LETTERS else "")
         log.warning("matplotlib's font has no letter for %s: in the pictures there are boxes instead", some)
@@ -154,7 +154,7 @@ def draw_confusion_matrix(labels: Tensor, probabilities: Tensor, classes: tuple[
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class" if bool(images.all()) else "true class (blank row: no images)")
     if len(classes) <= MAX_CLASSES_WITH_NAMES:
-        names, size = [_name(one) for one in classes], 6 if many else 10
+        names, size = [_name(name) for name in classes], 6 if many else 10
         turned = {"rotation": 90} if many else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(range(len(classes)), names, fontsize=size, **turned)
         axes.set_yticks(range(len(classes)), names, fontsize=size)
@@ -175,9 +175,10 @@ def draw_reliability_diagram(labels: Tensor, probabilities: Tensor) -> bytes:
     error = expected_calibration_error(probabilities, labels)
     figure = _figure(7, 8, f"Reliability: expected calibration error {error:.2%} ({len(bins)} bins)")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    filled = [one for one in bins if one.images]
-    middles, width = [(one.lower + one.upper) / 2 for one in filled], 0.94 / len(bins)
-    accuracies, confidences = [one.accuracy or 0.0 for one in filled], [one.confidence or 0.0 for one in filled]
+    filled = [interval for interval in bins if interval.images]
+    middles, width = [(interval.lower + interval.upper) / 2 for interval in filled], 0.94 / len(bins)
+    accuracies = [interval.accuracy or 0.0 for interval in filled]
+    confidences = [interval.confidence or 0.0 for interval in filled]
     gaps = [confidence - accuracy for confidence, accuracy in zip(confidences, accuracies, strict=True)]
     above.bar(middles, accuracies, width, color=SKY, label="accuracy")
     above.bar(
@@ -187,7 +188,7 @@ def draw_reliability_diagram(labels: Tensor, probabilities: Tensor) -> bytes:
     above.set_ylabel("accuracy (share of the bin's images)")
     above.set_ylim(0, 1)
     above.legend(loc="upper left", fontsize=9)
-    below.bar(middles, [one.images for one in filled], width, color=SKY)
+    below.bar(middles, [interval.images for interval in filled], width, color=SKY)
     below.set_yscale("log")
     below.set_ylim(bottom=0.8)
     below.set_ylabel("images (log scale)")
@@ -241,7 +242,7 @@ def summarise(dataset: Dataset, probabilities: Tensor) -> dict[str, Any]:
         "balanced_accuracy": balanced_accuracy(counts),
         "ece": expected_calibration_error(probabilities, dataset.labels),
         "confusion_matrix": counts.tolist(),
-        "calibration_bins": [asdict(one) for one in bins],
+        "calibration_bins": [asdict(interval) for interval in bins],
         "most_wrong": [
             {
                 "image": image,

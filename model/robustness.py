@@ -93,6 +93,6 @@ def robustness_table(scores: dict[str, Scores]) -> dict[str, dict[str, float]]:
     """Return top1, its change against "clean", nll and ece of every corruption, JSON-ready. Shares are of one."""
     clean = scores[CLEAN].top1
     return {
-        name: {"top1": one.top1, "top1_change": one.top1 - clean, "nll": one.nll, "ece": one.ece}
-        for name, one in scores.items()
+        name: {"top1": result.top1, "top1_change": result.top1 - clean, "nll": result.nll, "ece": result.ece}
+        for name, result in scores.items()
     }

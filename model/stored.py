@@ -60,6 +60,6 @@ class StoredTensor:
 def parse(data: bytes) -> dict[str, StoredTensor]:
     """Return the tensors of a safetensors file, by name. Raises safetensors.SafetensorError."""
     return {
-        name: StoredTensor(KNOWN.get(one["dtype"], one["dtype"]), tuple(one["shape"]), one["data"])
-        for name, one in safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+        name: StoredTensor(KNOWN.get(entry["dtype"], entry["dtype"]), tuple(entry["shape"]), entry["data"])
+        for name, entry in safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     }

@@ -73,7 +73,7 @@ def choose_batch_sizes(
             if size >= MIN_LARGEST_BATCH and not rates.gains_over_half(size, times):
                 half_times = _times(run, images[: size // 2], clocks)
                 rates.note(size // 2, half_times)
-                spent_s += sum(one[0] for one in half_times)
+                spent_s += sum(seconds[0] for seconds in half_times)
                 times += _times(run, images, clocks)
         except EngineOutOfMemory:
             if size == 1:
@@ -85,7 +85,7 @@ def choose_batch_sizes(
         rates.note(size, times)
         if not goes_on:
             break  # on a processor, whose memory for a larger one nobody would need again
-        wall_s = [one[0] for one in times]
+        wall_s = [seconds[0] for seconds in times]
         spent_s += wall_s[0] + sum(wall_s)
         if size < MIN_LARGEST_BATCH <= fits and spent_s + 4 * min(wall_s) * MIN_LARGEST_BATCH / size <= BUDGET_S:
             size = MIN_LARGEST_BATCH
@@ -152,7 +152,7 @@ class Rates:
 def _times(run: Callable[[NDArray[np.uint8]], object], images: NDArray[np.uint8], clocks: Sequence[Clock]) -> Times:
     """Return the seconds of a few runs, of one if it is long."""
     times: Times = []
-    while len(times) < RUNS and sum(one[0] for one in times) < RUNS_S:
+    while len(times) < RUNS and sum(seconds[0] for seconds in times) < RUNS_S:
         started = [clock() for clock in clocks]
         run(images)
         times.append([clock() - start for clock, start in zip(clocks, started, strict=True)])

@@ -107,10 +107,10 @@ class MnnBackend:
         del self._batches
 
 
-def _compare(one: Backend, other: MnnNetwork, images: NDArray[np.uint8]) -> None:
+def _compare(single: Backend, batches: MnnNetwork, images: NDArray[np.uint8]) -> None:
     """Raise ArithmeticError if the two disagree."""
     images = np.resize(images, (MNN_FROM + 1, *images.shape[1:]))
-    worst = difference(one, other, images)
+    worst = difference(single, batches, images)
     if not worst <= TOLERANCE:  # also catches NaN
         raise ArithmeticError(f"its logits differ from OpenVINO's by {worst:.0e} of the largest")
 

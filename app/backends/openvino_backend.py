@@ -51,7 +51,7 @@ def open_openvino(source: Checkpoint, settings: Settings, precision: str, *, pie
     threads = settings.engine_threads
     metadata, spec = source.metadata, source.metadata.network_spec()
     tensors = {name: stored.array() for name, stored in source.stored.items()}
-    constants = FileBacked(FileBacked.size_of([one.nbytes for one in tensors.values()]))
+    constants = FileBacked(FileBacked.size_of([tensor.nbytes for tensor in tensors.values()]))
     described = (spec, fold(spec, tensors, constants.keep), metadata.mean, metadata.std)
     if precision == "int8":
         model = quantised_model(*described, images=source.self_test_images, threads=threads)

@@ -126,6 +126,6 @@ def in_halves(slices: list[Slice]) -> tuple[list[Slice], list[Slice]]:
 
 def joined(parts: list[Computed]) -> Computed:
     """Put the parts of a divided batch together."""
-    known = [one.probabilities for one in parts if one.probabilities is not None]
-    slices = [one for part in parts for one in part.slices]
+    known = [part.probabilities for part in parts if part.probabilities is not None]
+    slices = [job_slice for part in parts for job_slice in part.slices]
     return Computed(slices, np.concatenate(known) if known else None, sum(part.seconds for part in parts))

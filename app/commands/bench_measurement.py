@@ -106,7 +106,7 @@ def _matrices(device: str, large: int) -> dict[str, torch.Tensor]:
         return torch.randn(side, side, device=device, dtype=getattr(torch, name))
 
     small = {name: matrix(name, SMALL_PRODUCT_SIDE) for name in ("bfloat16", "float32")}
-    small_s = {name: min(_product_s(one) for _ in range(3)) for name, one in small.items()}
+    small_s = {name: min(_product_s(factor) for _ in range(3)) for name, factor in small.items()}
     slow_s = SLOW_PRODUCT_TIMES * min(small_s.values())
     return {name: matrix(name, large) for name, seconds in small_s.items() if seconds <= slow_s}
 

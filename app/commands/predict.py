@@ -55,7 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
             image = decode(read_picture(file), size, max_pixels)
             probabilities = engine.run(image[None])[0].astype(float).round(DECIMALS)
             ranked = ranking(probabilities.tolist(), arguments.top_k)
-            line["probabilities"] = [{"label": classes[index], "probability": one} for index, one in ranked]
+            line["probabilities"] = [
+                {"label": classes[index], "probability": probability} for index, probability in ranked
+            ]
         except PictureError as error:
             line["error"] = str(error)
         except TooManyPixels as error:
@@ -68,5 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _plain(line: dict[str, Any]) -> str:
-    words = line.get("error") or ", ".join(f"{one['label']} {one['probability']:.1%}" for one in line["probabilities"])
+    words = line.get("error") or ", ".join(
+        f"{entry['label']} {entry['probability']:.1%}" for entry in line["probabilities"]
+    )
     return f"{line['file']}: {words}"

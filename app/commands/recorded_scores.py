@@ -49,8 +49,8 @@ def replace_scores(measured: Measurements, scores: dict[str, Any]) -> Measuremen
 
     A robustness table that was recorded before stays unless `scores` has one, if it was of the same images.
     """
-    others = tuple(one for one in measured if one["split"] != scores["split"])
-    before = next((one for one in measured if one["split"] == scores["split"]), {})
+    others = tuple(entry for entry in measured if entry["split"] != scores["split"])
+    before = next((entry for entry in measured if entry["split"] == scores["split"]), {})
     same = before.get("images") == scores["images"] and abs(before["top1"] - scores["top1"]) <= SAME_TOP1
     return (*others, {**before, **scores} if same else scores)
 

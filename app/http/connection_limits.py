@@ -58,9 +58,9 @@ def close_longest_idle(candidates: Iterable[IdleConnection], now: float) -> bool
     `now` is the event loop's time.
     """
     idle = [
-        (since, one)
-        for one in islice(candidates, LOOKED_AT)
-        if (since := one.idle_since()) is not None and since <= now - LONG_IDLE_S and not one.has_unread()
+        (since, connection)
+        for connection in islice(candidates, LOOKED_AT)
+        if (since := connection.idle_since()) is not None and since <= now - LONG_IDLE_S and not connection.has_unread()
     ]
     if not idle:
         return False

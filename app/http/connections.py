@@ -49,7 +49,7 @@ class Connection(AnsweringConnection):
         super().connection_made(transport)
         if len(self.connections) > self._limits.max_connections:
             self._limits.on_refused(TOO_MANY_CONNECTIONS)
-            others = (one for one in self.connections if isinstance(one, Connection) and one is not self)
+            others = (other for other in self.connections if isinstance(other, Connection) and other is not self)
             if not close_longest_idle(others, self.loop.time()):
                 transport.abort()
                 return

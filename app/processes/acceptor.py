@@ -118,4 +118,4 @@ class Acceptor:
         """Yield the HTTP processes: those that make progress first, by how few connections they have, then in turn."""
         count = len(self._channels)
         in_turn = [(self._next + step) % count for step in range(count)]
-        yield from sorted(in_turn, key=lambda one: (self._channels[one].late, self._channels[one].connections))
+        yield from sorted(in_turn, key=lambda index: (self._channels[index].late, self._channels[index].connections))

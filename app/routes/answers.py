@@ -23,7 +23,7 @@ def readable(decoded: list[Decoded]) -> list[NDArray[np.uint8]]:
     if len(decoded) == 1 and isinstance(decoded[0], ServiceError):
         # Its stack holds the list and the body: left in the list, it would keep both until a garbage collection.
         raise cast(ServiceError, decoded.pop())
-    return [one for one in decoded if not isinstance(one, ServiceError)]
+    return [image for image in decoded if not isinstance(image, ServiceError)]
 
 
 def nothing_to_compute(predictor: Predictor) -> Outcome:
@@ -56,9 +56,9 @@ def _answer_json(predictor: Predictor, decoded: list[Decoded], outcome: Outcome,
     """
     following = iter(ranked)
     predictions: list[str] = []
-    for one in decoded:
-        if isinstance(one, ServiceError):
-            predictions.append(to_json({"error": one.problem()}).decode())
+    for result in decoded:
+        if isinstance(result, ServiceError):
+            predictions.append(to_json({"error": result.problem()}).decode())
         else:
             classes = [f"{predictor.openings[index]}{probability!r}}}" for index, probability in next(following)]
             predictions.append(f'{classes[0][:-1]},"probabilities":[{",".join(classes)}]}}')
@@ -68,10 +68,10 @@ def _answer_json(predictor: Predictor, decoded: list[Decoded], outcome: Outcome,
 def _record_images(telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, ranked: list[Ranking]) -> None:
     """Count what an answer says of each image."""
     telemetry.queue_seconds.observe(outcome.queue_s)
-    telemetry.record_prediction([one[0][0] for one in ranked], [one[0][1] for one in ranked])
-    for one in decoded:
-        if isinstance(one, ServiceError):
-            telemetry.images.labels(one.code).inc()
+    telemetry.record_prediction([ranks[0][0] for ranks in ranked], [ranks[0][1] for ranks in ranked])
+    for result in decoded:
+        if isinstance(result, ServiceError):
+            telemetry.images.labels(result.code).inc()
 
 
 def _server_timing(decode_s: float, outcome: Outcome) -> str:

@@ -28,7 +28,7 @@ def available_memory(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP, memin
     left = [_machine(meminfo)]
     left += [_left(group, "memory.max", "memory.current", CACHES) for group in unified]
     left += [_left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", CACHES_V1) for group in older]
-    known = [one for one in left if one is not None]
+    known = [bytes_left for bytes_left in left if bytes_left is not None]
     return max(0, min(known)) // max(1, _processes_here()) if known else None
 
 

@@ -31,4 +31,4 @@ def _upwards(top: Path, path: str) -> list[Path]:
     within = PurePosixPath(path.lstrip("/"))
     if ".." in within.parts:
         within = PurePosixPath()
-    return [top / one for one in (within, *within.parents)]
+    return [top / folder for folder in (within, *within.parents)]

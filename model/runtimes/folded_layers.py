@@ -29,14 +29,14 @@ def fold(
 
     conv(x) * g + b is one convolution whose weights are scaled by g.
     """
-    layers = {one.name: _folded(one, tensors, keep) for one in spec.convolutions}
+    layers = {convolution.name: _folded(convolution, tensors, keep) for convolution in spec.convolutions}
     return layers | {"head": FoldedLayer(keep(tensors["head.weight"]), tensors["head.bias"])}
 
 
-def _folded(one: ConvSpec, tensors: Mapping[str, Array], keep: Callable[[Array], Array]) -> FoldedLayer:
+def _folded(convolution: ConvSpec, tensors: Mapping[str, Array], keep: Callable[[Array], Array]) -> FoldedLayer:
     gain, shift, mean, variance = (
-        tensors[f"{one.norm}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")
+        tensors[f"{convolution.norm}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")
     )
     scale = gain / np.sqrt(variance + np.float32(EPSILON))
-    weight = tensors[f"{one.name}.weight"] * scale.reshape(-1, 1, 1, 1)
+    weight = tensors[f"{convolution.name}.weight"] * scale.reshape(-1, 1, 1, 1)
     return FoldedLayer(keep(weight), shift - mean * scale)

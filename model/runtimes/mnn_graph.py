@@ -127,7 +127,9 @@ class _Writer:
     def _operation(self, what: int, inputs: list[int], described: list[_Field]) -> int:
         made = len(self._operations)
         ends = {0: inputs, 4: [made]}
-        vectors = {place: self._to.CreateNumpyVector(np.array(one, np.int32)) for place, one in ends.items() if one}
+        vectors = {
+            place: self._to.CreateNumpyVector(np.array(tensors, np.int32)) for place, tensors in ends.items() if tensors
+        }
         offsets = vectors | {2: self._table(described), 3: self._to.CreateString(f"{made}")}
         fields = [_Field(place, offset, "offset") for place, offset in offsets.items()]
         fields += [_Field(1, TABLES[what], "byte"), _Field(5, what), _Field(6, NCHW, "byte")]

@@ -75,10 +75,13 @@ def quantised_model(
     """
     observed = _observe(_Probe(spec, layers, mean, std), images, threads)
     largest = largest_weight()
-    inputs = observed.inputs | {one.name: _mean_windows(observed.inputs[one.name], one) for one in spec.convolutions}
+    inputs = observed.inputs | {
+        convolution.name: _mean_windows(observed.inputs[convolution.name], convolution)
+        for convolution in spec.convolutions
+    }
     corrected = {
-        name: FoldedLayer(one.weight, one.bias - _mean_rounding_error(one.weight, inputs[name], largest))
-        for name, one in layers.items()
+        name: FoldedLayer(layer.weight, layer.bias - _mean_rounding_error(layer.weight, inputs[name], largest))
+        for name, layer in layers.items()
     }
     return _Quantised(spec, corrected, mean, std, ranges=observed.ranges, largest_weight=largest).model()
 
