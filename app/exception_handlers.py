@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
-from app.errors import BadParameter, ClientGone, MalformedRequest, MethodNotAllowed, NotFound, ServiceError
+from app.errors import BadParameter, MalformedRequest, MethodNotAllowed, NotFound, ServiceError
 from app.http.problems import PROBLEM_TYPE, problem_body, problem_headers
-
-log = logging.getLogger(__name__)
+from app.request_end import count_refusal, log_failure
 
 
 async def answer_with_problem(request: Request, error: Exception) -> Response:
     """Return the problem for what was raised in a request: the one handler of both applications."""
     problem = _as_service_error(error)
-    telemetry = request.app.state.service.telemetry
     request_id = request.state.request_id
-    seen = {"request_id": request_id, "status": problem.status}
-    if problem is not error and problem.status == ServiceError.status:  # what nothing here raises on purpose
-        log.error("request %s failed", request_id, exc_info=error, extra=seen)
-    elif problem.status == ServiceError.status:  # its trace was logged with the batch
-        log.error("request %s failed with its batch", request_id, extra=seen)
-    if not isinstance(problem, ClientGone):
-        telemetry.record_refusal(problem.code)
+    log_failure(error, problem, request_id)
+    count_refusal(request.app.state.service.telemetry, problem)
     return problem_response(problem, request_id, _headers_of(error))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping
 
@@ -14,12 +13,11 @@ from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, Servic
 from app.exception_handlers import problem_response
 from app.http.asgi_extension import ClientConnection, connection_of
 from app.http.ending import DISCARD_BYTES, DISCARD_S
-from app.http.problems import SECURITY_HEADERS, Headers
+from app.http.problems import Headers
 from app.http.request_ids import given_id_in, request_id_of
 from app.lifecycle import State
+from app.request_end import add_last_headers, count_refusal, log_failure, record_answer
 from app.service import Service
-
-log = logging.getLogger(__name__)
 
 TOO_SLOW = frozenset({BodyTooSlow.status, DeadlinePassed.status})
 
@@ -82,7 +80,12 @@ class _Response:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             await self.request_body.discard_rest(self.status)
-            message["headers"] = [*message["headers"], *self._headers()]
+            headers: Headers = [*message["headers"]]
+            # Not ready: clients move to another instance before the port closes. Incomplete body: uvicorn would go on
+            # reading it, without limit of time or size.
+            close = self._service.lifecycle.state is not State.READY or not self.request_body.complete
+            add_last_headers(headers, self.request_id, close=close)
+            message["headers"] = headers
             self._start = message
             return
         start, self._start = self._start, None
@@ -99,16 +102,8 @@ class _Response:
     async def refuse(self, error: ServiceError) -> None:
         """Answer with a problem in place of the application, unless its own answer has begun to be sent."""
         if not self._sent:
-            self._service.telemetry.record_refusal(error.code)
+            count_refusal(self._service.telemetry, error)
             await problem_response(error, self.request_id)(self._scope, self.request_body.receive, self.send)
-
-    def _headers(self) -> Headers:
-        headers = [(b"x-request-id", self.request_id.encode()), *SECURITY_HEADERS]
-        if self._service.lifecycle.state is not State.READY or not self.request_body.complete:
-            # Not ready: clients move to another instance before the port closes. Incomplete body: uvicorn would go on
-            # reading it, without limit of time or size.
-            headers.append((b"connection", b"close"))
-        return headers
 
 
 def _route_of(scope: Scope) -> str:
@@ -144,18 +139,21 @@ class RequestContext:
         except asyncio.CancelledError:  # the drain's time is over, perhaps while the rest of a refused body was read
             response.request_body.give_up()
             await response.refuse(NotReady())
-        except Exception:
-            seen = {"request_id": response.request_id, "status": ServiceError.status}
-            log.exception("request %s failed", response.request_id, extra=seen)
-            await response.refuse(ServiceError())
+        except Exception as error:
+            problem = ServiceError()
+            log_failure(error, problem, response.request_id)
+            await response.refuse(problem)
         finally:
             self._record(inner, response, time.perf_counter() - started)
 
     def _record(self, scope: Scope, response: _Response, seconds: float) -> None:
-        request_id, route = response.request_id, _route_of(scope)
         refusal = response.connection.refused_with
         status = refusal.status if refusal is not None else response.status or ClientGone.status
-        self.service.telemetry.record_answer(route, status, seconds)
-        if log.isEnabledFor(logging.DEBUG):
-            seen = {"request_id": request_id, "route": route, "status": status, "seconds": seconds}
-            log.debug("%s %s %d %.1f ms id=%s", scope["method"], route, status, seconds * 1000, request_id, extra=seen)
+        record_answer(
+            self.service.telemetry,
+            response.request_id,
+            method=scope["method"],
+            route=_route_of(scope),
+            status=status,
+            seconds=seconds,
+        )

@@ -10,30 +10,28 @@ calls back. While there is no room, overload.py refuses requests before they com
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 
 import numpy as np
 
 from app.batching.jobs import Outcome, Ticket
-from app.errors import ClientGone, NotReady, ServiceError
+from app.errors import NotReady, ServiceError
 from app.http.answering import AnsweringConnection
 from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
 from app.http.cached_headers import CachedHeader, RequestHead
 from app.http.parameters import BodyDeadline, Options
-from app.http.problems import SECURITY_HEADERS, Headers, problem_body, problem_fields
+from app.http.problems import Headers, problem_body, problem_fields
 from app.http.request_ids import request_id_of
 from app.imaging import Decoded, Entry
 from app.lifecycle import State
 from app.predictor import Predictor
+from app.request_end import add_last_headers, count_refusal, log_failure, record_answer
 from app.routes.answers import compose, nothing_to_compute, readable
 from app.routes.common import take_key
 from app.routes.overload import OverloadRefusals
 from app.routes.predict import PATH
 from app.service import Service
-
-log = logging.getLogger(__name__)
 
 
 class FastPredict:
@@ -164,26 +162,21 @@ class FastRequest:
         )
         self._end(200, [(b"content-type", b"application/json"), (b"server-timing", timing.encode())], body)
 
-    def _end(self, status: int, headers: Headers, body: bytes) -> None:
+    def _end(self, status: int, headers: Headers, body: bytes, *, body_is_here: bool = True) -> None:
         """Give back what is held, send the answer, and record it."""
         if self._ticket is not None:
             self._ticket.release()
         if self._release_key is not None:
             self._release_key()
             self._release_key = None
-        headers += [
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", self._request_id.encode()),
-            *SECURITY_HEADERS,
-        ]
-        if self._service.lifecycle.state is not State.READY:
-            headers.append((b"connection", b"close"))  # clients move to another instance before the port closes
+        headers.append((b"content-length", b"%d" % len(body)))
+        leaving = self._service.lifecycle.state is not State.READY  # clients move on before the port closes
+        add_last_headers(headers, self._request_id, close=leaving or not body_is_here)
         self._connection.send_answer(status, headers, body)
         seconds = time.monotonic() - self._began
-        self._service.telemetry.record_answer(PATH, status, seconds)
-        if log.isEnabledFor(logging.DEBUG):
-            seen = self._seen(status) | {"seconds": seconds}
-            log.debug("POST %s %d %.1f ms id=%s", PATH, status, seconds * 1000, self._request_id, extra=seen)
+        record_answer(
+            self._service.telemetry, self._request_id, method="POST", route=PATH, status=status, seconds=seconds
+        )
 
     # -- what ends it early
 
@@ -196,25 +189,15 @@ class FastRequest:
 
     def _fail(self, error: Exception) -> None:
         """Answer with an error. What is no ServiceError is a bug: logged with its trace, and a 500."""
-        if not isinstance(error, ServiceError):
-            log.error("request %s failed", self._request_id, exc_info=error, extra=self._seen(ServiceError.status))
-            error = ServiceError()
-        elif error.status == ServiceError.status:  # its trace was logged with the batch
-            log.error("request %s failed with its batch", self._request_id, extra=self._seen(error.status))
-        self.refuse(error)
+        problem = error if isinstance(error, ServiceError) else ServiceError()
+        log_failure(error, problem, self._request_id, PATH)
+        self.refuse(problem)
 
     def refuse(self, error: ServiceError, *, body_is_here: bool = True) -> None:
         """Answer with a problem."""
         telemetry = self._service.telemetry
         if self._count:
             telemetry.images.labels(error.code).inc(self._count)
-        if not isinstance(error, ClientGone):
-            telemetry.record_refusal(error.code)
-        headers = problem_fields(error)
-        if not body_is_here:
-            headers.append((b"connection", b"close"))  # the rest of it may still come
-        self._end(error.status, headers, problem_body(error, self._request_id))
-
-    def _seen(self, status: int) -> dict[str, object]:
-        """Return what the log says of this request."""
-        return {"request_id": self._request_id, "route": PATH, "status": status}
+        count_refusal(telemetry, error)
+        body = problem_body(error, self._request_id)
+        self._end(error.status, problem_fields(error), body, body_is_here=body_is_here)

@@ -27,7 +27,7 @@ async def refused(client, *pieces):
 @pytest.mark.parametrize(("line", "request_id"), IDS.values(), ids=IDS)
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_a_body_that_breaks_off_is_a_400_everywhere_and_keeps_its_id(client, caplog, line, request_id, at_once):
-    caplog.set_level(logging.DEBUG, "app.middleware")
+    caplog.set_level(logging.DEBUG, "app.request_end")
     head = CHUNKED + line + b"\r\n"
     answer = await refused(client, head + NO_CHUNK) if at_once else await refused(client, head, NO_CHUNK)
     assert_problem(answer, 400, "malformed-request")
