@@ -64,8 +64,7 @@ def main() -> None:
         if error.name not in FOR_TRAINING_AND_GPUS:
             raise
         packages = " ".join(sorted(FOR_TRAINING_AND_GPUS))
-        reason = f"this needs {error.name}, which is not installed here: pip install {packages}"
-        raise CommandError(reason) from None
+        raise CommandError(f"this needs {error.name}, which is not installed here: pip install {packages}") from None
 
 
 def _open_standard_files() -> None:

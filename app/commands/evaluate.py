@@ -79,8 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
-        reason = "out of memory: --device cpu may have more, a smaller folder needs less"
-        raise CommandError(reason) from None
+        raise CommandError("out of memory: --device cpu may have more, a smaller folder needs less") from None
     # Before printing, which fails if the reader has gone.
     unwritten = _write_files(arguments, result, dataset, probabilities)
     _print(result)
