@@ -6,7 +6,6 @@ does one batch: augmentation, forward, loss, backward, optimiser. What is here g
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -25,13 +24,15 @@ from model.data import Dataset, hold_out
 from model.evaluate import score
 from model.training.checks import check_recipe
 from model.training.distributed import World
+from model.training.divergence import check_loss, check_weights
 from model.training.epoch_tally import EpochTally
 from model.training.errors import Stopped, TrainingError
 from model.training.finish import final_network, write_checkpoint
-from model.training.initial_weights import Seen, digest, held_out_but_seen, named_by_digest
+from model.training.initial_weights import Seen, held_out_but_seen
 from model.training.learner import Learner
 from model.training.recipe import Recipe, lineage
-from model.training.run_folder import RunFolder, check_same_run
+from model.training.resume import find_state, run_identity
+from model.training.run_folder import RunFolder
 from model.training.time_left import TimeLeft, duration_in_words
 
 log = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ class Trainer:
         recipe, tally, size = self.recipe, self.tally, self.recipe.size_of(self.epoch)
         seen = tally.steps * recipe.batch_size
         mean_loss = tally.mean_loss(self.world)
-        self._check_loss(mean_loss)
+        check_loss(mean_loss, self.epoch + 1, self.folder)
         self.epoch += 1
         self.seconds += tally.seconds
         line: dict[str, Any] = {
@@ -252,9 +253,9 @@ class Trainer:
         within = self.tally.steps > 0
         if finished or stop or self._is_time_to_save(now):
             if within:
-                self._check_loss(self.tally.mean_loss(self.world))
+                check_loss(self.tally.mean_loss(self.world), self.epoch + 1, self.folder)
                 self._count_seconds()
-            self._check_weights()
+            check_weights(self.learner, self.epoch + within, self.folder, self.world)
             self._save_state()
             self._counted_until = time.monotonic()
         if stop:
@@ -265,32 +266,12 @@ class Trainer:
         """Return what all processes agree on: whether one of them has not saved for long enough."""
         return self.world.any(now - self._saved_at >= self.save_every_s, self.device)
 
-    def _check_loss(self, loss: float) -> None:
-        """Raise TrainingError if the loss, the same in all processes, is no number."""
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} in epoch {self.epoch + 1}: {self._way_out()}")
-
-    def _check_weights(self) -> None:
-        """Raise TrainingError in all processes if the weights of one are no numbers, or none that can be stored."""
-        if self.world.any(not self.learner.is_finite(), self.device):
-            done = self.epoch + (self.tally.steps > 0)
-            raise TrainingError(f"the weights have grown beyond all numbers in epoch {done}: {self._way_out()}")
-
-    def _way_out(self) -> str:
-        """Say what is kept of a run that came to nothing, and what to do: its folder takes no other recipe."""
-        if self.folder.state.exists():
-            return f"the last good state is kept in {self.folder.path}; try a lower --learning-rate, and another --out"
-        return "no state was saved yet; try a lower --learning-rate"
-
     @cached_property
     def _identity(self) -> str:
         """What must be the same for a saved state to be gone on from."""
-        start = digest(self.init_from) if self.init_from else None
-        identity = {**self.recipe.to_dict(), "init_from": start, "images": self.fingerprint}
         mean_std = self.held.mean, self.held.std
-        if mean_std != self.dataset_mean_std:  # else the images say it
-            identity["normalisation"] = mean_std
-        return json.dumps(identity, sort_keys=True)
+        normalisation = None if mean_std == self.dataset_mean_std else mean_std  # else the images say it
+        return run_identity(self.recipe, self.init_from, self.fingerprint, normalisation)
 
     def _save_state(self) -> None:
         """Save what to go on from."""
@@ -301,19 +282,10 @@ class Trainer:
             self.folder.save_state(done | self.learner.state_dict())
 
     def _resume(self) -> None:
-        """Go on from the folder's state, if there is one. Raises TrainingError if it is another run's.
-
-        Also if not all processes find the same one: each would train a network of its own, and average it with others.
-        """
-        state = self.folder.load_state(self.device)
-        found = (-1, -1) if state is None else (state["epoch"], state["tally"]["steps"])
-        positions = self.world.all_gather(torch.tensor([found]))
-        if (positions != positions[0]).any():
-            raise TrainingError(f"not all processes find the same state in {self.folder.path}: --out must be shared")
+        """Go on from the folder's state, if there is one. Raises TrainingError as `find_state` does."""
+        state = find_state(self.folder, self._identity, self.init_from, world=self.world, device=self.device)
         if state is None:
             return
-        saved = named_by_digest(json.loads(state["recipe"]), self.init_from)
-        check_same_run(self.folder.path, saved, json.loads(self._identity))
         self.learner.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.tally = EpochTally.from_state(state["tally"], self.world)
