@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from model.checkpoint import load, pinned_sha256, write_atomically
+from model.hardware.device import lacks_memory
 from model.metadata import CheckpointError
 from model.training.errors import TrainingError
 
@@ -122,14 +123,17 @@ class RunFolder:
         write_atomically(self.state, buffer.getvalue())
 
     def load_state(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the saved state, or None if there is none. Raises TrainingError for a damaged one, or no state."""
+        """Return the saved state, or None if there is none. Raises TrainingError for a damaged one, or no state.
+
+        And what torch raises for want of memory, which damages nothing.
+        """
         if not self.state.exists():
             return None
         try:
             state = torch.load(self.state, map_location=device, weights_only=True)
-        except (OSError, torch.OutOfMemoryError):
-            raise
         except Exception as error:  # torch raises many kinds: EOFError, KeyError, RuntimeError, UnpicklingError, ...
+            if isinstance(error, OSError) or lacks_memory(error):
+                raise
             raise TrainingError(f"{self.state} is damaged: remove it to begin anew") from error
         if not _is_state(state):
             raise TrainingError(f"{self.state} is no state of a run: remove it to begin anew")

@@ -56,6 +56,31 @@ def test_a_damaged_state_is_said_in_one_line(tmp_path: Path, content: bytes | No
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        PermissionError(13, "Permission denied"),
+    ],
+)
+def test_a_state_that_there_is_no_memory_for_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Who removed it, as a damaged one is to be, would lose the run."""
+
+    def load(*_: object, **__: object) -> None:
+        raise error
+
+    folder = RunFolder(tmp_path)
+    folder.save_state(STATE)
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)) as raised:
+        folder.load_state(torch.device("cpu"))
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
     "content",
     [
         [1, 2],
