@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from model import checkpoint
 from model.architecture import Architecture
@@ -22,10 +22,9 @@ from model.metadata import Metadata
 from model.training.initial_weights import Seen
 from model.training.interpolate import STATISTICS_IMAGES, interpolate, reestimate_batch_norm
 from model.training.learner import Learner
+from model.training.self_test import choose_self_test
 
 log = logging.getLogger(__name__)
-
-SELF_TEST_COUNT = 16
 
 
 def final_network(learner: Learner, init_from: Checkpoint | None, keep_initial: float) -> nn.Module:
@@ -71,7 +70,7 @@ def write_checkpoint(
             calibration = fit_calibration(logits, held.labels)
             fitted_on = f"{len(held)} held-out training images{seen.in_words()}"
         measured = (score(calibration.probabilities(logits), held).to_dict(),)
-    images, probabilities = _self_test(network, held if len(held) else training, calibration)
+    images, probabilities = choose_self_test(network, held, training, calibration)
     metadata = Metadata(
         name=f"{architecture.arch}-{training.name}",
         architecture=architecture.to_dict(),
@@ -101,18 +100,3 @@ def write_checkpoint(
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
     checkpoint.save(path, metadata, tensors, images.numpy(), probabilities.numpy())
-
-
-def _self_test(network: nn.Module, pool: Dataset, calibration: Calibration) -> tuple[Tensor, Tensor]:
-    """Choose images whose answers would move if anything were wrong.
-
-    Half are the least certain of the first 50 * SELF_TEST_COUNT, half are evenly spaced over these. Returns them and
-    their probabilities, (K, 3, S, S) and (K, classes).
-    """
-    candidates = pool.images[: 50 * SELF_TEST_COUNT]
-    logits = compute_logits(network, candidates, pool.mean, pool.std)
-    probabilities = calibration.probabilities(logits)
-    least_certain = probabilities.amax(dim=1).argsort()[: SELF_TEST_COUNT // 2]
-    evenly_spaced = torch.arange(len(candidates))[:: max(1, len(candidates) // (SELF_TEST_COUNT // 2))]
-    chosen = torch.cat([least_certain, evenly_spaced[: SELF_TEST_COUNT // 2]])
-    return candidates[chosen], probabilities[chosen]

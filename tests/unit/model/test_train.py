@@ -18,8 +18,8 @@ from model.train import Trainer
 from model.training import learner
 from model.training.augment import augment_batch
 from model.training.errors import TrainingError
-from model.training.finish import SELF_TEST_COUNT
 from model.training.recipe import Recipe
+from model.training.self_test import SELF_TEST_COUNT
 from tests.toy_training import OVERFITTING, toy_dataset
 from tests.unit.model.runs import RECIPE, trainer
 
