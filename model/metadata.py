@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FORMAT: Literal[1] = 1
 
+SYNTHETIC = "synthetic"  # what `dataset` says under "self_test" where the images of that are no pictures
+
 # Unicode's categories of control characters, surrogates, and separators of lines and paragraphs.
 UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -101,6 +103,11 @@ class Metadata(BaseModel):
         except (ValueError, RecursionError) as error:
             raise ValueError("it is no JSON: nested too deeply, or with a text that is not Unicode") from error
         return self
+
+    @property
+    def has_synthetic_self_test(self) -> bool:
+        """Whether the self-test's images were made for it, and are none of the pictures that it was trained with."""
+        return self.dataset.get("self_test") == SYNTHETIC
 
     @property
     def calibration(self) -> Calibration:

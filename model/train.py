@@ -50,7 +50,8 @@ class Trainer:
     memory is taken for the part to train on: who gave it has no use for it any more. `init_from` is a checkpoint to go
     on from, with a recipe of its own, instead of fresh weights; images are normalised as its weights expect them,
     by its mean and std instead of the dataset's. `world` are the processes that share each batch;
-    `compiled` runs the network through torch.compile. `progress` is told (step, steps, figures) every
+    `compiled` runs the network through torch.compile. With `synthetic_self_test` the checkpoint holds none of the
+    images. `progress` is told (step, steps, figures) every
     `progress_every_s` seconds and at an epoch's end: loss, accuracy, images_per_s, seconds_left; `on_epoch` of each
     epoch's line of metrics. The state is saved every `save_every_s` seconds, after the last epoch, and when
     `request_stop` is called: an epoch on a GPU may take less time than to write it.
@@ -68,6 +69,7 @@ class Trainer:
         init_from: Checkpoint | None = None,
         world: World | None = None,
         compiled: bool = False,
+        synthetic_self_test: bool = False,
         progress: Progress | None = None,
         on_epoch: OnEpoch | None = None,
         progress_every_s: float = 0.5,
@@ -88,6 +90,7 @@ class Trainer:
             dataset = replace(dataset, mean=init_from.metadata.mean, std=init_from.metadata.std)
         self.folder = RunFolder(out)
         self.temperature = temperature
+        self.synthetic_self_test = synthetic_self_test
         self.init_from = init_from
         self.progress, self.on_epoch = progress, on_epoch
         self.progress_every_s, self.save_every_s = progress_every_s, save_every_s
@@ -141,9 +144,16 @@ class Trainer:
         return self.folder.checkpoint
 
     def _is_finished(self) -> bool:
-        """Return what all processes agree on: whether all epochs are done, and their checkpoint is here and intact."""
-        temperature = self.folder.temperature() if self.epoch == self.recipe.epochs else None
-        finished = temperature is not None and self.temperature in {None, temperature}
+        """Return what all processes agree on: whether all epochs are done, and their checkpoint is here and intact.
+
+        And is as it is wanted: with the temperature that was given, and without pictures if these must not be in it.
+        """
+        metadata = self.folder.checkpoint_metadata() if self.epoch == self.recipe.epochs else None
+        finished = (
+            metadata is not None
+            and self.temperature in {None, metadata.temperature}
+            and (metadata.has_synthetic_self_test or not self.synthetic_self_test)
+        )
         return not self.world.any(not finished, self.device)
 
     def _run(self) -> None:
@@ -305,6 +315,7 @@ class Trainer:
             seen=self.seen,
             temperature=self.temperature,
             recipe=self._recipe_done(),
+            synthetic_self_test=self.synthetic_self_test,
         )
 
     def _tell_of_seen_images(self) -> None:

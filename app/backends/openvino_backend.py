@@ -54,6 +54,11 @@ def open_openvino(source: Checkpoint, settings: Settings, precision: str, *, pie
     constants = FileBacked(FileBacked.size_of([tensor.nbytes for tensor in tensors.values()]))
     described = (spec, fold(spec, tensors, constants.keep), metadata.mean, metadata.std)
     if precision == "int8":
+        if metadata.has_synthetic_self_test:
+            log.warning(
+                "the ranges of int8 come from the self-test's images, which are synthetic in this checkpoint: before "
+                "relying on it, compare what resnet evaluate --url measures in int8 and without"
+            )
         model = quantised_model(*described, images=source.self_test_images, threads=threads)
     else:
         model = openvino_model(*described)

@@ -131,6 +131,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="run the network through torch.compile [on one CUDA device, where it works]",
     )
+    parser.add_argument(
+        "--synthetic-self-test",
+        action="store_true",
+        help="keep pictures out of the checkpoint: it tests itself by made images instead of up to sixteen of them",
+    )
     parser.add_argument("--tensorboard", action="store_true", help="also write event files to OUT/tensorboard")
     parser.add_argument("--no-report", action="store_true", help="do not measure on the test set and draw at the end")
     parser.add_argument(
@@ -233,6 +238,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
             init_from=init_from,
             world=world,
             compiled=arguments.compile if arguments.compile is not None else device.type == "cuda" and world.size == 1,
+            synthetic_self_test=arguments.synthetic_self_test,
             progress=shown.show_step if world.is_main else None,
             progress_every_s=shown.every_s,
             on_epoch=log_epoch,

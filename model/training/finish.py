@@ -18,7 +18,7 @@ from model.calibration import Calibration, fit_calibration
 from model.checkpoint import Checkpoint
 from model.data import Dataset
 from model.evaluate import compute_logits, score
-from model.metadata import Metadata
+from model.metadata import SYNTHETIC, Metadata
 from model.training.initial_weights import Seen
 from model.training.interpolate import STATISTICS_IMAGES, interpolate, reestimate_batch_norm
 from model.training.learner import Learner
@@ -52,13 +52,14 @@ def write_checkpoint(
     seen: Seen,
     temperature: float | None,
     recipe: dict[str, Any],
+    synthetic_self_test: bool = False,
 ) -> None:
     """Fit the calibration on the held-out images, measure on them, and write the checkpoint.
 
     `fingerprint` is the whole training set's, `training` and `held` are its two parts; `seen` is how many of the
     latter the initial weights were trained on, which the checkpoint says. With `temperature` given,
     nothing is fitted, and `held` may be empty. `network` is rounded to half precision in place: what is measured is
-    what ships.
+    what ships. With `synthetic_self_test` no picture is in the checkpoint: it tests itself by images made for that.
     """
     tensors = checkpoint.tensors_to_store(network)
     network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
@@ -70,7 +71,7 @@ def write_checkpoint(
             calibration = fit_calibration(logits, held.labels)
             fitted_on = f"{len(held)} held-out training images{seen.in_words()}"
         measured = (score(calibration.probabilities(logits), held).to_dict(),)
-    images, probabilities = choose_self_test(network, held, training, calibration)
+    images, probabilities = choose_self_test(network, held, training, calibration, synthetic=synthetic_self_test)
     metadata = Metadata(
         name=f"{architecture.arch}-{training.name}",
         architecture=architecture.to_dict(),
@@ -88,6 +89,7 @@ def write_checkpoint(
             "training_images": len(training),
             "held_out_images": len(held),
             **seen.never_trained_on(len(held)),
+            **({"self_test": SYNTHETIC} if synthetic_self_test else {}),
         },
         recipe=recipe,
         epochs=sum(epochs for _, epochs in recipe["phases"]),
@@ -100,3 +102,9 @@ def write_checkpoint(
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
     checkpoint.save(path, metadata, tensors, images.numpy(), probabilities.numpy())
+    if not synthetic_self_test:
+        log.info(
+            "the checkpoint holds %d of the pictures, to test itself by: "
+            "the same command with --synthetic-self-test puts made ones in their place",
+            len(images),
+        )

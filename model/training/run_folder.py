@@ -19,7 +19,7 @@ import torch
 
 from model.checkpoint import load, pinned_sha256, write_atomically
 from model.hardware.device import lacks_memory
-from model.metadata import CheckpointError
+from model.metadata import CheckpointError, Metadata
 from model.training.errors import TrainingError
 
 # What every state has; newer ones have more.
@@ -151,10 +151,10 @@ class RunFolder:
         identity: dict[str, Any] = json.loads(state["recipe"])
         return identity
 
-    def temperature(self) -> float | None:
-        """Return the temperature of the finished checkpoint, None where there is none that is intact."""
+    def checkpoint_metadata(self) -> Metadata | None:
+        """Return what the checkpoint says of itself, None where there is none that is intact."""
         try:
-            return load(self.checkpoint).metadata.temperature
+            return load(self.checkpoint).metadata
         except CheckpointError:
             return None
 

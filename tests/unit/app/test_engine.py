@@ -210,6 +210,16 @@ def test_int8_tolerates_rounding_and_no_more(source):
 
 
 @pytest.mark.parametrize(
+    ("precision", "note", "told"),
+    [("int8", {"self_test": "synthetic"}, True), ("int8", {}, False), ("float32", {"self_test": "synthetic"}, False)],
+)
+def test_ranges_of_int8_that_come_from_synthetic_images_are_warned_of(source, caplog, precision, note, told):
+    metadata = source.metadata.model_copy(update={"dataset": source.metadata.dataset | note})
+    make(replace(source, metadata=metadata), "openvino", precision).close()
+    assert ("the ranges of int8 come from the self-test's images, which are synthetic" in caplog.text) == told
+
+
+@pytest.mark.parametrize(
     ("dtype", "off", "passes"),
     [("float32", 0.04, True), ("float32", 0.07, False), ("bfloat16", 0.07, False), ("int8", 0.07, True)],
 )

@@ -1,6 +1,7 @@
 """What a training run does, and what it leaves when it was not disturbed."""
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,28 @@ def test_half_of_the_self_test_are_the_images_that_it_is_least_certain_of(tmp_pa
     tested = torch.tensor(loaded.self_test_probabilities).amax(dim=1)[:half]
     torch.testing.assert_close(tested, certainty[:half], rtol=0, atol=1e-4)
     assert certainty[half] - certainty[0] > 1e-3
+
+
+def test_a_synthetic_self_test_holds_none_of_the_pictures(
+    tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    pictures = {image.numpy().tobytes() for image in toy_dataset().images}
+    own = checkpoint.load(undisturbed / "checkpoint.safetensors")
+    made = checkpoint.load(trainer(tmp_path, temperature=0.5, synthetic_self_test=True).run())
+    assert all(image.tobytes() in pictures for image in own.self_test_images)
+    assert not any(image.tobytes() in pictures for image in made.self_test_images)
+    assert len({image.tobytes() for image in made.self_test_images}) == SELF_TEST_COUNT
+    assert [one.metadata.has_synthetic_self_test for one in (own, made)] == [False, True]
+    probabilities = served_probabilities(made, torch.tensor(made.self_test_images))
+    torch.testing.assert_close(probabilities, torch.tensor(made.self_test_probabilities), rtol=0, atol=1e-4)
+    assert "holds" not in caplog.text
+
+
+def test_a_checkpoint_that_holds_pictures_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    trainer(tmp_path).run()
+    assert "the checkpoint holds 16 of the pictures, to test itself by: the same command with --synth" in caplog.text
 
 
 def test_measured_figures_are_those_of_the_served_probabilities(undisturbed: Path) -> None:

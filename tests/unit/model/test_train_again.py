@@ -48,6 +48,18 @@ def test_a_finished_run_keeps_its_checkpoint_with_what_was_recorded_since(tmp_pa
     assert checkpoint.load(path).metadata.temperature == 1.5
 
 
+def test_a_finished_runs_checkpoint_is_written_again_without_pictures_and_then_stays_so(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    path = finished(undisturbed, tmp_path)
+    trainer(tmp_path, synthetic_self_test=True).run()
+    assert checkpoint.load(path).metadata.has_synthetic_self_test
+    before = path.read_bytes()
+    for wanted in (True, False):
+        trainer(tmp_path, synthetic_self_test=wanted).run()
+        assert path.read_bytes() == before
+
+
 def test_a_damaged_checkpoint_of_a_finished_run_is_written_again(tmp_path: Path, undisturbed: Path) -> None:
     path = finished(undisturbed, tmp_path)
     path.write_bytes(path.read_bytes()[:-1])

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from model.calibration import Calibration
-from model.data import Dataset
-from model.training.self_test import SELF_TEST_COUNT, choose_self_test
+from model.data import Dataset, channel_statistics
+from model.training.self_test import SELF_TEST_COUNT, choose_self_test, synthetic_images
 
 
 class Brightness(nn.Module):
@@ -53,3 +53,22 @@ def test_equal_pictures_count_once() -> None:
 
 def test_of_fewer_pictures_than_are_wanted_each_is_there_once() -> None:
     assert sorted(chosen(pictures([7, 7]), pictures([7, 9]))) == [7, 9]
+
+
+@pytest.mark.parametrize("size", [8, 20])
+def test_synthetic_images_are_always_the_same_and_about_as_bright_as_pictures(size: int) -> None:
+    mean, std = (0.6, 0.5, 0.3), (0.1, 0.15, 0.2)
+    images = synthetic_images(size, mean, std)
+    assert images.shape[1:] == (3, size, size)
+    assert len({image.numpy().tobytes() for image in images}) == len(images)
+    assert torch.equal(synthetic_images(size, mean, std), images)
+    found_mean, found_std = channel_statistics(images)
+    assert found_mean == pytest.approx(mean, abs=0.05)
+    assert found_std == pytest.approx(std, abs=0.05)
+
+
+def test_coarse_noise_prevails_in_the_first_synthetic_images_and_fine_noise_in_the_last() -> None:
+    grey = (0.5, 0.5, 0.5)
+    images = synthetic_images(32, grey, (0.2, 0.2, 0.2)).float()
+    between_neighbours = (images[..., 1:] - images[..., :-1]).abs().mean(dim=(1, 2, 3))
+    assert between_neighbours[:8].max() < between_neighbours[-8:].min() / 2
