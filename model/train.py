@@ -7,9 +7,7 @@ does one batch: augmentation, forward, loss, backward, optimiser. What is here g
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -27,18 +25,15 @@ from model.training.distributed import World
 from model.training.divergence import check_loss, check_weights
 from model.training.epoch_tally import EpochTally
 from model.training.errors import Stopped, TrainingError
-from model.training.finish import final_network, write_checkpoint
+from model.training.finish import ENDED_EARLY, final_network, recipe_done, write_checkpoint
 from model.training.initial_weights import Seen, held_out_but_seen
 from model.training.learner import Learner
-from model.training.recipe import Recipe, lineage
+from model.training.progress import OnEpoch, Progress, RunProgress
+from model.training.recipe import Recipe
 from model.training.resume import find_state, run_identity
 from model.training.run_folder import RunFolder
-from model.training.time_left import TimeLeft, duration_in_words
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int, dict[str, float]], None]
-OnEpoch = Callable[[dict[str, Any]], None]
 
 AGREE_EVERY_STEPS = 20
 
@@ -92,8 +87,7 @@ class Trainer:
         self.temperature = temperature
         self.synthetic_self_test = synthetic_self_test
         self.init_from = init_from
-        self.progress, self.on_epoch = progress, on_epoch
-        self.progress_every_s, self.save_every_s = progress_every_s, save_every_s
+        self.save_every_s = save_every_s
         self.fingerprint = dataset.fingerprint()  # of all images, before any is moved
         self.seen = Seen()
         if init_from is not None:
@@ -106,12 +100,13 @@ class Trainer:
         self.seconds = 0.0
         self.compile_seconds = 0.0
         self.tally = EpochTally.empty(device)
-        self.time_left = TimeLeft(recipe, self.learner.steps_per_epoch)
+        self.progress = RunProgress(
+            recipe, self.learner.steps_per_epoch, on_step=progress, on_epoch=on_epoch, every_s=progress_every_s
+        )
         self.was_finished = False
         self._stop_requested = False
         self.in_epochs = False  # whether steps are being done
         self._counted_until = self._saved_at = time.monotonic()
-        self._told_at = -math.inf
 
     def request_stop(self) -> None:
         """Ask `run` to save its state after the present step and raise Stopped; safe in a signal handler."""
@@ -125,14 +120,23 @@ class Trainer:
         """
         return self.in_epochs or self.world.size > 1
 
-    def run(self) -> Path:
+    @property
+    def training_seconds(self) -> float:
+        """How long the steps took that are in the weights, of all attempts."""
+        return self.seconds + self.tally.seconds
+
+    def run(self, *, finish: bool = False) -> Path:
         """Train from the last saved state to the end and return the checkpoint's path.
 
-        A finished run's checkpoint stays as it is, with what was recorded in it since; `was_finished` says so.
+        A finished run's checkpoint stays as it is, with what was recorded in it since; `was_finished` says so. With
+        `finish` the checkpoint is made of the saved state as it is, and says after how many epochs; the run can still
+        be gone on with, to a checkpoint that takes its place.
 
-        Raises TrainingError if the folder holds another run, or loss or weights are no numbers, and Stopped when asked
-        to stop.
+        Raises TrainingError if the folder holds another run, or none though there is to `finish` one, or loss or
+        weights are no numbers, and Stopped when asked to stop.
         """
+        if finish:
+            self.folder.require_state()
         with self.folder.taken() if self.world.is_main else nullcontext():
             self._resume()
             self.was_finished = self._is_finished()
@@ -140,7 +144,7 @@ class Trainer:
                 log.info("this run is finished: nothing is left to do")
             else:
                 self.folder.check_writable()
-                self._run()
+                self._run(finish)
         return self.folder.checkpoint
 
     def _is_finished(self) -> bool:
@@ -151,35 +155,37 @@ class Trainer:
         metadata = self.folder.checkpoint_metadata() if self.epoch == self.recipe.epochs else None
         finished = (
             metadata is not None
+            and ENDED_EARLY not in metadata.recipe
             and self.temperature in {None, metadata.temperature}
             and (metadata.has_synthetic_self_test or not self.synthetic_self_test)
         )
         return not self.world.any(not finished, self.device)
 
-    def _run(self) -> None:
-        """Do what is left of the run."""
+    def _run(self, finish: bool) -> None:
+        """Do what is left of the run, or only its end."""
         self._tell_of_seen_images()
         if self.world.is_main:
             self.folder.begin({"recipe": self.recipe.to_dict(), **self.learner.hardware()})
             self.folder.forget_metrics_after(self.epoch)
+        if not finish:
+            self._train()
+        if self.world.is_main:
+            self._finish()
+        self.world.barrier()
+
+    def _train(self) -> None:
+        """Do the epochs that are left."""
         if self.learner.compiled and self.epoch < self.recipe.epochs:
             self.compile_seconds = self.learner.compile()
-        self.time_left.begin(self._steps_done(), time.monotonic())
+        self.progress.begin(self._steps_done())
         self.in_epochs = True
         while self.epoch < self.recipe.epochs:
             line = self._train_epoch()
             if self.world.is_main:
                 self.folder.append_metrics(line)
-            left = self._seconds_left()
-            figures = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items())
-            log.info("%s%s", figures, f", about {duration_in_words(left)} left" if left else "")
-            if self.on_epoch is not None:
-                self.on_epoch(line)
+            self.progress.tell_epoch(self._steps_done(), line)
             self._save_and_stop(time.monotonic())
         self.in_epochs = False
-        if self.world.is_main:
-            self._finish()
-        self.world.barrier()
 
     def _train_epoch(self) -> dict[str, Any]:
         """Do what is left of the present epoch and return its line of metrics."""
@@ -196,11 +202,6 @@ class Trainer:
 
     def _steps_done(self) -> int:
         return self.epoch * self.learner.steps_per_epoch + self.tally.steps
-
-    def _seconds_left(self) -> float | None:
-        """Return about how long the steps that are left will take, None if this process has not done one yet."""
-        self.time_left.note(self._steps_done(), time.monotonic())
-        return self.time_left.seconds()
 
     def _count_seconds(self) -> None:
         """Add the time since the last count to the epoch's. A GPU is waited for: its steps were only queued."""
@@ -239,14 +240,12 @@ class Trainer:
         """Tell progress, save the state and stop, each where it is time for it."""
         now, tally = time.monotonic(), self.tally
         last = tally.steps == self.learner.steps_per_epoch
-        if self.progress and (last or now - self._told_at >= self.progress_every_s):
-            self._told_at = now
+        if self.progress.is_due(always=last):
             self._count_seconds()
             seen = tally.steps * self.recipe.batch_size
             accuracy = float(tally.correct) * self.world.size / seen
             figures = {"loss": float(loss), "accuracy": accuracy, "images_per_s": seen / tally.seconds}
-            figures["seconds_left"] = self._seconds_left() or 0.0
-            self.progress(self._steps_done(), self.learner.steps, figures)
+            self.progress.tell_step(self._steps_done(), figures)
         on_gpus = self.world.size > 1 and self.device.type == "cuda"
         if on_gpus and tally.steps % AGREE_EVERY_STEPS and not last:
             return  # processes save and stop together; asking each other at every step would cost too much
@@ -270,7 +269,8 @@ class Trainer:
             self._counted_until = time.monotonic()
         if stop:
             where = f"in epoch {self.epoch + 1}" if within else f"after epoch {self.epoch}"
-            raise Stopped(f"stopped {where}; the same command goes on from {self.folder.path}")
+            or_else = "" if finished else ", or with --finish makes a checkpoint of it as it is"
+            raise Stopped(f"stopped {where}; the same command goes on from {self.folder.path}{or_else}")
 
     def _is_time_to_save(self, now: float) -> bool:
         """Return what all processes agree on: whether one of them has not saved for long enough."""
@@ -314,7 +314,14 @@ class Trainer:
             held=self.held,
             seen=self.seen,
             temperature=self.temperature,
-            recipe=self._recipe_done(),
+            recipe=recipe_done(
+                self.recipe,
+                self.init_from,
+                seconds=self.training_seconds,
+                hardware=learner.hardware(),
+                epochs=self.epoch,
+                steps_of_the_next=self.tally.steps,
+            ),
             synthetic_self_test=self.synthetic_self_test,
         )
 
@@ -323,10 +330,3 @@ class Trainer:
         if self.init_from is not None and self.world.is_main:
             same_classes = self.init_from.metadata.classes == self.held.classes
             self.seen.tell(len(self.held), same_classes=same_classes, fitted=self.temperature is None)
-
-    def _recipe_done(self) -> dict[str, Any]:
-        """Return the recipe with what the run took, and the runs that it started from, if any."""
-        done = self.recipe.to_dict() | {"training_seconds": round(self.seconds), **self.learner.hardware()}
-        if self.init_from is not None:
-            done["init_from"] = lineage(self.init_from.version, self.init_from.metadata.recipe)
-        return done

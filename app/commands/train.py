@@ -28,8 +28,9 @@ from model.transforms import MAX_SIDE, MIN_SIDE
 if TYPE_CHECKING:
     import torch
 
-    from model.train import OnEpoch, Trainer
+    from model.train import Trainer
     from model.training.distributed import World
+    from model.training.progress import OnEpoch
 
 
 def _preset_values(name: str) -> str:
@@ -136,6 +137,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep pictures out of the checkpoint: it tests itself by made images instead of up to sixteen of them",
     )
+    parser.add_argument(
+        "--finish",
+        action="store_true",
+        help="train no further: make a checkpoint of what the run in --out has saved, by its own command",
+    )
     parser.add_argument("--tensorboard", action="store_true", help="also write event files to OUT/tensorboard")
     parser.add_argument("--no-report", action="store_true", help="do not measure on the test set and draw at the end")
     parser.add_argument(
@@ -209,6 +215,8 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
     began = time.monotonic()
     log_epoch: OnEpoch | None = None
     RunFolder(arguments.out).check_ours()  # before all pictures are read
+    if arguments.finish:
+        RunFolder(arguments.out).require_state()
     with ExitStack() as stack:
         if arguments.tensorboard and world.is_main:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
@@ -237,23 +245,30 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
             consume=True,
             init_from=init_from,
             world=world,
-            compiled=arguments.compile if arguments.compile is not None else device.type == "cuda" and world.size == 1,
+            compiled=_is_compiled(arguments, device, world),
             synthetic_self_test=arguments.synthetic_self_test,
             progress=shown.show_step if world.is_main else None,
             progress_every_s=shown.every_s,
             on_epoch=log_epoch,
         )
         stack.enter_context(_stopping_gently(trainer, signals))
-        path = trainer.run()
+        path = trainer.run(finish=arguments.finish)
     if world.is_main and not trainer.was_finished:
         seconds = {
             "data_loading": data_loading_s,
             "compile": trainer.compile_seconds,
-            "training": trainer.seconds,  # of all attempts; the total is of this process alone
+            "training": trainer.training_seconds,  # of all attempts; the total is of this process alone
             "total": time.monotonic() - began,
         }
         trainer.folder.write_json("timing.json", {name: round(value, 2) for name, value in seconds.items()})
     return path
+
+
+def _is_compiled(arguments: argparse.Namespace, device: torch.device, world: World) -> bool:
+    """Return whether the network is run through torch.compile: on one CUDA device, unless a flag says otherwise."""
+    if arguments.finish:
+        return False
+    return arguments.compile if arguments.compile is not None else device.type == "cuda" and world.size == 1
 
 
 @contextmanager

@@ -30,6 +30,7 @@ def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> N
     from model.evaluate import as_result, score_checkpoint
     from model.extras import MissingExtra
     from model.report import write_report
+    from model.training.finish import ENDED_EARLY
     from model.training.run_folder import RunFolder
 
     dataset, probabilities = None, None
@@ -43,8 +44,9 @@ def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> N
         log.info("measuring on %d test images", len(dataset))
         scores, probabilities = score_checkpoint(source, dataset, device)
         result = as_result(source.metadata.name, source.version, "checkpoint", scores.to_dict())
-        RunFolder(arguments.out).write_json("evaluation.json", result)
-        print(_in_short(scores, dataset))
+        early = source.metadata.recipe.get(ENDED_EARLY)
+        RunFolder(arguments.out).write_json("evaluation.json", result | ({ENDED_EARLY: early} if early else {}))
+        print((f"after {early['epochs']} of {early['of']} epochs: " if early else "") + _in_short(scores, dataset))
     try:
         write_report(arguments.out, arguments.out / "metrics.jsonl", dataset, probabilities)
     except MissingExtra as error:

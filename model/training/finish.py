@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,13 @@ from model.metadata import SYNTHETIC, Metadata
 from model.training.initial_weights import Seen
 from model.training.interpolate import STATISTICS_IMAGES, interpolate, reestimate_batch_norm
 from model.training.learner import Learner
+from model.training.recipe import Recipe, lineage
 from model.training.self_test import choose_self_test
 
 log = logging.getLogger(__name__)
+
+# What a checkpoint's recipe has besides, where the run has not come to its end: how many "epochs" "of" how many are done.
+ENDED_EARLY = "ended_early"
 
 
 def final_network(learner: Learner, init_from: Checkpoint | None, keep_initial: float) -> nn.Module:
@@ -39,6 +44,33 @@ def final_network(learner: Learner, init_from: Checkpoint | None, keep_initial: 
     training = learner.training
     reestimate_batch_norm(network, training.images[:STATISTICS_IMAGES], training.mean, training.std)
     return network.eval()
+
+
+def recipe_done(
+    recipe: Recipe,
+    init_from: Checkpoint | None,
+    *,
+    seconds: float,
+    hardware: Mapping[str, str],
+    epochs: int,
+    steps_of_the_next: int,
+) -> dict[str, Any]:
+    """Return what a checkpoint notes of the recipe.
+
+    That is the recipe, what the run took on which hardware, the runs that it started from and, if it is ended before
+    its last epoch, how many `epochs` are done, and how many steps of the next one. That is logged as a warning, too.
+    """
+    done = recipe.to_dict() | {"training_seconds": round(seconds), **hardware}
+    if epochs < recipe.epochs:
+        done[ENDED_EARLY] = {"epochs": epochs, "of": recipe.epochs, "steps_of_the_next": steps_of_the_next}
+        log.warning(
+            "finishing after %d of %d epochs and %d steps, before the learning rate has come down: "
+            "a whole run of fewer epochs is likely to be better",
+            *done[ENDED_EARLY].values(),
+        )
+    if init_from is not None:
+        done["init_from"] = lineage(init_from.version, init_from.metadata.recipe)
+    return done
 
 
 def write_checkpoint(
@@ -92,7 +124,7 @@ def write_checkpoint(
             **({"self_test": SYNTHETIC} if synthetic_self_test else {}),
         },
         recipe=recipe,
-        epochs=sum(epochs for _, epochs in recipe["phases"]),
+        epochs=recipe[ENDED_EARLY]["epochs"] if ENDED_EARLY in recipe else sum(count for _, count in recipe["phases"]),
         seed=recipe["seed"],
         libraries={
             "python": platform.python_version(),

@@ -140,6 +140,11 @@ class RunFolder:
         found: dict[str, Any] = state
         return found
 
+    def require_state(self) -> None:
+        """Raise TrainingError if no state was saved that a checkpoint could be made of."""
+        if not self.state.exists():
+            raise TrainingError(f"{self.path} holds no saved state, of which --finish could make a checkpoint")
+
     def identity(self) -> dict[str, Any] | None:
         """Return what the saved state says of its run: the recipe, "images", and what it started from.
 
@@ -211,7 +216,10 @@ def _epoch_of(line: str) -> int:
 def check_same_run(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise TrainingError if the run in the folder `path` is another one than is wanted, by their identities."""
     if saved != wanted:
-        raise TrainingError(f"{path} holds another run ({differences(saved, wanted)}): give another --out")
+        own = ""
+        if not RunFolder(path).checkpoint.exists():
+            own = "; with --finish that run's own command makes a checkpoint of it as it is"
+        raise TrainingError(f"{path} holds another run ({differences(saved, wanted)}): give another --out{own}")
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

@@ -53,6 +53,13 @@ def test_a_run_among_files_of_another_kind_is_refused_before_anything_is_read(tm
     assert (tmp_path / "settings.json").read_text() == '{"theme": "dark"}'
 
 
+def test_where_no_state_was_saved_there_is_nothing_to_finish(tmp_path, capsys):
+    assert train("--out", tmp_path / "run", "--finish") == 1
+    said = f"resnet: error: {tmp_path}/run holds no saved state, of which --finish could make a checkpoint\n"
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

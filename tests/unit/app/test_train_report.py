@@ -13,7 +13,7 @@ from model import checkpoint
 from model.data import DataError, Dataset, NoTestSet, Split
 from model.evaluate import expected_calibration_error
 from model.training.run_folder import RunFolder
-from tests.unit.app.toy_runs import toy_dataset, train
+from tests.unit.app.toy_runs import crash_in_epoch, toy_dataset, train
 
 PNGS = {"learning_curves.png", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png"}
 
@@ -68,6 +68,22 @@ def test_the_report_measures_what_is_served(tmp_path: Path) -> None:
         logits = loaded.network()((dataset.images / 255 - mean) / std)
     expected = expected_calibration_error(torch.softmax(logits / 0.5, dim=1), dataset.labels)
     assert json.loads((tmp_path / "evaluation.json").read_text())["ece"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_of_a_run_that_was_ended_early_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        crash_in_epoch(2, patch)
+        assert train(tmp_path) == 1
+    capsys.readouterr()
+    assert train(tmp_path, "--finish") == 0
+    assert "\nafter 1 of 2 epochs: test top-1 " in capsys.readouterr().out
+    early = {"epochs": 1, "of": 2, "steps_of_the_next": 0}
+    assert json.loads((tmp_path / "evaluation.json").read_text())["ended_early"] == early
+    assert json.loads((tmp_path / "timing.json").read_text())["training"] > 0
+    assert train(tmp_path) == 0
+    assert "ended_early" not in json.loads((tmp_path / "evaluation.json").read_text())
 
 
 def test_no_report_leaves_the_test_set_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

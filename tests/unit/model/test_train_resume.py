@@ -315,7 +315,7 @@ def test_a_loss_that_is_no_number_is_never_saved_within_an_epoch(tmp_path: Path,
 def test_what_the_last_step_makes_of_the_weights_is_never_saved(tmp_path: Path, value: float) -> None:
     """Neither is what half precision has no number for, though the loss may be fine with it."""
     running = trainer(tmp_path, replace(RECIPE, phases=((8, 1),)))
-    running.on_epoch = lambda _line: running.learner.average.network.head.weight.data.fill_(value)
+    running.progress.on_epoch = lambda _line: running.learner.average.network.head.weight.data.fill_(value)
     with pytest.raises(TrainingError, match=r"in epoch 1: no state was saved yet; try a lower --learning-rate$"):
         running.run()
     assert {path.name for path in tmp_path.iterdir()} == {"settings.json", "metrics.jsonl"}
