@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from model.data import DataError, Dataset, Split, load_cifar10, load_cifar100
-from model.image_folder.dataset import load_folder
-from model.image_folder.layout import OnBadImage, some_of
+from model.image_folder.dataset import TEST_SHARE, PictureFolder, load_folder
+from model.image_folder.layout import BadFiles, OnBadImage, some_of
 
 CIFAR = {"cifar10": load_cifar10, "cifar100": load_cifar100}
 CIFAR_SIZE = 32
@@ -40,6 +40,20 @@ def load_dataset(
     train, test = (CIFAR[name](root, train=part, download=download) for part in (True, False))
     images, labels = torch.cat((train.images, test.images)), torch.cat((train.labels, test.labels))
     return replace(train, split="all", images=images, labels=labels)
+
+
+def listed_folder(name: str) -> tuple[tuple[str, ...], int] | None:
+    """Return the classes of "folder:PATH", and about how many of its files would be trained on or held out.
+
+    No file is opened: which ones are no pictures, or are there twice, does not show. None for other datasets, which are
+    read within seconds. Raises DataError if it is no folder of at least two classes.
+    """
+    kind, _, path = name.partition(":")
+    if kind != "folder":
+        return None
+    folder = PictureFolder.at(Path(path))
+    files = folder.files(folder.places("train"), BadFiles(folder.root, "skip"), may_lack=True)
+    return folder.classes, len(files) if folder.test_split else round(len(files) * (1 - TEST_SHARE))
 
 
 def check_classes(dataset: Dataset, classes: tuple[str, ...], whose: str) -> None:

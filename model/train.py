@@ -21,6 +21,7 @@ from model.checkpoint import Checkpoint
 from model.data import Dataset, hold_out
 from model.evaluate import score
 from model.training.checks import check_recipe
+from model.training.device_memory import check_device_memory
 from model.training.distributed import World
 from model.training.divergence import check_loss, check_weights
 from model.training.epoch_tally import EpochTally
@@ -93,6 +94,7 @@ class Trainer:
         if init_from is not None:
             self.seen = held_out_but_seen(init_from, dataset, self.fingerprint, recipe.hold_out)
         training, self.held = hold_out(dataset, recipe.hold_out, consume=consume)
+        check_device_memory(len(training), training.images.shape[-1], device)
         self.learner = Learner(recipe, training, device=device, init_from=init_from, world=world, compiled=compiled)
         self.world = self.learner.world
         self.device = device

@@ -13,6 +13,8 @@ from model.architecture import Architecture
 from model.training.recipe import PRESETS, Recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from model.checkpoint import Checkpoint
     from model.data import Dataset
 
@@ -44,6 +46,25 @@ def check_flags(
         has_initial=init_from is not None,
         processes=processes if "batch_size" in given else 1,  # else it depends on the pictures, too
     )
+
+
+def check_folder(
+    arguments: argparse.Namespace, default_preset: str, init_from: Checkpoint | None, device: torch.device
+) -> None:
+    """Raise TrainingError for what shows of a folder's names to be impossible, DataError if it is no such folder.
+
+    That is more pictures than the GPU has room for.
+    """
+    from model.datasets import listed_folder
+    from model.training.device_memory import check_device_memory
+
+    if device.type != "cuda":
+        return
+    listed = listed_folder(arguments.data)
+    if listed is not None:
+        classes, files = listed
+        recipe, _ = _fit(arguments, default_preset, init_from, images=files, classes=len(classes))
+        check_device_memory(files - recipe.hold_out, arguments.image_size, device)
 
 
 def check_run(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from app.commands.argument_types import learning_rate, seed, share, share_below_one, temperature, weight_decay, whole
 from app.commands.data_flags import add_data, check_out, named_path
-from app.commands.fitted_recipe import build_recipe, check_flags, check_run
+from app.commands.fitted_recipe import build_recipe, check_flags, check_folder, check_run
 from app.commands.interrupted import word_and_status
 from app.commands.labelled_data import load_split
 from app.commands.progress import ProgressBar, ProgressLines
@@ -184,7 +184,8 @@ def run(arguments: argparse.Namespace) -> int:
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
-        print("resnet: error: out of memory: take a smaller --batch-size or --image-size", file=sys.stderr)
+        less = "take a smaller --batch-size or --image-size, or fewer pictures"
+        print(f"resnet: error: out of memory: {less}", file=sys.stderr)
         return 1
     return 0
 
@@ -224,6 +225,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
         default_preset = "best" if device.type == "cuda" else "cpu"
         check_flags(arguments, default_preset, init_from, world.size)
         kept = check_run(arguments, default_preset, init_from, world.size)
+        check_folder(arguments, default_preset, init_from, device)
         with _warnings_of_one(world):
             dataset = load_split(arguments, split="train")
             recipe = build_recipe(arguments, default_preset, dataset, init_from, processes=world.size, kept=kept)

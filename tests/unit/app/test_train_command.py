@@ -36,7 +36,8 @@ def test_too_little_memory_is_said_in_one_line(
             train(tmp_path)
         return
     assert train(tmp_path) == 1
-    assert capsys.readouterr().err.endswith("error: out of memory: take a smaller --batch-size or --image-size\n")
+    said = "error: out of memory: take a smaller --batch-size or --image-size, or fewer pictures\n"
+    assert capsys.readouterr().err.endswith(said)
 
 
 def test_a_full_disk_loses_nothing_that_was_saved(

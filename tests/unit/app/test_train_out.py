@@ -1,9 +1,18 @@
 """Where `resnet train` may leave its run, and which flags go together: found out before anything is read."""
 
 import pytest
+import torch
 
 from app.cli import build_parser
 from app.settings import SHIPPED_WEIGHTS
+
+
+class Reached(Exception):
+    """The pictures would be read."""
+
+
+def reached(*_, **__):
+    raise Reached
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +69,33 @@ def test_where_no_state_was_saved_there_is_nothing_to_finish(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def fill(folder, count):
+    """Make a folder of two classes with so many files that are no pictures, which does not show before they are read."""
+    for number in range(count):
+        path = folder / ("bee" if number % 2 else "ant") / str(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return f"folder:{folder}"
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_pictures_that_a_gpu_has_no_room_for_are_refused_before_they_are_read(tmp_path, monkeypatch, capsys, splits):
+    """Of a hundred, ten are to be tested on, unless they lie apart, and of the rest a tenth is held out."""
+    gpu = torch.device("cuda")
+    data = fill(tmp_path / "pictures" / ("train" if splits else ""), 100)
+    if splits:
+        data = fill(tmp_path / "pictures" / "test", 10).removesuffix("/test")
+    monkeypatch.setattr("model.hardware.device.pick_device", lambda _name: gpu)
+    free = {gpu: (80 * 3 * 64**2, 80 << 30)}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: free[device])
+    monkeypatch.setattr("model.datasets.load_dataset", reached)
+    assert train("--data", data, "--out", tmp_path / "run", "--image-size", "64") == 1
+    count = 90 if splits else 81
+    assert capsys.readouterr().err.startswith(f"resnet: error: {count} training pictures of 64x64 take ")
+    with pytest.raises(Reached):
+        train("--data", data, "--out", tmp_path / "run", "--image-size", "48")
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -93,12 +129,6 @@ def test_flags_that_do_not_go_together_are_refused_before_anything_is_read(tmp_p
     ],
 )
 def test_flags_that_may_go_together_are_not(tmp_path, monkeypatch, flags):
-    class Reached(Exception):
-        pass
-
-    def load(*_, **__):
-        raise Reached
-
-    monkeypatch.setattr("model.datasets.load_dataset", load)
+    monkeypatch.setattr("model.datasets.load_dataset", reached)
     with pytest.raises(Reached):
         train("--data", "folder:pictures", "--out", tmp_path / "run", *flags)
