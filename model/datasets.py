@@ -42,18 +42,22 @@ def load_dataset(
     return replace(train, split="all", images=images, labels=labels)
 
 
-def listed_folder(name: str) -> tuple[tuple[str, ...], int] | None:
-    """Return the classes of "folder:PATH", and about how many of its files would be trained on or held out.
+def named_folder(name: str) -> PictureFolder | None:
+    """Return the folder of "folder:PATH" with its classes, None for other datasets, which are read within seconds.
 
-    No file is opened: which ones are no pictures, or are there twice, does not show. None for other datasets, which are
-    read within seconds. Raises DataError if it is no folder of at least two classes.
+    Raises DataError if it is no folder of at least two classes.
     """
     kind, _, path = name.partition(":")
-    if kind != "folder":
-        return None
-    folder = PictureFolder.at(Path(path))
+    return PictureFolder.at(Path(path)) if kind == "folder" else None
+
+
+def count_training_files(folder: PictureFolder) -> int:
+    """Return about how many files of a folder will be trained on or held out.
+
+    No file is opened: which ones are no pictures, or are there twice, does not show. Raises DataError.
+    """
     files = folder.files(folder.places("train"), BadFiles(folder.root, "skip"), may_lack=True)
-    return folder.classes, len(files) if folder.test_split else round(len(files) * (1 - TEST_SHARE))
+    return len(files) if folder.test_split else round(len(files) * (1 - TEST_SHARE))
 
 
 def check_classes(dataset: Dataset, classes: tuple[str, ...], whose: str) -> None:

@@ -25,9 +25,9 @@ from model.training.device_memory import check_device_memory
 from model.training.distributed import World
 from model.training.divergence import check_loss, check_weights
 from model.training.epoch_tally import EpochTally
-from model.training.errors import Stopped, TrainingError
+from model.training.errors import Stopped
 from model.training.finish import ENDED_EARLY, final_network, recipe_done, write_checkpoint
-from model.training.initial_weights import Seen, held_out_but_seen
+from model.training.initial_weights import Seen, check_same_classes, held_out_but_seen
 from model.training.learner import Learner
 from model.training.progress import OnEpoch, Progress, RunProgress
 from model.training.recipe import Recipe
@@ -78,8 +78,8 @@ class Trainer:
             has_initial=init_from is not None,
             processes=world.size if world else 1,
         )
-        if recipe.keep_initial and init_from is not None and init_from.metadata.classes != dataset.classes:
-            raise TrainingError("--keep-initial needs --init-from, a checkpoint of the same classes")
+        if recipe.keep_initial and init_from is not None:
+            check_same_classes(init_from, dataset.classes)
         self.recipe = recipe
         self.dataset_mean_std = dataset.mean, dataset.std
         if init_from is not None:

@@ -51,19 +51,22 @@ def check_flags(
 def check_folder(
     arguments: argparse.Namespace, default_preset: str, init_from: Checkpoint | None, device: torch.device
 ) -> None:
-    """Raise TrainingError for what shows of a folder's names to be impossible, DataError if it is no such folder.
+    """Raise TrainingError for what a folder's names show to be impossible, DataError if it is no folder of classes.
 
-    That is more pictures than the GPU has room for.
+    That is to keep weights of other classes, and more pictures than the GPU has room for.
     """
-    from model.datasets import listed_folder
+    from model.datasets import count_training_files, named_folder
     from model.training.device_memory import check_device_memory
+    from model.training.initial_weights import check_same_classes
 
-    if device.type != "cuda":
+    folder = named_folder(arguments.data)
+    if folder is None:
         return
-    listed = listed_folder(arguments.data)
-    if listed is not None:
-        classes, files = listed
-        recipe, _ = _fit(arguments, default_preset, init_from, images=files, classes=len(classes))
+    if arguments.keep_initial and init_from is not None:
+        check_same_classes(init_from, folder.classes)
+    if device.type == "cuda":
+        files = count_training_files(folder)
+        recipe, _ = _fit(arguments, default_preset, init_from, images=files, classes=len(folder.classes))
         check_device_memory(files - recipe.hold_out, arguments.image_size, device)
 
 

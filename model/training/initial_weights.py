@@ -9,6 +9,8 @@ from typing import Any
 
 from model.checkpoint import Checkpoint, content_digest
 from model.data import DataError, Dataset, held_out_mask
+from model.image_folder.layout import some_of
+from model.training.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,16 @@ def named_by_digest(saved: Mapping[str, Any], source: Checkpoint | None) -> dict
     if source is not None and saved.get("init_from") == source.version:
         return {**saved, "init_from": digest(source)}
     return dict(saved)
+
+
+def check_same_classes(source: Checkpoint, classes: tuple[str, ...]) -> None:
+    """Raise TrainingError if a share of the weights of `source` cannot be kept, since it is of other classes."""
+    theirs = source.metadata.classes
+    if theirs != classes:
+        raise TrainingError(
+            f"--keep-initial needs --init-from, a checkpoint of the same classes: this is {source.path}, "
+            f"whose classes are {some_of(theirs)}, and those to train on are {some_of(classes)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import torch
 
 from app.cli import build_parser
 from app.settings import SHIPPED_WEIGHTS
+from model import checkpoint
 
 
 class Reached(Exception):
@@ -78,6 +79,16 @@ def fill(folder, count):
     return f"folder:{folder}"
 
 
+def test_weights_of_other_classes_are_not_kept_which_shows_before_pictures_are_read(tmp_path, capsys):
+    data = fill(tmp_path / "pictures", 2)
+    flags = ["--data", data, "--out", tmp_path / "run", "--init-from", SHIPPED_WEIGHTS, "--keep-initial", "0.3"]
+    assert train(*flags) == 1
+    said = capsys.readouterr().err
+    assert f"a checkpoint of the same classes: this is {SHIPPED_WEIGHTS}, whose classes are 'airplane', 'auto" in said
+    assert said.endswith(" and 5 more, and those to train on are 'ant', 'bee'\n")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("splits", [False, True])
 def test_pictures_that_a_gpu_has_no_room_for_are_refused_before_they_are_read(tmp_path, monkeypatch, capsys, splits):
     """Of a hundred, ten are to be tested on, unless they lie apart, and of the rest a tenth is held out."""
@@ -130,5 +141,7 @@ def test_flags_that_do_not_go_together_are_refused_before_anything_is_read(tmp_p
 )
 def test_flags_that_may_go_together_are_not(tmp_path, monkeypatch, flags):
     monkeypatch.setattr("model.datasets.load_dataset", reached)
+    for name in checkpoint.load(SHIPPED_WEIGHTS).metadata.classes:
+        (tmp_path / "pictures" / name).mkdir(parents=True)
     with pytest.raises(Reached):
-        train("--data", "folder:pictures", "--out", tmp_path / "run", *flags)
+        train("--data", f"folder:{tmp_path}/pictures", "--out", tmp_path / "run", *flags)
