@@ -47,7 +47,7 @@ class Trainer:
     on from, with a recipe of its own, instead of fresh weights; images are normalised as its weights expect them,
     by its mean and std instead of the dataset's. `world` are the processes that share each batch;
     `compiled` runs the network through torch.compile. With `synthetic_self_test` the checkpoint holds none of the
-    images. `progress` is told (step, steps, figures) every
+    images. `preset` is what the recipe was made from, for settings.json. `progress` is told (step, steps, figures) every
     `progress_every_s` seconds and at an epoch's end: loss, accuracy, images_per_s, seconds_left; `on_epoch` of each
     epoch's line of metrics. The state is saved every `save_every_s` seconds, after the last epoch, and when
     `request_stop` is called: an epoch on a GPU may take less time than to write it.
@@ -66,6 +66,7 @@ class Trainer:
         world: World | None = None,
         compiled: bool = False,
         synthetic_self_test: bool = False,
+        preset: str | None = None,
         progress: Progress | None = None,
         on_epoch: OnEpoch | None = None,
         progress_every_s: float = 0.5,
@@ -87,6 +88,7 @@ class Trainer:
         self.folder = RunFolder(out)
         self.temperature = temperature
         self.synthetic_self_test = synthetic_self_test
+        self.preset = preset
         self.init_from = init_from
         self.save_every_s = save_every_s
         self.fingerprint = dataset.fingerprint()  # of all images, before any is moved
@@ -167,7 +169,8 @@ class Trainer:
         """Do what is left of the run, or only its end."""
         self._tell_of_seen_images()
         if self.world.is_main:
-            self.folder.begin({"recipe": self.recipe.to_dict(), **self.learner.hardware()})
+            preset = {} if self.preset is None else {"preset": self.preset}
+            self.folder.begin({"recipe": self.recipe.to_dict(), **preset, **self.learner.hardware()})
             self.folder.forget_metrics_after(self.epoch)
         if not finish:
             self._train()

@@ -26,14 +26,29 @@ MANY = 1_000_000  # images, of which every preset takes all that it may
 FEW_HELD_OUT = 100  # a temperature fitted on fewer depends more on the pictures than on the network
 
 
-def check_flags(
-    arguments: argparse.Namespace, default_preset: str, init_from: Checkpoint | None, processes: int
-) -> None:
+def choose_preset(arguments: argparse.Namespace, device: torch.device) -> str:
+    """Return the name of the preset: the given one, else that of the run in --out, else the one for the device.
+
+    So the same command goes on where the GPU has gone, or one has come. Raises OSError for an unreadable folder.
+    """
+    from model.training.run_folder import RunFolder
+
+    by_device = "best" if device.type == "cuda" else "cpu"
+    if arguments.preset:
+        return str(arguments.preset)
+    begun_with = RunFolder(arguments.out).preset()
+    if begun_with not in PRESETS or begun_with == by_device:
+        return by_device
+    log.info("preset %s, as the run in %s was begun with; here it would be %s", begun_with, arguments.out, by_device)
+    return begun_with
+
+
+def check_flags(arguments: argparse.Namespace, preset_name: str, init_from: Checkpoint | None, processes: int) -> None:
     """Raise TrainingError for flags that cannot work with any pictures: reading all of those may take minutes."""
     from model.training.checks import check_recipe, check_same_network
 
     given, size = _given(arguments), arguments.image_size
-    recipe = replace(PRESETS[arguments.preset or default_preset], **({"cutout": 0} | given))
+    recipe = replace(PRESETS[preset_name], **({"cutout": 0} | given))
     if init_from is not None:
         theirs = Architecture.from_dict(init_from.metadata.architecture)
         own = asdict(theirs) | {name: value for name, value in given.items() if name in asdict(theirs)}
@@ -49,7 +64,7 @@ def check_flags(
 
 
 def check_folder(
-    arguments: argparse.Namespace, default_preset: str, init_from: Checkpoint | None, device: torch.device
+    arguments: argparse.Namespace, preset_name: str, init_from: Checkpoint | None, device: torch.device
 ) -> None:
     """Raise TrainingError for what a folder's names show to be impossible, DataError if it is no folder of classes.
 
@@ -66,12 +81,12 @@ def check_folder(
         check_same_classes(init_from, folder.classes)
     if device.type == "cuda":
         files = count_training_files(folder)
-        recipe, _ = _fit(arguments, default_preset, init_from, images=files, classes=len(folder.classes))
+        recipe, _ = _fit(arguments, preset_name, init_from, images=files, classes=len(folder.classes))
         check_device_memory(files - recipe.hold_out, arguments.image_size, device)
 
 
 def check_run(
-    arguments: argparse.Namespace, default_preset: str, init_from: Checkpoint | None, processes: int = 1
+    arguments: argparse.Namespace, preset_name: str, init_from: Checkpoint | None, processes: int = 1
 ) -> dict[str, Any]:
     """Return what of the run in --out is kept where no flag says otherwise: its batch, {} without a run.
 
@@ -91,7 +106,7 @@ def check_run(
     kept: dict[str, Any] = {}
     if "batch_size" not in given and isinstance(batch_size, int):
         kept["batch_size"] = batch_size
-    recipe, _ = _fit(arguments, default_preset, init_from, images=MANY, classes=2, kept=kept)
+    recipe, _ = _fit(arguments, preset_name, init_from, images=MANY, classes=2, kept=kept)
     of_the_pictures = {"hold_out"} - given.keys()
     wanted = {name: value for name, value in recipe.to_dict().items() if name not in of_the_pictures}
     wanted["init_from"] = digest(init_from) if init_from else None
@@ -107,7 +122,7 @@ def check_run(
 
 def _fit(
     arguments: argparse.Namespace,
-    default_preset: str,
+    preset_name: str,
     init_from: Checkpoint | None,
     *,
     images: int,
@@ -119,7 +134,7 @@ def _fit(
 
     `kept` are fields that are taken as if they were given.
     """
-    given, preset = {**(kept or {}), **_given(arguments)}, PRESETS[arguments.preset or default_preset]
+    given, preset = {**(kept or {}), **_given(arguments)}, PRESETS[preset_name]
     taken = _network_of(init_from, replace(preset, **given), arguments.image_size, given) if init_from else {}
     return preset.for_data(arguments.image_size, images, classes, given | taken, processes=processes), taken
 
@@ -136,7 +151,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def build_recipe(
     arguments: argparse.Namespace,
-    default_preset: str,
+    preset_name: str,
     dataset: Dataset,
     init_from: Checkpoint | None = None,
     *,
@@ -153,9 +168,9 @@ def build_recipe(
     given = _given(arguments)
     if "hold_out" in given:
         check_hold_out(dataset, given["hold_out"])  # before values are logged that no run can use
-    preset = PRESETS[arguments.preset or default_preset]
+    preset = PRESETS[preset_name]
     images, classes = len(dataset), len(dataset.classes)
-    fit = partial(_fit, arguments, default_preset, init_from, classes=classes)
+    fit = partial(_fit, arguments, preset_name, init_from, classes=classes)
     recipe, taken = fit(images=images, processes=processes, kept=kept)
     if kept and recipe.batch_size > images - recipe.hold_out:  # that run was of other images, as it will say
         kept = None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from app.commands.argument_types import learning_rate, seed, share, share_below_one, temperature, weight_decay, whole
 from app.commands.data_flags import add_data, check_out, named_path
-from app.commands.fitted_recipe import build_recipe, check_flags, check_folder, check_run
+from app.commands.fitted_recipe import build_recipe, check_flags, check_folder, check_run, choose_preset
 from app.commands.interrupted import word_and_status
 from app.commands.labelled_data import load_split
 from app.commands.progress import ProgressBar, ProgressLines
@@ -59,7 +59,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=named_path, default=Path("runs/resnet18"), help="folder of the run [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [%(default)s]")
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="recipe to start from [best on CUDA, else cpu]")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="recipe to start from [a run's own; best on CUDA, else cpu]")
     parser.add_argument(
         "--arch",
         choices=list(ARCHITECTURES),
@@ -222,13 +222,13 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
         if arguments.tensorboard and world.is_main:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
         init_from = checkpoint.load(arguments.init_from) if arguments.init_from else None
-        default_preset = "best" if device.type == "cuda" else "cpu"
-        check_flags(arguments, default_preset, init_from, world.size)
-        kept = check_run(arguments, default_preset, init_from, world.size)
-        check_folder(arguments, default_preset, init_from, device)
+        preset_name = choose_preset(arguments, device)
+        check_flags(arguments, preset_name, init_from, world.size)
+        kept = check_run(arguments, preset_name, init_from, world.size)
+        check_folder(arguments, preset_name, init_from, device)
         with _warnings_of_one(world):
             dataset = load_split(arguments, split="train")
-            recipe = build_recipe(arguments, default_preset, dataset, init_from, processes=world.size, kept=kept)
+            recipe = build_recipe(arguments, preset_name, dataset, init_from, processes=world.size, kept=kept)
             if world.is_main:
                 tell_of_held_out_pictures(dataset, recipe.hold_out, fitted=arguments.temperature is None)
         data_loading_s = time.monotonic() - began
@@ -249,6 +249,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
             world=world,
             compiled=_is_compiled(arguments, device, world),
             synthetic_self_test=arguments.synthetic_self_test,
+            preset=preset_name,
             progress=shown.show_step if world.is_main else None,
             progress_every_s=shown.every_s,
             on_epoch=log_epoch,

@@ -51,6 +51,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.settings = path / "settings.json"
         self.metrics = path / "metrics.jsonl"
         self.state = path / "state.pt"
         self.checkpoint = path / "checkpoint.safetensors"
@@ -62,10 +63,10 @@ class RunFolder:
         """
         if self.state.exists():
             return
-        settings = _read_object(self.path / "settings.json")
+        settings = _read_object(self.settings)
         begun = settings is not None and isinstance(settings.get("recipe"), dict)
         if settings is not None and not begun:
-            self._refuse("settings.json")
+            self._refuse(self.settings.name)
         lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
         if lines and not (begun and all(_is_ours(line) for line in lines)):
             self._refuse(self.metrics.name)
@@ -99,7 +100,13 @@ class RunFolder:
     def begin(self, settings: dict[str, Any]) -> None:
         """Make the folder and write the settings. Raises OSError if it cannot be written to."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json("settings.json", settings)
+        self.write_json(self.settings.name, settings)
+
+    def preset(self) -> str | None:
+        """Return the name of the preset that the run with a saved state was begun with, None where none is noted."""
+        settings = _read_object(self.settings) if self.state.exists() else None
+        name = (settings or {}).get("preset")
+        return name if isinstance(name, str) else None
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file into the folder."""

@@ -1,5 +1,6 @@
 """`resnet train` into the folder of a run: the same one goes on, another one is refused before pictures are read."""
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -44,6 +45,21 @@ def test_another_recipe_is_refused_before_a_picture_is_read(
     assert train(run, "--no-report", *(flag.format(run=run) for flag in flags)) == 1
     assert capsys.readouterr().err == f"resnet: error: {run} holds another run ({differing}): give another --out\n"
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_run_goes_on_with_its_preset_where_another_one_is_the_machines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as where the GPU has gone that it was begun on."""
+    assert train_fitted(tmp_path, "--preset", "best") == 0
+    assert json.loads((tmp_path / "settings.json").read_text())["preset"] == "best"
+    capsys.readouterr()
+    assert train_fitted(tmp_path) == 0
+    said = capsys.readouterr().err
+    assert f"preset best, as the run in {tmp_path} was begun with; here it would be cpu\n" in said
+    assert "this run is finished: nothing is left to do\n" in said
+    assert train_fitted(tmp_path, "--preset", "cpu") == 1
+    assert "another run (alternating_flip true, not false; cutmix 0.5, not 0.0; " in capsys.readouterr().err
 
 
 def test_a_damaged_state_is_told_of_before_a_picture_is_read(

@@ -46,6 +46,20 @@ def test_settings_are_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 1}
 
 
+def test_the_preset_is_a_runs_that_has_a_state(tmp_path: Path) -> None:
+    """Without one it is begun anew, with what suits the machine."""
+    folder = RunFolder(tmp_path)
+    folder.begin({"recipe": {}, "preset": "best"})
+    assert folder.preset() is None
+    folder.save_state(STATE)
+    assert folder.preset() == "best"
+    for settings in ({"recipe": {}}, {"recipe": {}, "preset": ["best"]}):  # of an older release, and of nobody
+        folder.begin(settings)
+        assert folder.preset() is None
+    folder.settings.unlink()
+    assert folder.preset() is None
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04", None])
 def test_a_damaged_state_is_said_in_one_line(tmp_path: Path, content: bytes | None) -> None:
     folder = RunFolder(tmp_path)
