@@ -47,9 +47,9 @@ class Trainer:
     on from, with a recipe of its own, instead of fresh weights; images are normalised as its weights expect them,
     by its mean and std instead of the dataset's. `world` are the processes that share each batch;
     `compiled` runs the network through torch.compile. With `synthetic_self_test` the checkpoint holds none of the
-    images. `preset` is what the recipe was made from, for settings.json. `progress` is told (step, steps, figures) every
-    `progress_every_s` seconds and at an epoch's end: loss, accuracy, images_per_s, seconds_left; `on_epoch` of each
-    epoch's line of metrics. The state is saved every `save_every_s` seconds, after the last epoch, and when
+    images. `preset` is what the recipe was made from, for settings.json. `progress` is told (step, steps, figures)
+    every `progress_every_s` seconds and at an epoch's end: loss, accuracy, images_per_s, seconds_left; `on_epoch` of
+    each epoch's line of metrics. The state is saved every `save_every_s` seconds, after the last epoch, and when
     `request_stop` is called: an epoch on a GPU may take less time than to write it.
     """
 

@@ -13,16 +13,15 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.commands.argument_types import learning_rate, seed, share, share_below_one, temperature, weight_decay, whole
+from app.commands.argument_types import whole
 from app.commands.data_flags import add_data, check_out, named_path
 from app.commands.fitted_recipe import build_recipe, check_flags, check_folder, check_run, choose_preset
 from app.commands.interrupted import word_and_status
 from app.commands.labelled_data import load_split
 from app.commands.progress import ProgressBar, ProgressLines
+from app.commands.recipe_flags import add_recipe
 from app.commands.train_report import report
 from app.logs import set_up_logging
-from model.architecture import ARCHITECTURES
-from model.training.recipe import MAX_EPOCHS, PRESETS, Phases, parse_phases
 from model.transforms import MAX_SIDE, MIN_SIDE
 
 if TYPE_CHECKING:
@@ -33,19 +32,8 @@ if TYPE_CHECKING:
     from model.training.progress import OnEpoch
 
 
-def _preset_values(name: str) -> str:
-    return ", ".join(f"{preset} {getattr(recipe, name)}" for preset, recipe in PRESETS.items())
-
-
-def _phases(text: str) -> Phases:
-    try:
-        return parse_phases(text)
-    except ValueError as error:  # argparse would not show its text
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def add(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments; the preset has the values of those that are not given."""
+    """Declare the arguments."""
     parser.epilog = (
         "Example, for a folder with a folder of pictures for each class: "
         "resnet train --data folder:pictures --init-from weights/resnet18-cifar10.safetensors --out runs/mine"
@@ -59,74 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=named_path, default=Path("runs/resnet18"), help="folder of the run [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [%(default)s]")
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="recipe to start from [a run's own; best on CUDA, else cpu]")
-    parser.add_argument(
-        "--arch",
-        choices=list(ARCHITECTURES),
-        metavar="NAME",
-        help=f"network: {', '.join(ARCHITECTURES)} [{_preset_values('arch')}]",
-    )
-    parser.add_argument(
-        "--stem", choices=["auto", "cifar", "imagenet"], help="first layers; auto is cifar up to 64 pixels [auto]"
-    )
-    parser.add_argument("--groups", type=int, help="groups of a bottleneck's 3x3 convolution; ResNeXt has 32 [1]")
-    parser.add_argument("--width-per-group", type=int, help="channels a group in the first stage [64]")
-    parser.add_argument(
-        "--shortcut", choices=["identity", "none"], help="none trains the plain network of the same depth [identity]"
-    )
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument(
-        "--epochs", type=whole(1, MAX_EPOCHS), help="train EPOCHS epochs at full size instead of the preset's phases"
-    )
-    length.add_argument("--phases", type=_phases, help="SIZE:EPOCHS,... in pixels and epochs, such as 16:10,32:2")
-    parser.add_argument("--batch-size", type=whole(2), help=f"images a step [{_preset_values('batch_size')}]")
-    parser.add_argument(
-        "--learning-rate", type=learning_rate, help=f"peak of the schedule [{_preset_values('learning_rate')}]"
-    )
-    parser.add_argument(
-        "--weight-decay",
-        type=weight_decay,
-        help=f"pull of the weights towards 0, times the learning rate a step [{_preset_values('weight_decay')}]",
-    )
-    parser.add_argument(
-        "--label-smoothing",
-        type=share_below_one,
-        help=f"share of each label spread evenly over all classes, 0 to below 1 [{_preset_values('label_smoothing')}]",
-    )
-    parser.add_argument(
-        "--cutout",
-        type=whole(0, MAX_SIDE),
-        help=f"side of a square covered with the mean colour, pixels [{_preset_values('cutout')}]",
-    )
-    parser.add_argument(
-        "--cutmix", type=share, help=f"share of images with a patch of another [{_preset_values('cutmix')}]"
-    )
-    parser.add_argument(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        help="mirror half of the images; not for classes that differ by it, such as letters or arrows [--flip]",
-    )
-    parser.add_argument("--jpeg", type=share, help=f"share of images saved as JPEG, 0 to 1 [{_preset_values('jpeg')}]")
-    parser.add_argument("--greyscale", type=share, help=f"share of images made grey [{_preset_values('greyscale')}]")
-    parser.add_argument("--rescale", type=share, help=f"share enlarged and brought back [{_preset_values('rescale')}]")
-    parser.add_argument(
-        "--hold-out",
-        type=whole(0),
-        help=f"images kept out of training, to calibrate and to compare recipes by [{_preset_values('hold_out')}]",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=temperature,
-        help="divide logits by this to calibrate probabilities, instead of fitting it on the held-out images",
-    )
-    parser.add_argument(
-        "--init-from", type=Path, help="checkpoint of this script to start from, instead of fresh weights"
-    )
-    parser.add_argument(
-        "--keep-initial",
-        type=share,
-        help=f"share of the weights of --init-from in the final ones [{_preset_values('keep_initial')}]",
-    )
+    add_recipe(parser)
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
@@ -144,11 +65,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tensorboard", action="store_true", help="also write event files to OUT/tensorboard")
     parser.add_argument("--no-report", action="store_true", help="do not measure on the test set and draw at the end")
-    parser.add_argument(
-        "--seed",
-        type=seed,
-        help=f"what fresh weights, order and augmentation are drawn from, any whole number [{_preset_values('seed')}]",
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:

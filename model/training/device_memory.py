@@ -21,7 +21,7 @@ def check_device_memory(count: int, size: int, device: torch.device) -> None:
     fitting = int((DEVICE_MEMORY_SHARE * free / count / 3) ** 0.5)
     smaller = f"--image-size {fitting}, " if fitting >= MIN_SIDE else ""
     raise TrainingError(
-        f"{count} training pictures of {size}x{size} take {bytes_in_words(needed)} of the GPU's memory, which holds them "
-        f"all, and of the {bytes_in_words(free)} that are free on {device} {DEVICE_MEMORY_SHARE:.0%} may be taken: "
-        f"take {smaller}fewer pictures or --device cpu"
+        f"{count} training pictures of {size}x{size} take {bytes_in_words(needed)} of the GPU's memory, which holds "
+        f"them all, and of the {bytes_in_words(free)} that are free on {device} {DEVICE_MEMORY_SHARE:.0%} may be "
+        f"taken: take {smaller}fewer pictures or --device cpu"
     )

@@ -26,7 +26,7 @@ def _way_out(folder: RunFolder) -> str:
     """Say what is kept of a run that came to nothing, and what to do: its folder takes no other recipe."""
     if folder.state.exists():
         return (
-            f"the last good state is kept in {folder.path}, and with --finish the same command makes a checkpoint of it; "
-            "try a lower --learning-rate, and another --out"
+            f"the last good state is kept in {folder.path}, and with --finish the same command makes a checkpoint of "
+            "it; try a lower --learning-rate, and another --out"
         )
     return "no state was saved yet; try a lower --learning-rate"

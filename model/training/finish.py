@@ -28,7 +28,8 @@ from model.training.self_test import choose_self_test
 
 log = logging.getLogger(__name__)
 
-# What a checkpoint's recipe has besides, where the run has not come to its end: how many "epochs" "of" how many are done.
+# What the recipe in a checkpoint has besides if the run has not come to its end: how many "epochs" "of" how many are
+# done.
 ENDED_EARLY = "ended_early"
 
 

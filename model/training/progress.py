@@ -24,7 +24,13 @@ class RunProgress:
     """
 
     def __init__(
-        self, recipe: Recipe, steps_per_epoch: int, *, on_step: Progress | None, on_epoch: OnEpoch | None, every_s: float
+        self,
+        recipe: Recipe,
+        steps_per_epoch: int,
+        *,
+        on_step: Progress | None,
+        on_epoch: OnEpoch | None,
+        every_s: float,
     ) -> None:
         self.on_step, self.on_epoch = on_step, on_epoch
         self._every_s = every_s

@@ -71,7 +71,7 @@ def test_where_no_state_was_saved_there_is_nothing_to_finish(tmp_path, capsys):
 
 
 def fill(folder, count):
-    """Make a folder of two classes with so many files that are no pictures, which does not show before they are read."""
+    """Make a folder of two classes with so many empty files, which are not told from pictures until they are read."""
     for number in range(count):
         path = folder / ("bee" if number % 2 else "ant") / str(number)
         path.parent.mkdir(parents=True, exist_ok=True)
