@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 FEW_STEPS = 1000  # CIFAR-10's shortest recipe, for a CPU, has 3,510
 FEW_STEPS_OF_A_HEAD = 300  # where all other weights have learnt something already
 MANY = 1_000_000  # images, of which every preset takes all that it may
+MUCH_HELD_OUT = 0.15  # of the images, where a tenth is usual
 FEW_HELD_OUT = 100  # a temperature fitted on fewer depends more on the pictures than on the network
 
 
@@ -194,6 +195,14 @@ def build_recipe(
     if arguments.temperature is None and 0 < recipe.hold_out < FEW_HELD_OUT:
         note = "how sure its answers are will mean little; more pictures or a larger --hold-out help"
         log.warning("the calibration is fitted on %d held-out pictures: %s", recipe.hold_out, note)
+    if "hold_out" not in given and recipe.hold_out > MUCH_HELD_OUT * images:
+        log.warning(
+            "%d of the %d pictures, %.0f%%, are held out and not trained on, as there are few for so many classes: "
+            "more pictures help, or a smaller --hold-out",
+            recipe.hold_out,
+            images,
+            100 * recipe.hold_out / images,
+        )
     last_size, served_size = recipe.phases[-1][0], dataset.images.shape[-1]
     if last_size != served_size:
         log.warning(

@@ -112,6 +112,24 @@ def test_a_calibration_by_few_pictures_is_told_of(caplog, count, flags, told):
 
 
 @pytest.mark.parametrize(
+    ("count", "classes", "flags", "told"),
+    [
+        (10, 2, (), ["2 of the 10 pictures, 20%,"]),
+        (40, 10, (), ["10 of the 40 pictures, 25%,"]),
+        (40, 10, ("--hold-out", "10"), []),
+        (60, 9, (), []),
+        (59, 9, (), ["9 of the 59 pictures, 15%,"]),
+    ],
+)
+def test_more_than_about_a_tenth_held_out_is_told_of(caplog, count, classes, flags, told):
+    labels = torch.arange(count) % classes
+    pictures = replace(dataset(count, 8), labels=labels, classes=OTHERS[:classes])
+    build_recipe(parse("train", "--data", "folder:x", *flags), "cpu", pictures)
+    note = " are held out and not trained on, as there are few for so many classes: more pictures help, or a smaller"
+    assert [line.partition(note)[0] for line in caplog.messages if note in line] == told
+
+
+@pytest.mark.parametrize(
     ("flags", "stem", "told"),
     [
         (["--image-size", "96"], "cifar", True),
