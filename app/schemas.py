@@ -21,15 +21,15 @@ class Problem(BaseModel):
 class ModelName(BaseModel):
     """Which model answered."""
 
-    name: str = Field(examples=["resnet18-cifar10"])
+    name: str = Field(examples=["resnet18-pictures"])
     version: str = Field(description="first 12 hex digits of the checkpoint file's SHA-256", examples=["3f1c9a0b2d4e"])
 
 
 class ClassProbability(BaseModel):
     """One class and its calibrated probability."""
 
-    label: str = Field(examples=["cat"])
-    index: int = Field(examples=[3])
+    label: str = Field(description="as `classes` of /model has it", examples=["name of a class"])
+    index: int = Field(description="its place in `classes`, from 0", examples=[0])
     probability: float = Field(ge=0, le=1, examples=[0.981])
 
 

@@ -9,7 +9,9 @@ from app.http.answering import RESPONSE_PIECE_BYTES
 from app.lifecycle import State
 from app.release import release
 from app.routes.docs import STATIC, WholeFiles
+from app.settings import SHIPPED_WEIGHTS
 from app.telemetry import REASONS
+from model import checkpoint
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise, warnings_of
 from tests.fakes import FakeEngine
@@ -344,3 +346,12 @@ async def test_openapi_describes_all_three_body_forms(client):
     assert {"multipart/form-data", "application/json", "image/png", "application/octet-stream"} <= content.keys()
     responses = document["paths"]["/predict"]["post"]["responses"]
     assert {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503", "504"} <= responses.keys()
+
+
+async def test_the_examples_of_an_answer_are_of_no_model(client):
+    """A service of three classes of its own would show the shipped model's."""
+    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    shipped = checkpoint.load(SHIPPED_WEIGHTS).metadata
+    for schema, name in (("Prediction", "label"), ("ClassProbability", "label"), ("ModelName", "name")):
+        assert not {*schemas[schema]["properties"][name]["examples"]} & {*shipped.classes, shipped.name}
+    assert schemas["Prediction"]["properties"]["index"]["examples"] == [0]
