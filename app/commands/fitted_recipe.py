@@ -38,7 +38,7 @@ def choose_preset(arguments: argparse.Namespace, device: torch.device) -> str:
     if arguments.preset:
         return str(arguments.preset)
     begun_with = RunFolder(arguments.out).preset()
-    if begun_with not in PRESETS or begun_with == by_device:
+    if begun_with is None or begun_with not in PRESETS or begun_with == by_device:
         return by_device
     log.info("preset %s, as the run in %s was begun with; here it would be %s", begun_with, arguments.out, by_device)
     return begun_with
