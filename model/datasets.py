@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from model.data import DataError, Dataset, Split, load_cifar10, load_cifar100
+from model.image_folder.bad_files import BadFiles, OnBadImage
 from model.image_folder.dataset import TEST_SHARE, PictureFolder, load_folder
-from model.image_folder.layout import BadFiles, OnBadImage, some_of
+from model.image_folder.layout import some_of
 
 CIFAR = {"cifar10": load_cifar10, "cifar100": load_cifar100}
 CIFAR_SIZE = 32

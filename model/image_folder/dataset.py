@@ -17,11 +17,10 @@ from torch import Tensor
 
 from model.data import DataError, Dataset, NoTestSet, Split, channel_statistics
 from model.hardware.available_memory import available_memory, bytes_in_words
+from model.image_folder.bad_files import BadFiles, OnBadImage
 from model.image_folder.files import contradictory_digests, decode, each_once, quiet_pillow, read_files
 from model.image_folder.layout import (
     NO_TEST,
-    BadFiles,
-    OnBadImage,
     PictureFile,
     class_folders,
     class_names,
@@ -31,6 +30,7 @@ from model.image_folder.layout import (
 )
 from model.image_folder.near_duplicates import thumbnails
 from model.image_folder.notices import tell_of_test_pictures, tell_of_training_pictures
+from model.pictures.files import unreadable
 from model.transforms import MAX_SIDE, MIN_SIDE
 
 log = logging.getLogger(__name__)
@@ -94,9 +94,9 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
     mixed.
 
     Raises DataError if the folder is not as described, leaves a class nothing to train on, or needs more than
-    MEMORY_SHARE of the memory that is available, and NoTestSet if there is nothing to test on; with `on_bad_image`
-    "fail" also for the first file that is no picture. What is wrong with the test split is found, and told, when the
-    training split is loaded, and once more when it is itself.
+    MEMORY_SHARE of the memory that is available, where a disk or share fails, and if most pictures cannot be decoded,
+    with `on_bad_image` "fail" for the first file that is none; NoTestSet if there is nothing to test on. What is wrong
+    with the test split is found, and told, when the training split is loaded, and once more when it is itself.
     """
     folder = PictureFolder.at(path)
     if not MIN_SIDE <= image_size <= MAX_SIDE:
@@ -114,6 +114,7 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
         del test_images
         images, labels, paths = decode(files, image_size, bad)
     bad.report()
+    bad.check_share()
     _check_enough(folder.root, split, labels, folder.classes)
     called = (folder.test_split or "test") if split == "test" else split
     suffix = "" if split == "all" else f" of the {called} split"
@@ -167,19 +168,19 @@ def _choose_files(
 def _training_copies(folder: PictureFolder, tested: Sequence[PictureFile]) -> list[PictureFile]:
     """Return the training files that equal one of the test files, of whatever class; others are not worth reading."""
     quiet = BadFiles(folder.root, "skip")  # what is wrong with the training pictures is told where they are used
-    sizes = {_bytes_in(file) for file in tested}
+    sizes = {_bytes_in(file, quiet) for file in tested} - {-1}
     listed = folder.files(("train",), quiet, may_lack=True)
     digests = {file.digest for file in tested}
-    return [
-        file for file in read_files([one for one in listed if _bytes_in(one) in sizes], quiet) if file.digest in digests
-    ]
+    as_long = [file for file in listed if _bytes_in(file, quiet) in sizes]
+    return [file for file in read_files(as_long, quiet) if file.digest in digests]
 
 
-def _bytes_in(file: PictureFile) -> int:
-    """Return how long a file is, -1 if that cannot be told."""
+def _bytes_in(file: PictureFile, bad: BadFiles) -> int:
+    """Return how long a file is, -1 if that cannot be told; then it is added to `bad`."""
     try:
         return file.path.stat().st_size
-    except OSError:
+    except OSError as error:
+        bad.add(file.path, unreadable(error))
         return -1
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.hardware.cores import available_cores
-from model.image_folder.layout import BadFiles, PictureFile
+from model.image_folder.bad_files import BadFiles
+from model.image_folder.layout import PictureFile
 from model.pictures.codec import open_picture, picture_pixels
 from model.pictures.files import MAX_OWN_PIXELS, PictureError, read_picture
 
@@ -60,7 +61,7 @@ def _fit(
                 log.info("%s: %d of %d files", what, done, len(files))
                 told_at = time.monotonic()
             if isinstance(result, PictureError):
-                bad.add(file.path, str(result))
+                bad.add_picture(file.path, result)
             else:
                 yield file, result
     finally:
@@ -79,6 +80,7 @@ def read_files(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]
         digest = hashlib.sha256(data).hexdigest()
         return replace(file, digest=digest, side=min(width, height), pixels=width * height)
 
+    bad.expect(file.path for file in files)
     return [read for _, read in _fit(look_at, files, "reading", bad)]
 
 
@@ -91,7 +93,8 @@ def contradictory_digests(files: Sequence[PictureFile], bad: BadFiles) -> set[st
         if same.label != file.label:
             contradictory.add(file.digest)
             where = str(same.path.relative_to(bad.root))
-            bad.add(file.path, f"of two classes, of which neither is used: the same file as {where!r}")
+            said = f"of two classes, of which neither is used: the same file as {where!r}"
+            bad.add(file.path, PictureError(said))
     return contradictory
 
 

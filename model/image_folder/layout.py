@@ -5,21 +5,22 @@ Nothing is opened here. What cannot be told is refused, in one line; files that 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from model.data import DataError
+from model.image_folder.bad_files import BadFiles
 from model.metadata import is_class_name
+from model.pictures.files import PICTURE_SUFFIXES, unreadable
 
 log = logging.getLogger(__name__)
-
-OnBadImage = Literal["skip", "fail"]
 
 # What sub-folders that are splits are called, in any case; anything else is a class.
 SPLITS = {
@@ -35,13 +36,11 @@ NO_CLASSES = frozenset({"__MACOSX", "@eaDir"})
 # What Windows leaves in folders that somebody has looked at, in any case.
 NO_PICTURES = frozenset({"thumbs.db", "desktop.ini"})
 
-# How the names of pictures end, also of some that are not read here: what else lies about is no loss.
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif", ".tif", ".tiff"}
-
 NO_TEST = "add pictures, or make sub-folders 'train' and 'test'"
 
-MAX_NAMED = 20
 MAX_SOME = 5  # within a line
+
+LEADS_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 @dataclass(frozen=True)
@@ -53,34 +52,6 @@ class PictureFile:
     digest: str = ""
     side: int = 0
     pixels: int = 0
-
-
-class BadFiles:
-    """Files that cannot be used: collected to be named at the end, or fatal at once."""
-
-    def __init__(self, root: Path, on_bad_image: OnBadImage) -> None:
-        self.root = root
-        self.on_bad_image = on_bad_image
-        self.lines: list[str] = []
-        self.reasons: Counter[str] = Counter()
-
-    def add(self, path: Path, reason: str) -> None:
-        """Take note of a file below the root. Raises DataError if bad files are fatal."""
-        line = f"{str(path.relative_to(self.root))!r}: {reason}"  # repr: names may hold line breaks
-        if self.on_bad_image == "fail":
-            raise DataError(f"{line} (--on-bad-image skip goes on without such files)")
-        self.lines.append(line)
-        self.reasons[reason.partition(":")[0]] += 1
-
-    def report(self) -> None:
-        """Log the first names, how many there are, and of what kinds where not all are named."""
-        for line in self.lines[:MAX_NAMED]:
-            log.warning("skipped %s", line)
-        if self.lines:
-            more = f", the first {MAX_NAMED} are named above" if len(self.lines) > MAX_NAMED else ""
-            log.warning("skipped %d file(s) that cannot be used%s", len(self.lines), more)
-        if len(self.lines) > MAX_NAMED:
-            log.warning("of these: %s", "; ".join(f"{count} {reason}" for reason, count in self.reasons.most_common()))
 
 
 def split_folders(root: Path) -> dict[str, Path]:
@@ -111,10 +82,20 @@ def sub_folders(root: Path) -> list[Path]:
         return sorted(
             entry
             for entry in root.iterdir()
-            if entry.is_dir() and not entry.name.startswith(".") and entry.name not in NO_CLASSES
+            if not entry.name.startswith(".") and entry.name not in NO_CLASSES and _is_folder(entry)
         )
     except OSError as error:
         raise DataError(f"no folder of pictures at {root}: {error.strerror}") from error
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether a path is a folder, or leads to one. Raises DataError where its disk does not say."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        if error.errno in LEADS_NOWHERE:
+            return False
+        raise DataError(f"{str(path)!r}: {unreadable(error)}") from error  # not one class fewer
 
 
 def class_folders(root: Path) -> dict[str, Path]:
@@ -210,10 +191,15 @@ def _files_below(folder: Path, bad: BadFiles) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
 
     def note(error: OSError) -> None:
-        bad.add(Path(error.filename), f"cannot be read: {error.strerror}")
+        bad.add(Path(error.filename), unreadable(error))
 
     for place, folders, names in os.walk(folder, followlinks=True, onerror=note):
-        identity = Path(place).stat()
+        try:
+            identity = Path(place).stat()
+        except OSError as error:
+            note(error)
+            folders.clear()
+            continue
         if (identity.st_dev, identity.st_ino) in seen:
             folders.clear()
             continue

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from model.data import Dataset, held_out_mask
-from model.image_folder.layout import MAX_NAMED, NO_TEST, PictureFile, some_of
+from model.image_folder.bad_files import MAX_NAMED
+from model.image_folder.layout import NO_TEST, PictureFile, some_of
 from model.image_folder.near_duplicates import compared, in_floats, near_duplicates, thumbnails
 from model.pictures.files import SERVED_PIXELS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from pathlib import Path
 
@@ -9,6 +10,16 @@ from pathlib import Path
 SERVED_PIXELS = 4096 * 4096
 MAX_OWN_PIXELS = 8192 * 8192
 MAX_FILE_BYTES = 256 << 20
+
+# How the names of pictures end, in lower case, also of some that are not read here.
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif", ".tif", ".tiff"}
+
+# For these the file or its name is to blame, such as a link that leads nowhere: others can still be read. For any other
+# error it is the disk, the share or this machine, and the file may be fine.
+OF_THE_FILE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+)
+OF_THE_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class PictureError(ValueError):
@@ -19,8 +30,21 @@ class UnreadFormat(PictureError):
     """A file is a picture of a known format that is not read here; the message says what to save it as."""
 
 
+class StorageError(PictureError):
+    """A file cannot be read, and that is no fault of its own; the message says what is to blame."""
+
+
+def unreadable(error: OSError) -> PictureError:
+    """Return what is wrong with a file that could not be read or looked at."""
+    said = f"cannot be read: {error.strerror}"
+    if error.errno in OF_THE_FILE:
+        return PictureError(said)
+    whose = "this machine" if error.errno in OF_THE_MACHINE else "the disk or share that it is on"
+    return StorageError(f"{said}: {whose} fails, not the file")
+
+
 def read_picture(path: Path) -> bytes:
-    """Return a file's bytes. Raises PictureError."""
+    """Return a file's bytes. Raises PictureError: StorageError where the file is not to blame."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -31,4 +55,4 @@ def read_picture(path: Path) -> bytes:
             raise PictureError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
         return path.read_bytes()
     except OSError as error:
-        raise PictureError(f"cannot be read: {error.strerror}") from error
+        raise unreadable(error) from error
