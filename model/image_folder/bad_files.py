@@ -35,12 +35,12 @@ class BadFiles:
 
     def expect(self, paths: Iterable[Path]) -> None:
         """Count files that are about to be read."""
-        self.pictures += sum(map(_is_called_a_picture, paths))
+        self.pictures += sum(map(is_called_a_picture, paths))
 
     def add_picture(self, path: Path, error: PictureError) -> None:
         """Take note of what is wrong with a file that was expected. Raises DataError as `add` does."""
         self.add(path, error)
-        self.bad_pictures += _is_called_a_picture(path)
+        self.bad_pictures += is_called_a_picture(path)
 
     def add(self, path: Path, error: PictureError) -> None:
         """Take note of what is wrong with a file below the root.
@@ -76,6 +76,6 @@ class BadFiles:
             )
 
 
-def _is_called_a_picture(path: Path) -> bool:
+def is_called_a_picture(path: Path) -> bool:
     """Return whether a file's name is one of a picture, and not of what programs put beside one."""
     return path.suffix.lower() in PICTURE_SUFFIXES or not path.suffix

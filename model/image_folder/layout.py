@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.data import DataError
-from model.image_folder.bad_files import BadFiles
+from model.image_folder.bad_files import BadFiles, is_called_a_picture
 from model.metadata import is_class_name
 from model.pictures.files import PICTURE_SUFFIXES, unreadable
 
@@ -118,8 +118,12 @@ def class_folders(root: Path) -> dict[str, Path]:
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """Return the names of the classes to train on. Raises DataError for fewer than two, and as `class_folders` does."""
-    names = tuple(class_folders(root))
+    """Return the names of the classes to train on.
+
+    Raises DataError for fewer than two, for one that is rather a split, and as `class_folders` does.
+    """
+    folders = class_folders(root)
+    names = tuple(folders)
     if len(names) < 2:
         one_split = bool(names) and names[0].lower() in SPLITS
         only = f": to train on {names[0]!r} alone give folder:{root / names[0]}" if one_split else ""
@@ -127,7 +131,28 @@ def class_names(root: Path) -> tuple[str, ...]:
         if inner > 1:
             only = f": if the classes are the {inner} folders in it, give folder:{root / names[0]}"
         raise DataError(f"{root} must hold a sub-folder for each class, two at least: there are {len(names)}{only}")
+    _check_no_split(folders)
     return names
+
+
+def _check_no_split(folders: Mapping[str, Path]) -> None:
+    """Raise DataError for a class that is called as a split is and holds folders of pictures, as splits do."""
+    for name, folder in folders.items():
+        if name.lower() not in SPLITS:
+            continue
+        inner = [one.name for one in sub_folders(folder) if holds_pictures(one)]
+        if len(inner) > 1:
+            others = some_of(other for other in folders if other != name)
+            raise DataError(
+                f"{folder} would be one class beside {others}, and it holds folders of pictures ({some_of(inner)}): "
+                f"if those are the classes, give folder:{folder}, or let nothing be beside it but folders of the same "
+                f"classes for the test; if {name!r} is a class, put its pictures into it without folders or rename it"
+            )
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Return whether a folder has files below it whose names are those of pictures. Raises DataError as BadFiles do."""
+    return any(map(is_called_a_picture, _files_below(folder, BadFiles(folder, "skip"))))
 
 
 def tell_of_doubts(root: Path, split_dirs: Mapping[str, Path]) -> None:

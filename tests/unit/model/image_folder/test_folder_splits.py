@@ -63,6 +63,29 @@ def test_a_class_may_be_called_as_a_split_is(tmp_path: Path) -> None:
     assert load_folder(tmp_path, split="train").classes == ("bus", "train", "tram")
 
 
+@pytest.mark.parametrize("name", ["train", "Train", "training", "test", "VAL"])
+@pytest.mark.parametrize("split", ["train", "test", "all"])
+def test_a_split_beside_a_folder_that_is_none_is_no_class(tmp_path: Path, name: str, split: Split) -> None:
+    write_folder(tmp_path / name, 3, kinds=("disc", "grass"))
+    write_folder(tmp_path, 3, kinds=("stripes",))
+    with pytest.raises(DataError) as caught:
+        load_folder(tmp_path, split=split)
+    assert str(caught.value).startswith(
+        f"{tmp_path}/{name} would be one class beside 'stripes', and it holds folders of pictures ('disc', 'grass'): "
+        f"if those are the classes, give folder:{tmp_path}/{name}, "
+    )
+    assert load_folder(tmp_path / name, split="train").classes == ("disc", "grass")
+
+
+def test_a_class_that_is_called_as_a_split_may_hold_one_folder_or_hollow_ones(tmp_path: Path) -> None:
+    write_folder(tmp_path, 3)
+    (tmp_path / "disc").rename(tmp_path / "train")
+    write_folder(tmp_path / "train", 2, kinds=("grass",), first=3)
+    (tmp_path / "train" / "stripes").mkdir()
+    (tmp_path / "train" / "stripes" / "notes.txt").touch()
+    assert load_folder(tmp_path, split="train").classes == ("grass", "stripes", "train")
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_class_that_only_the_test_folder_has_is_refused_before_training(tmp_path: Path, split: Split) -> None:
     write_folder(tmp_path / "train", 2, kinds=("disc", "grass"))
