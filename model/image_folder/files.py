@@ -48,13 +48,15 @@ def _fit(
 ) -> Iterator[tuple[PictureFile, Result]]:
     """Yield in order each file that `work` can use, with what it made of it; the others are added to `bad`.
 
-    The work is done in threads, with a bar on a terminal and else a line in the log each minute; what is not begun when
-    the iteration ends never is.
+    The work is done in threads, with a bar on a terminal and else a line in the log each minute, where the log tells of
+    such things: of the processes that torchrun starts only the first one's does. What is not begun when the iteration
+    ends never is.
     """
     pool = ThreadPoolExecutor(min(MAX_THREADS, available_cores()), thread_name_prefix="pictures")
     try:
         results = pool.map(work, files)
-        shown = tqdm(results, total=len(files), desc=what, unit="file", disable=None, leave=False)
+        no_bar = None if log.isEnabledFor(logging.INFO) else True  # None: where there is no terminal
+        shown = tqdm(results, total=len(files), desc=what, unit="file", disable=no_bar, leave=False)
         told_at = time.monotonic()
         for done, (file, result) in enumerate(zip(files, shown, strict=True)):
             if shown.disable and time.monotonic() - told_at >= TELL_EVERY_S:

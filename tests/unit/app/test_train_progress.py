@@ -8,11 +8,16 @@ import struct
 import sys
 import termios
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from app.commands.progress import ProgressBar, ProgressLines
+from model.datasets import load_dataset
+from model.training.distributed import World
+from model.training.errors import TrainingError
+from tests.pictures import write_folder
 from tests.unit.app.toy_runs import STEPS, crash_in_epoch, train
 
 pytestmark = pytest.mark.usefixtures("tiny_runs")
@@ -90,6 +95,25 @@ def test_the_bar_shows_the_runs_own_estimate(monkeypatch: pytest.MonkeyPatch) ->
         bar.close()
         text = terminal.text()
     assert "1/100 steps [00:00<1:02:05, loss=1.000, accuracy=50.0%, images/s=10]" in text
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_one_draws_the_bar_of_the_pictures_that_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise TrainingError("here")
+
+    pictures = write_folder(tmp_path / "pictures", 12)
+    monkeypatch.setattr("model.datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("model.training.distributed.join_world", lambda device: nullcontext((World(rank, 2), device)))
+    monkeypatch.setattr("model.train.Trainer", stop)
+    with monkeypatch.context() as patch:
+        terminal = Terminal(patch, 120, 40)
+        assert train(tmp_path / "run", "--no-report", "--data", f"folder:{pictures}") == 1
+        text = terminal.text()
+    for bar in ("reading:", "decoding:"):
+        assert (bar in text) == (rank == 0)
 
 
 def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
