@@ -47,7 +47,8 @@ class Dataset:
 
     Mean and std are what a network trained on this split is to normalise by. A checkpoint brings its own: those of
     a test split are not used. `in_digest_order` says that the order comes from the images' own digests; `paths` are
-    the N files, where each image has one.
+    the N files, where each image has one. The last `held_out` images of a training set, if any, are not to be trained
+    on: they are what `hold_out` takes, instead of drawing from the others.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Dataset:
     std: Triple = CIFAR10_STD
     in_digest_order: bool = False
     paths: tuple[str, ...] | None = None
+    held_out: int = 0
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -67,7 +69,8 @@ class Dataset:
     def select(self, index: Tensor, split: str) -> Dataset:
         """Return the part of the dataset that `index`, int64 (M,), names, in that order."""
         paths = None if self.paths is None else tuple(self.paths[i] for i in index.tolist())
-        return replace(self, split=split, images=self.images[index], labels=self.labels[index], paths=paths)
+        images, labels = self.images[index], self.labels[index]
+        return replace(self, split=split, images=images, labels=labels, paths=paths, held_out=0)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of pixels, labels and class names."""
@@ -174,10 +177,11 @@ def hold_out(dataset: Dataset, count: int, *, consume: bool = False) -> tuple[Da
 
     The split does not depend on a run's seed, so that sibling runs hold out the same images. Where images
     are in the order of their digests, the first of each class are held out: what is added later moves few others, so
-    that a network that goes on learning has hardly seen what it is calibrated on. Every class
-    keeps one image to train on; if `count` allows, each class that can gives one. With `consume` the rest is moved
-    within the memory of `dataset`, which is then of no use any more: there may be gigabytes. Raises DataError if
-    `count` is negative or more than that leaves.
+    that a network that goes on learning has hardly seen what it is calibrated on. Of a dataset that brings its
+    `held_out` images along, those are taken, whatever their classes. Else every class keeps one image to train on;
+    if `count` allows, each class that can gives one. With `consume` the rest is moved within the memory of `dataset`,
+    which is then of no use any more: there may be gigabytes. Raises DataError if `count` is negative or more than that
+    leaves, or not the number of images that are brought along.
     """
     held = held_out_mask(dataset, count)
     indices = torch.arange(len(dataset))
@@ -190,12 +194,14 @@ def hold_out(dataset: Dataset, count: int, *, consume: bool = False) -> tuple[Da
         dataset.images[start : start + len(part)] = dataset.images[part]
     paths = None if dataset.paths is None else tuple(dataset.paths[i] for i in kept.tolist())
     images, labels = dataset.images[: len(kept)], dataset.labels[kept]
-    return replace(dataset, split="train", images=images, labels=labels, paths=paths), held_out
+    return replace(dataset, split="train", images=images, labels=labels, paths=paths, held_out=0), held_out
 
 
 def held_out_mask(dataset: Dataset, count: int) -> Tensor:
     """Return bool (N,): which images `hold_out` holds out. Raises DataError as it does."""
     check_hold_out(dataset, count)
+    if dataset.held_out:
+        return torch.arange(len(dataset)) >= len(dataset) - count
     of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
     generator = torch.Generator().manual_seed(HOLD_OUT_SEED)
     order = torch.randperm(len(dataset), generator=generator)
@@ -209,7 +215,11 @@ def held_out_mask(dataset: Dataset, count: int) -> Tensor:
 
 
 def check_hold_out(dataset: Dataset, count: int) -> None:
-    """Raise DataError if `count` is negative, or more images than can be held out."""
+    """Raise DataError if `count` is negative, or more images than can be held out, or not those that are to be."""
+    if dataset.held_out:
+        if count != dataset.held_out:
+            raise DataError(f"cannot hold out {count} images: {dataset.name} has {dataset.held_out} for that")
+        return
     of_each = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
     spare = sum(max(0, images - 1) for images in of_each)
     if not 0 <= count <= spare:

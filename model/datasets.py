@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,14 +25,17 @@ def load_dataset(
     download: bool = False,
     image_size: int = CIFAR_SIZE,
     on_bad_image: OnBadImage = "skip",
+    with_val: bool = False,
 ) -> Dataset:
     """Load the training or the test split, or all of both, of "cifar10", "cifar100" (below `root`) or "folder:PATH".
 
-    `image_size` in pixels and `on_bad_image` are a folder's, see model.image_folder.dataset. Raises DataError.
+    `image_size` in pixels, `on_bad_image` and `with_val` are a folder's, see model.image_folder.dataset. Raises
+    DataError.
     """
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
-        return load_folder(Path(path), split=split, image_size=image_size, on_bad_image=on_bad_image)
+        options: dict[str, Any] = {"image_size": image_size, "on_bad_image": on_bad_image, "with_val": with_val}
+        return load_folder(Path(path), split=split, **options)
     if name not in CIFAR:
         raise DataError(f"no dataset {name!r}: there are {', '.join(CIFAR)} and folder:PATH")
     if image_size != CIFAR_SIZE:

@@ -129,13 +129,16 @@ def _fit(
     images: int,
     classes: int,
     processes: int = 1,
+    held_out: int = 0,
     kept: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, dict[str, Any]]:
     """Return the preset fitted to so many images, and which options in it are those of the network of `init_from`.
 
-    `kept` are fields that are taken as if they were given.
+    `held_out` of them are brought along to be held out, if any; `kept` are fields that are taken as if they were given.
     """
     given, preset = {**(kept or {}), **_given(arguments)}, PRESETS[preset_name]
+    if held_out:
+        given["hold_out"] = held_out
     taken = _network_of(init_from, replace(preset, **given), arguments.image_size, given) if init_from else {}
     return preset.for_data(arguments.image_size, images, classes, given | taken, processes=processes), taken
 
@@ -171,7 +174,7 @@ def build_recipe(
         check_hold_out(dataset, given["hold_out"])  # before values are logged that no run can use
     preset = PRESETS[preset_name]
     images, classes = len(dataset), len(dataset.classes)
-    fit = partial(_fit, arguments, preset_name, init_from, classes=classes)
+    fit = partial(_fit, arguments, preset_name, init_from, classes=classes, held_out=dataset.held_out)
     recipe, taken = fit(images=images, processes=processes, kept=kept)
     if kept and recipe.batch_size > images - recipe.hold_out:  # that run was of other images, as it will say
         kept = None
@@ -183,6 +186,8 @@ def build_recipe(
     if recipe.batch_size != of_images:
         suited.append(f"{processes} processes")
     why = {"learning_rate": "the batch", "batch_size": " and ".join(suited)}
+    if dataset.held_out:
+        why["hold_out"] = "the folder for validation"
     for name in Recipe.__dataclass_fields__:
         value, before = getattr(recipe, name), getattr(preset, name)
         if name in taken:
@@ -193,9 +198,10 @@ def build_recipe(
             log.info("%s %s instead of %s, to suit %s", name, value, before, why.get(name, "the training set"))
     _log_steps(recipe, len(dataset) - recipe.hold_out, _what_is_fresh(dataset, init_from))
     if arguments.temperature is None and 0 < recipe.hold_out < FEW_HELD_OUT:
-        note = "how sure its answers are will mean little; more pictures or a larger --hold-out help"
+        more = "more of them" if dataset.held_out else "more pictures or a larger --hold-out"
+        note = f"how sure its answers are will mean little; {more} help"
         log.warning("the calibration is fitted on %d held-out pictures: %s", recipe.hold_out, note)
-    if "hold_out" not in given and recipe.hold_out > MUCH_HELD_OUT * images:
+    if "hold_out" not in given and not dataset.held_out and recipe.hold_out > MUCH_HELD_OUT * images:
         log.warning(
             "%d of the %d pictures, %.0f%%, are held out and not trained on, as there are few for so many classes: "
             "more pictures help, or a smaller --hold-out",

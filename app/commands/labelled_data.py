@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def load_split(arguments: argparse.Namespace, *, split: Split) -> Dataset:
-    """Load the training or the test split that the flags of `resnet train` name. Raises DataError."""
+    """Load the training or the test split that the flags of `resnet train` name. Raises DataError.
+
+    The training split brings along what a folder has to be held out, unless --hold-out says how many others are.
+    """
     from model.datasets import load_dataset
 
     return load_dataset(
@@ -21,6 +24,7 @@ def load_split(arguments: argparse.Namespace, *, split: Split) -> Dataset:
         download=arguments.download,
         image_size=arguments.image_size,
         on_bad_image=arguments.on_bad_image,
+        with_val=split == "train" and arguments.hold_out is None,
     )
 
 

@@ -73,7 +73,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hold-out",
         type=whole(0),
-        help=f"images kept out of training, to calibrate and to compare recipes by [{_preset_values('hold_out')}]",
+        help="images kept out of training, to calibrate and to compare recipes by "
+        f"[a folder's val beside train and test, else {_preset_values('hold_out')}]",
     )
     parser.add_argument(
         "--temperature",

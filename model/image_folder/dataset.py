@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -24,6 +24,7 @@ from model.image_folder.layout import (
     PictureFile,
     class_folders,
     class_names,
+    holds_classes,
     list_files,
     split_folders,
     tell_of_doubts,
@@ -45,34 +46,64 @@ BESIDES_PIXELS = 4 << 10
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """Where the classes lie: below `root` or, where there are folders for splits, below each of `split_dirs`."""
+    """Where the classes lie: below `root` or, where there are folders for splits, below each of `split_dirs`.
+
+    `test_split` is the one to test on, None where a share of all pictures is; `held_out_split` the one to hold out of
+    training, None where a part of the training pictures is.
+    """
 
     root: Path
     split_dirs: Mapping[str, Path]
     classes: tuple[str, ...]
+    test_split: str | None = None
+    held_out_split: str | None = None
 
     @classmethod
     def at(cls, path: Path) -> PictureFolder:
-        """Look what is there. Raises DataError if it is no folder of at least two classes."""
+        """Look what is there. Raises DataError if it is no folder of at least two classes, the same in all splits."""
         try:
             root = path.expanduser()
         except RuntimeError:  # ~name of nobody here
             raise DataError(f"no folder of pictures at {path}: whose home that is cannot be told") from None
         split_dirs = split_folders(root)
-        return cls(root, split_dirs, class_names(split_dirs.get("train", root)))
+        classes = class_names(split_dirs.get("train", root))
+        there = [name for name in ("test", "val") if name in split_dirs]
+        labelled = [name for name in there if holds_classes(split_dirs[name], classes)]
+        test_split = next(iter(labelled + there), None)
+        return cls(root, split_dirs, classes, test_split, "val" if labelled == ["test", "val"] else None)
 
     @property
-    def test_split(self) -> str | None:
-        """The folder to test on, None where a share of all pictures is."""
-        if not self.split_dirs:
-            return None
-        return "test" if "test" in self.split_dirs else "val"
+    def more_to_test_on(self) -> str:
+        """What to do where there is nothing to test on, or nothing of a class."""
+        return f"add pictures to class folders in {self.name_of(self.test_split)!r}" if self.test_split else NO_TEST
+
+    def name_of(self, split: str) -> str:
+        """Return what the folder for a split is called."""
+        return self.split_dirs[split].name
 
     def places(self, split: Split) -> tuple[str | None, ...]:
         """Return which folders to load of a split, by their names in `split_dirs`: None is the one of all pictures."""
         if not self.split_dirs:
             return (None,)
         return {"train": ("train",), "test": (self.test_split,), "all": tuple(self.split_dirs)}[split]
+
+    def tell_of_val(self, held_out: int, *, with_val: bool) -> None:
+        """Log what becomes of `val`, of which so many pictures are held out."""
+        if "val" not in self.split_dirs:
+            return
+        val = self.name_of("val")
+        if self.test_split == "val":
+            hollow = "test" in self.split_dirs
+            why = f"{self.name_of('test')!r} has no class folders with pictures" if hollow else "there is no other one"
+            log.info("%s: %r is the test part: %s", self.root, val, why)
+        elif held_out:
+            note = "the calibration is fitted on them, and recipes are compared by them"
+            log.info("%s: %d pictures of %r are held out: %s", self.root, held_out, val, note)
+        elif with_val:
+            log.info("%s: %r is not used: it has no pictures in class folders that can be held out", self.root, val)
+        else:
+            trained_on = self.name_of("train")
+            log.info("%s: %r is not used, since what is held out is taken from %r", self.root, val, trained_on)
 
     def files(self, places: Sequence[str | None], bad: BadFiles, *, may_lack: bool) -> list[PictureFile]:
         """List the files of some places, where classes `may_lack` theirs or not. Raises DataError."""
@@ -83,15 +114,28 @@ class PictureFolder:
         return files
 
 
-def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image: OnBadImage = "skip") -> Dataset:
+@dataclass(frozen=True)
+class _Chosen:
+    """The files to load, those to hold out and those to test on, each for training; how many pictures were found."""
+
+    files: list[PictureFile]
+    found: int
+    held_out: Sequence[PictureFile] = ()
+    tested: Sequence[PictureFile] = ()
+
+
+def load_folder(
+    path: Path, *, split: Split, image_size: int = 32, on_bad_image: OnBadImage = "skip", with_val: bool = False
+) -> Dataset:
     """Load the training or the test pictures of a folder, or all, as uint8 (N, 3, image_size, image_size).
 
     The classes are the sub-folders that are not hidden, sorted; a class has all files below its folder. Links are
     followed, each folder once. About a tenth of the pictures, chosen by their bytes, is the test split, so that what
-    is added later moves nothing but the only picture of a class; sub-folders `train` and `test` (or `val`) instead of
-    classes are taken as the split, and what is in both is not trained on. Of files that are equal byte by byte one
-    counts, of two classes none, be they in one split or in two. Pictures are in the order of their digests, classes
-    mixed.
+    is added later moves nothing but the only picture of a class; sub-folders `train` and `test` instead of classes are
+    taken as the split, and what is in both is not trained on. A sub-folder `val` is the test split where `test` has no
+    class folders with pictures; else `with_val` puts its pictures behind those of the training split, as the ones to
+    hold out. Of files that are equal byte by byte one counts, of two classes none, be they in one split or in two.
+    Pictures are in the order of their digests, classes mixed.
 
     Raises DataError if the folder is not as described, leaves a class nothing to train on, or needs more than
     MEMORY_SHARE of the memory that is available, where a disk or share fails, and if most pictures cannot be decoded,
@@ -101,75 +145,88 @@ def load_folder(path: Path, *, split: Split, image_size: int = 32, on_bad_image:
     folder = PictureFolder.at(path)
     if not MIN_SIDE <= image_size <= MAX_SIDE:
         raise DataError(f"image size {image_size}: expected {MIN_SIDE} to {MAX_SIDE} pixels")
-    if len(folder.split_dirs) == 3 and split != "all":
-        unused, trained_on = folder.split_dirs["val"].name, folder.split_dirs["train"].name
-        log.info("%s: %r is not used, since what is held out is taken from %r", folder.root, unused, trained_on)
     if split == "train":
         tell_of_doubts(folder.root, folder.split_dirs)
     bad = BadFiles(folder.root, on_bad_image)
     with quiet_pillow():
-        files, test_files, found = _choose_files(folder, split, bad, image_size)
-        test_images, test_labels, test_paths = decode(test_files, image_size, bad)
+        if split == "train" and folder.test_split:
+            chosen = _choose_of_splits(folder, folder.held_out_split if with_val else None, bad, image_size)
+        else:
+            chosen = _choose_files(folder, split, bad, image_size)
+        test_images, test_labels, test_paths = decode(chosen.tested, image_size, bad)
         tested = thumbnails(test_images)
         del test_images
-        images, labels, paths = decode(files, image_size, bad)
+        images, labels, paths = decode([*chosen.files, *chosen.held_out], image_size, bad)
     bad.report()
     bad.check_share()
-    _check_enough(folder.root, split, labels, folder.classes)
+    to_hold_out = {str(file.path) for file in chosen.held_out}
+    held_out = sum(path in to_hold_out for path in paths)
+    count = len(paths) - held_out
+    _check_enough(folder, split, labels[:count])
     called = (folder.test_split or "test") if split == "test" else split
     suffix = "" if split == "all" else f" of the {called} split"
-    log.info("%s: %d classes, %d pictures%s", folder.root, len(folder.classes), len(labels), suffix)
+    log.info("%s: %d classes, %d pictures%s", folder.root, len(folder.classes), count, suffix)
     if not folder.split_dirs and split == "test":
         note = "the test share of a folder without train and test; resnet evaluate --split all takes all"
-        log.info("%s: %d of %d pictures: %s", folder.root, len(labels), found, note)
-    mean, std = channel_statistics(images)
+        log.info("%s: %d of %d pictures: %s", folder.root, count, chosen.found, note)
+    mean, std = channel_statistics(images[:count])
     name = _name_of(folder.root)
     dataset = Dataset(name, called, images, labels, folder.classes, mean, std, in_digest_order=True, paths=paths)
-    if split == "train":
-        tell_of_training_pictures(folder.root, files, dataset)
-        tell_of_test_pictures(folder.root, dataset, tested, test_labels, test_paths)
-    return dataset
+    if split != "train":
+        return dataset
+    folder.tell_of_val(held_out, with_val=with_val)
+    trained_on = replace(dataset, images=images[:count], labels=labels[:count], paths=paths[:count])  # views
+    tell_of_training_pictures(folder.root, chosen.files, trained_on)
+    tell_of_test_pictures(
+        folder.root, trained_on, tested, test_labels, test_paths, more_to_test_on=folder.more_to_test_on
+    )
+    return replace(dataset, held_out=held_out)
 
 
-def _choose_files(
-    folder: PictureFolder, split: Split, bad: BadFiles, image_size: int
-) -> tuple[list[PictureFile], list[PictureFile], int]:
-    """Return the files to load, if it is to train on them also those to test on, and how many pictures were found.
-
-    Three layouts: folders that are splits, of classes alone a share chosen by digests, or all there is.
-    """
+def _choose_files(folder: PictureFolder, split: Split, bad: BadFiles, image_size: int) -> _Chosen:
+    """Choose of a folder for the test, of classes alone, where a share is drawn by digests, or of all there is."""
     to_train = split == "train"
     listed = folder.files(folder.places(split), bad, may_lack=not to_train)
-    separate: list[PictureFile] = []
-    if to_train and folder.test_split:
-        separate = folder.files((folder.test_split,), bad, may_lack=True)
     drawn = split == "test" and not folder.test_split  # about a tenth of what is listed
-    for count in (0 if drawn else len(listed), len(separate)):
-        _check_memory(count, image_size)
+    _check_memory(0 if drawn else len(listed), image_size)
     read = read_files(listed, bad)
-    if folder.test_split and to_train:
-        read_tests = read_files(separate, bad)
-        unused = contradictory_digests([*read, *read_tests], bad)
-        tested = each_once(read_tests, unused)
-        files = _drop_test_duplicates(each_once(read, unused), {file.digest for file in tested})
-        return files, tested, len(files)
     trained_on = _training_copies(folder, read) if folder.test_split and split == "test" else []
     files = each_once(read, contradictory_digests([*trained_on, *read], bad))
     if folder.test_split or split == "all":
-        return files, [], len(files)
+        return _Chosen(files, len(files))
     share = _choose_test_files(files)
     tested = [file for file in files if file in share]
     if not to_train:
         _check_memory(len(tested), image_size)
-        return tested, [], len(files)
-    return [file for file in files if file not in share], tested, len(files)
+        return _Chosen(tested, len(files))
+    return _Chosen([file for file in files if file not in share], len(files), tested=tested)
+
+
+def _choose_of_splits(folder: PictureFolder, held_out_split: str | None, bad: BadFiles, image_size: int) -> _Chosen:
+    """Choose what to train on, to hold out and to test on, where there are folders for splits."""
+    places = [name for name in ("train", held_out_split, folder.test_split) if name]
+    listed = {name: folder.files((name,), bad, may_lack=name != "train") for name in places}
+    *to_train, to_test = (len(files) for files in listed.values())
+    for count in (sum(to_train), to_test):
+        _check_memory(count, image_size)
+    read = {name: read_files(files, bad) for name, files in listed.items()}
+    unused = contradictory_digests([file for files in read.values() for file in files], bad)
+    *to_train_on, tested = (each_once(files, unused) for files in read.values())
+    test_folder = folder.test_split or ""
+    files = _leave_out(to_train_on[0], tested, f"training picture(s) are in the {test_folder} folder", "trained on")
+    held_out: list[PictureFile] = []
+    if held_out_split:
+        held_out = _leave_out(to_train_on[1], tested, f"{held_out_split} picture(s) are in the test folder", "held out")
+        files = _leave_out(files, held_out, f"training picture(s) are in the {held_out_split} folder", "trained on")
+    return _Chosen(files, len(files), held_out, tested)
 
 
 def _training_copies(folder: PictureFolder, tested: Sequence[PictureFile]) -> list[PictureFile]:
-    """Return the training files that equal one of the test files, of whatever class; others are not worth reading."""
+    """Return the files of other splits that equal one of the test files, of whatever class; others are left unread."""
     quiet = BadFiles(folder.root, "skip")  # what is wrong with the training pictures is told where they are used
     sizes = {_bytes_in(file, quiet) for file in tested} - {-1}
-    listed = folder.files(("train",), quiet, may_lack=True)
+    places = [name for name in ("train", folder.held_out_split) if name]
+    listed = folder.files(places, quiet, may_lack=True)
     digests = {file.digest for file in tested}
     as_long = [file for file in listed if _bytes_in(file, quiet) in sizes]
     return [file for file in read_files(as_long, quiet) if file.digest in digests]
@@ -198,13 +255,14 @@ def _check_memory(count: int, size: int) -> None:
     )
 
 
-def _drop_test_duplicates(files: Sequence[PictureFile], tested: Set[str]) -> list[PictureFile]:
-    """Leave out what is in the test split, too: a network would be tested on what it has learnt by heart."""
-    kept = [file for file in files if file.digest not in tested]
+def _leave_out(
+    files: Sequence[PictureFile], others: Sequence[PictureFile], where: str, what_for: str
+) -> list[PictureFile]:
+    """Leave out what is among the others, too: a network would be tested on what it has learnt by heart."""
+    digests = {file.digest for file in others}
+    kept = [file for file in files if file.digest not in digests]
     if len(kept) < len(files):
-        log.warning(
-            "%d training picture(s) are in the test folder, too, and are not trained on", len(files) - len(kept)
-        )
+        log.warning("%d %s, too, and are not %s", len(files) - len(kept), where, what_for)
     return kept
 
 
@@ -215,10 +273,11 @@ def _choose_test_files(files: Sequence[PictureFile]) -> set[PictureFile]:
     return chosen - set(last.values())
 
 
-def _check_enough(root: Path, split: str, labels: Tensor, classes: Sequence[str]) -> None:
+def _check_enough(folder: PictureFolder, split: str, labels: Tensor) -> None:
     """Raise DataError if there is nothing to test on, or a class without a picture to train on."""
+    root, classes = folder.root, folder.classes
     if split != "train" and not len(labels):
-        raise NoTestSet(f"{root} has no picture to test on: {NO_TEST}")
+        raise NoTestSet(f"{root} has no picture to test on: {folder.more_to_test_on}")
     if split == "train":
         for name, count in zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True):
             if not count:

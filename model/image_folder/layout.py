@@ -150,6 +150,23 @@ def _check_no_split(folders: Mapping[str, Path]) -> None:
             )
 
 
+def holds_classes(split_dir: Path, classes: Sequence[str]) -> bool:
+    """Return whether a folder for a split has pictures in class folders: those of a competition's test may lie loose.
+
+    Raises DataError for a class that is none of `classes`, those of the training folder.
+    """
+    folders = class_folders(split_dir)
+    _check_known(folders, split_dir, classes)
+    return any(map(holds_pictures, folders.values()))
+
+
+def _check_known(folders: Mapping[str, Path], root: Path, classes: Sequence[str]) -> None:
+    """Raise DataError for class folders in `root` of a class that there is not."""
+    unknown = [name for name in folders if name not in classes]
+    if unknown:
+        raise DataError(f"{root} has a class that the training folder does not have: {unknown[0]!r}")
+
+
 def holds_pictures(folder: Path) -> bool:
     """Return whether a folder has files below it whose names are those of pictures. Raises DataError as BadFiles do."""
     return any(map(is_called_a_picture, _files_below(folder, BadFiles(folder, "skip"))))
@@ -198,9 +215,7 @@ def list_files(
     `folders` are those of the split that lies in `root`. Raises DataError for one of a class that there is not, and for
     a class without files, unless some `may_lack` theirs.
     """
-    unknown = [name for name in folders if name not in classes]
-    if unknown:
-        raise DataError(f"{root} has a class that the training folder does not have: {unknown[0]!r}")
+    _check_known(folders, root, classes)
     files: list[PictureFile] = []
     for label, name in enumerate(classes):
         found = sorted(_files_below(folders[name], bad)) if name in folders else []

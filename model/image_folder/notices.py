@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.data import Dataset, held_out_mask
 from model.image_folder.bad_files import MAX_NAMED
-from model.image_folder.layout import NO_TEST, PictureFile, some_of
+from model.image_folder.layout import PictureFile, some_of
 from model.image_folder.near_duplicates import compared, in_floats, near_duplicates, thumbnails
 from model.pictures.files import SERVED_PIXELS
 
@@ -75,19 +75,21 @@ def _tell_of_nothing(root: Path, dataset: Dataset) -> None:
         log.warning("%s: %d picture(s) show next to nothing, such as %s: %s", root, len(blank), name, note)
 
 
-def tell_of_test_pictures(root: Path, dataset: Dataset, tested: Tensor, labels: Tensor, paths: Sequence[str]) -> None:
+def tell_of_test_pictures(
+    root: Path, dataset: Dataset, tested: Tensor, labels: Tensor, paths: Sequence[str], *, more_to_test_on: str
+) -> None:
     """Warn if of all or of some classes nothing is kept for the test, and of what looks like a training picture.
 
     `dataset` is the training set, `tested` are the thumbnails of the test pictures, float32 (M, 192), `labels`, int64
-    (M,), their classes, and `paths` their M files.
+    (M,), their classes, and `paths` their M files; `more_to_test_on` is what to do for more of them.
     """
     if not paths:
-        log.warning("%s: no picture is kept for the test: %s", root, NO_TEST)
+        log.warning("%s: no picture is kept for the test: %s", root, more_to_test_on)
         return
     counts = labels.bincount(minlength=len(dataset.classes)).tolist()
     untested = [name for name, count in zip(dataset.classes, counts, strict=True) if not count]
     if untested:
-        log.warning("%s: no test picture of %s: %s", root, some_of(untested, MAX_NAMED), NO_TEST)
+        log.warning("%s: no test picture of %s: %s", root, some_of(untested, MAX_NAMED), more_to_test_on)
     note = "look like training pictures, so the test says more than it should"
     _tell_of_near_duplicates(root, (thumbnails(dataset.images), dataset.paths or ()), (tested, paths), ("test", note))
 

@@ -12,7 +12,9 @@ MAX_OWN_PIXELS = 8192 * 8192
 MAX_FILE_BYTES = 256 << 20
 
 # How the names of pictures end, in lower case, also of some that are not read here.
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif", ".tif", ".tiff"}
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif", ".tif", ".tiff"}
+)
 
 # For these the file or its name is to blame, such as a link that leads nowhere: others can still be read. For any other
 # error it is the disk, the share or this machine, and the file may be fine.

@@ -9,6 +9,7 @@ import torch
 from app.cli import build_parser
 from app.client import Card, fetch_card
 from app.commands.fitted_recipe import build_recipe
+from app.commands.labelled_data import load_split
 from model.architecture import Architecture
 from model.data import DataError, Dataset
 from model.training.recipe import PRESETS
@@ -73,6 +74,24 @@ def test_epochs_are_of_the_full_size_and_flags_win_silently(caplog):
     assert recipe.learning_rate == PRESETS["standard"].learning_rate * 50 / 512
     assert "crop_padding 8 instead of 4" in caplog.text
     assert "batch_size 50" not in caplog.text
+
+
+@pytest.mark.parametrize(("flags", "taken"), [((), True), (("--hold-out", "9"), False)])
+def test_what_a_folder_has_to_be_held_out_is_taken_unless_a_number_is_given(monkeypatch, flags, taken):
+    asked = []
+    monkeypatch.setattr("model.datasets.load_dataset", lambda *_, **options: asked.append(options) or dataset(9, 8))
+    for split in ("train", "test"):
+        load_split(parse("train", "--data", "folder:x", *flags), split=split)
+    assert [options["with_val"] for options in asked] == [taken, False]
+
+
+def test_a_recipe_holds_out_what_is_there_for_that_and_says_so(caplog):
+    caplog.set_level(logging.INFO)
+    recipe = build_recipe(parse("train", "--data", "folder:x"), "cpu", replace(dataset(500, 32), held_out=150))
+    assert (recipe.hold_out, recipe.batch_size) == (150, 32)
+    assert "hold_out 150 instead of 5000, to suit the folder for validation" in caplog.text
+    build_recipe(parse("train", "--data", "folder:x"), "cpu", replace(dataset(500, 32), held_out=50))
+    assert "fitted on 50 held-out pictures: how sure its answers are will mean little; more of them help" in caplog.text
 
 
 def test_no_recipe_is_told_of_where_more_is_held_out_than_there_is(caplog):

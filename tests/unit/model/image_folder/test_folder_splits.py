@@ -24,16 +24,6 @@ def test_train_and_test_folders_are_taken_as_the_split(tmp_path: Path) -> None:
     assert test.labels.bincount(minlength=3).tolist() == [0, 3, 3]
 
 
-def test_val_serves_for_test_unless_there_is_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_folder(tmp_path / "train", 5)
-    write_folder(tmp_path / "val", 2, first=5)
-    assert (load_folder(tmp_path, split="test").split, len(load_folder(tmp_path, split="test"))) == ("val", 6)
-    write_folder(tmp_path / "test", 3, first=7)
-    caplog.set_level(logging.INFO)
-    assert [len(part) for part in both_splits(tmp_path)] == [15, 9]
-    assert "'val' is not used" in caplog.text
-
-
 @pytest.mark.parametrize("names", [("train", "valid"), ("Train", "Test"), ("training", "validation"), ("TRAIN", "val")])
 def test_splits_have_other_names_too(tmp_path: Path, names: tuple[str, str]) -> None:
     for name, each, first in zip(names, (5, 2), (0, 5), strict=True):

@@ -145,7 +145,7 @@ def test_a_class_without_a_test_picture_is_named_before_training(
     write_folder(tmp_path / "train", 3)
     write_folder(tmp_path / "test", 2, kinds=("disc", "stripes"), first=3)
     load_folder(tmp_path, split="train")
-    assert "no test picture of 'grass': add pictures, or make sub-folders 'train' and 'test'" in caplog.text
+    assert "no test picture of 'grass': add pictures to class folders in 'test'" in caplog.text
     caplog.clear()
     write_folder(tmp_path / "test", 1, kinds=("grass",), first=3)
     load_folder(tmp_path, split="train")
