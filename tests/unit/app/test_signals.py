@@ -1,4 +1,4 @@
-"""What SIGHUP means: a terminal that has gone ends the service that was started in it; any other one reloads."""
+"""What ends the service, and what SIGHUP means: where a terminal has gone that it was started in, the end as well."""
 
 import asyncio
 import os
@@ -18,6 +18,12 @@ class Terminal:
     """Standard input's; `there` until it is closed."""
 
     there = True
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """No test waits for a drain to begin, but for those that hold it back."""
+    monkeypatch.setattr(signals, "SAME_SIGNAL_S", 0)
 
 
 @pytest.fixture
@@ -100,6 +106,27 @@ async def test_a_second_signal_that_asks_for_the_end_ends_it_at_once(heard, term
     with pytest.raises(SystemExit) as ended:
         heard.signals._on_signal(signal.SIGTERM)
     assert ended.value.code == 128 + signal.SIGTERM
+
+
+async def test_a_signal_that_comes_twice_before_the_drain_has_begun_is_one_signal(heard, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(signals, "SAME_SIGNAL_S", 3600)
+    for _ in range(2):  # as timeout(1) sends it: to its child, and to the group that the child is in
+        await hear(signal.SIGTERM)
+    assert caplog.messages == []
+    assert heard.lifecycle.state is State.STARTING  # nobody can have seen the first one
+    heard.signals._draining.cancel()
+
+
+async def test_a_second_signal_counts_from_when_the_drain_can_be_seen(heard, caplog):
+    caplog.set_level("INFO")
+    os.kill(os.getpid(), signal.SIGTERM)
+    while heard.lifecycle.state is not State.DRAINING:
+        assert caplog.messages == []
+        await asyncio.sleep(0)
+    with pytest.raises(SystemExit):
+        heard.signals._on_signal(signal.SIGTERM)
+    assert caplog.messages == ["SIGTERM: draining", "second signal: stopping at once"]
 
 
 @pytest.mark.parametrize("ready", [False, True])
