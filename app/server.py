@@ -26,6 +26,9 @@ LOOK_AGAIN_S = 0.02
 # of the turns, tens a second under load, and a probe that comes behind it waited for sixteen seconds.
 LISTENERS = 16
 
+# After a failure what waits has its answer: this long for answers that are being sent, and for clients that are slow.
+AFTER_FAILURE_S = 2
+
 
 class Server(uvicorn.Server):
     """Serves until `exit_soon`, or a failure of the service. Signals are left to whoever runs it."""
@@ -35,7 +38,7 @@ class Server(uvicorn.Server):
         self.service = service
         self._connection_setup: ConnectionSetup  # once `config` has been loaded
         self._tls_listeners: dict[socket.socket, AcceptLoop] = {}
-        service.lifecycle.on_failure = self.exit_soon
+        service.lifecycle.on_failure = self.exit_after_failure
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -86,6 +89,11 @@ class Server(uvicorn.Server):
     def exit_soon(self) -> None:
         """Close the port soon, finish what was accepted, and end."""
         self.should_exit = True
+
+    def exit_after_failure(self) -> None:
+        """End without an engine: wait AFTER_FAILURE_S for what was accepted, however long a drain may take."""
+        self.config.timeout_graceful_shutdown = AFTER_FAILURE_S
+        self.exit_soon()
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Close the port, give buffered requests a moment to begin, then let uvicorn finish the rest."""

@@ -32,9 +32,6 @@ from app.stacks import report_crashes
 
 log = logging.getLogger("app.processes.http_process")  # run as a module, it is called __main__
 
-# For answers that are being sent, once the engine or its process has ended.
-ORPHAN_S = 2
-
 # Blocked by the engine process while it starts this one, so that none comes before it is ignored.
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -50,7 +47,6 @@ class HttpServer(Server):
         self._arrived = 0
         self._loop = AcceptLoop(channel, self._take_one, at_once=AT_ONCE)
         service.on_close = self._close
-        service.lifecycle.on_failure = self._exit_at_once
         service.on_beat = self._count
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -60,16 +56,11 @@ class HttpServer(Server):
         self.service.say_serving()
 
     def _close(self) -> None:
-        """End as the engine process says: soon, or at once after a failure."""
+        """End as the engine process says: after a drain, or after a failure."""
         if self.service.lifecycle.state is State.FAILED:
-            self._exit_at_once()
+            self.exit_after_failure()
         else:
             self.exit_soon()
-
-    def _exit_at_once(self) -> None:
-        """End without an engine: what waits has its answer, and what is still being sent would get none."""
-        self.config.timeout_graceful_shutdown = ORPHAN_S
-        self.exit_soon()
 
     def _take_one(self) -> bool:
         """Take a connection from the engine process, if there is room. Raises BlockingIOError when none is left."""

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+import socket
 import time
 
 import httpx
@@ -60,6 +61,16 @@ def test_failing_batch_after_batch_ends_the_process(start_faulty):
     service = start_faulty()
     assert [ask(service, bad("exception"))[0] for _ in range(3)] == [500] * 3
     assert service.process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_after_a_failure_a_client_that_still_sends_keeps_no_process_from_ending(start_faulty, processes):
+    service = start_faulty(http_processes=processes, batch_sizes="1", drain_timeout_s=3600, body_timeout_s=3600)
+    with socket.create_connection(("127.0.0.1", service.port)) as sends:
+        sends.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 99\r\n\r\nx")
+        assert ask(service, bad("broken")) == (503, "engine-failed")
+        assert service.process.wait(timeout=60) == 1
+    assert "does not end" not in service.log
 
 
 SOON = {"x-timeout-ms": "300"}

@@ -156,15 +156,6 @@ def test_after_a_failure_nobody_waits_for_a_process_that_hangs(start):
     assert_port_is_free(service)
 
 
-def test_after_a_failure_a_client_that_still_sends_keeps_no_process_from_ending(start_two_faulty):
-    service = start_two_faulty(batch_sizes="1", drain_timeout_s=3600, body_timeout_s=3600)
-    with socket.create_connection(("127.0.0.1", service.port)) as sends:
-        sends.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 99\r\n\r\nx")
-        assert ask(service, bad("broken")) == (503, "engine-failed")
-        assert service.process.wait(timeout=60) == 1
-    assert "does not end" not in service.log
-
-
 def test_a_checkpoint_that_cannot_be_served_is_refused_in_one_line(start, tmp_path):
     service = start(wait=False, http_processes=2, weights=tmp_path / "none.safetensors")
     assert service.process.wait(timeout=120) == 1
