@@ -145,7 +145,8 @@ class Batcher:
         return time.monotonic() - self._progress if self._jobs or self._batches else 0.0
 
     def start(self) -> None:
-        """Start the loop."""
+        """Start the loop and the engine's thread. Raises RuntimeError where there is no thread to be had."""
+        self._worker.start()  # not with the first batch: its requests would be in neither list if that failed
         self._task = asyncio.get_running_loop().create_task(self._loop(), name="batcher")
         self._task.add_done_callback(self._ended)
 

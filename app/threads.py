@@ -50,6 +50,12 @@ class Worker:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._begun = False
 
+    def start(self) -> None:
+        """Start the thread, unless it has begun: the first `run` does. Raises RuntimeError if the system has none."""
+        if not self._begun:
+            threading.Thread(target=self._do_all, name=self._name, daemon=True).start()
+            self._begun = True
+
     def run(self, function: Callable[..., Result], /, *arguments: object) -> asyncio.Future[Result]:
         """Do what `in_thread` does; work that is cancelled before its turn never begins."""
         loop = asyncio.get_running_loop()
@@ -65,9 +71,7 @@ class Worker:
             else:
                 _settle(loop, _succeed, future, result)
 
-        if not self._begun:
-            self._begun = True
-            threading.Thread(target=self._do_all, name=self._name, daemon=True).start()
+        self.start()
         self._work.put(work)
         return future
 

@@ -9,14 +9,19 @@ import time
 import numpy as np
 import pytest
 
+from app.batcher import Batcher
 from app.batching.engine_failures import MAX_CONSECUTIVE_FAILURES
 from app.batching.fill_policy import TOP_UP_MIN_BATCH_S
 from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.errors import ClientGone, DeadlinePassed, EngineFailed, ServiceError
-from tests.batchers import occupied, pictures, running, submit
+from tests.batchers import MODEL, occupied, pictures, running, submit
 from tests.fakes import FakeEngine, probabilities_of, rounded_probabilities
 
 pytestmark = pytest.mark.anyio
+
+
+def fail(error):
+    raise error
 
 
 async def test_an_exception_fails_its_own_batch_only():
@@ -233,6 +238,19 @@ async def test_work_without_progress_counts_as_a_stall_and_idleness_does_not(mon
         assert not batcher._batches
         assert batcher.stalled_s() > 0
         waiting.cancel()
+
+
+async def test_a_thread_that_cannot_be_had_fails_the_start_and_not_the_first_requests(monkeypatch):
+    engine = FakeEngine()
+    batcher = Batcher(engine.run, MODEL, max_batch=4, max_queue_images=64)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.threads.threading.Thread.start", lambda _: fail(RuntimeError("can't start new thread")))
+        with pytest.raises(RuntimeError, match="thread"):
+            batcher.start()
+    assert not batcher.alive
+    async with running(engine) as batcher:
+        monkeypatch.setattr("app.threads.threading.Thread.start", lambda _: fail(RuntimeError("too late")))
+        await submit(batcher, pictures(1))
 
 
 async def test_a_thread_that_dies_fails_its_batch_and_not_the_loop():
