@@ -6,7 +6,8 @@ is not full waits for more is decided in app/batching/fill_policy.py.
 Images are counted, not requests: a large request is split over several batches, small ones share one.
 The queue is bounded, by images and by time: what would not be done by its deadline is refused at once, and what is
 expired or abandoned is dropped when a batch begins, before it costs the engine anything. If the engine or the loop
-itself dies, everything waiting fails at once and `on_fatal` is called.
+itself dies, everything waiting fails at once and `on_fatal` is called. After a batch that failed, while nothing is
+queued, the engine is probed once a second until it works (app/batching/probes.py) or is given up.
 The engine can be exchanged between two batches, and only when no request is answered in part: all images of a request
 are computed by one engine, whose name and version its outcome carries.
 """
@@ -20,7 +21,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from app.batching.admission import Load, check_room
 from app.batching.batches import Batch, Run, Slice, count_of
@@ -28,23 +28,15 @@ from app.batching.engine_failures import EngineFailures
 from app.batching.fill_policy import FillPolicy
 from app.batching.job_queue import JobQueue
 from app.batching.jobs import Images, Job, ModelIdentity, Ticket
-from app.engine_errors import EngineBroken, EngineOutOfMemory
-from app.errors import EngineFailed, ServiceError
+from app.batching.swap import Swap
+from app.engine_errors import EngineBroken
+from app.errors import EngineFailed
 from app.threads import Worker
 
 log = logging.getLogger(__name__)
 
 # How long `close` waits for the engine's thread. An engine that hangs never returns.
 CLOSE_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """An engine that is to take over; `done` once it has."""
-
-    run: Run
-    model: ModelIdentity
-    done: asyncio.Future[None]
 
 
 class Batcher:
@@ -82,7 +74,7 @@ class Batcher:
         self._swap: Swap | None = None
         self._progress = time.monotonic()
         self._policy = FillPolicy(max_batch, max_wait_s, guessed_images_per_s)
-        self._failures = EngineFailures()
+        self.failures = EngineFailures()
         self._changed = asyncio.Event()
         # While the loop waits for a batch to fill up: until when, and how many queued images wake it before.
         self._wait_deadline = 0.0
@@ -210,15 +202,16 @@ class Batcher:
 
     async def _loop(self) -> None:
         while True:
-            while not self._jobs and self._swap is None:
-                self._changed.clear()
-                await self._changed.wait()
+            await self._wait_for_work()
             if self._swap is not None and not self._jobs.head_is_begun:
                 self._apply(self._swap)
                 continue
-            await self._wait_for_more()
-            # While an engine waits to take over, only what a request that was begun has left.
-            self._enqueue_batch(self._jobs.take(self.max_batch, head_only=self._swap is not None))
+            if self._jobs:
+                await self._wait_for_more()
+                # While an engine waits to take over, only what a request that was begun has left.
+                self._enqueue_slices(self._jobs.take(self.max_batch, head_only=self._swap is not None))
+            elif self.failures.probe is not None:
+                self._enqueue(self.failures.probe)
             while self._batches:
                 self._top_up()
                 await self._finish_batch(self._batches[0])
@@ -226,12 +219,20 @@ class Batcher:
                 self._mark_first_running()
                 self._progress = time.monotonic()
 
+    async def _wait_for_work(self) -> None:
+        """Wait for images or for another engine, or, after a failure, until it is time for a probe."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.failures.probe_after_s):
+                while not self._jobs and self._swap is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+
     def _apply(self, swap: Swap) -> None:
         self._swap = None
         if swap.done.cancelled():
             return
         self._run, self.model = swap.run, swap.model
-        self._failures.clear()
+        self.failures.clear()
         self._policy.pace.engine_exchanged()
         swap.done.set_result(None)
 
@@ -258,15 +259,17 @@ class Batcher:
                 return
             slices = self._jobs.take(room or self.max_batch)
             if room is None or not last.add(slices):  # the thread has begun it, now or just after
-                self._enqueue_batch(slices)
+                self._enqueue_slices(slices)
             elif last is self._batches[0]:
                 self._mark_running(slices)
 
-    def _enqueue_batch(self, slices: list[Slice]) -> None:
+    def _enqueue_slices(self, slices: list[Slice]) -> None:
+        """Make a batch of them, if there are any."""
+        if slices:
+            self._enqueue(Batch(slices))
+
+    def _enqueue(self, batch: Batch) -> None:
         """Let the engine's thread compute a batch, after those that it has."""
-        if not slices:
-            return
-        batch = Batch(slices)
         batch.result = self._worker.run(batch.close_and_compute, self._run)
         self._batches.append(batch)
         if len(self._batches) == 1:
@@ -289,20 +292,15 @@ class Batcher:
         """Wait for a batch and hand out its answers. Raises EngineBroken if there is no point in going on."""
         try:
             computed = await batch.result
-        except EngineOutOfMemory as error:
-            log.warning("out of memory for a batch of %d, also in halves", batch.count)
-            batch.fail(EngineFailed())
-            self._failures.add_out_of_memory(error)
-            return
         except EngineBroken:
             raise
         except Exception as error:
-            log.exception("a batch of %d failed", batch.count)
-            batch.fail(ServiceError())
-            self._failures.add(error)
+            batch.fail_by(error)
+            self.failures.add(error, batch)
             return
-        if computed.slices:  # an abandoned batch was not computed, and says nothing of the engine
-            self._failures.clear()
+        if computed.probabilities is not None:  # an abandoned batch was not computed, and says nothing of the engine
+            self.failures.clear()
+        if computed.slices:  # of requests: a probe has none
             now = time.monotonic()
             self._policy.batch_ended(computed.slices, computed.seconds, now)
             self._on_batch(count_of(computed.slices), computed.seconds)

@@ -155,6 +155,13 @@ class EngineService(Service):
         reloads = Reloads.model_validate(self.reloader, from_attributes=True)
         return reloads.model_copy(update={"files_refused": self.files_refused})
 
+    def unready_reason(self) -> str | None:
+        """Return why a prediction would fail now, or None."""
+        reason = super().unready_reason()
+        if reason is None and self._predictor is not None and self._predictor.batcher.failures.failing:
+            return "the engine fails"
+        return reason
+
     async def stop(self) -> None:
         """End the predictor; to be called once HTTP is done, when nothing waits any more."""
         await self.reloader.close()

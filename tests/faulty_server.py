@@ -1,7 +1,8 @@
 """The real server process over an engine with faults: a picture of a fault's colour sets it off.
 
 python -m tests.faulty_server    (settings: RESNET_*; FAULTY_FOLDER: what hangs makes the file `hanging` there and
-                                  goes on when it finds the file `release`; FAULTY_LOAD: if set, loading hangs)
+                                  goes on when it finds the file `release`; while a fault's name stands in the file
+                                  `always`, every batch has it; FAULTY_LOAD: if set, loading hangs)
 """
 
 import os
@@ -45,7 +46,7 @@ def hang():
 class FaultyEngine(FakeEngine):
     def run(self, images):
         answer = super().run(images)
-        fault = next((found for found in map(fault_of, images) if found), None)
+        fault = lasting_fault() or next((found for found in map(fault_of, images) if found), None)
         if fault == "exception":
             raise RuntimeError("/secret/path at 0x7f00")
         if fault == "no memory" or (fault == "no memory for two" and len(images) > 1):
@@ -57,6 +58,13 @@ class FaultyEngine(FakeEngine):
         if fault == "thread dies":
             raise SystemExit(3)
         return answer.view(Poison) if fault == "batcher dies" else answer
+
+
+def lasting_fault():
+    try:
+        return (Path(os.environ["FAULTY_FOLDER"]) / "always").read_text()
+    except FileNotFoundError:
+        return None
 
 
 def fault_of(image):

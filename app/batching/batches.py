@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app.batching.jobs import Images, Job, ModelIdentity, Probabilities
 from app.engine_errors import EngineOutOfMemory, memory_errors_classified
-from app.errors import ServiceError
+from app.errors import EngineFailed, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class Batch:
 
     def __init__(self, slices: list[Slice]) -> None:
         self.slices = slices
+        self.image_shape = slices[0][1].shape[1:] if slices else ()
         self.count = count_of(slices)
         self.result: asyncio.Future[Computed]
         self._open = True
@@ -93,6 +94,15 @@ class Batch:
         for job, _ in self.slices:
             job.fail(error)
 
+    def fail_by(self, error: Exception) -> None:
+        """Log what the engine raised, and end all its requests: with 503 if memory was lacking, else with 500."""
+        if isinstance(error, EngineOutOfMemory):
+            log.warning("out of memory for a batch of %d, also in halves", self.count)
+            self.fail(EngineFailed())
+        else:
+            log.error("a batch of %d failed", self.count, exc_info=error)
+            self.fail(ServiceError())
+
 
 def compute(run: Run, slices: list[Slice]) -> Computed:
     """Run the engine on what is still waited for.
@@ -110,6 +120,18 @@ def compute(run: Run, slices: list[Slice]) -> Computed:
     if len(probabilities) != len(images) or not np.isfinite(probabilities).all():
         raise RuntimeError("the engine returned the wrong number of answers, or values that are not finite")
     return Computed(wanted, probabilities, time.monotonic() - started)
+
+
+def black_answer(run: Run, image_shape: tuple[int, ...]) -> Probabilities:
+    """Return the probabilities of a black image of `image_shape` (3, S, S), float64 (1, classes).
+
+    Raises RuntimeError if they cannot be right, EngineOutOfMemory, and what `run` raises.
+    """
+    with memory_errors_classified():
+        answer = run(np.zeros((1, *image_shape), np.uint8)).astype(np.float64)
+    if len(answer) != 1 or not np.isfinite(answer).all():
+        raise RuntimeError("the engine has no finite answer for a black image")
+    return answer
 
 
 def count_of(slices: list[Slice]) -> int:

@@ -44,7 +44,7 @@ async def livez(service: ServiceDep) -> Response:
     "/readyz", response_class=PlainTextResponse, responses=PROBE_RESPONSES, summary="Would a prediction succeed now?"
 )
 async def readyz(service: ServiceDep) -> Response:
-    """200 only when the engine is warm, has passed its self-test, and its batcher runs."""
+    """200 only when the engine is warm, has passed its self-test and does not fail, and its batcher runs."""
     return _probe(service.unready_reason(), "ready")
 
 

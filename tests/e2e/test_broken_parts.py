@@ -64,6 +64,35 @@ def test_failing_batch_after_batch_ends_the_process(start_faulty):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+def test_while_nothing_would_be_computed_it_is_unready_and_ready_again_by_itself(start_faulty, tmp_path, processes):
+    service = start_faulty(http_processes=processes)
+    (tmp_path / "always").write_text("no memory")  # as of a GPU whose memory another program has taken
+    assert ask(service, GOOD) == (503, "engine-failed")
+    wait_for_status(service, "/readyz", 503)  # nobody asks for a prediction any more
+    assert httpx.get(f"{service.url}/readyz").text == "the engine fails\n"
+    assert httpx.get(f"{service.url}/livez").status_code == 200
+    assert service.metric("resnet_ready") == 0
+    service.wait_logged(" not ready: the engine fails\n")
+    (tmp_path / "always").unlink()
+    wait_for_status(service, "/readyz", 200)
+    assert ask(service, GOOD) == (200, "")
+    service.wait_logged(" ready again after ")
+    assert service.log.count("the engine fails") == 1
+    assert service.log.count("out of memory") == 1
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_engine_that_fails_is_given_up_though_nobody_asks_it(start_faulty, tmp_path, processes):
+    service = start_faulty(http_processes=processes)
+    (tmp_path / "always").write_text("exception")
+    assert ask(service, GOOD) == (500, "internal-error")
+    assert service.process.wait(timeout=60) == 1
+    assert "EngineBroken: 3 batches failed in a row" in service.log
+    assert service.log.count("a batch of 1 failed") == 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
 def test_after_a_failure_a_client_that_still_sends_keeps_no_process_from_ending(start_faulty, processes):
     service = start_faulty(http_processes=processes, batch_sizes="1", drain_timeout_s=3600, body_timeout_s=3600)
     with socket.create_connection(("127.0.0.1", service.port)) as sends:

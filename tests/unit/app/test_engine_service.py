@@ -5,8 +5,11 @@ import asyncio
 import pytest
 
 from app import watchers
+from app.engine_errors import EngineOutOfMemory
 from app.engine_service import EngineService
+from app.errors import EngineFailed
 from app.settings import Settings
+from tests.batchers import pictures, submit
 from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -33,4 +36,23 @@ async def test_a_certificate_that_is_not_renewed_is_warned_of_though_no_file_cha
     service.certificate = Expiring(looks=3)
     await service.start()
     await asyncio.wait_for(service.certificate.seen.wait(), 10)
+    await service.stop()
+
+
+async def test_it_is_unready_from_the_second_failure_in_a_row_until_a_batch_works(monkeypatch):
+    monkeypatch.setattr("app.batching.engine_failures.PROBE_AFTER_S", 3600.0)
+    engine = FakeEngine()
+    service = EngineService(Settings(), lambda _settings: engine)
+    await service.start()
+    await service._loading
+    batcher = service.loaded.batcher
+    for reason in (None, "the engine fails"):
+        engine.errors = [EngineOutOfMemory()]
+        with pytest.raises(EngineFailed):
+            await submit(batcher, pictures(1))
+        assert service.unready_reason() == reason
+        assert f"resnet_ready {0 if reason else 1}.0" in (await service.metrics()).decode()
+    assert service.stalled() is None  # a restart is not asked for
+    await submit(batcher, pictures(1))
+    assert service.unready_reason() is None
     await service.stop()
