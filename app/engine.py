@@ -99,7 +99,7 @@ class CheckpointEngine:
     def prepare(self, largest: int) -> None:
         """Choose the batch sizes by measurement, up to `largest`, or warm up those given; then time a full batch.
 
-        Raises what `run` raises.
+        Raises what `run` raises, and SelfTestFailed.
         """
         size = self.card["input_size"]
         if not self.batch_sizes:
@@ -109,7 +109,8 @@ class CheckpointEngine:
             self.batch_sizes = choose_batch_sizes(self.run, size, largest, steps=steps, clocks=clocks)
         to_run = {self.batch_sizes[0], self.batch_sizes[-1]} if self.backend.resizes_freely else self.batch_sizes
         for batch_size in sorted(to_run, reverse=True):  # the memory of the largest then serves the smaller ones
-            self.run(np.zeros((batch_size, 3, size, size), np.uint8))
+            if not np.isfinite(self.run(np.zeros((batch_size, 3, size, size), np.uint8))).all():
+                raise SelfTestFailed("self-test failed: no finite answer for a black image")
         self.backend.release_setup_memory()
         full = np.zeros((self.batch_sizes[-1], 3, size, size), np.uint8)
         started = time.perf_counter()

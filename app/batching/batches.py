@@ -28,19 +28,26 @@ Run = Callable[[Images], NDArray[np.float32]]
 class Computed:
     """What became of a batch: the slices that somebody still waited for, their probabilities, and the time they took.
 
-    `probabilities` is float64 (N, classes), rounded as answers have them, or None if there were no such slices.
+    `probabilities` is float64 (N, classes), rounded as answers have them, or None if there were no such slices. For the
+    requests in `spoilt` it has values that are not finite.
     """
 
     slices: list[Slice]
     probabilities: Probabilities | None
     seconds: float
+    spoilt: frozenset[Job] = frozenset()
 
     def deliver(self, model: ModelIdentity, ended: float) -> None:
-        """Give the requests their probabilities, on the event loop; `ended` is when, as a time.monotonic()."""
+        """Give the requests their probabilities, on the event loop; `ended` is when, as a time.monotonic().
+
+        Those that are spoilt fail.
+        """
         if self.probabilities is None:
             return
         at = 0
         timed: Job | None = None
+        for job in self.spoilt:
+            job.fail(ServiceError())
         for job, images in self.slices:
             job.started = job.started or max(ended - self.seconds, job.enqueued)
             spent_s = 0.0 if job is timed else self.seconds  # one batch, in however many slices it has this request
@@ -107,6 +114,10 @@ class Batch:
 def compute(run: Run, slices: list[Slice]) -> Computed:
     """Run the engine on what is still waited for.
 
+    Images may have no finite answer where the engine works, in float16 for one, and then spoil their own requests only.
+    Whether it works, where no image of a batch has one, a black image says: no client may end the service by sending
+    the same picture again and again, and an engine that has no finite answers any more must.
+
     Raises RuntimeError if its answers cannot be right, EngineOutOfMemory, and what `run` raises.
     """
     started = time.monotonic()
@@ -117,9 +128,18 @@ def compute(run: Run, slices: list[Slice]) -> Computed:
     with memory_errors_classified():
         images = parts[0] if len(parts) == 1 else np.concatenate(parts)
         probabilities = run(images).astype(np.float64).round(DECIMALS)  # for the whole batch, off the event loop
-    if len(probabilities) != len(images) or not np.isfinite(probabilities).all():
-        raise RuntimeError("the engine returned the wrong number of answers, or values that are not finite")
-    return Computed(wanted, probabilities, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    if len(probabilities) != len(images):
+        raise RuntimeError("the engine returned the wrong number of answers")
+    finite = np.isfinite(probabilities).all(axis=1)
+    if finite.all():
+        return Computed(wanted, probabilities, seconds)
+    if not finite.any():
+        black_answer(run, images.shape[1:])
+    log.error("no finite answer for %d images in a batch of %d: their requests fail", (~finite).sum(), len(images))
+    owners = [job for job, own_images in wanted for _ in own_images]
+    spoilt = frozenset(owners[index] for index in np.flatnonzero(~finite))
+    return Computed(wanted, probabilities, seconds, spoilt)
 
 
 def black_answer(run: Run, image_shape: tuple[int, ...]) -> Probabilities:
@@ -150,4 +170,5 @@ def joined(parts: list[Computed]) -> Computed:
     """Put the parts of a divided batch together."""
     known = [part.probabilities for part in parts if part.probabilities is not None]
     slices = [job_slice for part in parts for job_slice in part.slices]
-    return Computed(slices, np.concatenate(known) if known else None, sum(part.seconds for part in parts))
+    spoilt = frozenset[Job]().union(*(part.spoilt for part in parts))
+    return Computed(slices, np.concatenate(known) if known else None, sum(part.seconds for part in parts), spoilt)

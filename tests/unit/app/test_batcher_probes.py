@@ -1,6 +1,7 @@
-"""After a failure: what shows whether the engine works."""
+"""After a failure: what shows whether the engine works, and whose fault it was that an answer is not finite."""
 
 import asyncio
+import math
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from app.batching.engine_failures import MAX_CONSECUTIVE_FAILURES
 from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.errors import ServiceError
-from tests.batchers import pictures, running, submit
-from tests.fakes import FakeEngine
+from tests.batchers import occupied, pictures, running, submit
+from tests.fakes import FakeEngine, rounded_probabilities
 
 pytestmark = pytest.mark.anyio
 
@@ -121,3 +122,81 @@ async def test_requests_and_another_engine_do_not_wait_for_the_probe():
             await batcher.swap(new.run, {"name": "fake", "version": "2"})
         assert batcher.failures.probe is None
         assert not batcher.failures.failing
+
+
+class Overflowing(FakeEngine):
+    """Has no finite answer for images that begin with white, nor for any while `broken`."""
+
+    broken = False
+
+    def run(self, images):
+        answer = super().run(images)
+        answer[(images[:, :, 0, 0] == 255).all(axis=1) | self.broken] = math.nan
+        return answer
+
+
+def overflow(count=1):
+    images = pictures(count)
+    images[-1, :, 0, 0] = 255
+    return images
+
+
+async def test_an_answer_that_is_not_finite_fails_its_own_request_only(caplog):
+    engine = Overflowing()
+    async with running(engine, max_batch=8) as batcher:
+        first = await occupied(engine, batcher)
+        requests = [submit(batcher, images) for images in (pictures(2, seed=1), overflow(2), pictures(3, seed=2))]
+        await asyncio.sleep(0)
+        engine.release()
+        good, spoilt, also_good = await asyncio.gather(*requests, return_exceptions=True)
+        await first
+        assert not batcher.failures.failing
+    assert engine.batches == [1, 7]  # one batch, and no reason to ask for more
+    assert spoilt.status == 500
+    np.testing.assert_array_equal(good.probabilities, rounded_probabilities(pictures(2, seed=1)))
+    np.testing.assert_array_equal(also_good.probabilities, rounded_probabilities(pictures(3, seed=2)))
+    assert caplog.messages == ["no finite answer for 1 images in a batch of 7: their requests fail"]
+
+
+class ShortOfMemory(Overflowing):
+    """Takes two images and no more."""
+
+    def run(self, images):
+        answer = super().run(images)
+        if len(images) > 2:
+            raise EngineOutOfMemory
+        return answer
+
+
+async def test_it_does_so_in_halves_as_well():
+    engine = ShortOfMemory()
+    async with running(engine) as batcher:
+        first = await occupied(engine, batcher)
+        requests = [submit(batcher, images) for images in (overflow(2), pictures(2))]
+        await asyncio.sleep(0)
+        engine.release()
+        spoilt, good = await asyncio.gather(*requests, return_exceptions=True)
+        await first
+    assert engine.batches == [1, 4, 2, 2]
+    assert spoilt.status == 500
+    np.testing.assert_array_equal(good.probabilities, rounded_probabilities(pictures(2)))
+
+
+async def test_no_picture_ends_the_engine_however_often_it_is_sent():
+    engine = Overflowing()
+    async with running(engine) as batcher:
+        for _ in range(2 * MAX_CONSECUTIVE_FAILURES):
+            await fails(batcher, overflow())
+            assert batcher.failures.probe is None
+        await submit(batcher, pictures(1))
+    assert engine.batches == [1, 1] * 2 * MAX_CONSECUTIVE_FAILURES + [1]  # each time with a black image behind it
+
+
+async def test_an_engine_without_any_finite_answer_is_broken():
+    engine, reasons = Overflowing(), []
+    engine.broken = True
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        for _ in range(MAX_CONSECUTIVE_FAILURES):
+            await fails(batcher, pictures(3))
+        await asyncio.wait({batcher._task}, timeout=30)
+    assert reasons == ["the engine or its batcher died: EngineBroken: 3 batches failed in a row"]

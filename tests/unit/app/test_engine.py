@@ -278,6 +278,14 @@ def test_where_sizes_change_freely_none_is_padded_and_those_between_are_not_run(
     assert backend.sizes[-1] == (33 if resizes_freely else 40)
 
 
+def test_an_engine_without_a_finite_answer_for_a_black_image_is_refused(source):
+    """By such an image it is found out whether an engine works."""
+    backend = Noting(resizes_freely=False)
+    backend.logits = lambda images: np.full((len(images), 10), np.where(len(images) == 2, np.nan, 0), np.float32)
+    with pytest.raises(SelfTestFailed, match="no finite answer for a black image"):
+        CheckpointEngine(source, backend, (1, 2, 4)).prepare(4)
+
+
 def test_what_was_chosen_by_measurement_is_told_as_settings(engine):
     tuning = engine.tuning
     assert tuning["batch_sizes"] == engine.batch_sizes
