@@ -19,6 +19,11 @@ MAX_HEADER_BYTES = 64 << 10  # of a header, or of chunks' lines and trailers; th
 # Each header costs a hundred bytes besides its own, and servers and browsers send some twenty.
 MAX_HEADERS = 256
 
+# The framework takes a target apart before anything is checked, the key included, and needs a microsecond or more for
+# each parameter. RFC 9112, 3 asks for 8,000 bytes at least.
+MAX_TARGET_BYTES = 8 << 10
+MAX_QUERY_PARAMETERS = 64
+
 # A request that waits behind others takes a hundred times the bytes that it came in, so what comes is parsed in pieces,
 # and no further while MAX_PIPELINED requests wait.
 PIECE_BYTES = 4096
@@ -28,6 +33,8 @@ MAX_WAITING_BODY_BYTES = 64 << 10
 
 # More than one request that offers another protocol in one piece of data is not what any client sends.
 MAX_UPGRADES = 8
+# What a Connection header names; browsers and proxies name one or two.
+MAX_CONNECTION_OPTIONS = 64
 
 
 def _with_path(target: bytes) -> bytes:
@@ -64,7 +71,7 @@ class ParsingConnection(HttpToolsProtocol):
         super().__init__(**uvicorns)
         self.headers = []
         self._header_begun = False
-        self._padding_bytes = 0  # of a header: blanks behind its values
+        self._left_out_bytes = 0  # of a header: blanks behind its values, and cookies
         self._unparsed = b""  # bytes behind as many requests as may wait, or as much of their bodies
         self._overhead_bytes = 0  # of headers, empty lines, chunks' lines and trailers, since anything came of it
         self._came_of_it = False  # whether the last piece of data ended a header or a body, or had a part of a body
@@ -141,7 +148,8 @@ class ParsingConnection(HttpToolsProtocol):
         lines = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
         for name, value in self.headers:
             if name == b"connection":
-                kept = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
+                tokens = value.split(b",", MAX_CONNECTION_OPTIONS)  # without its Upgrade, an offer behind is none
+                kept = [token for token in tokens if token.strip().lower() != b"upgrade"]
                 lines.append(name + b": " + b",".join(kept))
             elif name != b"upgrade":
                 lines.append(name + b": " + value)
@@ -151,16 +159,22 @@ class ParsingConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note that a request has begun; its scope is made once its header is complete."""
         self._header_begun = True
-        self._padding_bytes = 0
+        self._left_out_bytes = 0
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a line of a header without the blanks behind its value, which the parser leaves (RFC 9110, 5.5)."""
+        """Take a line of a header without the blanks behind its value, which the parser leaves (RFC 9110, 5.5).
+
+        Cookies are left out: nothing here reads one, and the framework would take them apart for every request.
+        """
         name = name.lower()
+        if name == b"cookie":
+            self._left_out_bytes += len(value)
+            value = b""
         if value.endswith((b" ", b"\t")):
             # The parser knows a coding that spaces follow. With a tab it would refuse the body of what has begun.
             stripped = value.rstrip(b" " if name == b"transfer-encoding" else b" \t")
-            self._padding_bytes += len(value) - len(stripped)
+            self._left_out_bytes += len(value) - len(stripped)
             value = stripped
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -169,9 +183,11 @@ class ParsingConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin a request. An exception here refuses it: httptools turns it into an HttpParserError."""
         self._header_begun, self._came_of_it = False, True
-        size = len(b" / HTTP/1.1\r\n\r\n") + len(self.parser.get_method()) + len(self.url) - 1 + self._padding_bytes
+        size = len(b" / HTTP/1.1\r\n\r\n") + len(self.parser.get_method()) + len(self.url) - 1 + self._left_out_bytes
         if len(self.headers) > MAX_HEADERS:
             raise ValueError("too many headers")
+        if len(self.url) > MAX_TARGET_BYTES or self.url.count(b"&") >= MAX_QUERY_PARAMETERS:
+            raise ValueError("the target is too long, or has too many parameters")
         hosts = 0
         for name, value in self.headers:
             size += len(name) + len(value) + len(b": \r\n")

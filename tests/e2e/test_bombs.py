@@ -33,6 +33,11 @@ MALFORMED = (400, "malformed-request")
 UNSUPPORTED = (415, "unsupported-media-type")
 
 
+def get(path, headers=()):
+    lines = [f"GET {path} HTTP/1.1", "host: localhost", *(f"{name}: {value}" for name, value in dict(headers).items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
 def in_json(*values):
     return b'{"images": [' + b", ".join(values) + b"]}"
 
@@ -103,6 +108,19 @@ def headers(picture):
         "a header value of a megabyte": (post("/predict", picture, PNG | {"x-a": huge}), *MALFORMED),
         "10,000 headers": (post("/predict", picture, PNG | {f"x-{n}": "y" for n in range(10_000)}), *MALFORMED),
         "a path of a megabyte": (post("/" + huge, picture, PNG), *MALFORMED),
+        "a path of 30,000 parts": (get("/static/" + "a/" * 30_000), *MALFORMED),
+        "a path of 4000 parts": (get("/static/" + "a/" * 4000), 404, "not-found"),
+        "a path of 2700 escapes": (get("/static/" + "%41" * 2700), 404, "not-found"),
+        "32,000 parameters for a probe": (get("/livez?" + "a&" * 32_000), *MALFORMED),
+        "8000 parameters for a probe": (get("/livez?" + "a&" * 4000), *MALFORMED),
+        "64 parameters of a query": (post("/predict?" + "a&" * 63 + "top_k=1", picture, PNG), 200, None),
+        "32,000 cookies": (get("/livez", {"cookie": "a;" * 32_000}), 200, None),
+        "32,000 entity tags": (get("/static/favicon-32x32.png", {"if-none-match": "a," * 32_000}), 200, None),
+        "32,000 options of a connection": (get("/livez", {"connection": "a," * 32_000}), 200, None),
+        "32,000 options and an upgrade": (
+            get("/livez", {"connection": "a," * 32_000 + "upgrade", "upgrade": "h2c"}),
+            *(200, None),
+        ),
         "a content length of 5000 digits": (
             post("/predict", b"", PNG | {"x": "y"}).replace(b"content-length: 0", f"content-length: {long}".encode()),
             *MALFORMED,
@@ -122,7 +140,8 @@ def headers(picture):
         ),
         "a deadline of 5000 digits": (post("/predict", picture, PNG | {"x-timeout-ms": long}), 422, "bad-parameter"),
         "a top_k of 5000 digits": (post(f"/predict?top_k={long}", picture, PNG), 422, "bad-parameter"),
-        "10,000 values of top_k": (post("/predict?" + "top_k=x&" * 6_000, picture, PNG), 422, "bad-parameter"),
+        "6000 values of top_k": (post("/predict?" + "top_k=x&" * 6_000, picture, PNG), *MALFORMED),
+        "64 values of top_k": (post("/predict?" + "&".join(["top_k=x"] * 64), picture, PNG), 422, "bad-parameter"),
         "a request id of 50 kB": (post("/predict", picture, PNG | {"x-request-id": "x" * 50_000}), 200, None),
         "a key of 50 kB": (post("/predict", picture, PNG | {"authorization": f"Bearer {'k' * 50_000}"}), 200, None),
     }

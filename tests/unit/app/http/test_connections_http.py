@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.http.parsing import MAX_HEADER_BYTES, MAX_HEADERS, MAX_UPGRADES
+from app.http.parsing import MAX_HEADER_BYTES, MAX_HEADERS, MAX_QUERY_PARAMETERS, MAX_TARGET_BYTES, MAX_UPGRADES
 from tests.connections import REQUEST, Port, answer, echo, ended, responding
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_linger")]
@@ -164,11 +164,15 @@ UPGRADES = {
 }
 
 
+OPTIONS = {"first": b"Upgrade, HTTP2-Settings", "last of many": b"x, " * 1000 + b"Upgrade"}
+
+
 @pytest.mark.parametrize("piece_bytes", [1, 60, 1000])
 @pytest.mark.parametrize("body", UPGRADES.values(), ids=UPGRADES)
-async def test_a_body_behind_an_offer_of_another_protocol_is_read(body, piece_bytes):
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+async def test_a_body_behind_an_offer_of_another_protocol_is_read(options, body, piece_bytes):
     protocol, transport = Port(echo).connect()
-    request = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n" + body
+    request = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: %s\r\nupgrade: h2c\r\n%s" % (options, body)
     for _ in range(2):
         transport.sent = b""
         for start in range(0, len(request), piece_bytes):
@@ -318,6 +322,64 @@ async def test_too_large_a_header_gets_400_however_it_arrives(header_bytes, stat
     while not transport.sent:
         await asyncio.sleep(0)
     assert transport.sent.startswith(b"HTTP/1.1 " + status)
+
+
+TARGETS = {
+    "a path": b"/".ljust(MAX_TARGET_BYTES, b"x"),
+    "a query": b"/?".ljust(MAX_TARGET_BYTES, b"x"),
+    "an address": b"http://x/?".ljust(MAX_TARGET_BYTES, b"x"),
+    "parameters": b"/?" + b"&".join([b"a"] * MAX_QUERY_PARAMETERS),
+}
+ONE_MORE = {name: target + (b"&" if name == "parameters" else b"x") for name, target in TARGETS.items()}
+
+
+@pytest.mark.parametrize("offer", [b"", b"connection: upgrade\r\nupgrade: h2c\r\n"], ids=["", "upgrade"])
+@pytest.mark.parametrize("piece_bytes", [1 << 30, 1000])
+@pytest.mark.parametrize("name", TARGETS)
+async def test_too_long_a_target_and_too_many_parameters_get_400(name, piece_bytes, offer):
+    for target, status in ((TARGETS[name], b"200"), (ONE_MORE[name], b"400")):
+        protocol, transport = Port().connect()
+        request = b"GET %s HTTP/1.1\r\nhost: x\r\n%s\r\n" % (target, offer)
+        for begin in range(0, len(request), piece_bytes):
+            protocol.data_received(request[begin : begin + piece_bytes])
+        await ended(protocol)
+        assert transport.sent.startswith(b"HTTP/1.1 " + status)
+
+
+async def seen_of(headers):
+    """Send a request with these lines of a header; return what the application sees of them, and the answer."""
+    seen = []
+
+    async def look(scope, receive, send):
+        seen.extend(scope["headers"])
+        await answer(scope, receive, send)
+
+    protocol, transport = Port(look).connect()
+    protocol.data_received(REQUEST[:-2] + headers + b"\r\n")
+    await ended(protocol)
+    return seen, transport.sent
+
+
+@pytest.mark.parametrize("offer", [b"", b"connection: upgrade\r\nupgrade: h2c\r\n"], ids=["", "upgrade"])
+async def test_what_cookies_hold_reaches_no_application(offer):
+    seen, sent = await seen_of(offer + b"Cookie: a=1; b=2 \r\nx-id: one\r\ncookie: c\r\n")
+    assert sent.startswith(b"HTTP/1.1 200 ")
+    assert [value for name, value in seen if name == b"cookie"] == [b"", b""]
+    assert dict(seen)[b"x-id"] == b"one"
+
+
+async def test_of_a_connections_many_options_only_the_first_are_looked_at():
+    seen, sent = await seen_of(b"connection: %s\r\nupgrade: h2c\r\n" % OPTIONS["last of many"])
+    assert sent.startswith(b"HTTP/1.1 200 ")
+    assert seen == [(b"host", b"x"), (b"connection", OPTIONS["last of many"])]
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, b"200"), (1, b"400")])
+async def test_cookies_count_as_the_header_that_they_are(more, status):
+    line = b"cookie: "
+    line += b";" * (MAX_HEADER_BYTES - len(REQUEST) - len(line) - 2 + more) + b"\r\n"
+    assert (await seen_of(line))[1].startswith(b"HTTP/1.1 " + status)
+    assert (await seen_of(b"cookie: a\r\n" * (MAX_HEADERS - 1 + more)))[1].startswith(b"HTTP/1.1 " + status)
 
 
 @pytest.mark.parametrize("piece_bytes", [1000, 1 << 18])
