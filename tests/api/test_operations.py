@@ -286,11 +286,26 @@ async def test_a_file_of_the_docs_comes_whole_by_head_and_once_only(client):
     assert (again.status_code, again.content) == (304, b"")
 
 
+async def test_of_thousands_of_entity_tags_none_is_looked_at(client):
+    """A condition may be left out: the answer is the file, which is right for any."""
+    path = "/static/favicon-32x32.png"
+    etag = (await client.get(path)).headers["etag"]
+    for tags, status in (("x, " * 300 + etag, 304), ("x, " * 400 + etag, 200)):
+        assert (await client.get(path, headers={"if-none-match": tags})).status_code == status
+
+
 def raising(error):
     def fail(*_):
         raise error
 
     return fail
+
+
+@pytest.mark.parametrize("name", ["a/" * 4000, "none", "", "%2e", "%2e/swagger-ui.css", "%2e%2e/docs.py", "%00"])
+async def test_only_names_of_files_of_the_docs_are_looked_for(client, monkeypatch, name):
+    monkeypatch.setattr("starlette.staticfiles.StaticFiles.lookup_path", raising(AssertionError("looked for")))
+    answer = await client.get("/static/" + name)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
 @pytest.mark.parametrize("place", ["starlette.staticfiles.StaticFiles.lookup_path", "app.routes.docs._contents"])
