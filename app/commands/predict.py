@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             image = decode(read_picture(file), size, max_pixels)
             probabilities = engine.run(image[None])[0].astype(float).round(DECIMALS)
-            ranked = ranking(probabilities.tolist(), arguments.top_k)
+            ranked = ranking(probabilities, arguments.top_k)
             line["probabilities"] = [
                 {"label": classes[index], "probability": probability} for index, probability in ranked
             ]

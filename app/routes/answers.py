@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -10,12 +11,20 @@ from pydantic_core import to_json
 
 from app.batching.jobs import Outcome
 from app.errors import ServiceError
+from app.http.parameters import Options
 from app.imaging import Decoded
 from app.predictor import Predictor
 from app.telemetry import Telemetry
 
-# Classes by index, each with its probability, the likeliest first.
+# Classes by index, each with its probability.
 Ranking = list[tuple[int, float]]
+
+# An answer from more probabilities than this, of all images together, is composed in a thread: on the event loop it
+# would hold up probes and everybody else for milliseconds.
+LARGE = 4096
+
+# Beyond as many, NumPy sorts faster; also without Python's lock, which `sorted` holds to its end.
+MANY_CLASSES = 64
 
 
 def readable(decoded: list[Decoded]) -> list[NDArray[np.uint8]]:
@@ -31,6 +40,11 @@ def nothing_to_compute(predictor: Predictor) -> Outcome:
     return Outcome(np.empty((0, len(predictor.classes))), predictor.batcher.model, 0.0, 0.0)
 
 
+def is_large(outcome: Outcome) -> bool:
+    """Whether an answer takes so long to compose that the event loop should not do it."""
+    return outcome.probabilities.size > LARGE
+
+
 def compose(
     telemetry: Telemetry, predictor: Predictor, decoded: list[Decoded], outcome: Outcome, *, top_k: int, decode_s: float
 ) -> tuple[bytes, str]:
@@ -38,37 +52,61 @@ def compose(
 
     `outcome` has the images of `decoded` that could be read, in their order; at most `top_k` classes of each are named.
     """
-    ranked = [ranking(row, top_k) for row in outcome.probabilities.tolist()]
-    _record_images(telemetry, decoded, outcome, ranked)
-    return _answer_json(predictor, decoded, outcome, ranked), _server_timing(decode_s, outcome)
+    body, likeliest = _answer_json(predictor, decoded, outcome, top_k)
+    _record_images(telemetry, decoded, outcome, likeliest)
+    return body, _server_timing(decode_s, outcome)
 
 
-def ranking(probabilities: list[float], top_k: int) -> Ranking:
-    """Return the likeliest classes with their probabilities, the likeliest first; of equal ones the first one is."""
-    order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:top_k]
-    return [(index, probabilities[index]) for index in order]
+async def compose_in_thread(
+    telemetry: Telemetry,
+    predictor: Predictor,
+    decoded: list[Decoded],
+    outcome: Outcome,
+    *,
+    options: Options,
+    decode_s: float,
+) -> tuple[bytes, str]:
+    """Do what `compose` does while the event loop goes on. Raises DeadlinePassed at the request's deadline."""
+    work = partial(_answer_json, predictor, decoded, outcome, options.top_k)
+    body, likeliest = await predictor.decoder.run(work, options.deadline)
+    _record_images(telemetry, decoded, outcome, likeliest)
+    return body, _server_timing(decode_s, outcome)
 
 
-def _answer_json(predictor: Predictor, decoded: list[Decoded], outcome: Outcome, ranked: list[Ranking]) -> bytes:
+def ranking(probabilities: NDArray[np.float64], top_k: int) -> Ranking:
+    """Return the likeliest of (classes,) with their probabilities, the likeliest first; of equal ones the first is."""
+    values = probabilities.tolist()
+    if len(values) > MANY_CLASSES:
+        order = np.argsort(-probabilities, kind="stable").tolist()
+    else:
+        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
+    return [(index, values[index]) for index in order[:top_k]]
+
+
+def _answer_json(predictor: Predictor, decoded: list[Decoded], outcome: Outcome, top_k: int) -> tuple[bytes, Ranking]:
     """Return the JSON that says, for each image in the request's order, what it shows or what is wrong with it.
 
+    Besides, of each image that could be read, the likeliest class. Runs in any thread.
     Written as text: all but the numbers is the same in every answer, and an encoder takes twice the time.
     """
-    following = iter(ranked)
-    predictions: list[str] = []
+    rows = iter(outcome.probabilities)
+    likeliest: Ranking = []
+    predictions: list[bytes] = []  # not texts: a large one would be copied once more, with Python's lock
     for result in decoded:
         if isinstance(result, ServiceError):
-            predictions.append(to_json({"error": result.problem()}).decode())
+            predictions.append(to_json({"error": result.problem()}))
         else:
-            classes = [f"{predictor.openings[index]}{probability!r}}}" for index, probability in next(following)]
-            predictions.append(f'{classes[0][:-1]},"probabilities":[{",".join(classes)}]}}')
-    return f'{{"model":{to_json(outcome.model).decode()},"predictions":[{",".join(predictions)}]}}'.encode()
+            ranked = ranking(next(rows), top_k)
+            likeliest.append(ranked[0])
+            classes = [f"{predictor.openings[index]}{probability!r}}}" for index, probability in ranked]
+            predictions.append(f'{classes[0][:-1]},"probabilities":[{",".join(classes)}]}}'.encode())
+    return b'{"model":%b,"predictions":[%b]}' % (to_json(outcome.model), b",".join(predictions)), likeliest
 
 
-def _record_images(telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, ranked: list[Ranking]) -> None:
+def _record_images(telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, likeliest: Ranking) -> None:
     """Count what an answer says of each image."""
     telemetry.queue_seconds.observe(outcome.queue_s)
-    telemetry.record_prediction([ranks[0][0] for ranks in ranked], [ranks[0][1] for ranks in ranked])
+    telemetry.record_prediction([index for index, _ in likeliest], [probability for _, probability in likeliest])
     for result in decoded:
         if isinstance(result, ServiceError):
             telemetry.images.labels(result.code).inc()

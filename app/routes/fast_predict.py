@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,15 +25,17 @@ from app.http.cached_headers import CachedHeader, RequestHead
 from app.http.parameters import BodyDeadline, Options
 from app.http.problems import Headers, problem_body, problem_fields
 from app.http.request_ids import request_id_of
-from app.imaging import Decoded, Entry
+from app.imaging import Decoded
 from app.lifecycle import State
 from app.predictor import Predictor
 from app.request_end import add_last_headers, count_refusal, log_failure, record_answer
-from app.routes.answers import compose, nothing_to_compute, readable
+from app.routes.answers import compose, compose_in_thread, is_large, nothing_to_compute, readable
 from app.routes.common import take_key
 from app.routes.overload import OverloadRefusals
 from app.routes.predict import PATH
 from app.service import Service
+
+Result = TypeVar("Result")
 
 
 class FastPredict:
@@ -116,20 +120,21 @@ class FastRequest:
         decode_began = time.perf_counter()
         decoded = predictor.decoder.decode_here(entries)
         if decoded is None:
-            self._connection.start(self._decode_in_threads(entries, decode_began))
+            work = partial(predictor.decoder.decode_in_threads, entries, self._options.deadline)
+            self._connection.start(self._await(work, partial(self._submit, decode_began=decode_began)))
         else:
             self._submit(decoded, decode_began)
 
-    async def _decode_in_threads(self, entries: list[Entry], decode_began: float) -> None:
-        """Decode what would hold up the event loop."""
+    async def _await(self, work: Callable[[], Awaitable[Result]], step: Callable[[Result], None]) -> None:
+        """Await what would hold up the event loop, and take the step that follows it."""
         try:
-            decoded = await self._predictor.decoder.decode_in_threads(entries, self._options.deadline)
+            result = await work()
         except asyncio.CancelledError:  # the drain's time is over
             self.refuse(NotReady())
         except Exception as error:
             self._fail(error)
         else:
-            self.attempt(self._submit, decoded, decode_began)
+            self.attempt(step, result)
 
     def _submit(self, decoded: list[Decoded], decode_began: float) -> None:
         """Queue the images that could be read."""
@@ -152,14 +157,16 @@ class FastRequest:
         self.attempt(lambda: self._answer(future.result()))
 
     def _answer(self, outcome: Outcome) -> None:
-        body, timing = compose(
-            self._service.telemetry,
-            self._predictor,
-            self._decoded,
-            outcome,
-            top_k=self._options.top_k,
-            decode_s=self._decode_s,
-        )
+        """Compose the answer, a large one in a thread."""
+        parts = self._service.telemetry, self._predictor, self._decoded, outcome
+        if is_large(outcome):
+            work = partial(compose_in_thread, *parts, options=self._options, decode_s=self._decode_s)
+            self._connection.start(self._await(work, self._send))
+        else:
+            self._send(compose(*parts, top_k=self._options.top_k, decode_s=self._decode_s))
+
+    def _send(self, composed: tuple[bytes, str]) -> None:
+        body, timing = composed
         self._end(200, [(b"content-type", b"application/json"), (b"server-timing", timing.encode())], body)
 
     def _end(self, status: int, headers: Headers, body: bytes, *, body_is_here: bool = True) -> None:

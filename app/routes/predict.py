@@ -21,7 +21,7 @@ from app.http.bodies import SMALL_BODY_BYTES, read_body, refuse_codings, split_i
 from app.http.parameters import Options, Parameters, Positive
 from app.imaging import Entry
 from app.predictor import Predictor
-from app.routes.answers import compose, nothing_to_compute, readable
+from app.routes.answers import compose, compose_in_thread, is_large, nothing_to_compute, readable
 from app.routes.common import KeyDep, ServiceDep
 from app.routes.document import PREDICT_BODY, PREDICT_RESPONSES
 from app.schemas import PredictResponse
@@ -92,12 +92,16 @@ async def _classify(
             outcome = await _await_job(request, predictor.batcher.submit(ticket, np.stack(images), options.deadline))
         else:
             outcome = nothing_to_compute(predictor)
+        parts = telemetry, predictor, decoded, outcome
+        if is_large(outcome):
+            body, timing = await compose_in_thread(*parts, options=options, decode_s=decode_s)
+        else:
+            body, timing = compose(*parts, top_k=options.top_k, decode_s=decode_s)
     except BaseException as error:
         telemetry.images.labels(_metric_label(error)).inc(count)
         raise
     finally:
         ticket.release()
-    body, timing = compose(telemetry, predictor, decoded, outcome, top_k=options.top_k, decode_s=decode_s)
     return Response(body, media_type="application/json", headers={"server-timing": timing})
 
 

@@ -72,7 +72,7 @@ async def test_503_for_a_picture_that_is_still_decoded_when_the_drains_time_is_o
         picture = encode(noise(60, 60), "BMP") * 2  # not large, and not tiny
         waiting = asyncio.ensure_future(client.post("/predict", content=picture, headers={"content-type": "image/bmp"}))
         assert await asyncio.to_thread(decoding.wait, 10)
-        (work,) = [one for one in asyncio.all_tasks() if "_decode_in_threads" in repr(one.get_coro())]
+        (work,) = [one for one in asyncio.all_tasks() if "FastRequest._await" in repr(one.get_coro())]
         work.cancel()
         answer = await waiting
         go_on.set()
