@@ -7,7 +7,6 @@ import socket
 
 import pytest
 
-from app.http.accept_loop import REST_S
 from app.processes.acceptor import MARK, Acceptor, Channel
 from app.processes.shared_state import SharedState
 
@@ -52,7 +51,16 @@ class House:
         os.close(self.shared.file)
 
     def counts(self):
-        return [len(self.arrived(index)) for index in range(len(self.ends))]
+        """How many connections have come to each process since the last look."""
+        return [len(self.arrived(index)) if end.fileno() >= 0 else 0 for index, end in enumerate(self.ends)]
+
+    async def dealt(self, count):
+        """How many of the next `count` connections come to each process."""
+        came = [0] * len(self.ends)
+        while sum(came) < count:
+            await asyncio.sleep(0)
+            came = [before + now for before, now in zip(came, self.counts(), strict=True)]
+        return came
 
 
 @pytest.fixture
@@ -64,25 +72,17 @@ async def house():
     house.leave()
 
 
-async def turns():
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
 async def test_a_crowd_is_dealt_out_evenly(house):
     house.connect(20)
-    await turns()
-    assert house.counts() == [10, 10]
+    assert await house.dealt(20) == [10, 10]
 
 
 async def test_the_process_with_the_fewest_gets_the_next_ones(house):
     house.shared.count_connections(0, connections=6, arrived=0)
     house.connect(4)
-    await turns()
-    assert house.counts() == [0, 4]
+    assert await house.dealt(4) == [0, 4]
     house.connect(4)
-    await turns()
-    assert house.counts() == [1, 3]  # now they have seven each
+    assert await house.dealt(4) == [1, 3]  # now they have seven each
 
 
 async def test_where_all_have_equally_few_they_get_connections_in_turn(house):
@@ -90,8 +90,7 @@ async def test_where_all_have_equally_few_they_get_connections_in_turn(house):
     came = [0, 0]
     for _ in range(6):
         house.connect()
-        await turns()
-        came = [before + now for before, now in zip(came, house.counts(), strict=True)]
+        came = [before + now for before, now in zip(came, await house.dealt(1), strict=True)]
         for index in (0, 1):
             house.shared.count_connections(index, connections=0, arrived=came[index])
     assert came == [3, 3]
@@ -101,30 +100,25 @@ async def test_a_silent_process_gets_none_unless_all_are(house, monkeypatch):
     silent = {0}
     monkeypatch.setattr(house.shared, "silent_s", lambda index: 5.0 if index in silent else 0.0)
     house.connect(4)
-    await turns()
-    assert house.counts() == [0, 4]
+    assert await house.dealt(4) == [0, 4]
     silent.add(1)
     house.connect(4)
-    await turns()
-    assert house.counts() == [4, 0]
+    assert await house.dealt(4) == [4, 0]
 
 
 async def test_a_process_whose_decoding_threads_hang_gets_none_unless_all_do(house):
     house.shared.beat(0, decoder_stalled_s=5.0)
     house.connect(4)
-    await turns()
-    assert house.counts() == [0, 4]
+    assert await house.dealt(4) == [0, 4]
     house.shared.beat(1, decoder_stalled_s=5.0)
     house.connect(4)
-    await turns()
-    assert house.counts() == [4, 0]
+    assert await house.dealt(4) == [4, 0]
 
 
 async def test_a_process_that_has_ended_gets_none(house):
     house.ends[0].close()
     house.connect(3)
-    await turns()
-    assert len(house.arrived(1)) == 3
+    assert await house.dealt(3) == [0, 3]
 
 
 async def test_closing_hands_on_what_the_kernel_has_accepted():
@@ -203,20 +197,18 @@ async def test_processes_that_never_take_any_do_not_keep_the_port_open(monkeypat
 
 async def test_where_nobody_takes_any_clients_wait_and_none_is_lost(house, monkeypatch):
     monkeypatch.setattr("app.http.accept_loop.REST_S", 0)
-    send_fds, full = socket.send_fds, True
+    send_fds, full, refused = socket.send_fds, True, []
 
     def send(*arguments):
         if full:
+            refused.append(arguments)
             raise BlockingIOError
         return send_fds(*arguments)
 
     monkeypatch.setattr("app.processes.acceptor.socket.send_fds", send)
     house.connect(6)
-    await turns()
+    while not refused:
+        await asyncio.sleep(0)
     assert house.counts() == [0, 0]
     full = False
-    found = 0
-    while found < 6:
-        await asyncio.sleep(REST_S)
-        found += sum(house.counts())
-    assert found == 6
+    assert sum(await house.dealt(6)) == 6
