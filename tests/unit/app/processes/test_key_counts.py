@@ -18,8 +18,13 @@ from app.processes.shared_state import SharedState
 in_flight = SharedInFlight(SharedState(int(sys.argv[1]), 2).keys, int(sys.argv[2]))
 in_flight.know(["key"])
 print("ready", flush=True)
-sys.stdin.readline()
-print(sum(in_flight.begin("key", 10_000) for _ in range(20_000)))
+while sys.stdin.readline():
+    let_in = sum(in_flight.begin("key", 10_000) for _ in range(20_000))
+    print(let_in, flush=True)
+    sys.stdin.readline()
+    for _ in range(let_in):
+        in_flight.end("key")
+    print("ready", flush=True)
 """
 
 CLAIMER = """
@@ -81,14 +86,22 @@ def test_what_has_no_limit_is_counted_too_for_it_may_get_one(views):
 
 def test_processes_that_count_at_once_never_exceed_a_limit(shared):
     both = racers(RACER, shared, 0, 1)
+
+    def go():
+        for racer in both:
+            racer.stdin.write("\n")
+            racer.stdin.flush()
+
+    while True:
+        assert [racer.stdout.readline() for racer in both] == ["ready\n"] * 2
+        go()
+        let_in = [int(racer.stdout.readline()) for racer in both]
+        assert sum(let_in) == 10_000
+        if min(let_in) > 0:  # they did so at once, as processes on a busy machine may not
+            break
+        go()
     for racer in both:
-        assert racer.stdout.readline() == "ready\n"
-    for racer in both:
-        racer.stdin.write("\n")
-        racer.stdin.flush()
-    let_in = [int(racer.communicate()[0]) for racer in both]
-    assert sum(let_in) == 10_000
-    assert min(let_in) > 0  # they did so at once
+        racer.communicate()
 
 
 def test_where_another_process_was_quicker_it_is_one_too_many_and_is_taken_back(views):
