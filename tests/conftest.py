@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.ports import reserved_port
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -44,6 +46,13 @@ def cifar10_root():
         if folder and (Path(folder) / "cifar-10-batches-py").is_dir():
             return Path(folder)
     pytest.skip("CIFAR-10 is not here: set CIFAR10_ROOT to the folder that holds cifar-10-batches-py")
+
+
+@pytest.fixture
+def own_port():
+    """A port of 127.0.0.1 where nobody listens unless the test lets a server do so, and that nobody else gets."""
+    with reserved_port() as reserved:
+        yield reserved.getsockname()[1]
 
 
 def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
