@@ -7,7 +7,6 @@ import uvicorn
 from app.admin import AdminServer
 from app.http.ports import open_port
 from app.lifecycle import Lifecycle, State
-from benchmarks.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -17,13 +16,15 @@ async def hello(_scope, _receive, send):
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-def server(port):
+def server():
+    """A server, and the number of its port."""
     config = uvicorn.Config(hello, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
-    return AdminServer(config, SimpleNamespace(lifecycle=Lifecycle()), open_port("127.0.0.1", port, 8))
+    port = open_port("127.0.0.1", 0, 8)
+    return AdminServer(config, SimpleNamespace(lifecycle=Lifecycle()), port), port.getsockname()[1]
 
 
 async def ask(port):
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         return (await http.get(f"http://127.0.0.1:{port}/")).text
 
 
@@ -36,8 +37,7 @@ async def ask_until_answered(port):
 
 
 async def test_it_serves_as_long_as_its_caller():
-    port = free_port()
-    admin = server(port)
+    admin, port = server()
     async with admin.running():
         assert await ask_until_answered(port) == "hello"
     with pytest.raises(httpx.ConnectError):
@@ -46,7 +46,7 @@ async def test_it_serves_as_long_as_its_caller():
 
 
 async def test_an_end_of_its_own_is_a_failure_of_the_service(monkeypatch):
-    admin = server(free_port())
+    admin, _ = server()
 
     async def broken(_sockets):
         raise RuntimeError("a bug")

@@ -85,9 +85,10 @@ def fails_with(words, *arguments):
     assert words in str(stopped.value)
 
 
-def test_without_a_service_nobody_is_signalled(signals):
+def test_without_a_service_nobody_is_signalled(signals, own_port):
     fails_with("no service is known to serve port 8123", "--port", "8123")
-    fails_with("no answer from http://127.0.0.1:9", "--pid", "4242", "--url", "http://127.0.0.1:9")
+    url = f"http://127.0.0.1:{own_port}"
+    fails_with(f"no answer from {url}", "--pid", "4242", "--url", url)
     assert signals == []
 
 

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from benchmarks.ports import free_port
 from tests.conftest import ROOT
 
 TERMINATED_AT_ONCE = """
@@ -94,8 +93,8 @@ app.cli.main()
 
 
 @pytest.mark.parametrize("step", ["app.cli.build_parser", "app.launch.create_service"])
-def test_a_reload_that_is_asked_for_before_it_serves_follows(step):
-    script = RELOADED_AT_ONCE.replace("PORT", str(free_port())).replace("STEP", step)
+def test_a_reload_that_is_asked_for_before_it_serves_follows(own_port, step):
+    script = RELOADED_AT_ONCE.replace("PORT", str(own_port)).replace("STEP", step)
     ended = subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT, capture_output=True)
     assert ended.returncode == 3, ended.stderr
 

@@ -13,6 +13,31 @@ from app.settings import SettingsError
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")
 
 
+def has_ipv6_loopback():
+    """Whether anything can listen at ::1, as nothing can in many containers."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+IPV6 = pytest.mark.skipif(not has_ipv6_loopback(), reason="this host has no IPv6 loopback")
+
+
+@pytest.fixture
+def no_name_server(monkeypatch):
+    """Names that end in .invalid have no address, as everywhere, but nobody outside this host is asked."""
+    getaddrinfo = socket.getaddrinfo
+
+    def resolve(host, *given, **more):
+        if host.endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return getaddrinfo(host, *given, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
 def test_a_port_that_is_taken_is_one_line():
     with open_port("127.0.0.1", 0, 8) as first:
         number = first.getsockname()[1]
@@ -21,22 +46,27 @@ def test_a_port_that_is_taken_is_one_line():
     assert str(refused.value) == f"port {number} at 127.0.0.1: Address already in use"
 
 
-def test_a_name_that_does_not_resolve_is_said_to_be_one():
+def test_a_name_that_does_not_resolve_is_said_to_be_one(no_name_server):
     with pytest.raises(SettingsError) as refused:
         open_port("no.such.host.invalid", 0, 8)
-    assert str(refused.value).startswith("host no.such.host.invalid: ")
-    assert "Unknown error" not in str(refused.value)
+    assert str(refused.value) == "host no.such.host.invalid: Name or service not known"
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "no..such.host", "a" * 64])
-def test_so_is_an_address_that_is_not_this_hosts(host):
+def test_so_is_an_address_that_is_not_this_hosts(host, no_name_server):
     with pytest.raises(SettingsError, match=host) as refused:
         open_port(host, 0, 8)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("host", "asked"), [("::", "127.0.0.1"), ("::", "::1"), ("::1", "::1"), ("0.0.0.0", "127.0.0.1")]
+    ("host", "asked"),
+    [
+        pytest.param("::", "127.0.0.1", marks=IPV6),
+        pytest.param("::", "::1", marks=IPV6),
+        pytest.param("::1", "::1", marks=IPV6),
+        ("0.0.0.0", "127.0.0.1"),
+    ],
 )
 def test_it_listens_at_every_address_where_it_should(host, asked, caplog):
     caplog.set_level("INFO")
@@ -49,14 +79,21 @@ def test_it_listens_at_every_address_where_it_should(host, asked, caplog):
 
 @pytest.mark.parametrize(
     ("host", "alone"),
-    [("127.0.0.1", True), ("127.0.0.2", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False)],
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.2", True),
+        ("localhost", True),
+        pytest.param("::1", True, marks=IPV6),
+        ("0.0.0.0", False),
+        pytest.param("::", False, marks=IPV6),
+    ],
 )
 def test_a_port_that_other_hosts_may_reach_is_known(host, alone):
     with open_port(host, 0, 8) as opened:
         assert is_loopback(opened) is alone
 
 
-@pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
+@pytest.fixture(params=[pytest.param(socket.AF_INET, id="IPv4"), pytest.param(socket.AF_INET6, id="IPv6", marks=IPV6)])
 def port(request):
     with socket.socket(request.param) as listening:
         listening.bind(("127.0.0.1" if request.param == socket.AF_INET else "::1", 0))
