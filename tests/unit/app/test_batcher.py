@@ -242,8 +242,11 @@ async def test_the_rest_of_a_split_request_is_dropped_once_it_expires():
     engine = FakeEngine()
     async with running(engine) as batcher:
         engine.hold()
+        job = batcher.submit(batcher.admit(9, math.inf), pictures(9), time.monotonic() + 30)
+        assert await asyncio.to_thread(engine.entered.wait, 10)
+        job._expire()  # as its timer does
         with pytest.raises(DeadlinePassed):
-            await submit(batcher, pictures(9), seconds=0.05)
+            await job.future
         engine.release()
         await submit(batcher, pictures(2))
     assert engine.batches == [4, 2]
