@@ -124,10 +124,20 @@ def test_cudnn_searches_before_the_recording_and_never_within_it(cuda, monkeypat
 @pytest.mark.parametrize("set_before", [False, True])
 def test_cudnn_guesses_once_its_search_has_taken_its_time_also_within_a_size(monkeypatch, set_before):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", set_before)
-    seen = []
+    seen, computing = [], threading.Event()
+
+    class Timer(threading.Timer):
+        """Its time begins with the first run, however long a busy machine takes to come to it."""
+
+        def run(self):
+            computing.wait(60)
+            super().run()
+
+    monkeypatch.setattr(cuda_lane.threading, "Timer", Timer)
 
     def compute(batch):
         seen.append(torch.backends.cudnn.benchmark)
+        computing.set()
         deadline = time.monotonic() + 10
         while torch.backends.cudnn.benchmark and time.monotonic() < deadline:
             time.sleep(0.001)  # as a search does that takes all of the time
