@@ -8,7 +8,6 @@ import time
 import pytest
 
 from app.engine_errors import EngineBroken
-from app.errors import UndecodableImage
 from app.http.parameters import Options
 from tests.api.asking import PICTURE, PNG, answer_to_the_end, assert_problem, post
 from tests.api.conftest import occupied, serving
@@ -163,9 +162,11 @@ async def test_422_image(client, content, code):
 async def test_a_picture_of_a_format_that_is_not_read_is_told_what_to_send(client, content):
     answer = await post(client, content)
     assert_problem(answer, 422, "undecodable-image")
-    assert answer.json()["detail"] == UndecodableImage.unread_text
-    assert "send them as JPEG" in UndecodableImage.unread_text
-    assert (await post(client, b"text")).json()["detail"] == UndecodableImage.text
+    assert answer.json()["detail"] == (
+        "HEIC, AVIF and TIFF images (and cameras' raw files) are not read here: send them as JPEG or PNG."
+    )
+    other = await post(client, b"text")
+    assert other.json()["detail"] == "The bytes are not an intact JPEG, PNG, WebP, GIF or BMP image."
 
 
 async def test_422_base64(client):

@@ -286,11 +286,15 @@ def test_an_engine_without_a_finite_answer_for_a_black_image_is_refused(source):
         CheckpointEngine(source, backend, (1, 2, 4)).prepare(4)
 
 
-def test_what_was_chosen_by_measurement_is_told_as_settings(engine):
-    tuning = engine.tuning
-    assert tuning["batch_sizes"] == engine.batch_sizes
-    assert (tuning["runtime"], tuning["precision"]) == (engine.card["runtime"], engine.card["dtype"])
-    assert tuning.keys() <= Settings.model_fields.keys()
+def test_what_was_chosen_by_measurement_is_told_as_settings_of_the_same_engine(engine, pictures, monkeypatch):
+    monkeypatch.setattr("app.engine.choose_batch_sizes", None)  # nothing is measured again
+    assert engine.tuning.keys() <= Settings.model_fields.keys()
+    again = load_engine(Settings(device="cpu", **engine.tuning))
+    assert again.tuning == engine.tuning
+    assert again.batch_sizes == engine.batch_sizes
+    assert [again.card[name] for name in ("runtime", "dtype")] == [engine.card[name] for name in ("runtime", "dtype")]
+    np.testing.assert_allclose(again.run(pictures), engine.run(pictures), atol=1e-6)
+    again.close()
 
 
 def test_the_card_says_what_is_served(source):

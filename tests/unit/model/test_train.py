@@ -240,7 +240,9 @@ def test_each_epochs_metrics_are_told(tmp_path: Path) -> None:
     assert told == [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_device_auto_is_one_that_exists() -> None:
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
+@pytest.mark.parametrize(("gpus", "expected"), [(1, "cuda"), (0, "cpu")])
+def test_device_auto_is_one_that_exists(monkeypatch: pytest.MonkeyPatch, gpus: int, expected: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert pick_device("auto").type == expected
     assert pick_device("cpu").type == "cpu"

@@ -143,7 +143,7 @@ async def test_the_end_of_a_channel_comes_after_its_connections():
 
 
 async def test_at_the_end_processes_that_take_none_are_waited_for(monkeypatch):
-    monkeypatch.setattr("app.http.accept_loop.REST_S", 0)
+    monkeypatch.setattr("app.processes.acceptor.REST_S", 0)
     send_fds, refusals = socket.send_fds, [BlockingIOError()] * 20  # of two processes, for ten pauses
 
     def send(*arguments):
@@ -161,7 +161,7 @@ async def test_at_the_end_processes_that_take_none_are_waited_for(monkeypatch):
 
 
 async def test_at_the_end_one_error_of_accepting_loses_nobody_else(monkeypatch):
-    monkeypatch.setattr("app.http.accept_loop.REST_S", 0)
+    monkeypatch.setattr("app.processes.acceptor.REST_S", 0)
     errors = [OSError(errno.EMFILE, "no file is left"), ConnectionAbortedError()]
 
     class Port(socket.socket):
@@ -180,7 +180,7 @@ async def test_at_the_end_one_error_of_accepting_loses_nobody_else(monkeypatch):
 
 
 async def test_processes_that_never_take_any_do_not_keep_the_port_open(monkeypatch):
-    monkeypatch.setattr("app.http.accept_loop.REST_S", 0)
+    monkeypatch.setattr("app.processes.acceptor.REST_S", 0)
 
     def full(*_):
         raise BlockingIOError
