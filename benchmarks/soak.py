@@ -81,7 +81,7 @@ def held(service: ServiceProcess) -> Held:
 
 def server_errors(service: ServiceProcess) -> list[str]:
     """Return the lines of /metrics that count predictions answered with 500 and above."""
-    lines = httpx.get(f"{service.url}/metrics").text.splitlines()
+    lines = service.get("/metrics").text.splitlines()
     return [line for line in lines if line.startswith('resnet_requests_total{route="/predict",status="5')]
 
 

@@ -13,11 +13,12 @@ from typing import Any, Self
 
 import httpx
 
-from benchmarks.ports import free_port
+from benchmarks.ports import reserved_port
 from tests.conftest import ROOT
 
 WEIGHTS = ROOT / "weights" / "resnet18-cifar10.safetensors"
 START_LIMIT_S = 120  # only so that a hanging process cannot hang the suite
+ANSWER_LIMIT_S = 60  # the same: on a busy machine an answer takes longer than the 5 s that httpx waits by default
 
 
 def in_environment(value: object) -> str:
@@ -33,7 +34,8 @@ class ServiceProcess:
         port: int | None = None,
         **settings: Any,
     ) -> None:
-        self.port = port or free_port()
+        self._reserved = None if port else reserved_port()
+        self.port: int = port or self._reserved.getsockname()[1]
         self.url = f"{'https' if 'tls_cert' in settings else 'http'}://127.0.0.1:{self.port}"
         self.probes_url = f"http://127.0.0.1:{settings['admin_port']}" if "admin_port" in settings else self.url
         self.log_path = Path(log_path)
@@ -52,12 +54,20 @@ class ServiceProcess:
         while time.monotonic() < until:
             assert self.process.poll() is None, self.log
             try:
-                if httpx.get(f"{self.probes_url}/readyz", verify=False).status_code == 200:
+                if self.probe("/readyz").status_code == 200:
                     return self
             except httpx.TransportError:
                 pass
             time.sleep(0.05)
         raise AssertionError(f"not ready in {START_LIMIT_S} s:\n{self.log}")
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """Ask the port that answers requests."""
+        return httpx.get(f"{self.url}{path}", verify=False, timeout=ANSWER_LIMIT_S, **options)
+
+    def probe(self, path: str) -> httpx.Response:
+        """Ask the port that answers probes, which is the same unless there is one for them alone."""
+        return httpx.get(f"{self.probes_url}{path}", verify=False, timeout=ANSWER_LIMIT_S)
 
     def wait_logged(self, text: str) -> None:
         while text not in self.log:
@@ -67,6 +77,14 @@ class ServiceProcess:
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(timeout=60)
+
+    def end(self) -> None:
+        """Kill the process if it still runs, and give its port up."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if self._reserved is not None:
+            self._reserved.close()
 
     @property
     def log(self) -> str:
@@ -103,7 +121,7 @@ class ServiceProcess:
 
     def metric(self, name: str, default: float | None = None) -> float:
         """The value of one line of /metrics; `default` if it may not be there yet."""
-        for line in httpx.get(f"{self.probes_url}/metrics", verify=False).text.splitlines():
+        for line in self.probe("/metrics").text.splitlines():
             if line.startswith(name + " "):
                 return float(line.rpartition(" ")[2])
         if default is None:
@@ -117,6 +135,4 @@ def service_process(log_path: str | Path, **options: Any) -> Iterator[ServicePro
     try:
         yield service
     finally:
-        if service.process.poll() is None:
-            service.process.kill()
-        service.process.wait()
+        service.end()

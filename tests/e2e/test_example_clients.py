@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from app.errors import UndecodableImage
-from benchmarks.ports import free_port
 from tests.conftest import ROOT
 
 FILES = [f"examples/{name}.png" for name in ("cat", "ship")]
@@ -114,10 +113,10 @@ PROXYS_PAGE = b"<html>Bad Gateway</html>"
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_proxys_page_or_no_answer_at_all_is_an_error_of_one_line(command):
+def test_a_proxys_page_or_no_answer_at_all_is_an_error_of_one_line(command, own_port):
     done, _ = run_against(command, b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 24\r\n\r\n" + PROXYS_PAGE)
     assert done.returncode == 1
     assert "502 Bad Gateway" in done.stderr
-    done = run(command, f"http://127.0.0.1:{free_port()}", FILES)  # nobody listens there
+    done = run(command, f"http://127.0.0.1:{own_port}", FILES)
     assert done.returncode == 1
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == FILES

@@ -7,22 +7,20 @@ import signal
 import sys
 import time
 
-import httpx
 import pytest
 
-from benchmarks.ports import free_port
 from tests.conftest import ROOT
 from tests.process import ServiceProcess, service_process
 
 pytestmark = pytest.mark.e2e
 
 
-def test_service_ends_with_the_terminal_that_it_was_started_in(tmp_path):
+def test_service_ends_with_the_terminal_that_it_was_started_in(tmp_path, own_port):
     log = tmp_path / "log"
     log.touch()
     child, terminal = pty.fork()
     if child == 0:
-        settings = {"RESNET_PORT": str(free_port()), "RESNET_DRAIN_DELAY_S": "1", "TMPDIR": str(tmp_path)}
+        settings = {"RESNET_PORT": str(own_port), "RESNET_DRAIN_DELAY_S": "1", "TMPDIR": str(tmp_path)}
         os.dup2(os.open(log, os.O_WRONLY), 2)
         os.chdir(ROOT)
         os.execve(sys.executable, [sys.executable, "-m", "app.cli", "serve"], os.environ | settings)
@@ -51,7 +49,7 @@ def test_sighup_reads_the_keys_again(tmp_path):
         return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n"
 
     def status(service, key):
-        answer = httpx.get(f"{service.url}/model", headers={"Authorization": f"Bearer {key}"})
+        answer = service.get("/model", headers={"Authorization": f"Bearer {key}"})
         return answer.status_code
 
     keys = tmp_path / "keys"

@@ -2,7 +2,6 @@
 
 import os
 
-import httpx
 import pytest
 
 from tests.fifos import read_by_somebody
@@ -16,8 +15,8 @@ def test_it_can_be_ended_while_a_checkpoint_cannot_be_read_to_its_end(start, tmp
     service = start(wait=False, device="cpu", weights=endless)
     with read_by_somebody(endless) as fifo:
         service.wait_logged("listening on")
-        assert httpx.get(f"{service.url}/livez").status_code == 200
-        assert httpx.get(f"{service.url}/readyz").text == "the model is loading\n"
+        assert service.get("/livez").status_code == 200
+        assert service.get("/readyz").text == "the model is loading\n"
         assert service.stop() == 0
         assert fifo.is_left()
     assert "Traceback" not in service.log

@@ -64,7 +64,7 @@ def answers(trained, tmp_path_factory, unseen):
     """What a service says that is told of nothing but the weights: /model, predictions, and its evaluation."""
     with service_process(tmp_path_factory.mktemp("served") / "serve.log", weights=trained.weights) as service:
         service.wait_ready()
-        card = httpx.get(f"{service.url}/model").json()
+        card = service.get("/model").json()
         files = [("file", picture) for _, picture in unseen]
         predictions = httpx.post(f"{service.url}/predict", files=files, timeout=120).json()["predictions"]
         evaluation = resnet("evaluate", "--data", f"folder:{trained.pictures}", "--url", service.url)

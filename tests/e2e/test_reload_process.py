@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 
-import httpx
 import numpy as np
 import pytest
 
@@ -53,7 +52,7 @@ def test_weights_change_under_load_without_a_gap_and_a_bad_file_is_refused(
         assert np.abs(probabilities - offline).max() <= 1e-3
     for outcome, count in {"succeeded": 3, "unchanged": 1, "refused": 1}.items():
         assert service.metric(f'resnet_reloads_total{{outcome="{outcome}"}}') == count
-    metrics = httpx.get(f"{service.url}/metrics").text
+    metrics = service.get("/metrics").text
     assert versions[1] in metrics
     assert versions[0] not in metrics
     (error,) = [line for line in service.log.splitlines() if " ERROR " in line]
