@@ -78,7 +78,7 @@ def test_64_clients_at_once_are_batched_and_get_the_answers_of_one_alone(service
 
 
 def test_the_model_says_what_it_is(service):
-    body = httpx.get(f"{service.url}/model").json()
+    body = service.get("/model").json()
     assert body["name"] == "resnet18-cifar10"
     assert body["calibrated"] is True
     by_split = {one["split"]: one for one in body["measured"]}
@@ -87,8 +87,9 @@ def test_the_model_says_what_it_is(service):
 
 
 def test_commands_agree_with_the_service(service, examples):
+    precision = service.get("/model").json()["dtype"]  # each would measure for itself which is the faster
     files = [str(ROOT / "examples" / f"{name}.png") for name in ("cat", "ship")]
-    command = [sys.executable, "-m", "app.cli", "predict", "--json", "--top-k", "10", *files]
+    command = [sys.executable, "-m", "app.cli", "predict", "--json", "--top-k", "10", "--precision", precision, *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     for line, name in zip(done.stdout.splitlines(), ("cat", "ship"), strict=True):
         served = {one["label"]: one["probability"] for one in ask(service, examples[name])["probabilities"]}
@@ -96,10 +97,10 @@ def test_commands_agree_with_the_service(service, examples):
             assert one["probability"] == pytest.approx(served[one["label"]], abs=1e-3)
 
 
-def test_healthcheck_follows_readiness(service):
+def test_healthcheck_follows_readiness(service, own_port):
     command = [sys.executable, "-m", "app.cli", "healthcheck", "--url"]
     assert subprocess.run([*command, service.url], cwd=ROOT, check=False).returncode == 0
-    assert subprocess.run([*command, "http://127.0.0.1:9"], cwd=ROOT, check=False).returncode == 1
+    assert subprocess.run([*command, f"http://127.0.0.1:{own_port}"], cwd=ROOT, check=False).returncode == 1
 
 
 @pytest.mark.data
@@ -127,10 +128,10 @@ def test_evaluate_prints_its_scores_and_fails_below_the_least_accuracy(cifar10_r
 
 
 @pytest.mark.data
-def test_evaluate_of_a_service_that_is_not_there_is_one_line(cifar10_root):
+def test_evaluate_of_a_service_that_is_not_there_is_one_line(cifar10_root, own_port):
     command = [sys.executable, "-m", "app.cli", "evaluate", "--root", str(cifar10_root), "--limit", "2"]
     done = subprocess.run(
-        [*command, "--url", "http://127.0.0.1:9"], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, "--url", f"http://127.0.0.1:{own_port}"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
