@@ -26,9 +26,9 @@ def ask(service, *pictures, **headers):
     return answer.status_code, answer.json().get("type", "").rpartition(":")[2]
 
 
-def hang(service, pool, tmp_path):
-    """Occupy the engine with one request until `release`; return what will be its answer."""
-    first = pool.submit(ask, service, bad("hang"))
+def hang(service, pool, tmp_path, picture=None):
+    """Occupy the engine, or what the picture occupies, with one request until `release`; return its coming answer."""
+    first = pool.submit(ask, service, picture or bad("hang"))
     while not (tmp_path / "hanging").exists():
         time.sleep(0.01)
     return first

@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from tests.faulty_service import GOOD, PNG, ask, bad, undecodable
+from tests.faulty_service import GOOD, PNG, ask, bad, hang, undecodable
 
 pytestmark = pytest.mark.e2e
 
@@ -25,7 +25,7 @@ def ask_together(service, *pictures, **headers):
 
 
 def wait_for_status(service, path, status):
-    while httpx.get(f"{service.url}{path}", verify=False).status_code != status:
+    while service.get(path).status_code != status:
         time.sleep(0.01)
 
 
@@ -42,7 +42,7 @@ def test_what_fails_one_batch_or_one_thread_fails_its_own_requests_and_nothing_e
     ]:
         assert ask(service, *pictures) == outcome
         assert ask(service, GOOD) == (200, "")
-        assert httpx.get(f"{service.url}/readyz").status_code == 200
+        assert service.get("/readyz").status_code == 200
     assert service.metric("resnet_queue_images") == 0
     assert service.stop() == 0
 
@@ -106,12 +106,21 @@ SOON = {"x-timeout-ms": "300"}
 LATE = (504, "deadline-passed")
 
 
+def asked_until_it_hangs(service, tmp_path, picture):
+    """Ask with a short deadline, again where a busy machine does not get there by then; return how often."""
+    count = 0
+    while not (tmp_path / "hanging").exists():
+        assert ask(service, picture, **SOON) == LATE
+        count += 1
+    return count
+
+
 def test_behind_an_engine_that_hangs_requests_end_at_their_deadline_and_it_may_come_back(start_faulty, tmp_path):
     service = start_faulty(stall_timeout_s=0.5)
-    assert ask(service, bad("hang"), **SOON) == LATE  # and it hangs still
+    asked = asked_until_it_hangs(service, tmp_path, bad("hang"))  # and it hangs still
     assert ask_together(service, *[GOOD] * 20, **SOON) == [504] * 20
     wait_for_status(service, "/livez", 503)
-    assert httpx.get(f"{service.url}/readyz").text == "the engine makes no progress\n"
+    assert service.get("/readyz").text == "the engine makes no progress\n"
     assert ask(service, GOOD, **SOON) == LATE
     assert service.metric("resnet_queue_images") == 0
     service.wait_logged(" not ready: the engine makes no progress\n")
@@ -120,20 +129,24 @@ def test_behind_an_engine_that_hangs_requests_end_at_their_deadline_and_it_may_c
     assert ask(service, GOOD) == (200, "")
     service.wait_logged(" ready again after ")
     assert service.stop() == 0
-    assert sum(map(int, re.findall(r"refused in the last \d+ s: (\d+) deadline-passed", service.log))) == 22
+    assert sum(map(int, re.findall(r"refused in the last \d+ s: (\d+) deadline-passed", service.log))) == asked + 21
     assert "Traceback" not in service.log
 
 
-def test_decoding_that_hangs_ends_at_the_deadline_and_fails_the_probe_once_no_thread_is_left(start_faulty, tmp_path):
+def test_decoding_that_hangs_ends_at_the_deadline_and_fails_the_probe_once_no_thread_is_left(
+    start_faulty, pool, tmp_path
+):
     service = start_faulty(stall_timeout_s=0.5, decode_threads=2)
-    assert ask(service, undecodable("hang"), **SOON) == LATE
+    first = hang(service, pool, tmp_path, undecodable("hang"))
     assert ask(service, *[GOOD] * 3) == (200, "")  # one thread is left
-    assert ask(service, undecodable("hang"), **SOON) == LATE
+    (tmp_path / "hanging").unlink()
+    asked_until_it_hangs(service, tmp_path, undecodable("hang"))
     assert ask(service, *[GOOD] * 3, **SOON) == LATE
     wait_for_status(service, "/livez", 503)
-    assert httpx.get(f"{service.url}/readyz").text == "the decoder makes no progress\n"
+    assert service.get("/readyz").text == "the decoder makes no progress\n"
     (tmp_path / "release").touch()
     wait_for_status(service, "/livez", 200)
+    assert first.result() == (200, "")
     assert ask(service, *[GOOD] * 3) == (200, "")
     assert service.stop() == 0
 
@@ -156,6 +169,8 @@ def test_an_engine_that_hangs_keeps_neither_a_request_nor_the_process(start_faul
         async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
             waiting = asyncio.ensure_future(http.post("/predict", content=bad("hang"), headers=PNG))
             while not (tmp_path / "hanging").exists():
+                if waiting.done():  # late before it got there, on a busy machine
+                    waiting = asyncio.ensure_future(http.post("/predict", content=bad("hang"), headers=PNG))
                 await asyncio.sleep(0.01)
             service.process.send_signal(signal.SIGTERM)
             return (await waiting).status_code
@@ -169,6 +184,6 @@ def test_an_engine_that_hangs_while_it_loads_keeps_no_process(start_faulty, monk
     monkeypatch.setenv("FAULTY_LOAD", "1")
     service = start_faulty(wait=False)
     service.wait_logged("listening on")
-    assert httpx.get(f"{service.url}/readyz").text == "the model is loading\n"
+    assert service.get("/readyz").text == "the model is loading\n"
     assert ask(service, GOOD) == (503, "not-ready")
     assert service.stop() == 0

@@ -10,14 +10,12 @@ import time
 import httpx
 import pytest
 
-from benchmarks.ports import free_port
 from benchmarks.records import write
 from tests.conftest import ROOT
+from tests.faulty_service import GOOD, PNG, ask, bad
 from tests.slow_clients import HEADER, KINDS, body_by_bytes, half_a_header, header_by_bytes, silent, until_closed
 
 pytestmark = pytest.mark.e2e
-
-PNG = {"content-type": "image/png"}
 
 
 def test_slow_clients_are_closed_and_good_requests_answered_meanwhile(start, examples):
@@ -35,7 +33,7 @@ def test_slow_clients_are_closed_and_good_requests_answered_meanwhile(start, exa
         await asyncio.wait_for(good(slow), 120)
         return list(zip(kinds, [one.result() for one in slow], strict=True))
 
-    httpx.get(f"{service.url}/livez")
+    service.get("/livez")
     files = service.open_files
     told = asyncio.run(scenario())
     assert {answer.status_code for answer in answers} == {200}
@@ -55,10 +53,8 @@ def test_slow_clients_are_closed_and_good_requests_answered_meanwhile(start, exa
     assert "Traceback" not in service.log
 
 
-def test_clients_that_leave_cost_one_debug_line_and_no_device_time(start, examples):
-    # Requests that wait for minutes behind another one must be let in.
-    service = start(log_level="debug", batch_sizes="1,2", timeout_ms=600_000, max_queue_s=600)
-    picture = examples["cat"]
+def test_clients_that_leave_cost_one_debug_line_and_no_device_time(start_faulty, tmp_path):
+    service = start_faulty(log_level="debug", batch_sizes="1,2")
     for number in range(5):
         with socket.create_connection(("127.0.0.1", service.port)) as client:
             client.sendall(HEADER.replace(b"host: x", f"host: x\r\nx-request-id: mid-body-{number}".encode()) + b"abc")
@@ -66,26 +62,28 @@ def test_clients_that_leave_cost_one_debug_line_and_no_device_time(start, exampl
         time.sleep(0.01)
     assert service.metric("resnet_batch_images_sum") == 0
 
-    many = httpx.Request("POST", service.url, files=[("file", picture)] * 250)
+    # The first one's first batch keeps the engine until everybody has left.
+    many = httpx.Request("POST", service.url, files=[("file", one) for one in [bad("hang"), *[GOOD] * 249]])
     body, kind = many.read(), many.headers["content-type"]
     head = (
         f"POST /predict HTTP/1.1\r\nhost: x\r\nx-request-id: mid-wait-%d\r\ncontent-type: {kind}\r\ncontent-length: %d"
     )
     with socket.create_connection(("127.0.0.1", service.port)) as ahead:
         ahead.sendall((head % (0, len(body))).encode() + b"\r\n\r\n" + body)
-        while service.metric("resnet_batch_images_sum") == 0:
+        while not (tmp_path / "hanging").exists():
             time.sleep(0.01)
         for number in range(1, 4):  # these wait behind the first
             with socket.create_connection(("127.0.0.1", service.port)) as client:
                 client.sendall((head % (number, len(body))).encode() + b"\r\n\r\n" + body)
-                while service.metric("resnet_queue_images") < 250:
+                while service.metric("resnet_queue_images") < 248 + 250:
                     time.sleep(0.01)
             while service.metric('resnet_images_total{outcome="client-gone"}', 0) < 250 * number:
                 time.sleep(0.01)
     while service.metric('resnet_images_total{outcome="client-gone"}', 0) < 1000:
         time.sleep(0.01)
-    assert httpx.post(f"{service.url}/predict", content=picture, headers=PNG, timeout=60).status_code == 200
-    assert service.metric("resnet_batch_images_sum") <= 251  # the first one's at most, and the last's
+    (tmp_path / "release").touch()
+    assert ask(service, GOOD) == (200, "")
+    assert service.metric("resnet_batch_images_sum") == 3  # the first one's first batch, and the last's
     assert service.metric("resnet_queue_images") == 0
     assert service.stop() == 0
     for name in [f"mid-body-{number}" for number in range(5)] + [f"mid-wait-{number}" for number in range(4)]:
@@ -96,11 +94,11 @@ def test_clients_that_leave_cost_one_debug_line_and_no_device_time(start, exampl
     assert "Traceback" not in service.log
 
 
-def test_a_crowd_finds_its_limit_and_the_port_of_the_probes_outlives_the_first(start, examples):
-    admin_port = free_port()
+def test_a_crowd_finds_its_limit_and_the_port_of_the_probes_outlives_the_first(start, examples, own_port):
+    admin_port = own_port
     service = start(max_open_files=256, header_timeout_s=1, admin_port=admin_port)
     assert "the limit of open files allows for 128 connections only" in service.log
-    assert httpx.get(f"{service.url}/readyz").status_code == 404
+    assert service.get("/readyz").status_code == 404
 
     async def crowd():
         return await asyncio.gather(*(until_closed(service.port, silent) for _ in range(400)))
@@ -113,16 +111,15 @@ def test_a_crowd_finds_its_limit_and_the_port_of_the_probes_outlives_the_first(s
     assert subprocess.run([*command, "--admin-port", str(admin_port)], cwd=ROOT, check=False).returncode == 0
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 1
 
-    readyz = f"{service.probes_url}/readyz"
     with socket.create_connection(("127.0.0.1", service.port), timeout=60) as accepted:
         length = len(examples["cat"])
         accepted.sendall(HEADER.replace(b"1000", str(length).encode()) + examples["cat"][:100])
         service.process.terminate()
-        while httpx.get(readyz).status_code == 200:
+        while service.probe("/readyz").status_code == 200:
             pass
         while is_open(service.port):
-            assert httpx.get(readyz).status_code == 503
-        assert httpx.get(readyz).text == "the service is shutting down\n"
+            assert service.probe("/readyz").status_code == 503
+        assert service.probe("/readyz").text == "the service is shutting down\n"
         accepted.sendall(examples["cat"][100:])
         assert accepted.recv(100).startswith(b"HTTP/1.1 200 ")
     assert service.process.wait(timeout=60) == 0

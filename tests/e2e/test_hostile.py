@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.bad_requests import BAD, PNG
+from tests.faulty_service import GOOD, ask, bad
 
 pytestmark = pytest.mark.e2e
 
@@ -61,21 +62,21 @@ def test_a_body_that_stops_coming_gets_408(start):
         assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
-def test_work_of_a_client_that_left_is_dropped_from_the_queue(start, examples):
-    service = start(batch_sizes="1,2")
-    images = [("file", examples["cat"])] * 200
+def test_work_of_a_client_that_left_is_dropped_from_the_queue(start_faulty, tmp_path):
+    service = start_faulty(batch_sizes="1,2")
+    images = [("file", one) for one in [bad("hang"), *[GOOD] * 199]]  # the first two keep the engine until it has left
     request = httpx.Request("POST", f"{service.url}/predict", files=images)
     body = request.read()
     head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: {request.headers['content-type']}\r\n"
     with socket.create_connection(("127.0.0.1", service.port)) as client:
         client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-        while not service.metric("resnet_batch_images_count"):
+        while not (tmp_path / "hanging").exists():
             time.sleep(0.01)
     while not service.metric('resnet_images_total{outcome="client-gone"}'):
         time.sleep(0.01)
-    answer = httpx.post(f"{service.url}/predict", content=examples["cat"], headers=PNG, timeout=30)
-    assert answer.status_code == 200
-    assert service.metric("resnet_batch_images_sum") < 200
+    (tmp_path / "release").touch()
+    assert ask(service, GOOD) == (200, "")
+    assert service.metric("resnet_batch_images_sum") == 3
     assert service.metric("resnet_queue_images") == 0
     assert service.stop() == 0
     assert "Traceback" not in service.log
