@@ -8,6 +8,10 @@ import httpx
 
 PNG = {"content-type": "image/png"}
 
+# Long enough for every client's next request, whose answer says that the connection ends: one that a busy machine lets
+# send for the first time in the moment of the end would meet a closing connection, as anywhere.
+DRAIN_DELAY_S = 2
+
 
 class Load:
     """So many clients, each sending its next request when it has its answer, until the port is closed."""
@@ -40,7 +44,10 @@ class Load:
 
 
 def drain_under_load(service, picture):
-    """SIGTERM while 32 clients send: unready before the port closes, every accepted request answered, exit code 0."""
+    """SIGTERM while 32 clients send: unready before the port closes, every accepted request answered, exit code 0.
+
+    The service's drain_delay_s is to be DRAIN_DELAY_S.
+    """
     load = Load(service, picture)
 
     async def scenario():

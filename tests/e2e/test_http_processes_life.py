@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import put
-from tests.drains import drain_under_load
+from tests.drains import DRAIN_DELAY_S, drain_under_load
 from tests.faulty_service import GOOD, ask, bad, hang
 from tests.reloads import BATCH_SIZES, Clients, reload
 
@@ -45,7 +45,7 @@ def assert_port_is_free(service):
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.chaos)])
 def test_sigterm_under_load_loses_no_accepted_request_and_exits_0(start, examples, rounds):
     for _ in range(rounds):
-        service = start(http_processes=2, drain_delay_s=0.5)
+        service = start(http_processes=2, drain_delay_s=DRAIN_DELAY_S)
         pids = service.children
         assert len(pids) == 2
         drain_under_load(service, examples["cat"])
@@ -73,7 +73,7 @@ def test_a_second_signal_ends_all_of_them_at_once(start):
     pids = service.children
     service.process.send_signal(signal.SIGTERM)
     service.wait_logged("draining")
-    while httpx.get(f"{service.url}/readyz").status_code != 503:
+    while service.get("/readyz").status_code != 503:
         time.sleep(0.01)
     assert service.stop() == 128 + signal.SIGTERM
     wait_for_the_end_of(pids)
@@ -86,7 +86,7 @@ def test_the_death_of_any_is_the_end_of_all_and_what_waits_gets_503(start_two_fa
     pids = service.children
     first = hang(service, pool, tmp_path)
     waiting = [pool.submit(ask_or_lost, service) for _ in range(12)]
-    while httpx.get(f"{service.url}/health").json()["queue_images"] != 12:
+    while service.get("/health").json()["queue_images"] != 12:
         time.sleep(0.01)
     killed = pids[0] if victim == "HTTP process" else service.process.pid
     os.kill(killed, signal.SIGKILL)
@@ -171,7 +171,7 @@ def test_a_port_that_is_taken_is_said_in_one_line_and_starts_nothing(start):
     assert service.process.wait(timeout=120) != 0
     assert "Address already in use" in service.log
     assert "Traceback" not in service.log
-    assert httpx.get(f"{first.url}/readyz").status_code == 200
+    assert first.get("/readyz").status_code == 200
 
 
 def test_weights_change_under_load_without_a_gap(start, tmp_path, examples, checkpoints, expected):
@@ -186,6 +186,7 @@ def test_weights_change_under_load_without_a_gap(start, tmp_path, examples, chec
         precision="float32",
         batch_sizes=",".join(map(str, BATCH_SIZES)),
         timeout_ms=120_000,
+        max_queue_s=60,
     )
     clients = Clients(service, list(examples.values()))
 
@@ -203,7 +204,7 @@ def test_weights_change_under_load_without_a_gap(start, tmp_path, examples, chec
         offline = expected[version][start_at : start_at + len(probabilities)]
         assert np.abs(probabilities - offline).max() <= 1e-3
     assert service.metric('resnet_reloads_total{outcome="succeeded"}') == 2
-    metrics = httpx.get(f"{service.url}/metrics").text
+    metrics = service.get("/metrics").text
     assert versions[0] in metrics
     assert versions[1] not in metrics
     assert service.stop() == 0

@@ -8,13 +8,12 @@ import signal
 import socket
 import time
 
-import httpx
 import pytest
 
 from app.release import release
 from app.settings import Settings
 from model import checkpoint
-from tests.drains import Load, drain_under_load
+from tests.drains import DRAIN_DELAY_S, Load, drain_under_load
 from tests.process import WEIGHTS
 
 pytestmark = pytest.mark.e2e
@@ -24,10 +23,8 @@ PNG = {"content-type": "image/png"}
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.chaos)])
 def test_sigterm_under_load_loses_no_accepted_request_and_exits_0(start, examples, rounds):
-    # Long enough for every client's next request, whose answer says that the connection ends: one that a busy machine
-    # lets send for the first time in the moment of the end would meet a closing connection, as anywhere.
     for _ in range(rounds):
-        drain_under_load(start(drain_delay_s=2), examples["cat"])
+        drain_under_load(start(drain_delay_s=DRAIN_DELAY_S), examples["cat"])
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.chaos)])
@@ -55,7 +52,9 @@ def test_sigterm_while_idle_exits_0(start):
 
 
 def test_sigint_drains_as_well(start):
-    assert start().stop(signal.SIGINT) == 0
+    service = start()
+    assert service.stop(signal.SIGINT) == 0
+    assert "draining" in service.log
 
 
 def test_sigterm_while_starting_exits_0(start):
@@ -71,7 +70,7 @@ def test_a_second_signal_ends_it_at_once(start):
     service.process.send_signal(signal.SIGTERM)
     while "draining" not in service.log:
         time.sleep(0.01)
-    assert httpx.get(f"{service.url}/readyz").status_code == 503
+    assert service.get("/readyz").status_code == 503
     assert service.stop() == 128 + signal.SIGTERM
 
 
@@ -108,7 +107,7 @@ def test_sigusr1_shows_what_all_threads_are_at_and_ends_nothing(start, whose):
     os.kill(service.children[0] if whose == "an HTTP process" else service.process.pid, signal.SIGUSR1)
     service.wait_logged("(most recent call first)")
     service.wait_logged(" in main\n")
-    assert httpx.get(f"{service.url}/readyz").status_code == 200
+    assert service.get("/readyz").status_code == 200
     assert service.stop() == 0
 
 
