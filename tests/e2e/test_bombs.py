@@ -1,6 +1,6 @@
 """Decompression bombs, floods of tiny parts, deep JSON, huge headers and bodies without end, against the real process.
 
-Each gets its answer, in a second (several in the default run, where the machine may be busy) and in 50 MB.
+Each gets its answer, in 50 MB, and under `make chaos` in a second: in the default run the machine may be busy.
 `make chaos` also writes benchmarks/reliability/bombs.json.
 """
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 JSON = {"content-type": "application/json"}
 PNG = {"content-type": "image/png"}
 MULTIPART = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
-LIMIT_S = {"quick": 10, "whole": 1}
+LIMIT_S = 1
 EXTRA_BYTES = 50 << 20
 SCALES = ["quick", pytest.param("whole", marks=pytest.mark.chaos)]
 
@@ -180,7 +180,8 @@ def test_bombs_get_their_answer_at_once_and_cost_little_memory(scale, request, e
             extra = service.peak_bytes - before
             told = [answer.status, answer.problem_code]
             assert internal_text(answer.body) is None, name
-            if told != expected or answer.seconds > LIMIT_S[scale] or extra > EXTRA_BYTES:
+            late = scale == "whole" and answer.seconds > LIMIT_S
+            if told != expected or late or extra > EXTRA_BYTES:
                 wrong.append((name, told, answer.seconds, extra >> 20))
             if scale == "whole":
                 report[name] = {"status": told[0], "code": told[1], "seconds": round(answer.seconds, 3)}

