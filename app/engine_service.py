@@ -103,7 +103,12 @@ class EngineService(Service):
             on_batch=self.telemetry.record_batch,
             on_fatal=self._engine_failed,
         )
-        decoder = Decoder(engine.card["input_size"], self.settings.max_pixels, self.settings.decode_threads_per_process)
+        decoder = Decoder(
+            engine.card["input_size"],
+            self.settings.max_pixels,
+            self.settings.decode_threads_per_process,
+            self.settings.max_queue_s,
+        )
         predictor = EnginePredictor(engine, batcher, decoder)
         self.telemetry.describe_model(engine.card)
         return predictor

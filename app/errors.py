@@ -6,7 +6,7 @@ Texts are fixed: nothing of an exception, an address, a path or a stack ever rea
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 # The metrics' reason where a connection is closed because there are too many: an idle one, or else the new one.
 TOO_MANY_CONNECTIONS = "too-many-connections"
@@ -32,6 +32,15 @@ class ServiceError(Exception):
     def problem(self) -> dict[str, Any]:
         """Return the RFC 9457 object."""
         return problem_object(self.code, self.title, self.status, self.detail)
+
+    def without_stack(self) -> Self:
+        """Take from it what it holds of the calls that it came through, a picture and its pixels among it.
+
+        In a list or a future that one of these calls holds, it would be garbage in a circle: hundreds of MB until
+        Python looks for it.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 def problem_object(code: str, title: str, status: int, detail: str) -> dict[str, Any]:
@@ -153,6 +162,13 @@ class TooManyPixels(ServiceError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The image has more than the limit of {limit} pixels.")
+
+
+class TooManyPixelsTogether(TooManyPixels):
+    """The headers of a request's images announce more pixels in all than allowed; none of them alone is at fault."""
+
+    def __init__(self, limit: int) -> None:
+        ServiceError.__init__(self, f"The request's images have more than the limit of {limit} pixels together.")
 
 
 class QueueFull(ServiceError):

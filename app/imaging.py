@@ -5,21 +5,19 @@ How a file becomes pixels is defined in model.pictures.codec, for training and s
 
 from __future__ import annotations
 
-import asyncio
+import math
 import threading
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.errors import DeadlinePassed, ServiceError, TooManyPixels, UndecodableImage
-from app.threads import in_thread
+from app.decode_pool import DecodePool, Work
+from app.errors import ServiceError, TooManyPixels, TooManyPixelsTogether, UndecodableImage
 from model.pictures.codec import PictureTooLarge, open_picture, picture_pixels
 from model.pictures.files import PictureError, UnreadFormat
 from model.pictures.plain_png import read_plain_png
@@ -38,20 +36,35 @@ SLOW_PARTS = {
 }
 TINY_READS = 256
 
+# A request's files may have so many times the pixels of one: a few seconds of decoding. Two kilobytes can announce the
+# most that one may have, so that the size of a body says little of them.
+PIXELS_TOGETHER = 16
+
 Decoded = NDArray[np.uint8] | ServiceError
 # What a body holds: a file to be decoded, an image that is ready, or what is wrong with it.
 Entry = bytes | Decoded
 Result = TypeVar("Result")
 
 
-def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, size: int, max_pixels: int, count_pixels: Callable[[int], None] = lambda _pixels: None
+) -> NDArray[np.uint8]:
     """Decode an image file to RGB and bring it to uint8 (3, size, size) by the evaluation transform.
 
     Animations count by their first frame; EXIF orientation is obeyed; transparency is laid over white.
+    `count_pixels` is told what the header announces, before memory or time is spent on it, and may raise.
     Raises TooManyPixels and UndecodableImage.
     """
     plain = _plain(data, size, max_pixels)
-    return _finish(_open(data, max_pixels), size) if plain is None else plain
+    if plain is not None:
+        return plain
+    image = _open(data, max_pixels)
+    count_pixels(image.width * image.height)
+    return _finish(image, size)
+
+
+def _call(function: Callable[[], Result]) -> Result:
+    return function()
 
 
 def _plain(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8] | None:
@@ -79,77 +92,75 @@ def _finish(image: Image.Image, size: int) -> NDArray[np.uint8]:
         raise UndecodableImage from error
 
 
-def _without_stack(error: ServiceError) -> ServiceError:
-    """Take from an error what it holds of the calls that it came through, the picture and its pixels among it.
+class DecodingTimes(NamedTuple):
+    """For how many seconds a request's images were decoded, in all threads together, and waited for the first one."""
 
-    In a list that one of these calls holds, it would be garbage in a circle: hundreds of MB until Python looks for it.
-    """
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
+    busy_s: float
+    waited_s: float = 0.0
+
+
+class PixelCount:
+    """Counts the pixels that the headers of a request's files announce, from any thread."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        self._pixels = 0
+        self._lock = threading.Lock()
+
+    def add(self, pixels: int) -> None:
+        """Count the pixels of one more file. Raises TooManyPixelsTogether."""
+        with self._lock:
+            self._pixels += pixels
+            if self._pixels > self._max_pixels:
+                raise TooManyPixelsTogether(self._max_pixels)
 
 
 class Decoder:
-    """Decodes the images of a request: a tiny one on the spot, all others in a bounded pool of threads."""
+    """Decodes the images of a request: a tiny one on the spot, all others in the threads of a `DecodePool`."""
 
-    def __init__(self, size: int, max_pixels: int, threads: int) -> None:
+    def __init__(self, size: int, max_pixels: int, threads: int, max_queue_s: float = math.inf) -> None:
         self.size = size
         self.max_pixels = max_pixels
-        self.threads = threads
         # What Pillow warns of in damaged files would go to the log, and stay in memory: Python remembers each text.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        self._begun: dict[int, float] = {}
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        self._pool = DecodePool(threads, max_queue_s)
 
-    async def run(self, function: Callable[[], Result], deadline: float) -> Result:
-        """Run work on a body in the pool. Raises DeadlinePassed at `deadline`, a time.monotonic()."""
-        work = [function]
-        del function  # by which the stack of what is raised would keep the body, too
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await in_thread(self._pool, self._timed, work)
-        except TimeoutError as error:
-            raise DeadlinePassed from error
-        finally:
-            work.clear()  # what waits for a thread stays in the pool's queue, and would keep the body
-
-    def _timed(self, work: list[Callable[[], Result]]) -> Result:
-        """Run a piece of work, and let `stalled_s` know since when it runs."""
-        thread = threading.get_ident()
-        self._begun[thread] = time.monotonic()
-        try:
-            return work.pop()()
-        finally:
-            del self._begun[thread]
+    def run(self, function: Callable[[], Result], deadline: float) -> Work[Callable[[], Result], Result]:
+        """Run work on a body in a thread, ahead of all decoding. Raises NotReady when closed."""
+        return self._pool.submit(_call, [function], [0], deadline, ahead=True)
 
     def stalled_s(self) -> float:
         """Return for how many seconds every thread has been busy with one piece of work, none coming to its end."""
-        begun = list(self._begun.values())
-        return time.monotonic() - max(begun) if len(begun) == self.threads else 0.0
-
-    async def decode_all(self, entries: Sequence[Entry], deadline: float) -> list[Decoded]:
-        """Return, for each entry in order, uint8 (3, size, size) or what is wrong with it.
-
-        Raises DeadlinePassed at `deadline`, a time.monotonic(); files that are not begun by then never are.
-        """
-        decoded = self.decode_here(entries)
-        return await self.decode_in_threads(entries, deadline) if decoded is None else decoded
+        return self._pool.stalled_s()
 
     def decode_here(self, entries: Sequence[Entry]) -> list[Decoded] | None:
-        """Return what `decode_all` would, if it takes no longer than a hop to a thread: a tiny file, or arrays."""
+        """Return, for each entry in order, uint8 (3, size, size) or what is wrong with it; None if threads have to.
+
+        It takes no longer than a hop to a thread: a tiny file, or arrays.
+        """
         if len(entries) == 1:
             alone = self._try_inline(entries[0])
             return None if alone is None else [alone]
         ready = [entry for entry in entries if not isinstance(entry, bytes)]
         return ready if len(ready) == len(entries) else None
 
-    async def decode_in_threads(self, entries: Sequence[Entry], deadline: float) -> list[Decoded]:
-        """Return what `decode_all` does."""
-        share = -(-len(entries) // self.threads)
-        parts = [entries[i : i + share] for i in range(0, len(entries), share)]
-        decoded = await asyncio.gather(
-            *(self.run(partial(self._decode_some, part, deadline), deadline) for part in parts)
-        )
-        return [result for part in decoded for result in part]
+    def require_room(self, size: int, deadline: float) -> None:
+        """Raise QueueFull if the threads would not decode files of so many bytes in time.
+
+        Raises DeadlinePassed after the deadline, a time.monotonic().
+        """
+        self._pool.require_room(size, deadline)
+
+    def decode_in_threads(self, entries: Sequence[Entry], deadline: float) -> Work[Entry, Decoded]:
+        """Begin to decode; the result is what `decode_here` returns.
+
+        It raises TooManyPixelsTogether if files have more than PIXELS_TOGETHER times `max_pixels` in all. Raises what
+        `require_room` does, and NotReady when closed.
+        """
+        sizes = [len(entry) if isinstance(entry, bytes) else 0 for entry in entries]
+        self.require_room(sum(sizes), deadline)
+        count_pixels = PixelCount(PIXELS_TOGETHER * self.max_pixels).add
+        return self._pool.submit(partial(self._decode_one, count_pixels), entries, sizes, deadline)
 
     def _try_inline(self, file: Entry) -> Decoded | None:
         """Decode a tiny image right here; None if it is not tiny, or may take long all the same."""
@@ -166,20 +177,18 @@ class Decoder:
         except UndecodableImage:  # or of too many parts to tell so here
             return None
         except ServiceError as error:
-            return _without_stack(error)
+            return error.without_stack()
 
-    def _decode_some(self, entries: Sequence[Entry], deadline: float) -> list[Decoded]:
-        done: list[Decoded] = []
-        for entry in entries:
-            self._begun[threading.get_ident()] = now = time.monotonic()  # each of many pictures is progress
-            if now >= deadline:
-                raise DeadlinePassed
-            try:
-                done.append(decode(entry, self.size, self.max_pixels) if isinstance(entry, bytes) else entry)
-            except ServiceError as error:
-                done.append(_without_stack(error))
-        return done
+    def _decode_one(self, count_pixels: Callable[[int], None], entry: Entry) -> Decoded:
+        if not isinstance(entry, bytes):
+            return entry
+        try:
+            return decode(entry, self.size, self.max_pixels, count_pixels)
+        except TooManyPixelsTogether:
+            raise
+        except ServiceError as error:
+            return error.without_stack()
 
     def close(self) -> None:
-        """End the pool's threads once they are idle."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the threads once they are idle; what waits is cancelled."""
+        self._pool.close()

@@ -51,10 +51,16 @@ class Telemetry:
             registry=registry,
         )
         self.decode_seconds = Histogram(
-            "resnet_decode_seconds", "Decoding a request's images", buckets=SECONDS, registry=registry
+            "resnet_decode_seconds",
+            "Decoding a request's images, in all threads together",
+            buckets=SECONDS,
+            registry=registry,
         )
         self.queue_seconds = Histogram(
-            "resnet_queue_seconds", "Waiting for a batch, by request", buckets=SECONDS, registry=registry
+            "resnet_queue_seconds",
+            "Waiting for a decoding thread and for a batch, by request",
+            buckets=SECONDS,
+            registry=registry,
         )
         self.inference_seconds = Histogram(
             "resnet_inference_seconds", "Engine time of a batch", buckets=SECONDS, registry=registry

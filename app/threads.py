@@ -25,10 +25,11 @@ def in_thread(pool: Executor, function: Callable[..., Result], /, *arguments: ob
     Awaiting the result raises what the function raised, or ThreadDied in place of what no handler of Exception would
     catch: on the event loop SystemExit ends the process in the midst of everything.
     """
-    return asyncio.get_running_loop().run_in_executor(pool, _contain, function, *arguments)
+    return asyncio.get_running_loop().run_in_executor(pool, contain, function, *arguments)
 
 
-def _contain(function: Callable[..., Result], *arguments: object) -> Result:
+def contain(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a thread. Raises what it raises, but ThreadDied for what is no Exception."""
     try:
         return function(*arguments)
     except Exception:
@@ -65,11 +66,11 @@ class Worker:
             if future.cancelled():
                 return
             try:
-                result = _contain(function, *arguments)
+                result = contain(function, *arguments)
             except Exception as error:
-                _settle(loop, _fail, future, error)
+                settle(loop, _fail, future, error)
             else:
-                _settle(loop, _succeed, future, result)
+                settle(loop, _succeed, future, result)
 
         self.start()
         self._work.put(work)
@@ -86,9 +87,10 @@ class Worker:
             del work  # it holds images and answers, and the next one may be long in coming
 
 
-def _settle(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *arguments: object) -> None:
-    with suppress(RuntimeError):  # the loop has ended
-        loop.call_soon_threadsafe(settle, *arguments)
+def settle(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:
+    """Call `callback(*arguments)` on a loop, from a thread; never if the loop has ended."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback, *arguments)
 
 
 def _succeed(future: asyncio.Future[Result], result: Result) -> None:

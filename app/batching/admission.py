@@ -1,7 +1,8 @@
 """Whether more images may join the queue: one rule, for the batcher and for HTTP processes that stand in front of it.
 
 The queue is bounded by images and by time. What waits is compared with the rate of the last full batches, so that what
-is accepted keeps its deadline on a slow device as on a fast one.
+is accepted keeps its deadline on a slow device as on a fast one. What waits to be decoded is compared with how long
+files have taken of late, by their bytes: pixels are known only once a header is read.
 """
 
 from __future__ import annotations
@@ -46,12 +47,49 @@ def check_room(load: Load, count: int, deadline: float, *, max_queue_images: int
     of them must not take longer than `max_queue_s`, unless less than two batches wait: the engine is to have work.
     Raises DeadlinePassed after the deadline.
     """
-    left_s = deadline - time.monotonic()
-    if left_s <= 0:
-        raise DeadlinePassed
+    left_s = _left_s(deadline)
     ahead_s = load.seconds_until_done(0)
     in_time = load.seconds_until_done(count) <= QUEUE_SHARE * left_s
     too_long = ahead_s > max_queue_s and load.queued_images >= 2 * load.max_batch
     no_room = load.queued_images + count > max_queue_images
     if no_room or too_long or (load.queued_images and not in_time):
-        raise QueueFull(retry_after_s=min(60, max(1, math.ceil(ahead_s))), batch_s=load.batch_s)
+        raise QueueFull(retry_after_s=_retry_after_s(ahead_s), batch_s=load.batch_s)
+
+
+class DecodingLoad(NamedTuple):
+    """What the decoding threads of a process have to do: files that wait, bytes of these and of those begun."""
+
+    waiting_files: int
+    unfinished_bytes: int
+    seconds_per_byte: float
+    threads: int
+
+    def seconds_until_done(self, size: int) -> float:
+        """Return how long the threads will need for all they have and files of `size` bytes more."""
+        return (self.unfinished_bytes + size) * self.seconds_per_byte / self.threads
+
+
+def check_time_to_decode(load: DecodingLoad, size: int, deadline: float, *, max_queue_s: float) -> None:
+    """Raise QueueFull, saying when to come back, if files of `size` bytes would not be decoded in time.
+
+    They have to be by `deadline`, a time.monotonic(), unless nothing waits. What is ahead of them must not take longer
+    than `max_queue_s`, unless less than two files a thread wait: the threads are to have work.
+    Raises DeadlinePassed after the deadline.
+    """
+    left_s = _left_s(deadline)
+    ahead_s = load.seconds_until_done(0)
+    in_time = load.seconds_until_done(size) <= QUEUE_SHARE * left_s
+    too_long = ahead_s > max_queue_s and load.waiting_files >= 2 * load.threads
+    if too_long or (load.waiting_files and not in_time):
+        raise QueueFull(retry_after_s=_retry_after_s(ahead_s))
+
+
+def _left_s(deadline: float) -> float:
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise DeadlinePassed
+    return left_s
+
+
+def _retry_after_s(ahead_s: float) -> int:
+    return min(60, max(1, math.ceil(ahead_s)))

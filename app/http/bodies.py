@@ -26,6 +26,8 @@ from app.http.parameters import BodyDeadline
 from app.imaging import Entry
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
+# What takes long to be taken apart where it is large.
+SLOW_FORMS = frozenset({"multipart/form-data", "application/json"})
 JSON_FORM = 'The JSON body must be {"images": ["<base64>", ...]} with at least one image.'
 # Larger bodies are split in a thread, and take from a budget of bytes. Of smaller ones there is one a connection.
 SMALL_BODY_BYTES = 64 << 10
@@ -33,6 +35,18 @@ SMALL_BODY_BYTES = 64 << 10
 MAX_CONTENT_TYPE = 1024
 MAX_PARAMETERS = 32
 MAX_LENGTH_DIGITS = 20
+
+
+def announced_bytes(content_length: str | None) -> int:
+    """Return how many bytes a Content-Length announces, or very many if those are more; 0 if it announces none."""
+    if content_length is None or not content_length.isdigit():
+        return 0
+    return int(content_length.lstrip("0")[: MAX_LENGTH_DIGITS + 1] or "0")  # of more digits than Python would read
+
+
+def kind_of(content_type: str | None) -> str:
+    """Return the media type that a Content-Type names, without its parameters."""
+    return (content_type or "").partition(";")[0].strip().lower()
 
 
 async def read_body(
@@ -49,10 +63,8 @@ async def read_body(
 
     Raises the deadline's error, BodyTooLarge (before reading, if the length is announced), QueueFull and ClientGone.
     """
-    if content_length is not None and content_length.isdigit():
-        digits = content_length.lstrip("0")  # of which there may be more than Python would read
-        if len(digits) > MAX_LENGTH_DIGITS or int(digits or "0") > max_bytes:
-            raise BodyTooLarge(max_bytes)
+    if announced_bytes(content_length) > max_bytes:
+        raise BodyTooLarge(max_bytes)
     chunks: list[bytes] = []
     total = taken = 0
     try:
@@ -81,7 +93,7 @@ def split_images(content_type: str | None, body: bytes, max_images: int, size: i
     An entry that is no base64 is an error in its place.
     Raises UnsupportedMediaType, MalformedRequest, UnusableArray and TooManyImages.
     """
-    kind = (content_type or "").partition(";")[0].strip().lower()
+    kind = kind_of(content_type)
     if kind in IMAGE_TYPES:
         if not body:
             raise MalformedRequest("The body is empty: send an image file.")

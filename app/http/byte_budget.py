@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.errors import QueueFull
@@ -16,19 +16,13 @@ class ByteBudget:
         self.held_bytes = 0
 
     @contextmanager
-    def hold(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes bytes from the budget. It raises QueueFull when fewer are left."""
-        mine = 0
-
-        def take(count: int) -> None:
-            nonlocal mine
-            self.take(count)
-            mine += count
-
+    def hold(self) -> Iterator[HeldBytes]:
+        """Yield what takes bytes from the budget, and gives them back in the end if not before."""
+        held = HeldBytes(self)
         try:
-            yield take
+            yield held
         finally:
-            self.give_back(mine)
+            held.give_back()
 
     def take(self, count: int) -> None:
         """Take bytes that `give_back` will return. Raises QueueFull when fewer are left."""
@@ -39,3 +33,21 @@ class ByteBudget:
     def give_back(self, count: int) -> None:
         """Return bytes that were taken."""
         self.held_bytes -= count
+
+
+class HeldBytes:
+    """What one request has taken from a budget."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self._count = 0
+
+    def take(self, count: int) -> None:
+        """Take more. Raises QueueFull when fewer are left."""
+        self._budget.take(count)
+        self._count += count
+
+    def give_back(self) -> None:
+        """Return all that was taken. Safe to call again."""
+        count, self._count = self._count, 0
+        self._budget.give_back(count)

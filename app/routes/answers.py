@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
@@ -10,14 +11,17 @@ from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from app.batching.jobs import Outcome
+from app.decode_pool import Work
 from app.errors import ServiceError
 from app.http.parameters import Options
-from app.imaging import Decoded
+from app.imaging import Decoded, DecodingTimes
 from app.predictor import Predictor
 from app.telemetry import Telemetry
 
 # Classes by index, each with its probability.
 Ranking = list[tuple[int, float]]
+# An answer's JSON, and of each image that could be read the likeliest class.
+Written = tuple[bytes, Ranking]
 
 # An answer from more probabilities than this, of all images together, is composed in a thread: on the event loop it
 # would hold up probes and everybody else for milliseconds.
@@ -45,48 +49,19 @@ def is_large(outcome: Outcome) -> bool:
     return outcome.probabilities.size > LARGE
 
 
-def compose(
-    telemetry: Telemetry, predictor: Predictor, decoded: list[Decoded], outcome: Outcome, *, top_k: int, decode_s: float
-) -> tuple[bytes, str]:
-    """Count an answer's images in the metrics; return its JSON and the value of its Server-Timing header.
-
-    `outcome` has the images of `decoded` that could be read, in their order; at most `top_k` classes of each are named.
-    """
-    body, likeliest = _answer_json(predictor, decoded, outcome, top_k)
-    _record_images(telemetry, decoded, outcome, likeliest)
-    return body, _server_timing(decode_s, outcome)
+def write_in_thread(
+    predictor: Predictor, decoded: Sequence[Decoded | None], outcome: Outcome, options: Options
+) -> Work[Callable[[], Written], Written]:
+    """Begin to do what `write_answer` does, while the event loop goes on; the result is a list of it alone."""
+    return predictor.decoder.run(partial(write_answer, predictor, decoded, outcome, options.top_k), options.deadline)
 
 
-async def compose_in_thread(
-    telemetry: Telemetry,
-    predictor: Predictor,
-    decoded: list[Decoded],
-    outcome: Outcome,
-    *,
-    options: Options,
-    decode_s: float,
-) -> tuple[bytes, str]:
-    """Do what `compose` does while the event loop goes on. Raises DeadlinePassed at the request's deadline."""
-    work = partial(_answer_json, predictor, decoded, outcome, options.top_k)
-    body, likeliest = await predictor.decoder.run(work, options.deadline)
-    _record_images(telemetry, decoded, outcome, likeliest)
-    return body, _server_timing(decode_s, outcome)
-
-
-def ranking(probabilities: NDArray[np.float64], top_k: int) -> Ranking:
-    """Return the likeliest of (classes,) with their probabilities, the likeliest first; of equal ones the first is."""
-    values = probabilities.tolist()
-    if len(values) > MANY_CLASSES:
-        order = np.argsort(-probabilities, kind="stable").tolist()
-    else:
-        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
-    return [(index, values[index]) for index in order[:top_k]]
-
-
-def _answer_json(predictor: Predictor, decoded: list[Decoded], outcome: Outcome, top_k: int) -> tuple[bytes, Ranking]:
+def write_answer(predictor: Predictor, decoded: Sequence[Decoded | None], outcome: Outcome, top_k: int) -> Written:
     """Return the JSON that says, for each image in the request's order, what it shows or what is wrong with it.
 
-    Besides, of each image that could be read, the likeliest class. Runs in any thread.
+    Besides, of each image that could be read, the likeliest class. `decoded` has an error for each that could not, and
+    anything for those that could, which `outcome` has, in their order; at most `top_k` classes of each are named.
+    Runs in any thread.
     Written as text: all but the numbers is the same in every answer, and an encoder takes twice the time.
     """
     rows = iter(outcome.probabilities)
@@ -103,18 +78,33 @@ def _answer_json(predictor: Predictor, decoded: list[Decoded], outcome: Outcome,
     return b'{"model":%b,"predictions":[%b]}' % (to_json(outcome.model), b",".join(predictions)), likeliest
 
 
-def _record_images(telemetry: Telemetry, decoded: list[Decoded], outcome: Outcome, likeliest: Ranking) -> None:
-    """Count what an answer says of each image."""
-    telemetry.queue_seconds.observe(outcome.queue_s)
+def ranking(probabilities: NDArray[np.float64], top_k: int) -> Ranking:
+    """Return the likeliest of (classes,) with their probabilities, the likeliest first; of equal ones the first is."""
+    values = probabilities.tolist()
+    if len(values) > MANY_CLASSES:
+        order = np.argsort(-probabilities, kind="stable").tolist()
+    else:
+        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
+    return [(index, values[index]) for index in order[:top_k]]
+
+
+def record_images(
+    telemetry: Telemetry,
+    decoded: Sequence[Decoded | None],
+    outcome: Outcome,
+    likeliest: Ranking,
+    times: DecodingTimes,
+) -> str:
+    """Count in the metrics what an answer says of each image; return the value of its Server-Timing header."""
+    queue_s = times.waited_s + outcome.queue_s
+    telemetry.queue_seconds.observe(queue_s)
     telemetry.record_prediction([index for index, _ in likeliest], [probability for _, probability in likeliest])
     for result in decoded:
         if isinstance(result, ServiceError):
             telemetry.images.labels(result.code).inc()
+    return _server_timing(times.busy_s, queue_s, outcome.inference_s)
 
 
-def _server_timing(decode_s: float, outcome: Outcome) -> str:
+def _server_timing(decode_s: float, queue_s: float, inference_s: float) -> str:
     """Return the Server-Timing header: where the request's time went, in milliseconds."""
-    return (
-        f"decode;dur={decode_s * 1e3:.2f}, queue;dur={outcome.queue_s * 1e3:.2f}, "
-        f"inference;dur={outcome.inference_s * 1e3:.2f}"
-    )
+    return f"decode;dur={decode_s * 1e3:.2f}, queue;dur={queue_s * 1e3:.2f}, inference;dur={inference_s * 1e3:.2f}"

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
 
 from app.batching.jobs import Outcome, Ticket
+from app.decode_pool import Work
 from app.errors import NotReady, ServiceError
 from app.http.answering import AnsweringConnection
 from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
@@ -25,16 +25,25 @@ from app.http.cached_headers import CachedHeader, RequestHead
 from app.http.parameters import BodyDeadline, Options
 from app.http.problems import Headers, problem_body, problem_fields
 from app.http.request_ids import request_id_of
-from app.imaging import Decoded
+from app.imaging import Decoded, DecodingTimes
 from app.lifecycle import State
 from app.predictor import Predictor
 from app.request_end import add_last_headers, count_refusal, log_failure, record_answer
-from app.routes.answers import compose, compose_in_thread, is_large, nothing_to_compute, readable
+from app.routes.answers import (
+    Written,
+    is_large,
+    nothing_to_compute,
+    readable,
+    record_images,
+    write_answer,
+    write_in_thread,
+)
 from app.routes.common import take_key
 from app.routes.overload import OverloadRefusals
 from app.routes.predict import PATH
 from app.service import Service
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -79,7 +88,6 @@ class FastRequest:
         "_began",
         "_connection",
         "_count",
-        "_decode_s",
         "_decoded",
         "_head",
         "_options",
@@ -88,6 +96,7 @@ class FastRequest:
         "_request_id",
         "_service",
         "_ticket",
+        "_times",
     )
 
     def __init__(self, service: Service, connection: AnsweringConnection, head: RequestHead, began: float) -> None:
@@ -99,10 +108,10 @@ class FastRequest:
         self._release_key: Callable[[], None] | None = None
         self._ticket: Ticket | None = None
         self._count = 0  # of images that were admitted
-        self._decode_s = 0.0
         self._decoded: list[Decoded] = []
         self._predictor: Predictor
         self._options: Options
+        self._times: DecodingTimes
 
     # -- from its body to its answer
 
@@ -120,26 +129,32 @@ class FastRequest:
         decode_began = time.perf_counter()
         decoded = predictor.decoder.decode_here(entries)
         if decoded is None:
-            work = partial(predictor.decoder.decode_in_threads, entries, self._options.deadline)
-            self._connection.start(self._await(work, partial(self._submit, decode_began=decode_began)))
+            decoding = predictor.decoder.decode_in_threads(entries, self._options.deadline)
+            self._connection.start(self._await(decoding, self._submit))
         else:
-            self._submit(decoded, decode_began)
+            self._submit(decoded, DecodingTimes(time.perf_counter() - decode_began))
 
-    async def _await(self, work: Callable[[], Awaitable[Result]], step: Callable[[Result], None]) -> None:
-        """Await what would hold up the event loop, and take the step that follows it."""
+    async def _await(self, work: Work[Item, Result], step: Callable[[list[Result], DecodingTimes], None]) -> None:
+        """Wait for what would hold up the event loop, unless the client leaves, and take the step that follows it."""
+        self._connection.when_gone(work.abandon)
         try:
-            result = await work()
+            try:
+                results = await work.future
+            finally:
+                self._connection.when_gone(None)
         except asyncio.CancelledError:  # the drain's time is over
             self.refuse(NotReady())
         except Exception as error:
             self._fail(error)
         else:
-            self.attempt(step, result)
+            self.attempt(step, results, DecodingTimes(work.busy_s, work.waited_s))
+        finally:
+            del work, step  # its future has the error, whose stack has this: a circle
 
-    def _submit(self, decoded: list[Decoded], decode_began: float) -> None:
+    def _submit(self, decoded: list[Decoded], times: DecodingTimes) -> None:
         """Queue the images that could be read."""
-        self._decode_s = time.perf_counter() - decode_began
-        self._service.telemetry.decode_seconds.observe(self._decode_s)
+        self._times = times
+        self._service.telemetry.decode_seconds.observe(times.busy_s)
         self._decoded = decoded
         images = readable(decoded)
         if not images:
@@ -157,16 +172,17 @@ class FastRequest:
         self.attempt(lambda: self._answer(future.result()))
 
     def _answer(self, outcome: Outcome) -> None:
-        """Compose the answer, a large one in a thread."""
-        parts = self._service.telemetry, self._predictor, self._decoded, outcome
+        """Write the answer, a large one in a thread."""
+        parts = self._predictor, self._decoded, outcome
         if is_large(outcome):
-            work = partial(compose_in_thread, *parts, options=self._options, decode_s=self._decode_s)
-            self._connection.start(self._await(work, self._send))
+            writing = write_in_thread(*parts, self._options)
+            self._connection.start(self._await(writing, lambda written, _times: self._send(outcome, *written)))
         else:
-            self._send(compose(*parts, top_k=self._options.top_k, decode_s=self._decode_s))
+            self._send(outcome, write_answer(*parts, self._options.top_k))
 
-    def _send(self, composed: tuple[bytes, str]) -> None:
-        body, timing = composed
+    def _send(self, outcome: Outcome, written: Written) -> None:
+        body, likeliest = written
+        timing = record_images(self._service.telemetry, self._decoded, outcome, likeliest, self._times)
         self._end(200, [(b"content-type", b"application/json"), (b"server-timing", timing.encode())], body)
 
     def _end(self, status: int, headers: Headers, body: bytes, *, body_is_here: bool = True) -> None:

@@ -8,26 +8,44 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
-from app.batching.jobs import Job, Outcome
 from app.errors import NotReady, ServiceError
 from app.http.asgi_extension import CONNECTION, ClientConnection
-from app.http.bodies import SMALL_BODY_BYTES, read_body, refuse_codings, split_images
+from app.http.bodies import (
+    SLOW_FORMS,
+    SMALL_BODY_BYTES,
+    announced_bytes,
+    kind_of,
+    read_body,
+    refuse_codings,
+    split_images,
+)
+from app.http.byte_budget import HeldBytes
+from app.http.npy import NPY_TYPE
 from app.http.parameters import Options, Parameters, Positive
-from app.imaging import Entry
+from app.imaging import Decoded, Decoder, DecodingTimes, Entry
 from app.predictor import Predictor
-from app.routes.answers import compose, compose_in_thread, is_large, nothing_to_compute, readable
+from app.routes.answers import (
+    is_large,
+    nothing_to_compute,
+    readable,
+    record_images,
+    write_answer,
+    write_in_thread,
+)
 from app.routes.common import KeyDep, ServiceDep
 from app.routes.document import PREDICT_BODY, PREDICT_RESPONSES
 from app.schemas import PredictResponse
 from app.service import Service
 
 PATH = "/predict"
+
+Awaited = TypeVar("Awaited")
 
 router = APIRouter(tags=["predict"])
 
@@ -58,50 +76,65 @@ async def predict(
     parameters = Parameters(top_k, x_timeout_ms)
     options = parameters.resolve(len(predictor.classes), settings.timeout_ms, time.monotonic())
     headers = request.headers
-    with service.body_budget.hold() as take:
+    kind, length = kind_of(headers.get("content-type")), headers.get("content-length")
+    if kind != NPY_TYPE and (announced := announced_bytes(length)) > SMALL_BODY_BYTES:
+        predictor.decoder.require_room(announced, options.deadline)
+    with service.body_budget.hold() as held:
         body = await read_body(
             request.receive,
-            headers.get("content-length"),
-            take,
+            length,
+            held.take,
             max_bytes=settings.max_body_bytes,
             deadline=parameters.body_deadline(settings.timeout_ms, settings.body_timeout_s),
         )
         predictor = service.require_predictor()  # which may have ended while the body came
         refuse_codings(headers.getlist("content-encoding"))
         split = partial(split_images, headers.get("content-type"), body, settings.max_images, predictor.input_size)
-        entries = split() if len(body) <= SMALL_BODY_BYTES else await predictor.decoder.run(split, options.deadline)
-        del body, split  # the files are a copy
-        return await _classify(request, service, predictor, entries, options)
+        if len(body) > SMALL_BODY_BYTES and kind in SLOW_FORMS:
+            (entries,) = await _unless_gone(request, predictor.decoder.run(split, options.deadline))
+        else:
+            entries = split()
+        del body, split  # files of a form are a copy
+        return await _classify(request, service, predictor, entries, options=options, held=held)
 
 
 async def _classify(
-    request: Request, service: Service, predictor: Predictor, entries: list[Entry], options: Options
+    request: Request,
+    service: Service,
+    predictor: Predictor,
+    entries: list[Entry],
+    *,
+    options: Options,
+    held: HeldBytes,
 ) -> Response:
-    """Decode, wait for a batch, and answer. The files are let go once they are decoded: `entries` is empty then."""
+    """Decode, wait for a batch, and answer.
+
+    The files are let go once they are decoded, and the bytes held for them: `entries` is empty then.
+    """
     telemetry = service.telemetry
     count = len(entries)
     ticket = predictor.batcher.admit(count, options.deadline)
     try:
-        started = time.perf_counter()
-        decoded = await predictor.decoder.decode_all(entries, options.deadline)
+        decoded, times = await _decode(request, predictor.decoder, entries, options.deadline)
         entries.clear()
-        decode_s = time.perf_counter() - started
-        telemetry.decode_seconds.observe(decode_s)
+        telemetry.decode_seconds.observe(times.busy_s)
         images = readable(decoded)
-        if images:
-            outcome = await _await_job(request, predictor.batcher.submit(ticket, np.stack(images), options.deadline))
-        else:
-            outcome = nothing_to_compute(predictor)
-        parts = telemetry, predictor, decoded, outcome
+        job = predictor.batcher.submit(ticket, np.stack(images), options.deadline) if images else None
+        problems = [result if isinstance(result, ServiceError) else None for result in decoded]
+        del decoded, images  # arrays that came ready are a view of the body
+        held.give_back()
+        outcome = nothing_to_compute(predictor) if job is None else await _unless_gone(request, job)
+        parts = predictor, problems, outcome
         if is_large(outcome):
-            body, timing = await compose_in_thread(*parts, options=options, decode_s=decode_s)
+            ((body, likeliest),) = await _unless_gone(request, write_in_thread(*parts, options))
         else:
-            body, timing = compose(*parts, top_k=options.top_k, decode_s=decode_s)
+            body, likeliest = write_answer(*parts, options.top_k)
     except BaseException as error:
         telemetry.images.labels(_metric_label(error)).inc(count)
         raise
     finally:
         ticket.release()
+    timing = record_images(telemetry, problems, outcome, likeliest, times)
     return Response(body, media_type="application/json", headers={"server-timing": timing})
 
 
@@ -112,11 +145,34 @@ def _metric_label(error: BaseException) -> str:
     return error.code if isinstance(error, ServiceError) else ServiceError.code
 
 
-async def _await_job(request: Request, job: Job) -> Outcome:
-    """Wait for a job, and abandon it when the client leaves."""
+async def _decode(
+    request: Request, decoder: Decoder, entries: list[Entry], deadline: float
+) -> tuple[list[Decoded], DecodingTimes]:
+    """Return what is in each entry, and how long that took."""
+    began = time.perf_counter()
+    decoded = decoder.decode_here(entries)
+    if decoded is not None:
+        return decoded, DecodingTimes(time.perf_counter() - began)
+    work = decoder.decode_in_threads(entries, deadline)
+    return await _unless_gone(request, work), DecodingTimes(work.busy_s, work.waited_s)
+
+
+class Pending(Protocol[Awaited]):
+    """What is being done for a request, and can be abandoned: threads' work, or a job of the batcher's."""
+
+    @property
+    def future(self) -> asyncio.Future[Awaited]:
+        """Will have the result."""
+
+    def abandon(self) -> None:
+        """End it: the future raises ClientGone."""
+
+
+async def _unless_gone(request: Request, pending: Pending[Awaited]) -> Awaited:
+    """Wait for what is being done, and abandon it when the client leaves."""
     connection: ClientConnection = request.scope["extensions"][CONNECTION]  # RequestContext sees to it that it is there
-    connection.when_gone(job.abandon)
+    connection.when_gone(pending.abandon)
     try:
-        return await job.future
+        return await pending.future
     finally:
         connection.when_gone(None)

@@ -1,10 +1,12 @@
 import asyncio
+import threading
 from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 import pytest
 import uvicorn
 
+from app import imaging
 from app.launch import create_service
 from app.main import create_app
 from app.routes.fast_predict import FastPredict
@@ -79,6 +81,30 @@ async def occupied(engine, client):
     yield first
     engine.release()
     await first
+
+
+class HeldDecoding:
+    """What threads decode waits for `go_on`; `files` are those that they have begun."""
+
+    def __init__(self, decode=imaging.decode):
+        self._decode = decode
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.files = []
+
+    def decode(self, data, *given):
+        self.files.append(data)
+        self.begun.set()
+        assert self.go_on.wait(30), "the test forgot to let it go on"
+        return self._decode(data, *given)
+
+
+@pytest.fixture
+def held_decoding(monkeypatch):
+    held = HeldDecoding()
+    monkeypatch.setattr("app.imaging.decode", held.decode)
+    yield held
+    held.go_on.set()
 
 
 @asynccontextmanager

@@ -2,10 +2,14 @@
 
 import asyncio
 import hashlib
+import io
+import weakref
 
+import numpy as np
 import pytest
 
 from app.engine_errors import EngineBroken
+from app.http.bodies import split_images
 from tests.api.asking import PICTURE, PNG, assert_problem, post
 from tests.api.conftest import serving
 from tests.conftest import encode, noise
@@ -82,7 +86,7 @@ async def test_a_request_whose_client_leaves_holds_nothing_and_was_not_refused(o
         writer.write("".join([head, *(f"{name}: {value}\r\n" for name, value in HEADERS.items()), "\r\n"]).encode())
         writer.write(body)
         assert await asyncio.to_thread(engine.entered.wait, 10)
-        assert held(client) == (len(body) if body == LARGE else 0, 0, {"me": 1})  # small ones are not counted
+        assert held(client) == (0, 0, {"me": 1})
         writer.close()
         gone = 'resnet_requests_total{route="/predict",status="499"} 1.0'
         while gone not in (metrics := (await client.get("/metrics")).text):
@@ -92,16 +96,46 @@ async def test_a_request_whose_client_leaves_holds_nothing_and_was_not_refused(o
         assert held(client) == (0, 0, {})
 
 
-async def test_a_request_whose_decoding_ends_with_the_time_of_a_drain_holds_nothing(one_at_a_time, monkeypatch):
+async def test_a_request_whose_decoding_ends_with_the_time_of_a_drain_holds_nothing(one_at_a_time, held_decoding):
     async with serving(api_keys_file=one_at_a_time) as client:
-        working = asyncio.get_running_loop().create_future()
-
-        async def decode(*_):
-            working.set_result(asyncio.current_task())
-            await asyncio.Event().wait()
-
-        monkeypatch.setattr(client.app.state.service.predictor.decoder, "decode_in_threads", decode)
         asked = asyncio.ensure_future(post(client, FOR_THREADS, HEADERS))
-        (await working).cancel()
+        assert await asyncio.to_thread(held_decoding.begun.wait, 10)
+        (work,) = [one for one in asyncio.all_tasks() if "FastRequest._await" in repr(one.get_coro())]
+        work.cancel()
         assert_problem(await asked, 503, "not-ready")
         assert held(client) == (0, 0, {})
+        held_decoding.go_on.set()
+
+
+async def test_a_large_body_is_held_until_it_is_decoded_and_no_longer(one_at_a_time, held_decoding):
+    engine = FakeEngine()
+    async with serving(engine, api_keys_file=one_at_a_time) as client:
+        engine.hold()
+        asked = asyncio.ensure_future(post(client, LARGE, HEADERS))
+        assert await asyncio.to_thread(held_decoding.begun.wait, 10)
+        assert held(client) == (len(LARGE), 1, {"me": 1})
+        held_decoding.go_on.set()
+        assert await asyncio.to_thread(engine.entered.wait, 10)
+        assert held(client) == (0, 0, {"me": 1})
+        engine.release()
+        assert (await asked).status_code == 200
+
+
+async def test_arrays_that_come_ready_are_not_held_either_while_they_wait_for_the_engine(monkeypatch):
+    engine, file, arrays = FakeEngine(), io.BytesIO(), []
+    np.save(file, np.zeros((32, 3, 32, 32), np.uint8))
+
+    def split(*given):
+        entries = split_images(*given)
+        arrays.extend(weakref.ref(one) for one in entries)
+        return entries
+
+    monkeypatch.setattr("app.routes.predict.split_images", split)
+    async with serving(engine) as client:
+        engine.hold()
+        asked = asyncio.ensure_future(post(client, file.getvalue(), {"content-type": "application/x-npy"}))
+        assert await asyncio.to_thread(engine.entered.wait, 10)
+        assert held(client)[0] == 0
+        assert [array() for array in arrays] == [None] * 32
+        engine.release()
+        assert (await asked).status_code == 200

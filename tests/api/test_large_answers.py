@@ -3,12 +3,13 @@
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from app.errors import DeadlinePassed
-from app.routes import answers
+from app.routes import answers, fast_predict, predict
 from tests.api.asking import assert_problem
 from tests.api.conftest import serving
 from tests.conftest import encode, noise
@@ -52,13 +53,14 @@ WAYS = {"fast": lambda content: content, "framework": in_chunks}
 @pytest.fixture
 def on_the_loop(monkeypatch):
     """Whether each answer was written on the event loop."""
-    noted, write = [], answers._answer_json
+    noted, write = [], answers.write_answer
 
     def note(*given):
         noted.append(threading.current_thread() is threading.main_thread())
         return write(*given)
 
-    monkeypatch.setattr(answers, "_answer_json", note)
+    for module in (answers, fast_predict, predict):
+        monkeypatch.setattr(module, "write_answer", note)
     return noted
 
 
@@ -82,15 +84,15 @@ async def test_only_a_small_answer_is_written_on_the_event_loop_and_it_is_the_sa
 
 @pytest.fixture
 def writing(monkeypatch):
-    """Answers wait in `_answer_json` until the second event is set; the first one says that one does."""
-    begun, go_on, write = threading.Event(), threading.Event(), answers._answer_json
+    """Answers wait in `write_answer` until the second event is set; the first one says that one does."""
+    begun, go_on, write = threading.Event(), threading.Event(), answers.write_answer
 
     def wait(*given):
         begun.set()
         assert go_on.wait(10)
         return write(*given)
 
-    monkeypatch.setattr(answers, "_answer_json", wait)
+    monkeypatch.setattr(answers, "write_answer", wait)
     yield begun, go_on
     go_on.set()
 
@@ -115,16 +117,19 @@ ENDS = {"its deadline": (504, "deadline-passed"), "the end of a drain": (503, "n
 async def test_an_answer_that_is_not_written_in_time_is_an_error_and_its_images_are_counted(monkeypatch, way, end):
     deadlines = []
 
-    async def run(_work, deadline):
+    def run(_work, deadline):
         deadlines.append(deadline)
+        future = asyncio.get_running_loop().create_future()
         if end == "its deadline":
-            raise DeadlinePassed
-        raise asyncio.CancelledError
+            future.set_exception(DeadlinePassed())
+        else:
+            future.cancel()
+        return SimpleNamespace(future=future, abandon=None)
 
     content = npy(np.zeros((5, 3, 32, 32), np.uint8))
     headers = {"content-type": "application/x-npy", "x-timeout-ms": "5000"}
     async with serving(ManyClasses()) as client:
-        monkeypatch.setattr(client.app.state.service.loaded.decoder, "run", run)
+        monkeypatch.setattr(client.app.state.service.predictor.decoder, "run", run)
         sent = time.monotonic()
         answer = await client.post("/predict", content=WAYS[way](content), headers=headers)
         assert sent + 5 <= deadlines[0] <= time.monotonic() + 5

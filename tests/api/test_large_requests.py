@@ -1,11 +1,14 @@
 """Requests too large for the event loop: they are the framework's, and nothing else waits for them."""
 
 import asyncio
+import gc
 import threading
 
+import httpx
 import pytest
 
-from app.http.bodies import SMALL_BODY_BYTES, read_body, split_images
+from app.decode_pool import Work
+from app.http.bodies import read_body, split_images
 from app.routes import predict
 from tests.api.asking import assert_problem
 from tests.api.conftest import no_room, occupied, serving
@@ -18,23 +21,29 @@ SMALL, LARGE = encode(noise()), encode(noise(256, 256))
 HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: %d\r\n"
 
 
-@pytest.mark.parametrize("picture", [SMALL, LARGE], ids=["small", "large"])
-async def test_only_a_small_body_is_taken_apart_on_the_event_loop(picture, monkeypatch):
+@pytest.mark.parametrize(
+    ("form", "picture", "in_a_thread"),
+    [("multipart", SMALL, False), ("multipart", LARGE, True), ("file", SMALL, False), ("file", LARGE, False)],
+)
+async def test_only_a_large_form_is_taken_apart_in_a_thread(form, picture, in_a_thread, monkeypatch):
     threads = []
 
     def noted(*given):
         threads.append(threading.current_thread())
         return split_images(*given)
 
+    request = httpx.Request("POST", "http://x", files={"file": picture}) if form == "multipart" else None
+    body = request.read() if request else picture
+
     async def in_chunks():  # which even a small body goes to the framework for
-        yield picture
+        yield body
 
     monkeypatch.setattr(predict, "split_images", noted)
     async with serving() as client:
-        answer = await client.post("/predict", content=in_chunks(), headers={"content-type": "image/png"})
+        headers = {"content-type": request.headers["content-type"] if request else "image/png"}
+        answer = await client.post("/predict", content=in_chunks(), headers=headers)
     assert answer.status_code == 200
-    on_the_loop = [thread is threading.current_thread() for thread in threads]
-    assert on_the_loop == [len(picture) <= SMALL_BODY_BYTES]
+    assert [thread is not threading.current_thread() for thread in threads] == [in_a_thread]
 
 
 @pytest.mark.parametrize("picture", [SMALL, LARGE], ids=["small", "large"])
@@ -106,3 +115,53 @@ async def test_a_large_body_and_its_files_are_let_go_before_the_wait_for_a_batch
         assert not waiting.done()
         engine.release()
         assert (await waiting).status_code == 200
+
+
+async def test_what_threads_were_at_for_a_small_body_is_let_go_without_a_garbage_collection(monkeypatch):
+    monkeypatch.setattr("app.imaging.PIXELS_TOGETHER", 1)
+    files = [("file", encode(noise(90, 90)))] * 2
+    async with serving(max_pixels=90 * 90) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            assert_problem(await client.post("/predict", files=files), 422, "too-many-pixels")
+            await client.get("/livez")
+            assert [one for one in gc.get_objects() if type(one) is Work] == []
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("kind", ["no form", "no picture", "too many pixels"])
+async def test_a_large_body_that_is_refused_is_let_go_without_a_garbage_collection(kind, monkeypatch):
+    gone = []
+
+    class Bytes(bytes):
+        def __del__(self):
+            gone.append(len(self))
+
+    async def read(*given, **named):
+        return Bytes(await read_body(*given, **named))
+
+    def split(*given):
+        return [Bytes(file) for file in split_images(*given)]
+
+    monkeypatch.setattr(predict, "read_body", read)
+    monkeypatch.setattr(predict, "split_images", split)
+    monkeypatch.setattr("app.imaging.PIXELS_TOGETHER", 1)
+    many = httpx.Request("POST", "http://x", files=[("file", LARGE)] * 2)
+    content, type_ = many.read(), many.headers["content-type"]
+    body, headers = {
+        "no form": (content[:-100], {"content-type": type_}),
+        "no picture": (b"junk" * 50_000, {"content-type": "image/png"}),
+        "too many pixels": (content, {"content-type": type_}),
+    }[kind]
+    async with serving(max_pixels=256 * 256) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            answer = await client.post("/predict", content=body, headers=headers)
+            await client.get("/livez")
+            assert (answer.status_code, sorted(gone)[-1]) == (400 if kind == "no form" else 422, len(body))
+            assert len(gone) == {"no form": 1, "no picture": 2, "too many pixels": 3}[kind]
+        finally:
+            gc.enable()

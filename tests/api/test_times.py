@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
+import math
 import re
 import time
 from types import SimpleNamespace
 
 import pytest
 
+from app import imaging
 from tests.api.conftest import serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
@@ -63,15 +65,30 @@ async def test_times_of_requests_and_batches(picture):
     assert 3 * BATCH_S <= metrics['resnet_request_seconds_sum{route="/predict"}'] <= 2 * took_s
 
 
-@pytest.mark.parametrize("room", PICTURES)
-async def test_times_of_decoding(monkeypatch, room):
+async def test_times_of_decoding_on_the_spot(monkeypatch):
     clock = itertools.count(0, 0.25)  # decoding takes 0.25 s
     fake = SimpleNamespace(perf_counter=lambda: next(clock), monotonic=time.monotonic, sleep=time.sleep)
-    monkeypatch.setattr(f"app.routes.{room}.time", fake)
+    monkeypatch.setattr("app.routes.fast_predict.time", fake)
     async with serving() as client:
-        answer = await client.post("/predict", content=PICTURES[room], headers=PNG)
+        answer = await client.post("/predict", content=PICTURE, headers=PNG)
         assert timing_ms(answer)["decode"] == 250
         assert (await metrics_of(client))["resnet_decode_seconds_sum"] == 0.25
+
+
+async def test_times_of_decoding_in_threads_are_those_of_all_threads(monkeypatch):
+    began, took_s = float(math.ceil(time.monotonic())), 0.0  # without fractions, so that sums are exact
+
+    def decode(*given, decode=imaging.decode):
+        nonlocal took_s
+        took_s += 0.25
+        return decode(*given)
+
+    monkeypatch.setattr("app.imaging.decode", decode)
+    monkeypatch.setattr("app.decode_pool.time", SimpleNamespace(monotonic=lambda: began + took_s))
+    async with serving(decode_threads=1) as client:
+        answer = await client.post("/predict", files=[("file", PICTURE)] * 3)
+        assert timing_ms(answer)["decode"] == 750
+        assert (await metrics_of(client))["resnet_decode_seconds_sum"] == 0.75
 
 
 async def test_the_uptime_is_that_of_the_service():

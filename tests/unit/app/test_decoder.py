@@ -7,17 +7,17 @@ import sys
 import threading
 import time
 import zlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import BadBase64, DeadlinePassed, TooManyPixels, UndecodableImage
-from app.imaging import TINY_BYTES, Decoder, decode
+from app.errors import BadBase64, DeadlinePassed, TooManyPixels, TooManyPixelsTogether, UndecodableImage
+from app.imaging import PIXELS_TOGETHER, TINY_BYTES, Decoder, decode
 from app.threads import ThreadDied
 from tests.bombs import chunk, png
 from tests.conftest import encode, noise
+from tests.decoders import decode_all, in_threads, run
 from tests.pictures import LIMIT, read
 
 
@@ -27,8 +27,8 @@ async def test_the_decoder_keeps_order_and_puts_errors_in_their_place():
     given = BadBase64()
     tiny, large = encode(noise()), encode(noise(300, 200, seed=1))
     try:
-        results = await decoder.decode_all([tiny, given, b"junk", large], time.monotonic() + 60)
-        alone = [await decoder.decode_all([one], time.monotonic() + 60) for one in (tiny, given, b"junk", large)]
+        results = await decode_all(decoder, [tiny, given, b"junk", large])
+        alone = [await decode_all(decoder, [one]) for one in (tiny, given, b"junk", large)]
     finally:
         decoder.close()
     for one, (single,) in zip(results, alone, strict=True):
@@ -44,9 +44,9 @@ async def test_images_that_are_ready_pass_through_without_a_thread():
     decoder = Decoder(32, LIMIT, threads=1)
     ready = [read(encode(noise(seed=seed))) for seed in range(2)]
     try:
-        mixed = await decoder.decode_all([ready[0], encode(noise()), ready[1]], time.monotonic() + 60)
+        mixed = await decode_all(decoder, [ready[0], encode(noise()), ready[1]])
         decoder.close()
-        assert await decoder.decode_all(ready, time.monotonic() + 60) == ready
+        assert await decode_all(decoder, ready) == ready
     finally:
         decoder.close()
     assert (mixed[0] is ready[0], mixed[2] is ready[1]) == (True, True)
@@ -81,7 +81,7 @@ def test_a_tiny_file_that_may_take_long_is_decoded_in_a_thread(kind):
     try:
         assert len(SLOW[kind]) <= TINY_BYTES
         assert decoder.decode_here([SLOW[kind]]) is None
-        assert asyncio.run(decoder.decode_all([SLOW[kind]], time.monotonic() + 60))[0].shape == (3, 32, 32)
+        assert asyncio.run(decode_all(decoder, [SLOW[kind]]))[0].shape == (3, 32, 32)
     finally:
         decoder.close()
 
@@ -126,22 +126,11 @@ def test_what_is_refused_on_the_spot_holds_no_stack():
     decoder.close()
 
 
-@pytest.mark.parametrize(
-    ("count", "parts"), [(1, ["0"]), (2, ["0", "1"]), (5, ["01", "23", "4"]), (6, ["01", "23", "45"])]
-)
-def test_pictures_of_a_request_are_shared_out_evenly(monkeypatch, count, parts):
-    decoder, given = Decoder(32, LIMIT, threads=3), []
-    monkeypatch.setattr(decoder, "_decode_some", lambda part, _deadline: given.append(part) or part)
-    decoded = asyncio.run(decoder.decode_in_threads("012345"[:count], time.monotonic() + 60))
-    assert (sorted(given), "".join(decoded)) == (parts, "012345"[:count])
-    decoder.close()
-
-
 @pytest.mark.anyio
 async def test_a_closed_decoder_begins_nothing_that_waits():
     decoder, taken, go_on, begun = Decoder(32, LIMIT, threads=1), threading.Event(), threading.Event(), []
     pieces = (lambda: taken.set() or go_on.wait(), lambda: begun.append(1))
-    outcome = asyncio.gather(*(decoder.run(one, time.monotonic() + 60) for one in pieces), return_exceptions=True)
+    outcome = asyncio.gather(*(run(decoder, one) for one in pieces), return_exceptions=True)
     await asyncio.to_thread(taken.wait)
     decoder.close()
     go_on.set()
@@ -154,7 +143,7 @@ async def test_decoding_ends_at_the_deadline():
     decoder = Decoder(32, LIMIT, threads=1)
     try:
         with pytest.raises(DeadlinePassed):
-            await decoder.decode_all([encode(noise())] * 3, time.monotonic() - 1)
+            await in_threads(decoder, [encode(noise())] * 3, 0.0)
     finally:
         decoder.close()
 
@@ -165,16 +154,16 @@ async def test_a_thread_that_dies_or_hangs_takes_its_own_request_only():
     go_on = threading.Event()
     try:
         with pytest.raises(ThreadDied):
-            await decoder.run(lambda: sys.exit(3), time.monotonic() + 60)
+            await run(decoder, lambda: sys.exit(3))
         assert decoder.stalled_s() == 0
-        hanging = [asyncio.ensure_future(decoder.run(go_on.wait, time.monotonic() + 60)) for _ in range(2)]
+        hanging = [asyncio.ensure_future(run(decoder, go_on.wait)) for _ in range(2)]
         with pytest.raises(DeadlinePassed):
-            await decoder.run(go_on.wait, time.monotonic() + 0.05)
+            await run(decoder, go_on.wait, 0.05)
         assert decoder.stalled_s() > 0
         go_on.set()
         assert await asyncio.gather(*hanging) == [True, True]
         assert decoder.stalled_s() == 0
-        assert len(await decoder.decode_all([encode(noise())] * 3, time.monotonic() + 60)) == 3
+        assert len(await decode_all(decoder, [encode(noise())] * 3)) == 3
     finally:
         go_on.set()
         decoder.close()
@@ -190,23 +179,13 @@ async def test_damaged_pictures_are_let_go_without_a_garbage_collection():
     gc.disable()
     try:
         for files in ([tiny], [large], [large] * 5):
-            decoded = await decoder.decode_all(files, time.monotonic() + 60)
+            decoded = await decode_all(decoder, files)
             assert [type(one) for one in decoded] == [UndecodableImage] * len(files)
             held = [one for one in gc.get_objects() if issubclass(type(one), Image.Image) and id(one) not in before]
             assert held == []
     finally:
         gc.enable()
         decoder.close()
-
-
-def test_pictures_that_are_not_begun_by_the_deadline_never_are(monkeypatch):
-    decoder, begun = Decoder(32, LIMIT, threads=1), []
-    monkeypatch.setattr("app.imaging.time", SimpleNamespace(monotonic=lambda: float(len(begun))))  # a second each
-    monkeypatch.setattr("app.imaging.decode", lambda data, *_: begun.append(data))
-    with pytest.raises(DeadlinePassed):
-        decoder._decode_some([b"1", b"2", b"3", b"4"], 2.0)
-    assert begun == [b"1", b"2"]
-    decoder.close()
 
 
 def test_a_small_file_of_a_large_picture_is_not_decoded_on_the_spot():
@@ -217,24 +196,48 @@ def test_a_small_file_of_a_large_picture_is_not_decoded_on_the_spot():
     decoder.close()
 
 
-def test_one_thread_that_hangs_is_no_standstill_while_others_go_on():
-    decoder = Decoder(32, LIMIT, threads=2)
-    now = time.monotonic()
-    decoder._begun = {1: now - 3600, 2: now}
-    assert decoder.stalled_s() < 60
-    decoder._begun = {1: now - 3600}
-    assert decoder.stalled_s() == 0
-    decoder.close()
-
-
 def test_each_of_many_pictures_is_progress(monkeypatch):
     decoder, stalled = Decoder(32, 1 << 24, threads=1), []
 
     def slow(*_):
-        decoder._begun[threading.get_ident()] -= 60  # as long as a minute takes
+        decoder._pool._begun[threading.get_ident()] -= 60  # as long as a minute takes
         stalled.append(decoder.stalled_s())
 
     monkeypatch.setattr("app.imaging.decode", slow)
-    asyncio.run(decoder.decode_in_threads([b"x"] * 3, time.monotonic() + 100))
+    asyncio.run(in_threads(decoder, [b"x"] * 3, 100))
     assert [60 <= seconds < 100 for seconds in stalled] == [True] * 3
+    decoder.close()
+
+
+BLACK = encode(Image.new("1", (100, 100)))
+
+
+@pytest.mark.anyio
+async def test_pictures_of_a_request_have_a_limit_of_pixels_in_all(monkeypatch):
+    decoded = []
+    monkeypatch.setattr("app.imaging._finish", lambda image, _size: decoded.append(image))
+    decoder = Decoder(32, 10_000, threads=1)
+    try:
+        assert len(await in_threads(decoder, [BLACK] * PIXELS_TOGETHER)) == PIXELS_TOGETHER
+        decoded.clear()
+        with pytest.raises(TooManyPixelsTogether) as refused:
+            await in_threads(decoder, [BLACK] * 100)
+        assert len(decoded) == PIXELS_TOGETHER  # a header more was read
+    finally:
+        decoder.close()
+    assert (refused.value.status, refused.value.code) == (422, "too-many-pixels")
+    assert "160000 pixels together" in refused.value.detail
+
+
+@pytest.mark.anyio
+async def test_bodies_are_taken_apart_ahead_of_all_decoding():
+    decoder, go_on, order = Decoder(32, LIMIT, threads=1), threading.Event(), []
+    first = decoder.run(go_on.wait, time.monotonic() + 60)
+    picture = decoder.decode_in_threads([encode(noise(300, 300))], time.monotonic() + 60)
+    split = decoder.run(lambda: None, time.monotonic() + 60)
+    for name, work in (("picture", picture), ("split", split)):
+        work.future.add_done_callback(lambda _, name=name: order.append(name))
+    go_on.set()
+    await asyncio.gather(first.future, picture.future, split.future)
+    assert order == ["split", "picture"]
     decoder.close()

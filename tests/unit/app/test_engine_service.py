@@ -45,7 +45,7 @@ async def test_it_is_unready_from_the_second_failure_in_a_row_until_a_batch_work
     service = EngineService(Settings(), lambda _settings: engine)
     await service.start()
     await service._loading
-    batcher = service.loaded.batcher
+    batcher = service.predictor.batcher
     for reason in (None, "the engine fails"):
         engine.errors = [EngineOutOfMemory()]
         with pytest.raises(EngineFailed):

@@ -3,7 +3,6 @@ import gc
 import io
 import struct
 import threading
-import time
 import warnings
 import weakref
 import zlib
@@ -19,6 +18,7 @@ from model.pictures import codec
 from model.pictures.files import PictureError
 from tests.bombs import PNG_END, chunk, picture_bombs, png, png_without_pixels
 from tests.conftest import encode, noise
+from tests.decoders import run
 from tests.pictures import LIMIT, read
 
 
@@ -319,7 +319,7 @@ def test_what_pillow_warns_of_reaches_neither_log_nor_memory():
 async def test_what_waited_for_a_thread_until_its_deadline_keeps_no_body():
     """The pool's queue holds it until a thread comes to it."""
     decoder, go_on = Decoder(32, 1 << 20, threads=1), threading.Event()
-    busy = asyncio.ensure_future(decoder.run(go_on.wait, time.monotonic() + 60))
+    busy = asyncio.ensure_future(run(decoder, go_on.wait))
     await asyncio.sleep(0)  # it takes the thread
 
     class Body:
@@ -327,9 +327,7 @@ async def test_what_waited_for_a_thread_until_its_deadline_keeps_no_body():
 
     body = Body()
     left = weakref.ref(body)
-    outcome = (
-        await asyncio.gather(decoder.run(partial(print, body), time.monotonic() + 0.01), return_exceptions=True)
-    )[0]
+    outcome = (await asyncio.gather(run(decoder, partial(print, body), 0.01), return_exceptions=True))[0]
     assert isinstance(outcome, DeadlinePassed)
     del body, outcome
     gc.collect()

@@ -42,11 +42,11 @@ def limits(service):
         ("connection_age_s", 7, lambda service: limits(service).max_age_s, 7),
         ("connection_age_s", 0, lambda service: limits(service).max_age_s, math.inf),
         ("max_buffered_bytes", 1 << 25, lambda service: limits(service).unread.max_bytes, 1 << 25),
-        ("max_wait_ms", 250, lambda service: service.loaded.batcher._policy.max_wait_s, 0.25),
-        ("max_queue_s", 7, lambda service: service.loaded.batcher.max_queue_s, 7),
-        ("max_queue_images", 300, lambda service: service.loaded.batcher.max_queue_images, 300),
-        ("max_pixels", 2048, lambda service: service.loaded.decoder.max_pixels, 2048),
-        ("decode_threads", 3, lambda service: service.loaded.decoder.threads, 3),
+        ("max_wait_ms", 250, lambda service: service.predictor.batcher._policy.max_wait_s, 0.25),
+        ("max_queue_s", 7, lambda service: service.predictor.batcher.max_queue_s, 7),
+        ("max_queue_images", 300, lambda service: service.predictor.batcher.max_queue_images, 300),
+        ("max_pixels", 2048, lambda service: service.predictor.decoder.max_pixels, 2048),
+        ("decode_threads", 3, lambda service: service.predictor.decoder.threads, 3),
     ],
 )
 async def test_a_setting_reaches_what_it_limits(loaded, setting, value, found, expected):

@@ -21,11 +21,21 @@ def test_what_was_taken_piece_by_piece_comes_back_whatever_happens():
     budget = ByteBudget(10)
 
     def fail():
-        with budget.hold() as take:
-            take(2)
-            take(5)
+        with budget.hold() as held:
+            held.take(2)
+            held.take(5)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert budget.held_bytes == 0
+
+
+def test_what_is_given_back_early_is_given_back_once():
+    budget = ByteBudget(10)
+    budget.take(1)
+    with budget.hold() as held:
+        held.take(5)
+        held.give_back()
+        assert budget.held_bytes == 1
+    assert budget.held_bytes == 1

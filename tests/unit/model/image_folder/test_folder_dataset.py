@@ -2,7 +2,6 @@ import asyncio
 import hashlib
 import logging
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from model.train import Trainer
 from model.training.recipe import PRESETS
 from tests.bombs import png_without_pixels
 from tests.conftest import encode, noise
+from tests.decoders import decode_all
 from tests.pictures import KINDS, write_folder
 from tests.unit.model.image_folder.folders import both_splits, images_of
 
@@ -76,7 +76,7 @@ def test_training_sees_the_very_pixels_that_the_service_sees(tmp_path: Path) -> 
     dataset = load_folder(tmp_path, split="train", image_size=24)
     decoder = Decoder(24, 4096 * 4096, threads=1)
     try:
-        served = asyncio.run(decoder.decode_all(list(ODD_PICTURES.values()), time.monotonic() + 60))
+        served = asyncio.run(decode_all(decoder, list(ODD_PICTURES.values())))
     finally:
         decoder.close()
     odd = images_of(dataset.select((dataset.labels == 1).nonzero()[:, 0], "odd"))
