@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from app.cli import build_parser
+from model import checkpoint
 from model.data import Dataset
 from model.training.distributed import World
 from model.training.errors import TrainingError
@@ -59,6 +60,11 @@ def test_no_more_threads_than_a_container_has_cores(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("model.hardware.device.available_cores", lambda: 1)
     assert train(tmp_path, "--no-report") == 0
     assert json.loads((tmp_path / "settings.json").read_text())["device"] == "1 CPU threads"
+
+
+def test_pictures_are_kept_out_of_the_checkpoint_where_that_is_asked(tmp_path: Path) -> None:
+    assert train(tmp_path, "--no-report", "--synthetic-self-test") == 0
+    assert checkpoint.load(tmp_path / "checkpoint.safetensors").metadata.has_synthetic_self_test
 
 
 def test_a_finished_run_keeps_its_times(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,14 +19,25 @@ DONE = 5  # steps, of three an epoch
 
 
 @pytest.fixture
-def stopped(tmp_path: Path) -> Path:
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was stopped within its second epoch, each step of which took a second."""
+    clock = [0.0]
+    step = Learner.step
+
+    def second(self: Learner, *arguments: Any) -> Any:
+        clock[0] += 1
+        return step(self, *arguments)
+
     def stop(done: int, *_: object) -> None:
         if done == DONE:
             run.request_stop()
 
-    run = trainer(tmp_path, progress=stop, progress_every_s=0.0)
-    with pytest.raises(Stopped, match=r"goes on from .*, or with --finish makes a checkpoint of it as it is"):
-        run.run()
+    with monkeypatch.context() as patch:
+        patch.setattr("model.train.time.monotonic", lambda: clock[0])
+        patch.setattr(Learner, "step", second)
+        run = trainer(tmp_path, progress=stop, progress_every_s=0.0)
+        with pytest.raises(Stopped, match=r"goes on from .*, or with --finish makes a checkpoint of it as it is"):
+            run.run()
     return tmp_path
 
 
@@ -44,7 +56,7 @@ def test_it_has_the_averaged_weights_of_the_state_and_says_what_was_done(
         torch.testing.assert_close(tensor.float(), state["average"][name], rtol=1e-3, atol=1e-4)
     assert made.metadata.epochs == 1
     assert made.metadata.recipe["ended_early"] == {"epochs": 1, "of": 3, "steps_of_the_next": 2}
-    assert made.metadata.recipe["training_seconds"] == round(state["seconds"] + state["tally"]["seconds"])
+    assert made.metadata.recipe["training_seconds"] == DONE
     assert made.metadata.measured[0]["images"] == 16
     assert "finishing after 1 of 3 epochs and 2 steps" in caplog.text
     assert epochs_in(stopped) == [1]
