@@ -46,7 +46,7 @@ def limits(service):
         ("max_queue_s", 7, lambda service: service.predictor.batcher.max_queue_s, 7),
         ("max_queue_images", 300, lambda service: service.predictor.batcher.max_queue_images, 300),
         ("max_pixels", 2048, lambda service: service.predictor.decoder.max_pixels, 2048),
-        ("decode_threads", 3, lambda service: service.predictor.decoder.threads, 3),
+        ("decode_threads", 3, lambda service: service.predictor.decoder._pool.threads, 3),
     ],
 )
 async def test_a_setting_reaches_what_it_limits(loaded, setting, value, found, expected):
@@ -56,5 +56,5 @@ async def test_a_setting_reaches_what_it_limits(loaded, setting, value, found, e
 @pytest.mark.parametrize(("admin_host", "bound"), [("127.0.0.1", "127.0.0.1"), (None, "0.0.0.0")])
 async def test_probes_are_answered_at_their_own_address_or_that_of_the_main_port(loaded, own_port, admin_host, bound):
     service = await loaded(host="0.0.0.0", port=0, admin_host=admin_host, admin_port=own_port)
-    with create_admin_server(service)._port as port:
-        assert port.getsockname() == (bound, own_port)
+    with create_admin_server(service)._listener as listener:
+        assert listener.getsockname() == (bound, own_port)

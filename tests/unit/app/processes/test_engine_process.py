@@ -40,7 +40,7 @@ class HttpProcess:
 async def joined():
     service, process = EngineProcessService(Settings(http_processes=2)), HttpProcess()
     service.closing = True  # an end by itself is no failure of the service here
-    worker = service.workers[0]
+    worker = service.http_processes[0]
     ours, its = socket.socketpair()
     await worker.link.open(ours)
     await process.link.open(its)
@@ -83,7 +83,7 @@ async def test_a_scrape_while_a_process_stands_still_has_its_last_numbers_and_th
     scrape = await asked()
     for _ in range(2):  # as it goes on, it tells those who have given up on it first
         process.tell()
-    while answers(merged_metrics(b"[]", [service.workers[0].snapshot])) != 3:
+    while answers(merged_metrics(b"[]", [service.http_processes[0].snapshot])) != 3:
         await asyncio.sleep(0)
     await asyncio.sleep(0.01)
     assert not scrape.done()

@@ -181,7 +181,7 @@ async def test_another_checkpoint_is_named_once_it_serves():
 async def test_there_is_a_thread_to_decode_in_however_few_the_processes_share():
     async with joined(decode_threads=1) as (service, engine):
         await told(service, engine)
-        assert service.predictor.decoder.threads == 1
+        assert service.predictor.decoder._pool.threads == 1
 
 
 async def test_the_engine_process_is_told_of_a_file_that_could_not_be_read_again(tmp_path):
