@@ -1,5 +1,8 @@
 import io
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,15 @@ def examples():
 
 
 @pytest.fixture(scope="session")
+def source():
+    """The shipped checkpoint; nobody changes it."""
+    from app.settings import SHIPPED_WEIGHTS
+    from model import checkpoint
+
+    return checkpoint.load(SHIPPED_WEIGHTS)
+
+
+@pytest.fixture(scope="session")
 def cifar10_root():
     """The folder that holds cifar-10-batches-py; tests that need all of it skip where it is absent."""
     candidates = [os.environ.get("CIFAR10_ROOT"), ROOT / "data", ROOT.parent / "shared" / "data"]
@@ -53,6 +65,18 @@ def own_port():
     """A port of 127.0.0.1 where nobody listens unless the test lets a server do so, and that nobody else gets."""
     with reserved_port() as reserved:
         yield reserved.getsockname()[1]
+
+
+@contextmanager
+def logging_put_back() -> Iterator[None]:
+    """Let the logging that a command sets up end with the block."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.commands import resnet
 from tests.conftest import ROOT, encode
 from tests.pictures import FORMATS, KINDS, draw_picture, write_folder
 from tests.process import WEIGHTS, service_process
@@ -16,11 +17,6 @@ from tests.process import WEIGHTS, service_process
 pytestmark = pytest.mark.e2e
 
 PER_CLASS = 20
-
-
-def resnet(*arguments):
-    command = [sys.executable, "-m", "app.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def train(pictures, out, *more):
@@ -129,15 +125,17 @@ def test_fine_tuning_the_shipped_checkpoint_takes_fewer_steps(trained, tmp_path,
     assert found == [kind for kind, _ in unseen]
 
 
-def test_three_processes_share_a_presets_batch_and_warn_once(trained, tmp_path):
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "app.cli"]
+def test_two_processes_warn_and_report_once(trained, tmp_path):
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "app.cli"]
     flags = ["--data", f"folder:{trained.pictures}", "--device", "cpu", "--out", tmp_path, "--phases", "16:1"]
     done = subprocess.run(
         [*start, "train", *map(str, flags)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert "batch_size 6 instead of 128, to suit the training set and 3 processes" in done.stderr
     assert done.stderr.count("skipped 'grass/broken.jpg'") == 2  # for training, and for the report
+    path, scores = done.stdout.splitlines()
+    assert path == str(tmp_path / "checkpoint.safetensors")
+    assert "top-1" in scores
     assert (tmp_path / "evaluation.json").exists()
 
 

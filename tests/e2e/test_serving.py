@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.load import exchange, post
+from tests.commands import resnet
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.e2e
@@ -107,8 +108,8 @@ def test_healthcheck_follows_readiness(service, own_port):
 def test_the_service_scores_as_the_checkpoint_does(service, cifar10_root, tmp_path):
     def evaluate(*more):
         result = tmp_path / "result.json"
-        command = [sys.executable, "-m", "app.cli", "evaluate", "--root", str(cifar10_root), "--limit", "500"]
-        subprocess.run([*command, "--json", str(result), *more], cwd=ROOT, check=True, capture_output=True)
+        done = resnet("evaluate", "--root", cifar10_root, "--limit", "500", "--json", result, *more)
+        assert done.returncode == 0, done.stderr
         return json.loads(result.read_text())
 
     served, offline = evaluate("--url", service.url), evaluate()
@@ -120,8 +121,7 @@ def test_the_service_scores_as_the_checkpoint_does(service, cifar10_root, tmp_pa
 @pytest.mark.data
 @pytest.mark.parametrize(("least", "code"), [("0.0", 0), ("1", 1)])
 def test_evaluate_prints_its_scores_and_fails_below_the_least_accuracy(cifar10_root, least, code):
-    command = [sys.executable, "-m", "app.cli", "evaluate", "--root", str(cifar10_root), "--limit", "100"]
-    done = subprocess.run([*command, "--min-accuracy", least], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = resnet("evaluate", "--root", cifar10_root, "--limit", "100", "--min-accuracy", least)
     assert done.returncode == code
     for word in ("top-1", "nll", "ece", "(15 bins)", "airplane"):
         assert word in done.stdout
@@ -129,10 +129,7 @@ def test_evaluate_prints_its_scores_and_fails_below_the_least_accuracy(cifar10_r
 
 @pytest.mark.data
 def test_evaluate_of_a_service_that_is_not_there_is_one_line(cifar10_root, own_port):
-    command = [sys.executable, "-m", "app.cli", "evaluate", "--root", str(cifar10_root), "--limit", "2"]
-    done = subprocess.run(
-        [*command, "--url", f"http://127.0.0.1:{own_port}"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = resnet("evaluate", "--root", cifar10_root, "--limit", "2", "--url", f"http://127.0.0.1:{own_port}")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "no answer from" in done.stderr

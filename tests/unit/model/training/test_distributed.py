@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,11 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
+def train_here(out: Path, **changes: object) -> None:
+    """Train in this process, which has torch imported, and what SCRIPT sets set by fixtures."""
+    Trainer(replace(RECIPE, **changes), toy_dataset(), out, device=torch.device("cpu")).run()
+
+
 def train(command: list[str], out: Path) -> None:
     done = subprocess.run(
         [*command, str(out)], check=False, env=environment(), capture_output=True, text=True, timeout=120
@@ -48,9 +54,9 @@ def metrics(out: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(tmp_path_factory: pytest.TempPathFactory, narrow_stages: None, one_thread: None, float32: None) -> Path:
     out = tmp_path_factory.mktemp("alone")
-    train(ONE, out)
+    train_here(out)
     return out
 
 
@@ -73,9 +79,8 @@ def test_two_processes_train_like_one(tmp_path: Path, alone: Path) -> None:
 
 def test_three_processes_share_what_three_does_not_divide(tmp_path: Path) -> None:
     """The sixteen held-out images: they get six, five and five."""
-    batch = ["--batch-size", "15"]
-    train([*ONE, *batch], tmp_path / "one")
-    train([*THREE, *batch], tmp_path / "three")
+    train_here(tmp_path / "one", batch_size=15)
+    train([*THREE, "--batch-size", "15"], tmp_path / "three")
     pairs = list(zip(metrics(tmp_path / "three"), metrics(tmp_path / "one"), strict=True))
     assert len(pairs) == 3
     for three, one in pairs:
@@ -85,7 +90,7 @@ def test_three_processes_share_what_three_does_not_divide(tmp_path: Path) -> Non
 
 
 def test_killed_run_goes_on_in_the_middle_of_an_epoch_to_the_same_weights(tmp_path: Path, alone: Path) -> None:
-    """`kill -9` five steps in, that is in the second epoch; then the same command again."""
+    """`kill -9` five steps in, that is in the second epoch; then the same run again."""
     with subprocess.Popen(
         [*ONE, str(tmp_path), "--seconds-a-step", "0.2"], env=environment(), stdout=subprocess.PIPE, text=True
     ) as process:
@@ -96,7 +101,7 @@ def test_killed_run_goes_on_in_the_middle_of_an_epoch_to_the_same_weights(tmp_pa
     assert process.returncode == -signal.SIGKILL
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert (state["epoch"], state["tally"]["steps"]) in {(1, 1), (1, 2)}
-    train(ONE, tmp_path)
+    train_here(tmp_path)
     resumed, undisturbed = (checkpoint.load(out / "checkpoint.safetensors") for out in (tmp_path, alone))
     assert [
         name for name in undisturbed.tensors if not torch.equal(resumed.tensors[name], undisturbed.tensors[name])
