@@ -1,4 +1,3 @@
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from model import checkpoint
 from model.architecture import Architecture
 from model.data import Dataset
 from model.metadata import Metadata
+from tests.conftest import logging_put_back
 from tests.unit.app.toy_runs import toy_dataset
 
 TOY_CLASSES = ("ant", "bee", "cat", "dog")
@@ -52,19 +52,22 @@ def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def own_logging() -> Iterator[None]:
     """Let the logging that a command sets up end with the test."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with logging_put_back():
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny_data() -> Iterator[None]:
+    """Small data, a narrow network, one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.datasets.load_dataset", toy_dataset)
+        patch.setattr("model.architecture.STAGE_WIDTHS", (16, 16, 32, 32))
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
-def tiny_runs(monkeypatch: pytest.MonkeyPatch, own_logging: None) -> Iterator[None]:
-    """Small data, a narrow network, one thread."""
-    monkeypatch.setattr("model.datasets.load_dataset", toy_dataset)
-    monkeypatch.setattr("model.architecture.STAGE_WIDTHS", (16, 16, 32, 32))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def tiny_runs(tiny_data: None, own_logging: None) -> None:
+    """Let the test run commands on them."""

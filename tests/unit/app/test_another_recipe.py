@@ -1,6 +1,7 @@
 """`resnet train` into the folder of a run: the same one goes on, another one is refused before pictures are read."""
 
 import json
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from app.cli import build_parser
 from model.training.distributed import World
+from tests.conftest import logging_put_back
 from tests.unit.app.toy_runs import toy_dataset, train
 
 pytestmark = pytest.mark.usefixtures("tiny_runs")
@@ -20,10 +22,18 @@ def train_fitted(out: Path, *flags: str) -> int:
     return arguments.run(arguments)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_data: None) -> Path:
+    """Train once for all tests that go on from a finished run, each from a copy of its own."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    with logging_put_back():
+        assert train(out, "--no-report") == 0
+    return out
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    assert train(tmp_path / "run", "--no-report") == 0
-    return tmp_path / "run"
+def run(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -78,11 +88,13 @@ def test_what_depends_on_the_pictures_makes_no_other_run(run: Path, tmp_path: Pa
         assert train_fitted(tmp_path / "fitted", *(flag.format(run=run) for flag in flags)) == 0
 
 
-@pytest.fixture
-def six(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory, tiny_data: None) -> Path:
     """Make a run as three processes would fit it, or what fitted batches before: one has batches of 8 now."""
-    assert train_fitted(tmp_path / "six", "--batch-size", "6") == 0
-    return tmp_path / "six"
+    out = tmp_path_factory.mktemp("fitted") / "six"
+    with logging_put_back():
+        assert train_fitted(out, "--batch-size", "6") == 0
+    return out
 
 
 def test_a_run_keeps_the_batch_that_other_processes_have_fitted(six: Path, capsys: pytest.CaptureFixture[str]) -> None:
