@@ -69,8 +69,8 @@ class ServiceProcess:
         """Ask the port that answers probes, which is the same unless there is one for them alone."""
         return httpx.get(f"{self.probes_url}{path}", verify=False, timeout=ANSWER_LIMIT_S)
 
-    def wait_logged(self, text: str) -> None:
-        while text not in self.log:
+    def wait_logged(self, text: str, times: int = 1) -> None:
+        while self.log.count(text) < times:
             assert self.process.poll() is None, self.log
             time.sleep(0.01)
 

@@ -1,10 +1,12 @@
 import asyncio
 import logging
+import pickle
 from pathlib import Path
 
 import pytest
 from starlette.exceptions import HTTPException
 
+from app.engine import load_engine
 from app.http.answering import RESPONSE_PIECE_BYTES
 from app.lifecycle import State
 from app.release import release
@@ -15,6 +17,7 @@ from model import checkpoint
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise, warnings_of
 from tests.fakes import FakeEngine
+from tests.process import WEIGHTS
 
 pytestmark = pytest.mark.anyio
 
@@ -258,6 +261,32 @@ async def test_a_failure_to_load_is_one_line_and_never_ready(caplog):
         assert (await client.get("/readyz")).status_code == 503
         assert "no such device" not in (await client.get("/health")).text
     assert "cannot serve" in caplog.text
+
+
+def flip_a_byte(path):
+    data = bytearray(WEIGHTS.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (flip_a_byte, "does not match its SHA-256 digest"),
+        (lambda path: path.write_bytes(pickle.dumps({})), "looks like a pickle"),
+        (lambda path: None, "No such file"),
+    ],
+)
+async def test_a_checkpoint_that_cannot_be_trusted_ends_the_start_in_one_line(caplog, tmp_path, spoil, reason):
+    path = tmp_path / "bad.safetensors"
+    spoil(path)
+    async with serving(factory=load_engine, weights=path) as client:
+        assert client.app.state.service.lifecycle.exit_code == 1
+        assert (await client.get("/readyz")).status_code == 503
+    (error,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert error.message.startswith("cannot serve: ")
+    assert reason in error.message
+    assert error.exc_info is None
 
 
 async def test_the_api_page_can_be_left_out():

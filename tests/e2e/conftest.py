@@ -13,8 +13,8 @@ from model import checkpoint
 from tests.checkpoints import write_turned
 from tests.process import WEIGHTS, service_process
 
-# A service of whose engine a test says something, by these or by what is measured, finds the rest out by itself.
-ABOUT_THE_ENGINE = {"command", "device", "threads", "weights"}
+# A service of whose engine a test says something by these finds the rest out by itself.
+ABOUT_THE_ENGINE = {"command", "device", "threads"}
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +32,8 @@ def start(tmp_path, tuning):
     stack = []
 
     def start_one(wait=True, **options):
-        given = {} if options.keys() & {*ABOUT_THE_ENGINE, *tuning} else tuning
-        context = service_process(tmp_path / f"serve{len(stack)}.log", **given, **options)
+        given = {} if options.keys() & ABOUT_THE_ENGINE else tuning
+        context = service_process(tmp_path / f"serve{len(stack)}.log", **given | options)
         service = context.__enter__()
         stack.append(context)
         return service.wait_ready() if wait else service

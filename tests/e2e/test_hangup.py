@@ -10,20 +10,21 @@ import time
 import pytest
 
 from tests.conftest import ROOT
-from tests.process import ServiceProcess, service_process
+from tests.process import in_environment
 
 pytestmark = pytest.mark.e2e
 
 
-def test_service_ends_with_the_terminal_that_it_was_started_in(tmp_path, own_port):
+def test_service_ends_with_the_terminal_that_it_was_started_in(tmp_path, own_port, tuning):
     log = tmp_path / "log"
     log.touch()
+    settings = {"port": own_port, "drain_delay_s": 1} | tuning
+    environment = os.environ | {f"RESNET_{name.upper()}": in_environment(value) for name, value in settings.items()}
     child, terminal = pty.fork()
     if child == 0:
-        settings = {"RESNET_PORT": str(own_port), "RESNET_DRAIN_DELAY_S": "1", "TMPDIR": str(tmp_path)}
         os.dup2(os.open(log, os.O_WRONLY), 2)
         os.chdir(ROOT)
-        os.execve(sys.executable, [sys.executable, "-m", "app.cli", "serve"], os.environ | settings)
+        os.execve(sys.executable, [sys.executable, "-m", "app.cli", "serve"], environment | {"TMPDIR": str(tmp_path)})
     try:
         wait_logged(child, log, "ready after")
         os.close(terminal)
@@ -44,7 +45,7 @@ def wait_logged(child, log, text):
         time.sleep(0.01)
 
 
-def test_sighup_reads_the_keys_again(tmp_path):
+def test_sighup_reads_the_keys_again(start, tmp_path):
     def line(name, key):
         return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n"
 
@@ -54,14 +55,13 @@ def test_sighup_reads_the_keys_again(tmp_path):
 
     keys = tmp_path / "keys"
     keys.write_text(line("old", "first"))
-    with service_process(tmp_path / "log", api_keys_file=keys) as service:
-        started: ServiceProcess = service.wait_ready()
-        assert (status(started, "first"), status(started, "second")) == (200, 401)
-        keys.write_text(line("new", "second"))
-        started.process.send_signal(signal.SIGHUP)
-        started.wait_logged("read 1 keys from")
-        assert (status(started, "first"), status(started, "second")) == (401, 200)
-        keys.write_text("nonsense\n")
-        started.process.send_signal(signal.SIGHUP)
-        started.wait_logged("the keys stay as they were")
-        assert (status(started, "first"), status(started, "second")) == (401, 200)
+    service = start(api_keys_file=keys)
+    assert (status(service, "first"), status(service, "second")) == (200, 401)
+    keys.write_text(line("new", "second"))
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_logged("read 1 keys from")
+    assert (status(service, "first"), status(service, "second")) == (401, 200)
+    keys.write_text("nonsense\n")
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_logged("the keys stay as they were")
+    assert (status(service, "first"), status(service, "second")) == (401, 200)

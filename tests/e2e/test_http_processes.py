@@ -64,6 +64,14 @@ def test_each_of_them_refuses_as_a_single_process_does(two):
         assert b"HTTP/1.1 413 " in too_large.recv(1000)
 
 
+def test_a_port_that_is_taken_by_a_service_of_two_as_well_is_said_in_one_line(two, start):
+    service = start(wait=False, http_processes=2, port=two.port)
+    assert service.process.wait(timeout=120) != 0
+    assert "Address already in use" in service.log
+    assert "Traceback" not in service.log
+    assert httpx.get(f"{two.url}/readyz").status_code == 200
+
+
 def test_connections_go_to_the_process_that_has_the_fewest(two):
     while any(connections(two)):
         time.sleep(0.01)
@@ -276,8 +284,7 @@ def test_a_renewed_file_of_keys_reaches_both(start, tmp_path, examples):
     assert statuses() == [200, 401] * 2
     keys.write_text(f"new:{sha256(b'new').hexdigest()}\n")
     service.process.send_signal(signal.SIGHUP)
-    while service.log.count("read 1 keys") < 3:
-        time.sleep(0.01)
+    service.wait_logged("read 1 keys", times=3)
     assert statuses() == [401, 200] * 2
     assert service.metric('resnet_key_requests_total{key="old"}') == 2
     assert service.stop() == 0

@@ -165,15 +165,6 @@ def test_a_checkpoint_that_cannot_be_served_is_refused_in_one_line(start, tmp_pa
     assert_port_is_free(service)
 
 
-def test_a_port_that_is_taken_is_said_in_one_line_and_starts_nothing(start):
-    first = start(http_processes=2)
-    service = start(wait=False, http_processes=2, port=first.port)
-    assert service.process.wait(timeout=120) != 0
-    assert "Address already in use" in service.log
-    assert "Traceback" not in service.log
-    assert first.get("/readyz").status_code == 200
-
-
 def test_weights_change_under_load_without_a_gap(start, tmp_path, examples, checkpoints, expected):
     path = tmp_path / "current.safetensors"
     files = [one.read_bytes() for one in checkpoints]

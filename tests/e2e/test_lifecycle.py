@@ -2,11 +2,9 @@
 
 import asyncio
 import os
-import pickle
 import re
 import signal
 import socket
-import time
 
 import pytest
 
@@ -45,12 +43,6 @@ def test_a_second_sigterm_under_load_ends_it_at_once(start, examples, rounds):
         assert "Traceback" not in service.log
 
 
-def test_sigterm_while_idle_exits_0(start):
-    service = start()
-    assert service.stop() == 0
-    assert "draining" in service.log
-
-
 def test_sigint_drains_as_well(start):
     service = start()
     assert service.stop(signal.SIGINT) == 0
@@ -59,19 +51,8 @@ def test_sigint_drains_as_well(start):
 
 def test_sigterm_while_starting_exits_0(start):
     service = start(wait=False, drain_delay_s=3600)  # nobody was told that it is ready
-    while "listening on" not in service.log:
-        assert service.process.poll() is None
-        time.sleep(0.01)
+    service.wait_logged("listening on")
     assert service.stop() == 0
-
-
-def test_a_second_signal_ends_it_at_once(start):
-    service = start(drain_delay_s=3600)
-    service.process.send_signal(signal.SIGTERM)
-    while "draining" not in service.log:
-        time.sleep(0.01)
-    assert service.get("/readyz").status_code == 503
-    assert service.stop() == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("http_processes", [1, 2])
@@ -88,25 +69,24 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(start, taken, ht
 
 def test_settings_are_logged_on_one_line_without_the_key(start):
     service = start(wait=False, api_key="hunter2", revision="0a1b2c3")
-    while "settings:" not in service.log or not service.log.endswith("\n"):
-        assert service.process.poll() is None
-        time.sleep(0.01)
+    service.wait_logged("listening on")
     line = service.log.splitlines()[0]
     assert f"resnet {release()} (revision 0a1b2c3), settings: " in line
     logged = dict(re.findall(r"(\w+)=(\S*)", line))
     assert logged.keys() == Settings.model_fields.keys()
     assert logged["max_queue_images"] == "1024"
     assert "hunter2" not in service.log
-    service.wait_logged("listening on")
     assert "no such settings" not in service.log
 
 
-@pytest.mark.parametrize("whose", ["the only process", "the engine process", "an HTTP process"])
-def test_sigusr1_shows_what_all_threads_are_at_and_ends_nothing(start, whose):
-    service = start(http_processes=1 if whose == "the only process" else 2)
-    os.kill(service.children[0] if whose == "an HTTP process" else service.process.pid, signal.SIGUSR1)
-    service.wait_logged("(most recent call first)")
-    service.wait_logged(" in main\n")
+@pytest.mark.parametrize("http_processes", [1, 2])
+def test_sigusr1_shows_what_all_threads_are_at_and_ends_nothing(start, http_processes):
+    service = start(http_processes=http_processes)
+    pids = [service.process.pid] if http_processes == 1 else [service.process.pid, service.children[0]]
+    for count, pid in enumerate(pids, 1):
+        os.kill(pid, signal.SIGUSR1)
+        service.wait_logged(" in main\n", times=count)
+    assert "(most recent call first)" in service.log
     assert service.get("/readyz").status_code == 200
     assert service.stop() == 0
 
@@ -119,48 +99,17 @@ def test_a_native_crash_leaves_the_stacks(start):
     assert re.search(r'^  File ".*app/commands/serve.py", line \d+ in run$', service.log, re.M)
 
 
-def flip_a_byte(path):
-    data = bytearray(WEIGHTS.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def use_the_wrong_transform(path):
+def test_a_checkpoint_that_cannot_be_trusted_is_refused_in_one_line(start, tmp_path):
     """All digests are right, but the mean is another than the network was trained with."""
+    path = tmp_path / "bad.safetensors"
     source = checkpoint.load(WEIGHTS)
     metadata = source.metadata.model_copy(update={"mean": (0.0, 0.0, 0.0)})
     checkpoint.save(path, metadata, source.tensors, source.self_test_images, source.self_test_probabilities)
-
-
-class Bomb:
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def rename_a_pickle(path):
-    bomb = Bomb()
-    bomb.path = path.parent / "exploded"
-    path.write_bytes(pickle.dumps(bomb))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (flip_a_byte, "does not match its SHA-256 digest"),
-        (use_the_wrong_transform, "self-test failed"),
-        (rename_a_pickle, "looks like a pickle"),
-        (lambda _path: None, "No such file"),
-    ],
-)
-def test_a_checkpoint_that_cannot_be_trusted_is_refused_in_one_line(start, tmp_path, spoil, reason):
-    path = tmp_path / "bad.safetensors"
-    spoil(path)
     service = start(wait=False, weights=path)
     assert service.process.wait(timeout=120) == 1
     errors = [line for line in service.log.splitlines() if " ERROR " in line]
     assert len(errors) == 1
     assert "cannot serve" in errors[0]
-    assert reason in errors[0]
+    assert "self-test failed" in errors[0]
     assert "Traceback" not in service.log
     assert " ready after" not in service.log
-    assert not (tmp_path / "exploded").exists()

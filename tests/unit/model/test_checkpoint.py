@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -266,12 +267,23 @@ def test_metadata_that_is_no_object_is_refused(path: Path, tensors: dict[str, Te
     assert "bad metadata" in refusal(path)
 
 
+class Bomb:
+    """Makes a folder where it is unpickled; large, as weights are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.makedirs, (str(self.path),), {"weights": [0.0] * 1000}
+
+
 def test_pickles_are_refused_unread(path: Path, tensors: dict[str, Tensor]) -> None:
     torch.save(tensors, path)
     assert "looks like a pickle, which is never loaded" in refusal(path)
     for protocol in (2, 3, 4, 5):
-        path.write_bytes(pickle.dumps({"weights": [0.0] * 1000}, protocol))
+        path.write_bytes(pickle.dumps(Bomb(path.parent / "exploded"), protocol))
         assert "looks like a pickle, which is never loaded" in refusal(path)
+    assert not (path.parent / "exploded").exists()
 
 
 @pytest.mark.parametrize("length", [1, 8, 100, 5_000, -1])
