@@ -153,17 +153,17 @@ def test_decoding_that_hangs_ends_at_the_deadline_and_fails_the_probe_once_no_th
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_engine_that_hangs_for_good_ends_the_service(start_faulty, processes):
-    service = start_faulty(http_processes=processes, timeout_ms=120_000, stall_timeout_s=3, stall_exit_s=4)
+    service = start_faulty(http_processes=processes, timeout_ms=120_000, stall_timeout_s=1.5, stall_exit_s=2)
     assert ask(service, bad("hang")) == (503, "engine-failed")
     assert service.process.wait(timeout=60) == 1
-    assert "the engine makes no progress, for 4 s" in service.log
+    assert "the engine makes no progress, for 2 s" in service.log
     assert re.search(r'^  File ".*faulty_server.py", line \d+ in hang$', service.log, re.M)
     assert ('app/processes/http_process.py", line' in service.log) is (processes > 1)
 
 
 @pytest.mark.parametrize(("timeout_ms", "status"), [(1000, 504), (120_000, 503)])
 def test_an_engine_that_hangs_keeps_neither_a_request_nor_the_process(start_faulty, tmp_path, timeout_ms, status):
-    service = start_faulty(timeout_ms=timeout_ms, drain_timeout_s=3)
+    service = start_faulty(timeout_ms=timeout_ms, drain_timeout_s=2)
 
     async def scenario():
         async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
