@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 from app.cli import build_parser
 from tests.conftest import logging_put_back
+from tests.torch_threads import one_torch_thread
 
 
 def resnet(*arguments):
     """Run `resnet` with these arguments; return its status and what it said, as subprocess.run does."""
     parsed = build_parser().parse_args([str(one) for one in arguments])
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err, logging_put_back():
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), logging_put_back(), one_torch_thread():
         status = parsed.run(parsed)
     return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())

@@ -15,6 +15,7 @@ from benchmarks.degradation_figures import draw_gradients, draw_loss
 from model.data import DataError, Dataset
 from model.training.augment import augment_batch, draw_augmentation, random_stream
 from model.transforms import normalise
+from tests.torch_threads import one_torch_thread
 
 SETTINGS = Settings(images=24, held_out=8, epochs=2, batch_size=8, learning_rate=0.01)
 CPU = torch.device("cpu")
@@ -22,10 +23,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_torch_thread():
+        yield
 
 
 def noise(count: int) -> Dataset:
