@@ -48,6 +48,14 @@ def post(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+def multipart(pictures: Sequence[bytes], boundary: str) -> bytes:
+    """Return a multipart/form-data body of that boundary, with a field named `file` for each picture."""
+    part = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nContent-Type: image/png\r\n\r\n'
+    )
+    return b"".join(part.encode() + one + b"\r\n" for one in pictures) + f"--{boundary}--\r\n".encode()
+
+
 class LoadError(RuntimeError):
     """The service did not answer 200."""
 

@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.load import post
+from benchmarks.load import multipart, post
 from tests.bad_requests import BAD
 from tests.slow_clients import KINDS, until_closed
 
@@ -30,7 +30,8 @@ MAX_PICTURES = 8
 PAUSE_S = 0.1
 TOLERANCE = 1e-3
 PNG = {"content-type": "image/png"}
-MULTIPART = "multipart/form-data; boundary=soak"
+BOUNDARY = "soak"
+MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
 
 # Requests that are refused, the bodies of BAD among them: method, path, options of httpx, status.
 REFUSED: list[tuple[str, str, dict[str, Any], int]] = [
@@ -60,14 +61,8 @@ def encoded(form: str, pictures: Sequence[bytes]) -> tuple[bytes, str]:
     if form == "raw":
         return pictures[0], "application/octet-stream"
     if form == "multipart":
-        return multipart(pictures), MULTIPART
+        return multipart(pictures, BOUNDARY), MULTIPART
     return json.dumps({"images": [base64.b64encode(one).decode() for one in pictures]}).encode(), "application/json"
-
-
-def multipart(pictures: Sequence[bytes]) -> bytes:
-    """Return a body of MULTIPART, a field named `file` for each picture."""
-    head = b'--soak\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\n'
-    return b"".join(head + one + b"\r\n" for one in pictures) + b"--soak--\r\n"
 
 
 class Traffic:
@@ -168,7 +163,7 @@ class Traffic:
 
     async def _leaving(self, rng: random.Random) -> None:
         """Close the connection in the middle of a body or while many pictures wait, in order or by a reset."""
-        body = multipart([self.pictures[0]] * IMAGES_OF_LEAVING)
+        body = multipart([self.pictures[0]] * IMAGES_OF_LEAVING, BOUNDARY)
         request = post("/predict", body, {"content-type": MULTIPART})
         while True:
             await self.open.wait()

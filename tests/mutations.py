@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+from benchmarks.load import multipart
 from tests.conftest import encode
 
 BOUNDARY = "fuzz-boundary"
@@ -156,7 +157,7 @@ def mutated_body(seed, number):
     rng = random.Random(f"body {seed} {number}")
     files = [file for _, file in rng.choices(pictures(), k=rng.choice((1, 1, 2, 5)))]
     if rng.random() < 0.5:
-        kind, data = f"multipart/form-data; boundary={BOUNDARY}", multipart(files)
+        kind, data = f"multipart/form-data; boundary={BOUNDARY}", multipart(files, BOUNDARY)
     else:
         kind, data = (
             "application/json",
@@ -165,13 +166,6 @@ def mutated_body(seed, number):
     mutate = rng.choice(BODY_MUTATORS)
     kind, data = mutate(kind, bytearray(data), rng)
     return mutate.__name__, kind, bytes(data)
-
-
-def multipart(files):
-    head = (
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nContent-Type: image/png\r\n\r\n'
-    )
-    return b"".join(head.encode() + file + b"\r\n" for file in files) + f"--{BOUNDARY}--\r\n".encode()
 
 
 def damage_bytes(kind, data, rng):

@@ -13,11 +13,11 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from benchmarks.load import post
+from benchmarks.load import multipart, post
 from benchmarks.records import write
 from tests.bombs import picture_bombs
 from tests.conftest import encode
-from tests.mutations import BOUNDARY, internal_text, multipart
+from tests.mutations import BOUNDARY, internal_text
 from tests.raw_client import RawClient, ask_all
 
 pytestmark = pytest.mark.e2e
@@ -94,7 +94,7 @@ def bodies(picture):
             *(422, "undecodable-image"),
         ),
         "a bomb in multipart": (
-            post("/predict", multipart([picture_bombs()["png of 400 million pixels"][0]]), MULTIPART),
+            post("/predict", multipart([picture_bombs()["png of 400 million pixels"][0]], BOUNDARY), MULTIPART),
             *(422, "too-many-pixels"),
         ),
     }

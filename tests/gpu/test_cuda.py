@@ -13,8 +13,7 @@ from app.backends.cuda_lane import CudaLane
 from app.backends.cuda_proof import TOLERANCES, ExecutionMode, distinct
 from app.engine import MAX_BATCH_BY_DEVICE, load_engine
 from app.engine_errors import EngineOutOfMemory
-from app.settings import SHIPPED_WEIGHTS, Settings
-from model import checkpoint
+from app.settings import Settings
 from model.runtimes.fused_convolutions import FusedNetwork, PlainKernels
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
@@ -23,11 +22,6 @@ DEVICE = "cuda"
 SIZES = ladder(PIECE, LADDER_STEPS[DEVICE])
 MANY = 1000
 COUNTS = {*ladder(MANY, LADDER_STEPS[DEVICE]), 5, PIECE - 1, PIECE + 1, 2 * PIECE + 1, 3 * PIECE + 44}
-
-
-@pytest.fixture(scope="module")
-def source():
-    return checkpoint.load(SHIPPED_WEIGHTS)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,16 @@ from model.architecture import Architecture
 from model.data import Dataset
 from model.metadata import Metadata
 from tests.conftest import logging_put_back
+from tests.torch_threads import one_torch_thread
 from tests.unit.app.toy_runs import toy_dataset
 
 TOY_CLASSES = ("ant", "bee", "cat", "dog")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    with one_torch_thread():
+        yield
 
 
 def toy_test_set(*_args: object, **_options: object) -> Dataset:
@@ -58,14 +65,11 @@ def own_logging() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def tiny_data() -> Iterator[None]:
-    """Small data, a narrow network, one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Small data and a narrow network."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("model.datasets.load_dataset", toy_dataset)
         patch.setattr("model.architecture.STAGE_WIDTHS", (16, 16, 32, 32))
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -13,16 +13,10 @@ from app.backends.cuda_backend import CudaBackend, open_cuda_backend
 from app.backends.torch_backend import TorchBackend
 from app.commands.bench_contenders import contenders
 from app.engine_errors import EngineUnavailable
-from app.settings import SHIPPED_WEIGHTS, Settings
+from app.settings import Settings
 from benchmarks.target_list import CUDA_BFLOAT16
-from model import checkpoint
 from tests.conftest import ROOT
 from tests.fake_cuda import FakeCuda
-
-
-@pytest.fixture(scope="module")
-def source():
-    return checkpoint.load(SHIPPED_WEIGHTS)
 
 
 def test_on_a_gpu_eager_folded_compiled_and_graphs_are_compared(source):

@@ -18,18 +18,11 @@ from app.backends.choice import open_backend
 from app.backends.openvino_backend import WholeBatch, open_openvino
 from app.engine import MAX_BATCH_BY_DEVICE, CheckpointEngine, SelfTestFailed, load_engine
 from app.engine_errors import EngineBroken, EngineOutOfMemory
-from app.settings import SHIPPED_WEIGHTS, Settings
-from model import checkpoint
+from app.settings import Settings
 from model.evaluate import compute_logits
 from model.runtimes.batch_norm_folding import fold_batch_norm
 from model.runtimes.openvino_core import core
 from tests.conftest import ROOT
-
-
-@pytest.fixture(scope="module")
-def source():
-    return checkpoint.load(SHIPPED_WEIGHTS)
-
 
 KINDS = [("torch", "float32"), ("torch", "bfloat16"), ("openvino", "float32"), ("openvino", "bfloat16")]
 

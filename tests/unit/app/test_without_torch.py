@@ -9,8 +9,7 @@ import pytest
 
 from app.backends.openvino_backend import open_openvino
 from app.engine import CheckpointEngine, load_engine
-from app.settings import SHIPPED_WEIGHTS, Settings
-from model import checkpoint
+from app.settings import Settings
 from tests.conftest import ROOT, resident_kb
 
 ON_CPU = Settings(device="cpu", batch_sizes=(1, 2))
@@ -25,11 +24,6 @@ engine = load_engine(Settings(device="cpu", batch_sizes=(1,), precision=sys.argv
 status = Path("/proc/self/status")
 print(engine.card["runtime"], status.read_text().split("VmHWM:")[1].split()[0] if status.exists() else 0)
 """
-
-
-@pytest.fixture(scope="module")
-def source():
-    return checkpoint.load(SHIPPED_WEIGHTS)
 
 
 @pytest.mark.parametrize("precision", ["auto", "int8"])

@@ -1,5 +1,4 @@
 import hashlib
-import os
 import pickle
 import tarfile
 import threading
@@ -18,15 +17,6 @@ from torchvision.datasets.utils import extract_archive
 
 from model.data import DataError, Dataset, hold_out, load_cifar10, load_cifar100, proportional_shares
 from model.transforms import CIFAR10_MEAN, CIFAR10_STD
-
-
-@pytest.fixture(scope="module")
-def cifar10_root() -> Path:
-    beside_the_repository = Path(__file__).parents[3].parent / "shared" / "data"
-    root = Path(os.environ.get("CIFAR10_ROOT", beside_the_repository))
-    if not (root / "cifar-10-batches-py").is_dir():
-        pytest.skip(f"no CIFAR-10 under {root}: set CIFAR10_ROOT")
-    return root
 
 
 def numbered(count: int = 60, classes: int = 3) -> Dataset:

@@ -8,16 +8,10 @@ from app.backends.choice import may_need_torch, open_backend, resolve
 from app.backends.torch_backend import TorchBackend
 from app.engine import load_engine
 from app.engine_errors import EngineUnavailable
-from app.settings import SHIPPED_WEIGHTS, Settings
-from model import checkpoint
+from app.settings import Settings
 from tests.conftest import warnings_of
 
 FLOATS = Settings(device="cpu", precision="float32", threads=2)
-
-
-@pytest.fixture(scope="module")
-def source():
-    return checkpoint.load(SHIPPED_WEIGHTS)
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,9 @@ from app.backends.cuda_backend import open_cuda_backend
 from app.backends.torch_backend import TorchBackend
 from app.engine import CheckpointEngine
 from app.engine_errors import EngineOutOfMemory
-from app.settings import SHIPPED_WEIGHTS
-from model import checkpoint
 from model.transforms import normalise
 from tests.conftest import warnings_of
 from tests.fake_cuda import NO_ENGINE, FakeCuda
-
-
-@pytest.fixture(scope="module")
-def source():
-    return checkpoint.load(SHIPPED_WEIGHTS)
 
 
 @pytest.fixture

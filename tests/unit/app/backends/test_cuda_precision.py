@@ -5,14 +5,8 @@ import pytest
 
 from app.backends.agreement import BOUND
 from app.backends.choice import open_backend
-from app.settings import SHIPPED_WEIGHTS, Settings
-from model import checkpoint
+from app.settings import Settings
 from tests.conftest import warnings_of
-
-
-@pytest.fixture(scope="module")
-def source():
-    return checkpoint.load(SHIPPED_WEIGHTS)
 
 
 class PretendedCuda:

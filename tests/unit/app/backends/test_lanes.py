@@ -8,7 +8,7 @@ from app.backends.lanes import Lanes, Piece
 SIZES = (1, 2, 4)
 
 
-class PretendedLane:
+class NumberedLane:
     """Answers with each image's first number, out of one buffer for ever; says what happens in `told`."""
 
     def __init__(self, number, told):
@@ -42,7 +42,7 @@ def told():
 
 @pytest.fixture
 def lanes(told):
-    return Lanes([PretendedLane(0, told), PretendedLane(1, told)], SIZES)
+    return Lanes([NumberedLane(0, told), NumberedLane(1, told)], SIZES)
 
 
 def images(count):

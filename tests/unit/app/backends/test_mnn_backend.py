@@ -7,15 +7,9 @@ from app.backends import mnn_backend
 from app.backends.mnn_backend import MNN_FROM, MnnBackend, open_mnn, open_mnn_if_faster
 from app.backends.mnn_network import MnnNetwork
 from app.engine_errors import RuntimeUnfit
-from app.settings import SHIPPED_WEIGHTS, Settings
-from model import checkpoint
+from app.settings import Settings
 
 FLOATS = Settings(device="cpu", precision="float32", threads=2)
-
-
-@pytest.fixture(scope="module")
-def source():
-    return checkpoint.load(SHIPPED_WEIGHTS)
 
 
 @pytest.fixture

@@ -13,14 +13,7 @@ import pytest
 from app.backends import mnn_network
 from app.backends.mnn_network import MnnModel, MnnNetwork
 from app.engine_errors import EngineOutOfMemory
-from app.settings import SHIPPED_WEIGHTS
-from model import checkpoint
 from tests.conftest import ROOT
-
-
-@pytest.fixture(scope="module")
-def source():
-    return checkpoint.load(SHIPPED_WEIGHTS)
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,7 @@ from app.backends.openvino_backend import PIECES_FROM, OpenVinoBackend, open_ope
 from app.engine import load_engine
 from app.engine_errors import EngineOutOfMemory
 from app.settings import Settings
-from model import checkpoint
 from model.checkpoint import Checkpoint
-from tests.process import WEIGHTS
-
-
-@pytest.fixture(scope="module")
-def source() -> Checkpoint:
-    return checkpoint.load(WEIGHTS)
 
 
 def opened(source: Checkpoint, *, split: bool | None, threads: int = 2, precision: str = "float32") -> OpenVinoBackend:
@@ -125,7 +118,8 @@ def test_pieces_that_answer_otherwise_are_left_out_and_warned_of(
 
 @pytest.mark.parametrize("split", [None, True, False])
 def test_a_reload_splits_batches_as_the_settings_say(source: Checkpoint, split: bool | None) -> None:
-    settings = Settings(device="cpu", runtime="openvino", threads=2, max_queue_images=256, split_batches=split)
+    sizes = None if split is None else (1, 2 * PIECES_FROM)  # measuring takes seconds, and once is enough
+    settings = Settings(device="cpu", runtime="openvino", threads=2, split_batches=split, batch_sizes=sizes)
     first = load_engine(settings)
     second = load_engine(settings.model_copy(update=first.tuning))
     assert second.tuning == first.tuning

@@ -73,6 +73,7 @@ def test_one_at_least_is_looked_at_and_none_twice(
     assert all(0 <= one < tested for one in chosen)
 
 
+@pytest.mark.data
 def test_on_cifar10_few_are_alike_and_what_was_saved_anew_is_known_again(
     cifar10_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
