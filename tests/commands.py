@@ -5,6 +5,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
 from app.cli import build_parser
+from app.commands.command_error import CommandError
 from tests.conftest import logging_put_back
 from tests.torch_threads import one_torch_thread
 
@@ -14,5 +15,9 @@ def resnet(*arguments):
     parsed = build_parser().parse_args([str(one) for one in arguments])
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), logging_put_back(), one_torch_thread():
-        status = parsed.run(parsed)
+        try:
+            status = parsed.run(parsed)
+        except CommandError as error:  # what the interpreter makes of it
+            err.write(f"{error}\n")
+            status = 1
     return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
