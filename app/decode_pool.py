@@ -109,22 +109,28 @@ class Backlog:
 
     def add(self, sizes: Sequence[int]) -> None:
         """Count files that wait from now on, by their bytes."""
+        self._take_notes()
         self._waiting_files += sum(size > 0 for size in sizes)
         self._bytes += sum(sizes)
 
     def load(self) -> DecodingLoad:
         """Return what the threads have to do."""
+        self._take_notes()
+        seconds, in_them = self._pace
+        return DecodingLoad(self._waiting_files, self._bytes, seconds / in_them, self._threads)
+
+    def _take_notes(self) -> None:
+        """Count what the threads have noted."""
         while (size := first_of(self._begun)) is not None:
             self._waiting_files -= size > 0
         while (ended := first_of(self._ended)) is not None:
             self._count_ended(*ended)
-        seconds, in_them = self._pace
-        return DecodingLoad(self._waiting_files, self._bytes, seconds / in_them, self._threads)
 
     def _count_ended(self, size: int, seconds: float | None) -> None:
         self._bytes -= size
         if size and seconds is not None:
-            kept = max(0.0, 1.0 - seconds / PACE_MEMORY_S)
+            seconds = min(seconds, PACE_MEMORY_S)
+            kept = max(0.5, 1.0 - seconds / PACE_MEMORY_S)  # no single file makes the pace
             self._pace = self._pace[0] * kept + seconds, self._pace[1] * kept + size
 
     # -- anywhere
@@ -154,6 +160,7 @@ class DecodePool:
         self._ahead: deque[Work[Any, Any]] = deque()
         self._calls: SimpleQueue[bool] = SimpleQueue()
         self._begun: dict[int, float] = {}  # since when each busy thread has been at its item
+        self._unfinished: set[Work[Any, Any]] = set()
         self._started = 0
         self._closed = False
 
@@ -178,17 +185,28 @@ class DecodePool:
         """
         if self._closed:
             raise NotReady
-        while self._started < self.threads:
-            threading.Thread(target=self._serve, name=f"decode_{self._started}", daemon=True).start()
-            self._started += 1
+        self._start_threads()
         work = Work(function, items, sizes, deadline)
+        self._unfinished.add(work)
         work.future.add_done_callback(partial(self._drop_rest, work))
         self._backlog.add(sizes)
         self._queue(work, self._ahead if ahead else self._turns)
         return work
 
+    def _start_threads(self) -> None:
+        """Start the threads that are missing. Raises RuntimeError if not even one can be had."""
+        while self._started < self.threads:
+            try:
+                threading.Thread(target=self._serve, name=f"decode_{self._started}", daemon=True).start()
+            except RuntimeError:
+                if not self._started:
+                    raise
+                return  # fewer do it as well, and the next work may find more
+            self._started += 1
+
     def _drop_rest(self, work: Work[Any, Any], _future: asyncio.Future[Any]) -> None:
         """Let go of what a request that has ended still has waiting, and of itself: its error's stack has the body."""
+        self._unfinished.discard(work)
         while (taken := self._take(work)) is not None:
             self._backlog.end(taken[2], None)
         for line in (self._ahead, self._turns):
@@ -198,14 +216,13 @@ class DecodePool:
     def stalled_s(self) -> float:
         """Return for how many seconds every thread has been busy with one item, none coming to its end."""
         begun = list(self._begun.values())
-        return time.monotonic() - max(begun) if len(begun) == self.threads else 0.0
+        return time.monotonic() - max(begun) if begun and len(begun) == self._started else 0.0
 
     def close(self) -> None:
-        """End the threads once they are done with their items; what waits is cancelled."""
+        """End the threads once they are done with their items; what is not finished is cancelled."""
         self._closed = True
-        for line in (self._ahead, self._turns):
-            while line:
-                line.popleft().future.cancel()
+        for work in list(self._unfinished):
+            work.future.cancel()
         for _ in range(self.threads):
             self._calls.put(False)
 

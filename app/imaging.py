@@ -190,5 +190,5 @@ class Decoder:
             return error.without_stack()
 
     def close(self) -> None:
-        """End the threads once they are idle; what waits is cancelled."""
+        """End the threads once they are done with their items; what is not finished is cancelled."""
         self._pool.close()

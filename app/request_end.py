@@ -11,7 +11,7 @@ from app.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 
-def log_failure(error: Exception, problem: ServiceError, request_id: str, route: str | None = None) -> None:
+def log_failure(error: BaseException, problem: ServiceError, request_id: str, route: str | None = None) -> None:
     """Log what failed for no reason of the client's: `error`, if what it is answered with, `problem`, is a 500.
 
     With its trace if nothing here raises it on purpose; else its trace was logged with the batch.

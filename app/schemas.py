@@ -86,7 +86,9 @@ class Reloads(BaseModel):
 class Health(BaseModel):
     """The service's state."""
 
-    status: str = Field(description="starting, ready, stalled, draining, stopped or failed")
+    status: str = Field(
+        description="starting, ready, stalled (no prediction succeeds: see reason), draining, stopped or failed"
+    )
     ready: bool
     reason: str | None = Field(description="why it is not ready")
     model: ModelName | None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from model.data import DataError, Dataset, Split, load_cifar10, load_cifar100
-from model.image_folder.bad_files import BadFiles, OnBadImage
+from model.image_folder.bad_files import BadFiles, OnBadImage, is_called_a_picture
 from model.image_folder.dataset import TEST_SHARE, PictureFolder, load_folder
 from model.image_folder.layout import some_of
 
@@ -25,7 +25,7 @@ def load_dataset(
     download: bool = False,
     image_size: int = CIFAR_SIZE,
     on_bad_image: OnBadImage = "skip",
-    with_val: bool = False,
+    with_val: bool | None = None,
 ) -> Dataset:
     """Load the training or the test split, or all of both, of "cifar10", "cifar100" (below `root`) or "folder:PATH".
 
@@ -57,12 +57,14 @@ def named_folder(name: str) -> PictureFolder | None:
 
 
 def count_training_files(folder: PictureFolder) -> int:
-    """Return about how many files of a folder will be trained on or held out.
+    """Return about how many pictures of a folder will be trained on or held out.
 
-    No file is opened: which ones are no pictures, or are there twice, does not show. Raises DataError.
+    Those are the files that are called as pictures are. None is opened: which are damaged, or are there twice, does not
+    show. Raises DataError.
     """
     files = folder.files(folder.places("train"), BadFiles(folder.root, "skip"), may_lack=True)
-    return len(files) if folder.test_split else round(len(files) * (1 - TEST_SHARE))
+    pictures = sum(is_called_a_picture(file.path) for file in files)
+    return pictures if folder.test_split else round(pictures * (1 - TEST_SHARE))
 
 
 def check_classes(dataset: Dataset, classes: tuple[str, ...], whose: str) -> None:

@@ -83,7 +83,8 @@ def check_folder(
     if device.type == "cuda":
         files = count_training_files(folder)
         recipe, _ = _fit(arguments, preset_name, init_from, images=files, classes=len(folder.classes))
-        check_device_memory(files - recipe.hold_out, arguments.image_size, device)
+        held_out = 0 if folder.held_out_split and arguments.hold_out is None else recipe.hold_out
+        check_device_memory(files - held_out, arguments.image_size, device)
 
 
 def check_run(
@@ -203,8 +204,8 @@ def build_recipe(
         log.warning("the calibration is fitted on %d held-out pictures: %s", recipe.hold_out, note)
     if "hold_out" not in given and not dataset.held_out and recipe.hold_out > MUCH_HELD_OUT * images:
         log.warning(
-            "%d of the %d pictures, %.0f%%, are held out and not trained on, as there are few for so many classes: "
-            "more pictures help, or a smaller --hold-out",
+            "%d of the %d pictures, %.0f%%, are held out and not trained on, as there are few: more of them help, or a "
+            "smaller --hold-out",
             recipe.hold_out,
             images,
             100 * recipe.hold_out / images,

@@ -29,7 +29,8 @@ IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "
 # What takes long to be taken apart where it is large.
 SLOW_FORMS = frozenset({"multipart/form-data", "application/json"})
 JSON_FORM = 'The JSON body must be {"images": ["<base64>", ...]} with at least one image.'
-# Larger bodies are split in a thread, and take from a budget of bytes. Of smaller ones there is one a connection.
+# Larger bodies take from a budget of bytes, and those of SLOW_FORMS are split in a thread. Of smaller ones there is one
+# a connection.
 SMALL_BODY_BYTES = 64 << 10
 # The email package takes long for many parameters or escaped ones: seconds for 60 kB of them.
 MAX_CONTENT_TYPE = 1024

@@ -3,8 +3,8 @@
     the whole request is here, there is room -> key? parameters? -> split -> decode -> batcher -> JSON -> connection
 
 The steps are those of predict.py, which documents the route and takes what is large or comes slowly. What is left out:
-a task, ASGI's messages, middleware, routing, dependencies. Nothing is awaited here unless threads decode: the batcher
-calls back. While there is no room, overload.py refuses requests before they come here.
+a task, ASGI's messages, middleware, routing, dependencies. Nothing is awaited here unless threads decode or write a
+large answer: the batcher calls back. While there is no room, overload.py refuses requests before they come here.
 """
 
 from __future__ import annotations
@@ -169,7 +169,11 @@ class FastRequest:
     def _done(self, future: asyncio.Future[Outcome]) -> None:
         """Answer once the batcher has an outcome or an error."""
         self._connection.when_gone(None)
-        self.attempt(lambda: self._answer(future.result()))
+        error = future.exception()  # not raised: its stack would have the future, a circle
+        if error is None:
+            self.attempt(self._answer, future.result())
+        else:
+            self._fail(error)
 
     def _answer(self, outcome: Outcome) -> None:
         """Write the answer, a large one in a thread."""
@@ -210,7 +214,7 @@ class FastRequest:
         except Exception as error:
             self._fail(error)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Answer with an error. What is no ServiceError is a bug: logged with its trace, and a 500."""
         problem = error if isinstance(error, ServiceError) else ServiceError()
         log_failure(error, problem, self._request_id, PATH)

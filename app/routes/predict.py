@@ -154,7 +154,10 @@ async def _decode(
     if decoded is not None:
         return decoded, DecodingTimes(time.perf_counter() - began)
     work = decoder.decode_in_threads(entries, deadline)
-    return await _unless_gone(request, work), DecodingTimes(work.busy_s, work.waited_s)
+    try:
+        return await _unless_gone(request, work), DecodingTimes(work.busy_s, work.waited_s)
+    finally:
+        del work  # as below
 
 
 class Pending(Protocol[Awaited]):
@@ -176,3 +179,4 @@ async def _unless_gone(request: Request, pending: Pending[Awaited]) -> Awaited:
         return await pending.future
     finally:
         connection.when_gone(None)
+        del pending  # its future has the error, whose stack has this: a circle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -23,24 +23,29 @@ MANY_BAD = 20
 
 
 class BadFiles:
-    """Files that cannot be used: collected to be named at the end, or fatal at once."""
+    """Files that cannot be used: collected to be named at the end, or fatal at once.
 
-    def __init__(self, root: Path, on_bad_image: OnBadImage) -> None:
+    `places` are folders in the root, by name, whose pictures are counted by themselves: those of a test or a training.
+    """
+
+    def __init__(self, root: Path, on_bad_image: OnBadImage, places: Collection[str] = ()) -> None:
         self.root = root
         self.on_bad_image = on_bad_image
+        self.places = places
         self.lines: list[str] = []
         self.reasons: Counter[str] = Counter()
-        self.pictures = 0  # files that are called as pictures are
-        self.bad_pictures = 0
+        self.pictures: Counter[str] = Counter()  # by place: files that are called as pictures are
+        self.bad_pictures: Counter[str] = Counter()
 
     def expect(self, paths: Iterable[Path]) -> None:
         """Count files that are about to be read."""
-        self.pictures += sum(map(is_called_a_picture, paths))
+        self.pictures.update(self._place_of(path) for path in paths if is_called_a_picture(path))
 
     def add_picture(self, path: Path, error: PictureError) -> None:
         """Take note of what is wrong with a file that was expected. Raises DataError as `add` does."""
         self.add(path, error)
-        self.bad_pictures += is_called_a_picture(path)
+        if is_called_a_picture(path):
+            self.bad_pictures[self._place_of(path)] += 1
 
     def add(self, path: Path, error: PictureError) -> None:
         """Take note of what is wrong with a file below the root.
@@ -67,13 +72,21 @@ class BadFiles:
             log.warning("of these: %s", "; ".join(f"{count} {reason}" for reason, count in self.reasons.most_common()))
 
     def check_share(self) -> None:
-        """Raise DataError if most of the pictures, and MANY_BAD at least, cannot be decoded: the rest is no sample."""
-        if self.bad_pictures >= max(MANY_BAD, self.pictures // 2 + 1):
-            reasons = "; ".join(f"{count} {reason}" for reason, count in self.reasons.most_common(MAX_REASONS))
-            raise DataError(
-                f"{self.bad_pictures} of {self.pictures} pictures in {self.root} cannot be decoded ({reasons}): more "
-                "than half, so the others are not taken for the whole; mend those, or move them elsewhere"
-            )
+        """Raise DataError if most of a place's pictures, and MANY_BAD at least, are bad: the rest is no sample."""
+        for place, bad in self.bad_pictures.items():
+            if bad >= max(MANY_BAD, self.pictures[place] // 2 + 1):
+                reasons = "; ".join(f"{count} {reason}" for reason, count in self.reasons.most_common(MAX_REASONS))
+                raise DataError(
+                    f"{bad} of {self.pictures[place]} pictures in {self.root / place} cannot be decoded ({reasons}): "
+                    "more than half, so the others are not taken for the whole; mend those, or move them elsewhere"
+                )
+
+    def _place_of(self, path: Path) -> str:
+        """Return the place that a file lies in, "" where places do not matter."""
+        if not self.places:
+            return ""
+        name = path.relative_to(self.root).parts[0]
+        return name if name in self.places else ""
 
 
 def is_called_a_picture(path: Path) -> bool:

@@ -87,8 +87,8 @@ class PictureFolder:
             return (None,)
         return {"train": ("train",), "test": (self.test_split,), "all": tuple(self.split_dirs)}[split]
 
-    def tell_of_val(self, held_out: int, *, with_val: bool) -> None:
-        """Log what becomes of `val`, of which so many pictures are held out."""
+    def tell_of_val(self, held_out: int, *, with_val: bool | None) -> None:
+        """Log what becomes of `val`, of which so many pictures are held out; None is `with_val` where nothing is."""
         if "val" not in self.split_dirs:
             return
         val = self.name_of("val")
@@ -101,7 +101,7 @@ class PictureFolder:
             log.info("%s: %d pictures of %r are held out: %s", self.root, held_out, val, note)
         elif with_val:
             log.info("%s: %r is not used: it has no pictures in class folders that can be held out", self.root, val)
-        else:
+        elif with_val is False:
             trained_on = self.name_of("train")
             log.info("%s: %r is not used, since what is held out is taken from %r", self.root, val, trained_on)
 
@@ -125,7 +125,7 @@ class _Chosen:
 
 
 def load_folder(
-    path: Path, *, split: Split, image_size: int = 32, on_bad_image: OnBadImage = "skip", with_val: bool = False
+    path: Path, *, split: Split, image_size: int = 32, on_bad_image: OnBadImage = "skip", with_val: bool | None = None
 ) -> Dataset:
     """Load the training or the test pictures of a folder, or all, as uint8 (N, 3, image_size, image_size).
 
@@ -147,7 +147,7 @@ def load_folder(
         raise DataError(f"image size {image_size}: expected {MIN_SIDE} to {MAX_SIDE} pixels")
     if split == "train":
         tell_of_doubts(folder.root, folder.split_dirs)
-    bad = BadFiles(folder.root, on_bad_image)
+    bad = BadFiles(folder.root, on_bad_image, {place.name for place in folder.split_dirs.values()})
     with quiet_pillow():
         if split == "train" and folder.test_split:
             chosen = _choose_of_splits(folder, folder.held_out_split if with_val else None, bad, image_size)

@@ -225,7 +225,8 @@ def check_same_run(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, An
     if saved != wanted:
         own = ""
         if not RunFolder(path).checkpoint.exists():
-            own = "; with --finish that run's own command makes a checkpoint of it as it is"
+            pictures = ", with the pictures as they were," if saved.get("images") != wanted.get("images") else ""
+            own = f"; with --finish that run's own command{pictures} makes a checkpoint of it as it is"
         raise TrainingError(f"{path} holds another run ({differences(saved, wanted)}): give another --out{own}")
 
 

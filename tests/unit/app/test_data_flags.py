@@ -144,7 +144,7 @@ def test_more_than_about_a_tenth_held_out_is_told_of(caplog, count, classes, fla
     labels = torch.arange(count) % classes
     pictures = replace(dataset(count, 8), labels=labels, classes=OTHERS[:classes])
     build_recipe(parse("train", "--data", "folder:x", *flags), "cpu", pictures)
-    note = " are held out and not trained on, as there are few for so many classes: more pictures help, or a smaller"
+    note = " are held out and not trained on, as there are few: more of them help, or a smaller --hold-out"
     assert [line.partition(note)[0] for line in caplog.messages if note in line] == told
 
 

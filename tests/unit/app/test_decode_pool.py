@@ -161,7 +161,10 @@ async def test_what_is_not_begun_by_its_deadline_never_is_even_if_the_event_loop
     with pytest.raises(DeadlinePassed):
         await work.future
     assert held.done == [0, 1]
-    assert held.load.seconds_per_byte == 0.4  # of which those that were not begun say nothing
+    two = Backlog(threads=1)
+    for _ in range(2):
+        two.end(1000, 400.0)
+    assert held.load.seconds_per_byte == two.load().seconds_per_byte  # those that were not begun say nothing
 
 
 async def test_what_waited_counts_before_what_comes_is_let_in(held):
@@ -197,9 +200,35 @@ def test_the_pace_is_that_of_the_last_seconds_of_decoding():
     for _ in range(20):  # as many as may wait for a moment, a hundredth of a second each
         backlog.end(1_000_000, 0.01)
     quick = backlog.load().seconds_per_byte
-    assert quick < slow / 100
+    assert quick < slow / 50
     backlog.end(1_000_000, None)  # which was not decoded
     assert backlog.load().seconds_per_byte == quick
+
+
+def test_no_single_file_makes_the_pace():
+    backlog = Backlog(threads=1)
+    for _ in range(1000):
+        backlog.end(600_000, 0.02)
+    usual = backlog.load().seconds_per_byte
+    backlog.end(2000, 3600.0)  # a picture of two kilobytes that announces the most that it may
+    assert usual < backlog.load().seconds_per_byte < 4 * usual
+
+
+async def test_what_threads_note_does_not_pile_up_where_nobody_asks_for_room():
+    pool = DecodePool(1, math.inf)
+    for number in range(50):
+        assert await pool.submit(abs, [-number], [0], math.inf).future == [number]
+    assert len(pool._backlog._ended) + len(pool._backlog._begun) <= 2
+    pool.close()
+
+
+async def test_what_a_thread_hangs_at_is_cancelled_when_the_pool_closes(held):
+    hanging = held._held[0]
+    waiting = held.submit([1, 2])
+    held.pool.close()
+    assert hanging.future.cancelled()
+    assert waiting.future.cancelled()
+    held._held.clear()
 
 
 async def test_a_pool_that_is_closed_takes_nothing():
@@ -211,7 +240,7 @@ async def test_a_pool_that_is_closed_takes_nothing():
 
 async def test_threads_that_cannot_be_started_are_started_for_the_next_request(monkeypatch):
     pool, start = DecodePool(2, math.inf), threading.Thread.start
-    fails = [False, True]
+    fails = [True, False, True]
 
     def start_or_fail(thread):
         if fails and fails.pop(0):
@@ -221,12 +250,15 @@ async def test_threads_that_cannot_be_started_are_started_for_the_next_request(m
     monkeypatch.setattr(threading.Thread, "start", start_or_fail)
     with pytest.raises(RuntimeError):
         pool.submit(abs, [1], [0], time.monotonic() + 60)
-    assert await pool.submit(abs, [-2], [0], time.monotonic() + 60).future == [2]
+    for number, threads in ((2, 1), (3, 2)):  # one does it, too
+        assert await pool.submit(abs, [-number], [0], time.monotonic() + 60).future == [number]
+        assert pool._started == threads
     pool.close()
 
 
 async def test_one_thread_that_hangs_is_no_standstill_while_others_go_on():
     pool, now = DecodePool(2, math.inf), time.monotonic()
+    pool._started = 2
     pool._begun = {1: now - 3600, 2: now}
     assert pool.stalled_s() < 60
     pool._begun = {1: now - 3600}

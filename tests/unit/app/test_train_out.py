@@ -89,19 +89,24 @@ def test_weights_of_other_classes_are_not_kept_which_shows_before_pictures_are_r
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("splits", [False, True])
-def test_pictures_that_a_gpu_has_no_room_for_are_refused_before_they_are_read(tmp_path, monkeypatch, capsys, splits):
-    """Of a hundred, ten are to be tested on, unless they lie apart, and of the rest a tenth is held out."""
+@pytest.mark.parametrize(("apart", "count"), [((), 81), (("test",), 90), (("test", "val"), 100)])
+def test_pictures_that_a_gpu_has_no_room_for_are_refused_before_they_are_read(
+    tmp_path, monkeypatch, capsys, apart, count
+):
+    """Of a hundred, ten are to be tested on and of the rest a tenth is held out, unless they lie apart."""
     gpu = torch.device("cuda")
-    data = fill(tmp_path / "pictures" / ("train" if splits else ""), 100)
-    if splits:
-        data = fill(tmp_path / "pictures" / "test", 10).removesuffix("/test")
+    folder = tmp_path / "pictures"
+    fill(folder / ("train" if apart else ""), 100)
+    for note in range(100):
+        (folder / ("train" if apart else "") / "ant" / f"{note}.xml").touch()
+    for name in apart:
+        fill(folder / name, 10)
+    data = f"folder:{folder}"
     monkeypatch.setattr("model.hardware.device.pick_device", lambda _name: gpu)
     free = {gpu: (80 * 3 * 64**2, 80 << 30)}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: free[device])
     monkeypatch.setattr("model.datasets.load_dataset", reached)
     assert train("--data", data, "--out", tmp_path / "run", "--image-size", "64") == 1
-    count = 90 if splits else 81
     assert capsys.readouterr().err.startswith(f"resnet: error: {count} training pictures of 64x64 take ")
     with pytest.raises(Reached):
         train("--data", data, "--out", tmp_path / "run", "--image-size", "48")

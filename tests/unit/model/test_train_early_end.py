@@ -1,5 +1,6 @@
 """A checkpoint of a run that has not come to its end, made of the state that it has saved."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import torch
 
 from model import checkpoint
 from model.checkpoint import Checkpoint
+from model.train import Trainer
 from model.training.errors import Stopped, TrainingError
 from model.training.learner import Learner
+from tests.toy_training import toy_dataset
 from tests.unit.model.runs import RECIPE, epochs_in, everything_stored, trainer
 
 pytestmark = pytest.mark.usefixtures("narrow_stages")
@@ -103,3 +106,10 @@ def test_only_the_runs_own_recipe_finishes_it(stopped: Path) -> None:
     with pytest.raises(TrainingError, match="with --finish that run's own command makes a checkpoint of it as it is"):
         trainer(stopped, replace(RECIPE, seed=1)).run(finish=True)
     assert not (stopped / "checkpoint.safetensors").exists()
+
+
+def test_the_runs_own_command_needs_its_own_pictures(stopped: Path) -> None:
+    said = "(other images): give another --out; with --finish that run's own command, with the pictures as they were,"
+    others = replace(toy_dataset(), labels=torch.arange(64) // 16)
+    with pytest.raises(TrainingError, match=re.escape(said)):
+        Trainer(RECIPE, others, stopped, device=torch.device("cpu")).run(finish=True)

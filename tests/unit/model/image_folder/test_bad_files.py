@@ -137,6 +137,15 @@ def test_of_few_pictures_most_may_be_damaged(tmp_path: Path) -> None:
         load_folder(tmp_path, split="all")
 
 
+@pytest.mark.parametrize("place", ["test", "val"])
+def test_a_part_of_which_most_pictures_are_damaged_is_found_before_the_training(tmp_path: Path, place: str) -> None:
+    for name, first in (("train", 0), ("test", 40), ("val", 50)):
+        write_folder(tmp_path / name, 40 if name == "train" else 5, first=first)
+    write_damaged(tmp_path / place / "disc", range(20))
+    with pytest.raises(DataError, match=rf"^20 of 35 pictures in .*{place} cannot be decoded"):
+        load_folder(tmp_path, split="train", with_val=True)
+
+
 def test_what_programs_put_beside_pictures_is_no_damaged_picture(pictures: Path) -> None:
     for number in range(60):
         (pictures / "disc" / f"{number}.xml").write_text("<annotation/>")

@@ -13,7 +13,7 @@ from model.train import Trainer
 from model.training.recipe import PRESETS
 from tests.conftest import encode, noise
 from tests.pictures import write_folder
-from tests.unit.model.image_folder.folders import both_splits, images_of
+from tests.unit.model.image_folder.folders import images_of
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_where_nothing_is_labelled_to_test_on_the_advice_fits_the_folders(
 
 
 def test_beside_train_and_test_val_is_what_is_held_out(three: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plain, test = both_splits(three)
+    plain, test = load_folder(three, split="train", with_val=False), load_folder(three, split="test")
     assert (len(plain), plain.held_out, test.split, len(test)) == (15, 0, "test", 9)
     assert f"{three}: 'val' is not used, since what is held out is taken from 'train'" in caplog.messages
     caplog.clear()
@@ -139,3 +139,10 @@ def test_a_checkpoint_is_calibrated_and_measured_on_val(three: Path, tmp_path: P
     assert (metadata.dataset["training_images"], metadata.dataset["held_out_images"]) == (15, 6)
     assert metadata.measured[0]["images"] == 6
     assert {Path(path).parts[len(three.parts)] for path in trainer.held.paths or ()} == {"val"}
+
+
+def test_nothing_is_said_of_what_is_held_out_where_nothing_is_trained(
+    three: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_folder(three, split="train")
+    assert "'val'" not in caplog.text
