@@ -32,7 +32,7 @@ RUNS_S = 0.1
 # fewer batches. So whatever it says, a batch may hold so many images, or as many as take so many seconds by the clock
 # that says the best of the machine: as many as nobody notices, and a few where they take longer.
 MIN_LARGEST_BATCH = 16
-LEAST_LARGEST = ((64, 0.1), (MIN_LARGEST_BATCH, 0.5))
+LEAST_LARGEST = ((32, 0.1), (MIN_LARGEST_BATCH, 0.5))
 
 
 def choose_batch_sizes(
@@ -102,7 +102,7 @@ def choose_batch_sizes(
 def least_largest(images_per_s: float) -> int:
     """Return how many images may share a batch at least, at this rate of the engine's.
 
-    That is 64, or as many as take a tenth of a second, or 16 if those take no longer than half a second.
+    That is 32, or as many as take a tenth of a second, or 16 if those take no longer than half a second.
     """
     return max(min(images, int(max_s * images_per_s)) for images, max_s in LEAST_LARGEST)
 
