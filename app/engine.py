@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from app.backends import measured
 from app.backends.backend import Backend, device_kind
-from app.backends.batch_sizes import LADDER_STEPS, choose_batch_sizes
+from app.backends.batch_sizes import LADDER_STEPS, MIN_SPEEDUP, choose_batch_sizes
 from app.backends.choice import open_backend
 from app.engine_errors import memory_errors_classified
 from app.memory import clear_error_frames
@@ -106,7 +106,9 @@ class CheckpointEngine:
             kind = device_kind(self.backend.device)
             clocks = CLOCKS[kind]
             steps = largest if self.backend.resizes_freely else LADDER_STEPS[kind]
-            self.batch_sizes = choose_batch_sizes(self.run, size, largest, steps=steps, clocks=clocks)
+            self.batch_sizes = choose_batch_sizes(
+                self.run, size, largest, steps=steps, clocks=clocks, min_speedup=MIN_SPEEDUP[kind]
+            )
         to_run = {self.batch_sizes[0], self.batch_sizes[-1]} if self.backend.resizes_freely else self.batch_sizes
         for batch_size in sorted(to_run, reverse=True):  # the memory of the largest then serves the smaller ones
             if not np.isfinite(self.run(np.zeros((batch_size, 3, size, size), np.uint8))).all():

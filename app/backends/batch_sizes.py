@@ -21,8 +21,9 @@ LADDER_STEPS = {"cpu": 4, "cuda": 2}
 
 BUDGET_S = 1.0
 
-# A larger batch must be faster by this factor, by one of the clocks, to be worth its longer wait.
-MIN_SPEEDUP = 1.03
+# A larger batch must be faster by this factor, by one of the clocks, to be worth its longer wait. On a CPU it costs
+# more than that: where all clients are in one batch, nothing computes while they are answered.
+MIN_SPEEDUP = {"cpu": 1.1, "cuda": 1.03}
 
 # Of a few runs the quickest counts: another program's burst is as long as a batch.
 RUNS = 3
@@ -42,17 +43,18 @@ def choose_batch_sizes(
     *,
     steps: int,
     clocks: Sequence[Clock],
+    min_speedup: float,
 ) -> tuple[int, ...]:
     """Measure batches of 1, 2, 4, ... images, up to `largest`, and return the sizes to pad batches to, increasing.
 
     `run` maps uint8 (N, 3, input_size, input_size). The last size returned is the smallest batch that no larger one
-    beats by more than MIN_SPEEDUP, or `least_largest` at the highest rate measured, if that is larger and fits; the
+    beats by more than `min_speedup`, or `least_largest` at the highest rate measured, if that is larger and fits; the
     sizes below it are those of `ladder(..., steps)`.
 
     Sizes are doubled from 1, with a jump to MIN_LARGEST_BATCH as soon as the budget seems to allow for it: smaller ones
     are never chosen then, and a slow processor needs all of the time for the larger ones. After an out-of-memory error,
     the largest size that did fit is doubled. The measurement ends when the next size would not fit into BUDGET_S or the
-    memory, or when, from MIN_LARGEST_BATCH on, a size gains less than MIN_SPEEDUP over half of it. That is measured
+    memory, or when, from MIN_LARGEST_BATCH on, a size gains less than `min_speedup` over half of it. That is measured
     twice, because a machine's pace changes. A size's first run is not timed, and charged to the budget as if it took as
     long as the second: on CUDA it takes far longer, but records a graph that is needed anyway.
 
@@ -62,7 +64,7 @@ def choose_batch_sizes(
     image fits.
     """
     spent_s = 0.0
-    rates = Rates(len(clocks))
+    rates = Rates(len(clocks), min_speedup)
     size, fits = 1, largest
     while size <= fits:
         images = np.zeros((size, 3, input_size, input_size), np.uint8)
@@ -110,7 +112,8 @@ def least_largest(images_per_s: float) -> int:
 class Rates:
     """Images/s by batch size, by each of so many clocks: of a size's quickest run, whose `times` are given."""
 
-    def __init__(self, clocks: int) -> None:
+    def __init__(self, clocks: int, min_speedup: float) -> None:
+        self._min_speedup = min_speedup
         self._by_clock: list[dict[int, float]] = [{} for _ in range(clocks)]
 
     def note(self, size: int, times: Times) -> None:
@@ -121,12 +124,12 @@ class Rates:
     def gains_over_half(self, size: int, times: Times) -> bool:
         """Whether these runs of a size, not noted yet, make it worthwhile after half of it, by any clock."""
         found = zip(self._by_clock, self._of(size, times), strict=True)
-        return any(rate >= rates.get(size // 2, 0.0) * MIN_SPEEDUP for rates, rate in found)
+        return any(rate >= rates.get(size // 2, 0.0) * self._min_speedup for rates, rate in found)
 
     def smallest_good(self) -> int:
-        """Return the smallest size that none beats by more than MIN_SPEEDUP, by the clock that asks for the largest."""
+        """Return the smallest size that none beats by `min_speedup`, by the clock that asks for the largest."""
         return max(
-            next(size for size, rate in rates.items() if rate * MIN_SPEEDUP >= max(rates.values()))
+            next(size for size, rate in rates.items() if rate * self._min_speedup >= max(rates.values()))
             for rates in self._by_clock
         )
 

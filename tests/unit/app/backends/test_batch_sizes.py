@@ -9,8 +9,9 @@ from app.engine_errors import EngineOutOfMemory
 class Machine:
     """Computes in `seconds(images)`, by its own clock."""
 
-    def __init__(self, seconds):
+    def __init__(self, seconds, min_speedup=1.03):
         self.seconds = seconds
+        self.min_speedup = min_speedup
         self.now = 0.0
         self.batches = []
 
@@ -19,7 +20,9 @@ class Machine:
         self.now += self.seconds(len(images))
 
     def choose(self, largest=64):
-        return choose_batch_sizes(self.run, 8, largest, steps=2, clocks=(lambda: self.now,))
+        return choose_batch_sizes(
+            self.run, 8, largest, steps=2, clocks=(lambda: self.now,), min_speedup=self.min_speedup
+        )
 
 
 @pytest.fixture
@@ -42,6 +45,13 @@ def plenty_of_time(monkeypatch):
 def test_the_smallest_batch_that_is_as_fast_as_any(seconds, largest, best):
     sizes = Machine(seconds).choose(largest)
     assert sizes == ladder(best, 2)
+
+
+@pytest.mark.usefixtures("plenty_of_time")
+@pytest.mark.parametrize(("factor", "largest"), [(1.05, 64), (1.1, 32)])
+def test_how_much_quicker_a_larger_batch_has_to_be(factor, largest):
+    machine = Machine(lambda images: 0.1 + 0.01 * images if images < 64 else 0.778, min_speedup=factor)  # by 8 %
+    assert machine.choose() == ladder(largest, 2)
 
 
 @pytest.mark.parametrize(("ms", "largest"), [(1.0, 32), (3.0, 32), (4.0, 25), (5.0, 20), (10.0, 16)])
@@ -181,7 +191,9 @@ def test_ladders_are_what_the_documents_say():
 
 def test_the_steps_are_those_that_are_asked_for():
     machine = Machine(lambda images: 0.001 * max(images, 32))
-    assert choose_batch_sizes(machine.run, 8, 64, steps=4, clocks=(lambda: machine.now,)) == ladder(32, 4)
+    assert choose_batch_sizes(machine.run, 8, 64, steps=4, clocks=(lambda: machine.now,), min_speedup=1.03) == ladder(
+        32, 4
+    )
 
 
 @pytest.mark.usefixtures("plenty_of_time")
@@ -194,7 +206,9 @@ def test_beside_other_programs_the_processors_own_time_counts():
         now["wall"] += 0.01 * len(images)
 
     def choose(*clocks):
-        return choose_batch_sizes(run, 8, 64, steps=2, clocks=[lambda clock=clock: now[clock] for clock in clocks])
+        return choose_batch_sizes(
+            run, 8, 64, steps=2, clocks=[lambda clock=clock: now[clock] for clock in clocks], min_speedup=1.03
+        )
 
     assert choose("wall") == ladder(MIN_LARGEST_BATCH, 2)
     assert choose("wall", "processor") == ladder(64, 2)
@@ -209,7 +223,7 @@ def test_a_start_on_a_busy_machine_does_not_make_batches_small_for_good():
         now["processor"] += 0.01 * len(images)
 
     clocks = (lambda: now["wall"], lambda: now["processor"])
-    assert choose_batch_sizes(run, 8, 64, steps=2, clocks=clocks) == ladder(MIN_LARGEST_BATCH, 2)
+    assert choose_batch_sizes(run, 8, 64, steps=2, clocks=clocks, min_speedup=1.03) == ladder(MIN_LARGEST_BATCH, 2)
 
 
 def test_threads_that_have_nothing_to_do_cost_no_processor_time_and_count_all_the_same():
@@ -220,4 +234,4 @@ def test_threads_that_have_nothing_to_do_cost_no_processor_time_and_count_all_th
         now["wall"] += 0.001 + 0.0001 * len(images)
 
     clocks = (lambda: now["wall"], lambda: now["processor"])
-    assert choose_batch_sizes(run, 8, 64, steps=2, clocks=clocks) == ladder(64, 2)
+    assert choose_batch_sizes(run, 8, 64, steps=2, clocks=clocks, min_speedup=1.03) == ladder(64, 2)
