@@ -90,14 +90,14 @@ async def test_503_for_a_picture_that_is_still_decoded_when_the_drains_time_is_o
         assert 'resnet_images_total{outcome="not-ready"} 1.0' in (await client.get("/metrics")).text
 
 
-async def test_a_large_body_and_its_files_are_let_go_before_the_wait_for_a_batch(monkeypatch):
-    loop, gone, all_gone = asyncio.get_running_loop(), [], asyncio.Event()
+@pytest.fixture
+def gone(monkeypatch):
+    """The lengths of the bodies and files that were let go."""
+    gone = []
 
     class Bytes(bytes):
         def __del__(self):
             gone.append(len(self))
-            if len(gone) == 3:
-                loop.call_soon_threadsafe(all_gone.set)
 
     async def read(*given, **named):
         return Bytes(await read_body(*given, **named))
@@ -107,11 +107,16 @@ async def test_a_large_body_and_its_files_are_let_go_before_the_wait_for_a_batch
 
     monkeypatch.setattr(predict, "read_body", read)
     monkeypatch.setattr(predict, "split_images", split)
+    return gone
+
+
+async def test_a_large_body_and_its_files_are_let_go_before_the_wait_for_a_batch(gone):
     engine = FakeEngine()
     async with serving(engine) as client, occupied(engine, client):
         waiting = asyncio.ensure_future(client.post("/predict", files=[("file", LARGE), ("file", LARGE)]))
         async with asyncio.timeout(10):
-            await all_gone.wait()
+            while len(gone) < 3:
+                await asyncio.sleep(0)
         assert not waiting.done()
         engine.release()
         assert (await waiting).status_code == 200
@@ -133,21 +138,7 @@ async def test_what_threads_were_at_for_a_small_body_is_let_go_without_a_garbage
 
 
 @pytest.mark.parametrize("kind", ["no form", "no picture", "too many pixels"])
-async def test_a_large_body_that_is_refused_is_let_go_without_a_garbage_collection(kind, monkeypatch):
-    gone = []
-
-    class Bytes(bytes):
-        def __del__(self):
-            gone.append(len(self))
-
-    async def read(*given, **named):
-        return Bytes(await read_body(*given, **named))
-
-    def split(*given):
-        return [Bytes(file) for file in split_images(*given)]
-
-    monkeypatch.setattr(predict, "read_body", read)
-    monkeypatch.setattr(predict, "split_images", split)
+async def test_a_large_body_that_is_refused_is_let_go_without_a_garbage_collection(kind, gone, monkeypatch):
     monkeypatch.setattr("app.imaging.PIXELS_TOGETHER", 1)
     many = httpx.Request("POST", "http://x", files=[("file", LARGE)] * 2)
     content, type_ = many.read(), many.headers["content-type"]

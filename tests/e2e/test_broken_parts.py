@@ -69,8 +69,8 @@ def test_while_nothing_would_be_computed_it_is_unready_and_ready_again_by_itself
     (tmp_path / "always").write_text("no memory")  # as of a GPU whose memory another program has taken
     assert ask(service, GOOD) == (503, "engine-failed")
     wait_for_status(service, "/readyz", 503)  # nobody asks for a prediction any more
-    assert httpx.get(f"{service.url}/readyz").text == "the engine fails\n"
-    assert httpx.get(f"{service.url}/livez").status_code == 200
+    assert service.get("/readyz").text == "the engine fails\n"
+    assert service.get("/livez").status_code == 200
     assert service.metric("resnet_ready") == 0
     service.wait_logged(" not ready: the engine fails\n")
     (tmp_path / "always").unlink()
