@@ -1,8 +1,9 @@
 """Collects images from many requests into batches for one engine. Knows no torch, and of HTTP only what errors carry.
 
 Batch-when-free: an idle engine takes what is queued at once; while it runs, the next batch grows, and the engine's
-thread takes it as it is then, without a pause in which the event loop would have to hand it over. Whether a batch that
-is not full waits for more is decided in app/batching/fill_policy.py.
+thread takes it as it is then, without a pause in which the event loop would have to hand it over. How large a batch
+becomes is decided in app/batching/fill_policy.py. An engine that overlaps batches has two threads, which take turns: a
+full batch begins when the one before is nearly done, where parts of the engine would have nothing to do.
 Images are counted, not requests: a large request is split over several batches, small ones share one.
 The queue is bounded, by images and by time: what would not be done by its deadline is refused at once, and what is
 expired or abandoned is dropped when a batch begins, before it costs the engine anything. If the engine or the loop
@@ -21,6 +22,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from itertools import cycle
 
 from app.batching.admission import Load, check_room
 from app.batching.batches import Batch, Run, Slice, count_of
@@ -44,6 +47,7 @@ class Batcher:
 
     `run` maps uint8 (N, 3, S, S) to float32 (N, classes), 1 <= N <= max_batch, and is called in one thread of its
     own; `model` is its name and version, `guessed_images_per_s` what it may do in full batches, 0 if unknown.
+    If it `overlaps` batches (app/engine.py), it is called in two threads, and told whom to tell that it is nearly done.
     `on_batch(images, seconds)` is called after each batch, `on_fatal(reason)` when the loop dies.
     """
 
@@ -57,6 +61,7 @@ class Batcher:
         max_queue_s: float = math.inf,
         max_wait_s: float = 0.0,
         guessed_images_per_s: float = 0.0,
+        overlaps: bool = False,
         on_batch: Callable[[int, float], None] = lambda _images, _seconds: None,
         on_fatal: Callable[[str], None] = lambda _reason: None,
     ) -> None:
@@ -79,7 +84,9 @@ class Batcher:
         # While the loop waits for a batch to fill up: until when, and how many queued images wake it before.
         self._wait_deadline = 0.0
         self._wake_at_images = 1
-        self._worker = Worker("engine")
+        self._overlaps = overlaps
+        self._workers = [Worker("engine"), Worker("engine-2")] if overlaps else [Worker("engine")]
+        self._turns = cycle(self._workers)
         self._task: asyncio.Task[None] | None = None
         self._dead = False
         self._closed = False
@@ -138,7 +145,8 @@ class Batcher:
 
     def start(self) -> None:
         """Start the loop and the engine's thread. Raises RuntimeError where there is no thread to be had."""
-        self._worker.start()  # not with the first batch: its requests would be in neither list if that failed
+        for worker in self._workers:
+            worker.start()  # not with the first batch: its requests would be in neither list if that failed
         self._task = asyncio.get_running_loop().create_task(self._loop(), name="batcher")
         self._task.add_done_callback(self._ended)
 
@@ -163,7 +171,7 @@ class Batcher:
     async def close(self, last: Callable[[], None] = lambda: None) -> None:
         """Stop the loop; what still waits fails with EngineFailed.
 
-        `last` is called in the engine's thread after its current work; both are waited for CLOSE_S at most.
+        `last` is called in an engine's thread after all current work; both are waited for CLOSE_S at most.
         """
         if self._closed:
             return
@@ -173,12 +181,15 @@ class Batcher:
             await asyncio.wait({self._task})
         try:
             async with asyncio.timeout(CLOSE_S):
-                await self._worker.run(last)
+                for worker in self._workers[1:]:
+                    await worker.run(lambda: None)
+                await self._workers[0].run(last)
         except TimeoutError:
             log.warning("the engine still computes, or takes long to close: it is left as it is")
         except Exception:
             log.exception("the engine could not be closed")
-        self._worker.close()
+        for worker in self._workers:
+            worker.close()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Fail everything that waits, whatever ended the loop, and report the end unless it was asked for."""
@@ -186,6 +197,7 @@ class Batcher:
         for batch in self._batches:
             batch.result.cancel()
             batch.fail(EngineFailed())
+            batch.end()
         for job in self._jobs:
             job.fail(EngineFailed())
         self._jobs.clear()
@@ -250,15 +262,15 @@ class Batcher:
         self._wake_at_images = 1
 
     def _top_up(self) -> None:
-        """Put what waits into the batch that the engine's thread comes to next, unless an engine waits to take over."""
+        """Put what waits into the batch that the engine comes to next, unless another engine waits to take over."""
         least = self._policy.least_to_hand_over
         while self._jobs.images >= least and self._swap is None:
             last = self._batches[-1]
             room = last.room(self.max_batch)
-            if room == 0:
+            if room == 0 and len(self._batches) > 1:
                 return
             slices = self._jobs.take(room or self.max_batch)
-            if room is None or not last.add(slices):  # the thread has begun it, now or just after
+            if not room or not last.add(slices):  # it is full, or the thread has begun it, now or just after
                 self._enqueue_slices(slices)
             elif last is self._batches[0]:
                 self._mark_running(slices)
@@ -269,8 +281,10 @@ class Batcher:
             self._enqueue(Batch(slices))
 
     def _enqueue(self, batch: Batch) -> None:
-        """Let the engine's thread compute a batch, after those that it has."""
-        batch.result = self._worker.run(batch.close_and_compute, self._run)
+        """Let the engine compute a batch, after those that it has."""
+        if self._batches and self._overlaps:
+            batch.follow(self._batches[-1], full=self.max_batch)
+        batch.result = next(self._turns).run(partial(batch.compute_in_turn, overlaps=self._overlaps), self._run)
         self._batches.append(batch)
         if len(self._batches) == 1:
             self._progress = time.monotonic()

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.backends import measured
-from app.backends.backend import Backend, device_kind
+from app.backends.backend import Backend, OverlappingBackend, device_kind
 from app.backends.batch_sizes import LADDER_STEPS, MIN_SPEEDUP, choose_batch_sizes
 from app.backends.choice import open_backend
 from app.engine_errors import memory_errors_classified
@@ -27,9 +28,12 @@ from model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
-# The most images a batch is tried with. A processor has reached its best rate long before; on a GPU, 1024 images are
-# four pieces over two lanes (app/backends/cuda_backend.py).
+# The most images a batch is tried with. On a GPU, 1024 images are four pieces over two lanes
+# (app/backends/cuda_backend.py). A processor of few cores has reached its best rate with half of 64, and more at once
+# would only be answered later: while all clients are in one batch, nothing is computed for those who were answered.
 MAX_BATCH_BY_DEVICE = {"cpu": 64, "cuda": 1024}
+IMAGES_A_THREAD = 16
+LEAST_MAX_BATCH = 32
 
 # What batches are timed by. Beside other programs, a CPU's own time is a better measure than wall time.
 CLOCKS = {"cpu": measured.CLOCKS, "cuda": (time.perf_counter,)}
@@ -51,6 +55,12 @@ class Engine(Protocol):
     batch_sizes: tuple[int, ...]
     """The sizes that batches are padded to, increasing; the last one is the most images that `run` takes."""
 
+    overlaps: bool
+    """Whether `run` may be called again, in a second thread, once it is nearly done.
+
+    It then takes `nearly_done`, to be called when parts of the device have nothing to do any more.
+    """
+
     images_per_s: float
     """What it did in a full batch when it was warm; 0 if that was not measured."""
 
@@ -70,6 +80,7 @@ class CheckpointEngine:
 
     def __init__(self, source: Checkpoint, backend: Backend, batch_sizes: tuple[int, ...] = ()) -> None:
         self.backend = backend
+        self.overlaps = backend.overlaps
         self.batch_sizes = batch_sizes
         self.images_per_s = 0.0
         self.card = _card(source, backend)
@@ -84,17 +95,21 @@ class CheckpointEngine:
         """See Engine."""
         return {"batch_sizes": self.batch_sizes, **self.backend.tuning}
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, images: NDArray[np.uint8], nearly_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S), N at most the largest batch size, to probabilities, float32 (N, classes).
 
-        Raises EngineOutOfMemory and EngineBroken.
+        `nearly_done` is called as Engine says. Raises EngineOutOfMemory and EngineBroken.
         """
         count = len(images)
         padded = next((size for size in self.batch_sizes if size >= count), count)
         with memory_errors_classified():
             if padded > count:
                 images = np.concatenate([images, np.zeros((padded - count, *images.shape[1:]), np.uint8)])
-            return self.calibration.probabilities_numpy(self.backend.logits(images)[:count])
+            if nearly_done is not None and self.overlaps:
+                logits = cast(OverlappingBackend, self.backend).logits(images, nearly_done)
+            else:
+                logits = self.backend.logits(images)
+            return self.calibration.probabilities_numpy(logits[:count])
 
     def prepare(self, largest: int) -> None:
         """Choose the batch sizes by measurement, up to `largest`, or warm up those given; then time a full batch.
@@ -145,13 +160,19 @@ def load_engine(settings: Settings) -> CheckpointEngine:
     engine = CheckpointEngine(source, backend, settings.batch_sizes or ())
     try:
         engine.self_test()
-        engine.prepare(min(MAX_BATCH_BY_DEVICE[device_kind(backend.device)], settings.max_queue_images))
+        engine.prepare(min(_most_images(device_kind(backend.device), settings), settings.max_queue_images))
         engine.self_test(engine.batch_sizes[-1])  # another network may compute large batches than single images
     except BaseException as error:
         clear_error_frames(error)  # what it still holds would not be given back by the next line
         engine.close()  # a GPU's streams are dealt in turn: one that is not given back is somebody else's in the end
         raise
     return engine
+
+
+def _most_images(kind: str, settings: Settings) -> int:
+    """Return the most images that batches are tried with on such a device."""
+    most = MAX_BATCH_BY_DEVICE[kind]
+    return most if kind == "cuda" else min(most, max(LEAST_MAX_BATCH, IMAGES_A_THREAD * settings.engine_threads))
 
 
 def _card(source: Checkpoint, backend: Backend) -> dict[str, Any]:

@@ -100,6 +100,7 @@ class EngineService(Service):
             max_queue_s=self.settings.max_queue_s,
             max_wait_s=self.settings.max_wait_ms / 1000,
             guessed_images_per_s=engine.images_per_s,
+            overlaps=engine.overlaps,
             on_batch=self.telemetry.record_batch,
             on_fatal=self._engine_failed,
         )

@@ -29,6 +29,7 @@ class FakeEngine:
         self.shift = shift
         self.closed = False
         self.images_per_s = 0.0
+        self.overlaps = False
         self.batch_sizes = batch_sizes
         self.batches = []
         self.errors = []

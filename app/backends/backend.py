@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,9 @@ class Backend(Protocol):
     resizes_freely: bool
     """Whether a size that has never been run is computed as readily as another, so that no batch need be padded."""
 
+    overlaps: bool
+    """Whether it takes another batch, in a second thread, once it is nearly done with one: an OverlappingBackend."""
+
     @property
     def tuning(self) -> dict[str, Any]:
         """What a reload keeps of the settings that may be "auto", as they were chosen here."""
@@ -35,3 +39,10 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give back the memory."""
+
+
+class OverlappingBackend(Backend, Protocol):
+    """A backend that calls `nearly_done` once parts of the device have nothing to do any more, if that is in time."""
+
+    def logits(self, images: NDArray[np.uint8], nearly_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """See Backend."""

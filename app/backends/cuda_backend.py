@@ -59,6 +59,7 @@ class CudaBackend:
 
     runtime = "torch"
     resizes_freely = False
+    overlaps = False
 
     def __init__(
         self, eager: TorchBackend, modes: Sequence[ExecutionMode], examples: NDArray[np.uint8], sizes: tuple[int, ...]

@@ -82,6 +82,7 @@ class MnnBackend:
     device = "cpu"
     dtype = "float32"
     resizes_freely = True  # MNN plans anew whenever it gets another size than before
+    overlaps = False
 
     def __init__(self, single: Backend, batches: MnnNetwork) -> None:
         self._single = single

@@ -6,6 +6,7 @@ Nothing here needs torch, neither to write the network down nor to compute it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from math import ceil
 from typing import Any
 
@@ -29,6 +30,9 @@ PIECES_FROM = 6
 
 # How many images a piece has for each of its threads, at most: more are no faster, and leave less to be shared out.
 IMAGES_A_THREAD = 8
+
+# How many pieces are computed at a time.
+STREAMS = 2
 
 # With fewer images for each thread there are two pieces only: what a layer has to do is little then.
 LEAST_A_THREAD = 3
@@ -108,29 +112,54 @@ class WholeBatch:
 class Pieces:
     """A batch in pieces, two at a time, each on half of the `threads`, which do not wait for the other half's.
 
-    All are handed over at once; OpenVINO gives the next one to whichever half is free.
+    All are handed over at once; OpenVINO gives the next one to whichever half is free, those of a second batch once
+    there are none of the first.
     """
 
     def __init__(self, compiled: CompiledModel, threads: int) -> None:
         self._compiled = compiled
         self._threads = threads
-        self._requests: list[InferRequest] = []
+        self._idle_requests: list[InferRequest] = []
 
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Candidate; two images or more. Raises what the first piece raises that does."""
+    def logits(self, images: NDArray[np.uint8], nearly_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """See Candidate; two images or more; in two threads, if need be.
+
+        `nearly_done` is called once the last pieces are computed, and no other one waits. Raises what the first piece
+        raises that does.
+        """
         pieces = np.array_split(images, pieces_of(len(images), self._threads))
-        while len(self._requests) < len(pieces):
-            self._requests.append(self._compiled.create_infer_request())
+        requests = [self._idle_request() for _ in pieces]
+        try:
+            return self._compute(requests, pieces, nearly_done)
+        finally:
+            self._idle_requests += requests
+
+    def _idle_request(self) -> InferRequest:
+        """Take one off those that compute nothing, or make one."""
+        try:
+            return self._idle_requests.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()
+
+    def _compute(
+        self,
+        requests: list[InferRequest],
+        pieces: list[NDArray[np.uint8]],
+        nearly_done: Callable[[], None] | None,
+    ) -> NDArray[np.float32]:
         under_way: list[InferRequest] = []
         failures: list[Exception] = []
-        for request, piece in zip(self._requests, pieces, strict=False):
+        for request, piece in zip(requests, pieces, strict=True):
             try:
                 request.set_input_tensor(Tensor(piece, shared_memory=True))
                 request.start_async(share_inputs=True)
                 under_way.append(request)
             except (RuntimeError, MemoryError) as error:
                 failures.append(error)
-        for request in under_way:  # all, whatever becomes of the first: they read memory that is the caller's
+        for left, request in zip(range(len(under_way), 0, -1), under_way, strict=True):
+            # All, whatever becomes of the first: they read memory that is the caller's.
+            if left == STREAMS < len(under_way) and nearly_done is not None:
+                nearly_done()
             try:
                 request.wait()
             except (RuntimeError, MemoryError) as error:
@@ -179,12 +208,16 @@ class OpenVinoBackend:
         self._compiled = [whole]
         self._whole: Candidate = WholeBatch(whole.create_infer_request())
         self._large: Candidate = self._whole
+        self._pieces: Pieces | None = None
         if split is not False:
-            divided = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2})
+            divided = core().compile_model(
+                model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": STREAMS}
+            )
             pieces = Pieces(divided, threads)
             if split or _agree(pieces, self._whole, examples):
                 self._compiled.append(divided)
-                self._large = pieces
+                self._large = self._pieces = pieces
+        self.overlaps = self._pieces is not None
         self._constants = constants  # OpenVINO may look at them as long as the model lives
 
     @property
@@ -192,11 +225,15 @@ class OpenVinoBackend:
         """See Backend."""
         return {"precision": self.dtype, "runtime": self.runtime}
 
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(self, images: NDArray[np.uint8], nearly_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory."""
-        way = self._large if len(images) >= PIECES_FROM else self._whole
+        images = np.require(images, requirements=["C", "W"])
         try:
-            return way.logits(np.require(images, requirements=["C", "W"]))
+            if len(images) < PIECES_FROM:
+                return self._whole.logits(images)
+            if nearly_done is None or self._pieces is None:
+                return self._large.logits(images)
+            return self._pieces.logits(images, nearly_done)
         except RuntimeError as error:
             if "bad_alloc" in str(error) or "allocate" in str(error):
                 raise EngineOutOfMemory from error
@@ -210,7 +247,7 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """Give the compiled network's memory back."""
-        del self._whole, self._large, self._compiled, self._constants
+        del self._whole, self._large, self._pieces, self._compiled, self._constants
 
 
 def _agree(pieces: Candidate, whole: Candidate, examples: NDArray[np.uint8]) -> bool:

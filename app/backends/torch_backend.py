@@ -38,6 +38,7 @@ class TorchBackend:
 
     runtime = "torch"
     resizes_freely = False
+    overlaps = False
 
     def __init__(self, source: Checkpoint, device: str, precision: str, threads: int) -> None:
         self._device = torch.device(device)

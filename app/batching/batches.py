@@ -7,7 +7,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 DECIMALS = 6  # of probabilities in answers
 
 Slice = tuple[Job, Images]
-Run = Callable[[Images], NDArray[np.float32]]
+Run = Callable[..., NDArray[np.float32]]
+"""An engine's `run`: it is given images and, if it overlaps batches, `nearly_done` (app/engine.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,10 @@ class Computed:
 
 
 class Batch:
-    """Slices of requests that the engine's thread has, or will come to; until then it takes more.
+    """Slices of requests that an engine's thread has, or will come to; until then it takes more.
 
     The thread closes it when it begins, so that it waits for nobody between two batches and leaves nobody behind.
+    That is at once, or when the one that it is to `follow`, which another thread computes, has been computed or nearly.
     """
 
     def __init__(self, slices: list[Slice]) -> None:
@@ -69,6 +72,18 @@ class Batch:
         self.result: asyncio.Future[Computed]
         self._open = True
         self._lock = threading.Lock()
+        # Its turn comes when the one before it is done, or nearly done if this one is full by then.
+        self._before: Batch | None = None
+        self._next: Batch | None = None
+        self._full = 0
+        self._turn = threading.Event()
+        self._nearly_done = self._done = False
+        self._ended = 0.0  # as a time.monotonic()
+
+    def follow(self, before: Batch, *, full: int) -> None:
+        """Have it begin after another one, which another thread computes: beside its end with `full` images."""
+        self._before, self._full = before, full
+        before._next = self
 
     def room(self, most: int) -> int | None:
         """Return how many images it takes until it has `most`, or None if the thread has begun; `add` asks again."""
@@ -80,14 +95,56 @@ class Batch:
             if self._open:
                 self.slices = [*self.slices, *slices]
                 self.count += count_of(slices)
+                self._look_for_turn()
             return self._open
 
-    def close_and_compute(self, run: Run) -> Computed:
-        """Close it and compute, out of memory in two halves; in the engine's thread. Raises what `run` raises."""
+    def compute_in_turn(self, run: Run, *, overlaps: bool = False) -> Computed:
+        """Close it when it is its turn, and compute; in an engine's thread. Raises what `run` raises.
+
+        With `overlaps` the next one may begin beside the end of this one.
+        """
+        before = self._before
+        try:
+            self._look_for_turn()
+            self._turn.wait()
+            computed = self._close_and_compute(run, self._be_nearly_done if overlaps else None)
+            return computed if before is None else replace(computed, seconds=before.seconds_since(computed.seconds))
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Let the next one begin, also if this one never did."""
+        self._ended = time.monotonic()
+        self._done = True
+        self._before = None
+        if self._next is not None:
+            self._next._look_for_turn()
+
+    def _be_nearly_done(self) -> None:
+        self._nearly_done = True
+        if self._next is not None:
+            self._next._look_for_turn()
+
+    def _look_for_turn(self) -> None:
+        """Begin if its turn has come. Called, in whatever thread, after anything by which that may be so."""
+        before = self._before
+        if before is None or before._done or (before._nearly_done and self.count >= self._full):
+            self._turn.set()
+
+    def seconds_since(self, seconds: float) -> float:
+        """Return how much of the `seconds` that the next one has just taken counts for it: what came after this one.
+
+        Half at least: this one's thread may be late to say that it has ended.
+        """
+        alone_s = time.monotonic() - self._ended if self._done else 0.0
+        return min(seconds, max(alone_s, seconds / 2))
+
+    def _close_and_compute(self, run: Run, nearly_done: Callable[[], None] | None) -> Computed:
+        """Close it and compute, out of memory in two halves, which are done before the next one begins."""
         with self._lock:
             self._open = False
         try:
-            return compute(run, self.slices)
+            return compute(run if nearly_done is None else partial(run, nearly_done=nearly_done), self.slices)
         except EngineOutOfMemory:
             halves = in_halves(self.slices)
             if not all(halves):

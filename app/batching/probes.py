@@ -7,6 +7,7 @@ works again: none is sent to it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from app.batching.batches import Batch, Computed, Run, black_answer
 
@@ -19,8 +20,8 @@ class Probe(Batch):
         self.image_shape = image_shape
         self._open = False
 
-    def close_and_compute(self, run: Run) -> Computed:
-        """Compute it, in the engine's thread. Raises what `black_answer` raises."""
+    def _close_and_compute(self, run: Run, _nearly_done: Callable[[], None] | None) -> Computed:
+        """Compute it. Raises what `black_answer` raises."""
         started = time.monotonic()
         answer = black_answer(run, self.image_shape)
         return Computed([], answer, time.monotonic() - started)

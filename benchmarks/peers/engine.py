@@ -50,6 +50,7 @@ class NullEngine:
         }
         self.batch_sizes: tuple[int, ...] = (MAX_BATCH,)
         self.images_per_s = 0.0
+        self.overlaps = False
         self.tuning: dict[str, Any] = {}
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

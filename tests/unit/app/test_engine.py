@@ -16,7 +16,7 @@ from app import engine as engine_module
 from app.backends.batch_sizes import ladder
 from app.backends.choice import open_backend
 from app.backends.openvino_backend import WholeBatch, open_openvino
-from app.engine import MAX_BATCH_BY_DEVICE, CheckpointEngine, SelfTestFailed, load_engine
+from app.engine import CheckpointEngine, SelfTestFailed, load_engine
 from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.settings import Settings
 from model.evaluate import compute_logits
@@ -241,6 +241,7 @@ class Noting:
 
     def __init__(self, resizes_freely):
         self.resizes_freely = resizes_freely
+        self.overlaps = False
         self.sizes = []
 
     def logits(self, images):
@@ -249,6 +250,23 @@ class Noting:
 
     def release_setup_memory(self):
         self.has_released = True
+
+
+@pytest.mark.parametrize(("overlaps", "told"), [(True, 1), (False, 0)])
+def test_a_backend_that_overlaps_batches_is_told_whom_to_tell_that_it_is_nearly_done(source, overlaps, told):
+    backend, calls = Noting(resizes_freely=True), []
+
+    def logits(images, *nearly_done):
+        for tell in nearly_done:
+            tell()
+        return np.zeros((len(images), 10), np.float32)
+
+    backend.logits, backend.overlaps = logits, overlaps
+    engine = CheckpointEngine(source, backend)
+    assert engine.overlaps is overlaps
+    engine.run(np.zeros((2, 3, 32, 32), np.uint8), lambda: calls.append(True))
+    engine.run(np.zeros((2, 3, 32, 32), np.uint8))
+    assert len(calls) == told
 
 
 @pytest.mark.parametrize(
@@ -306,7 +324,10 @@ def test_a_temperature_that_was_fitted_on_no_images_is_no_calibration(source, fi
     assert engine.card["calibrated"] is calibrated
 
 
-def test_no_batch_is_larger_than_the_queue(monkeypatch):
+@pytest.mark.parametrize(
+    ("threads", "places", "most"), [(1, 5, 5), (1, 1000, 32), (2, 1000, 32), (3, 1000, 48), (8, 1000, 64)]
+)
+def test_no_batch_is_larger_than_the_queue_or_than_pays_with_so_many_threads(monkeypatch, threads, places, most):
     asked = []
 
     def prepare(engine, largest):
@@ -314,9 +335,8 @@ def test_no_batch_is_larger_than_the_queue(monkeypatch):
         engine.batch_sizes = (1,)
 
     monkeypatch.setattr(CheckpointEngine, "prepare", prepare)
-    for places in (5, 1000):
-        load_engine(Settings(device="cpu", max_images=1, max_queue_images=places)).close()
-    assert asked == [5, MAX_BATCH_BY_DEVICE["cpu"]]
+    load_engine(Settings(device="cpu", max_images=1, max_queue_images=places, threads=threads)).close()
+    assert asked == [most]
 
 
 @pytest.mark.gpu

@@ -1,5 +1,7 @@
 """Large batches in pieces, two at the same time, in app/backends/openvino_backend.py."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -59,9 +61,34 @@ def test_two_pieces_at_a_time_are_computed_and_all_are_handed_over_at_once(sourc
         def __getattr__(self, name: str) -> object:
             return getattr(self.inner, name)
 
-    pieces._requests = [Request(backend._compiled[-1].create_infer_request()) for _ in range(4)]
+    pieces._idle_requests = [Request(backend._compiled[-1].create_infer_request()) for _ in range(4)]
     assert backend.logits(pictures(12)).shape == (12, 10)
     assert events == ["started"] * 4 + ["waited"] * 4
+    events.clear()
+    backend.logits(pictures(12), lambda: events.append("nearly done"))  # the last two are computed
+    assert events == ["started"] * 4 + ["waited"] * 2 + ["nearly done"] + ["waited"] * 2
+
+
+def test_where_all_pieces_are_computed_at_once_it_is_never_nearly_done(source: Checkpoint) -> None:
+    backend = opened(source, split=True, threads=4)
+    assert pieces_of(PIECES_FROM, 4) == openvino_backend.STREAMS
+    for count in (1, PIECES_FROM - 1, PIECES_FROM):
+        assert backend.logits(pictures(count), lambda: pytest.fail("nearly done")).shape == (count, 10)
+
+
+def test_a_second_batch_begins_beside_the_end_of_the_first_and_both_are_right(source: Checkpoint) -> None:
+    backend = opened(source, split=True)
+    assert backend.overlaps
+    images = pictures(32)
+    expected = backend.logits(images)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(5):
+            begun: list[Future[np.ndarray]] = []
+            first = backend.logits(images, lambda: begun.append(pool.submit(backend.logits, images[::-1])))  # noqa: B023
+            np.testing.assert_array_equal(first, expected)
+            np.testing.assert_array_equal(begun[0].result(30), expected[::-1])
+    requests = backend._pieces._idle_requests if backend._pieces else []
+    assert len(requests) == len(set(map(id, requests))) == 2 * pieces_of(32, 2)
 
 
 def test_only_large_batches_are_divided(source: Checkpoint) -> None:
@@ -92,6 +119,7 @@ def test_where_pieces_are_not_wanted_or_would_never_come_there_is_no_second_mode
     settings = Settings(threads=threads, split_batches=split, batch_sizes=batch_sizes)
     backend = open_openvino(source, settings, "float32")
     assert len(backend._compiled) == 1
+    assert not backend.overlaps
     assert backend.logits(pictures(PIECES_FROM)).shape == (PIECES_FROM, 10)
 
 
@@ -143,7 +171,7 @@ def test_a_piece_that_fails_waits_for_the_others_and_the_next_batch_is_right(
     expected = backend.logits(images)
     pieces = backend._large
     assert isinstance(pieces, openvino_backend.Pieces)
-    good = pieces._requests
+    good = list(pieces._idle_requests)
     waited: list[int] = []
 
     class Request:
@@ -163,9 +191,10 @@ def test_a_piece_that_fails_waits_for_the_others_and_the_next_batch_is_right(
             good[self.number].wait()
 
     numbers = range(len(good))
-    pieces._requests = [Request(number) for number in numbers]
+    pieces._idle_requests = [Request(number) for number in reversed(numbers)]  # the last one is taken first
     with pytest.raises(seen):
         backend.logits(images)
     assert waited == [number for number in numbers if number != broken]
-    pieces._requests = good
+    assert len(pieces._idle_requests) == len(good)
+    pieces._idle_requests = good
     np.testing.assert_allclose(backend.logits(images), expected, atol=1e-4)

@@ -1,0 +1,318 @@
+"""An engine that overlaps batches: a full one begins when the one before is nearly done."""
+
+import asyncio
+import math
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from app.batching import batches
+from app.batching.batches import Batch, Computed
+from app.batching.fill_policy import TOP_UP_MIN_BATCH_S
+from app.batching.jobs import Job, Ticket
+from app.engine_errors import EngineBroken, EngineOutOfMemory
+from app.engine_service import EngineService
+from app.errors import EngineFailed, ServiceError
+from app.settings import Settings
+from tests.batchers import pictures, running, submit
+from tests.fakes import FakeEngine, probabilities_of, rounded_probabilities
+
+pytestmark = pytest.mark.anyio
+
+FULL = 4
+
+
+class Stepped:
+    """An engine whose batches stand still until they are told to go on, each by its number."""
+
+    def __init__(self):
+        self.sizes, self.errors, self.open = [], {}, False
+        self._nearly = []  # by batch: what to call
+        self._begun, self._go = [], []
+        self._changed = threading.Condition()
+
+    def run(self, images, nearly_done=None):
+        with self._changed:
+            number = len(self.sizes)
+            self.sizes.append(len(images))
+            self._nearly.append(nearly_done)
+            self._go.append(threading.Event())
+            self._changed.notify_all()
+        assert self.open or self._go[number].wait(30)
+        if number in self.errors:
+            raise self.errors[number]
+        return probabilities_of(images)
+
+    async def begun(self, count):
+        def wait():
+            with self._changed:
+                return self._changed.wait_for(lambda: len(self.sizes) >= count, 10)
+
+        assert await asyncio.to_thread(wait), self.sizes
+
+    def nearly_done(self, number):
+        self._nearly[number]()
+
+    def finish(self, number):
+        self._go[number].set()
+
+    def release(self):
+        self.open = True
+        for event in self._go:
+            event.set()
+
+
+class Noting(threading.Event):
+    """Says when it is waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.waited_for = threading.Event()
+
+    def wait(self, timeout=None):
+        self.waited_for.set()
+        return super().wait(timeout)
+
+
+def overlapping(engine, **options):
+    return running(engine, max_batch=FULL, overlaps=True, **options)
+
+
+def expect_all_back(batcher):
+    """Only what fills a batch is handed over from now on."""
+    batcher._policy.returning._share = 1.0
+
+
+def slow(batcher):
+    """What waits is handed over at once from now on."""
+    batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
+
+
+async def test_a_full_batch_begins_when_the_one_before_is_nearly_done_and_answers_keep_their_owner():
+    engine = Stepped()
+    async with overlapping(engine) as batcher:
+        images = [pictures(FULL, seed=seed) for seed in range(3)]
+        waiting = [submit(batcher, each) for each in images]
+        await engine.begun(1)
+        assert engine.sizes == [FULL]
+        engine.nearly_done(0)
+        await engine.begun(2)
+        engine.finish(1)  # the other thread is quicker
+        engine.finish(0)
+        await engine.begun(3)
+        engine.finish(2)
+        for each, outcome in zip(images, await asyncio.gather(*waiting), strict=True):
+            np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(each))
+
+
+async def test_one_that_is_not_full_grows_until_it_is_or_the_one_before_is_done():
+    engine = Stepped()
+    async with overlapping(engine) as batcher:
+        slow(batcher)
+        waiting = [submit(batcher, pictures(FULL)), submit(batcher, pictures(1))]
+        await engine.begun(1)
+        engine.nearly_done(0)
+        waiting.append(submit(batcher, pictures(FULL - 2)))
+        await asyncio.sleep(0)
+        assert [batch.count for batch in batcher._batches] == [FULL, FULL - 1]
+        assert batcher._batches[1].room(FULL) == 1  # it is open
+        waiting.append(submit(batcher, pictures(1)))  # which fills it
+        await engine.begun(2)
+        waiting.append(submit(batcher, pictures(1)))
+        engine.nearly_done(1)
+        engine.finish(0)
+        await asyncio.sleep(0)
+        assert engine.sizes == [FULL, FULL]
+        engine.finish(1)
+        await engine.begun(3)
+        engine.release()
+        await asyncio.gather(*waiting)
+    assert engine.sizes == [FULL, FULL, 1]
+
+
+async def test_a_burst_is_handed_over_two_batches_deep_before_any_has_begun():
+    engine = Stepped()
+    async with overlapping(engine) as batcher:
+        expect_all_back(batcher)
+        waiting = [submit(batcher, pictures(FULL)) for _ in range(3)]
+        while not batcher._batches:
+            await asyncio.sleep(0)
+        assert len(batcher._batches) == 2
+        await engine.begun(1)
+        engine.nearly_done(0)  # no request comes, by which the next batch would be handed over
+        await engine.begun(2)
+        engine.release()
+        await asyncio.gather(*waiting)
+
+
+async def test_without_overlap_the_engine_has_one_batch_and_is_told_of_nothing():
+    engine = Stepped()
+    async with running(engine, max_batch=FULL) as batcher:
+        slow(batcher)
+        waiting = [submit(batcher, pictures(FULL)) for _ in range(2)]
+        await engine.begun(1)
+        assert engine._nearly == [None]
+        assert [thread.name for thread in threading.enumerate()].count("engine-2") == 0
+        engine.release()
+        await asyncio.gather(*waiting)
+
+
+@pytest.mark.parametrize(("error", "seen"), [(ValueError("secret"), ServiceError), (EngineOutOfMemory(), EngineFailed)])
+async def test_one_that_fails_leaves_the_one_beside_it_alone(error, seen):
+    engine = Stepped()
+    engine.errors = {0: error, 2: error}
+    async with overlapping(engine) as batcher:
+        first, second = submit(batcher, pictures(FULL)), submit(batcher, pictures(FULL, seed=1))
+        await engine.begun(1)
+        engine.nearly_done(0)
+        await engine.begun(2)
+        engine.release()
+        with pytest.raises(seen):
+            await first
+        np.testing.assert_array_equal((await second).probabilities, rounded_probabilities(pictures(FULL, seed=1)))
+        assert batcher.alive
+
+
+async def test_halves_of_what_did_not_fit_are_done_before_the_next_batch_begins():
+    engine = Stepped()
+    engine.errors = {0: EngineOutOfMemory()}
+    async with overlapping(engine) as batcher:
+        waiting = [submit(batcher, pictures(FULL)), submit(batcher, pictures(FULL))]
+        await engine.begun(1)
+        engine.finish(0)
+        await engine.begun(2)
+        assert engine._nearly[1] is None
+        engine.release()
+        await asyncio.gather(*waiting)
+    assert engine.sizes == [FULL, FULL // 2, FULL // 2, FULL]
+
+
+async def test_a_broken_engine_ends_all_batches_and_no_thread_waits_for_one_that_never_begins():
+    engine = Stepped()
+    engine.errors = {0: EngineBroken("gone")}
+    reasons = []
+    async with overlapping(engine, on_fatal=reasons.append) as batcher:
+        slow(batcher)
+        waiting = [submit(batcher, pictures(FULL)) for _ in range(4)]
+        await engine.begun(1)
+        engine.finish(0)
+        for one in waiting:
+            with pytest.raises(EngineFailed):
+                await one
+        assert len(reasons) == 1
+        engine.release()
+        await asyncio.wait_for(asyncio.gather(*(worker.run(int) for worker in batcher._workers)), 10)
+
+
+async def test_when_all_ends_no_thread_waits_for_a_batch_that_never_begins(monkeypatch):
+    monkeypatch.setattr(batches, "threading", SimpleNamespace(Event=Noting, Lock=threading.Lock))
+    engine, go = Stepped(), threading.Event()
+    async with overlapping(engine) as batcher:
+        slow(batcher)
+        busy = batcher._workers[0].run(go.wait, 30)
+        waiting = [submit(batcher, pictures(FULL)) for _ in range(2)]
+        while len(batcher._batches) < 2:
+            await asyncio.sleep(0)
+        assert await asyncio.to_thread(batcher._batches[1]._turn.waited_for.wait, 10)
+        closing = asyncio.ensure_future(batcher.close())
+        for one in waiting:
+            with pytest.raises(EngineFailed):
+                await one
+        go.set()
+        await asyncio.gather(busy, closing)
+        assert not engine.sizes
+        await asyncio.to_thread(lambda: [t.join(10) for t in threading.enumerate() if t.name == "engine-2"])
+        assert [thread.name for thread in threading.enumerate()].count("engine-2") == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [("full", "nearly done"), ("nearly done", "full"), ("nearly done", "done"), ("full", "done")]
+)
+async def test_a_batch_begins_by_whatever_comes_last(first, last):
+    before, batch = Batch([]), Batch([])
+    batch.follow(before, full=1)
+    batch._turn = turn = Noting()
+    computing = asyncio.ensure_future(asyncio.to_thread(batch.compute_in_turn, probabilities_of))
+    assert await asyncio.to_thread(turn.waited_for.wait, 10)
+    image = pictures(1)
+    job = Job(image, Ticket(lambda _places: None, 1), math.inf)
+    steps = {"nearly done": before._be_nearly_done, "full": lambda: batch.add([(job, image)]), "done": before.end}
+    steps[first]()
+    assert not turn.is_set()
+    steps[last]()
+    assert turn.is_set()
+    assert len((await asyncio.wait_for(computing, 10)).slices) == ("full" in (first, last))
+    job.future.cancel()
+
+
+async def test_closing_waits_for_both_threads():
+    engine, closed = Stepped(), []
+    async with overlapping(engine) as batcher:
+        waiting = [submit(batcher, pictures(FULL)) for _ in range(2)]
+        await engine.begun(1)
+        engine.nearly_done(0)
+        await engine.begun(2)
+        engine.finish(0)
+        await waiting[0]
+        closing = asyncio.ensure_future(batcher.close(lambda: closed.append(True)))
+        while batcher.alive:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await batcher._workers[0].run(int)  # what it was given before has been done
+        assert not closed
+        engine.release()
+        await closing
+        assert closed
+        with pytest.raises(EngineFailed):
+            await waiting[1]
+        await asyncio.to_thread(lambda: [t.join(10) for t in threading.enumerate() if t.name == "engine-2"])
+        assert [thread.name for thread in threading.enumerate()].count("engine-2") == 0
+
+
+@pytest.mark.parametrize(("ended", "counted_s"), [(103.0, 3.0), (99.0, 4.0), (105.5, 2.0)], ids=str)
+async def test_what_a_batch_took_counts_from_the_end_of_the_one_before(monkeypatch, ended, counted_s):
+    """It took four seconds, until 106. In the last case the other thread was late to say that it had ended."""
+    before, batch = Batch([]), Batch([])
+    batch.follow(before, full=FULL)
+    before.end()
+    before._ended = ended
+    batch._close_and_compute = lambda _run, _nearly_done: Computed([], None, 4.0)
+    monkeypatch.setattr("app.batching.batches.time.monotonic", lambda: 106.0)
+    assert batch.compute_in_turn(probabilities_of).seconds == counted_s
+
+
+async def test_thousands_of_requests_through_two_threads_are_all_answered_rightly_once():
+    sizes, every = [], pictures(2000)
+
+    class Quick:
+        def run(self, images, nearly_done=None):
+            sizes.append(len(images))
+            nearly_done()
+            return probabilities_of(images)
+
+        def release(self):
+            pass
+
+    async with overlapping(Quick(), max_queue_images=10_000) as batcher:
+
+        async def ask(at):
+            slow(batcher)
+            for _ in range(at % 7):
+                await asyncio.sleep(0)
+            outcome = await submit(batcher, every[at : at + 1 + at % 3])
+            np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(every[at : at + 1 + at % 3]))
+
+        await asyncio.gather(*(ask(at) for at in range(0, 2000, 3)))
+        assert batcher.queued_images == batcher._jobs.images == batcher._running_images == 0
+    assert sum(sizes) == sum(len(every[at : at + 1 + at % 3]) for at in range(0, 2000, 3))
+
+
+@pytest.mark.parametrize("overlaps", [True, False])
+async def test_the_engine_says_whether_its_batches_overlap(overlaps):
+    engine = FakeEngine()
+    engine.overlaps = overlaps
+    predictor = EngineService(Settings(), lambda _settings: engine)._predictor_of(engine)
+    assert len(predictor.batcher._workers) == 1 + overlaps
+    await predictor.close()
