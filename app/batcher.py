@@ -38,7 +38,7 @@ from app.threads import Worker
 
 log = logging.getLogger(__name__)
 
-# How long `close` waits for the engine's thread. An engine that hangs never returns.
+# How long `close` waits for the engine's threads. An engine that hangs never returns.
 CLOSE_S = 1.0
 
 
@@ -46,8 +46,9 @@ class Batcher:
     """The queue and the task that empties it. Everything but the engine's work happens on the event loop.
 
     `run` maps uint8 (N, 3, S, S) to float32 (N, classes), 1 <= N <= max_batch, and is called in one thread of its
-    own; `model` is its name and version, `guessed_images_per_s` what it may do in full batches, 0 if unknown.
-    If it `overlaps` batches (app/engine.py), it is called in two threads, and told whom to tell that it is nearly done.
+    own, or in two if it `overlaps` batches, which the first engine says for those that take over (app/engine.py, where
+    `run` is described); `model` is its name and version, `guessed_images_per_s` what it may do in full batches, 0 if
+    unknown.
     `on_batch(images, seconds)` is called after each batch, `on_fatal(reason)` when the loop dies.
     """
 
@@ -144,7 +145,7 @@ class Batcher:
         return time.monotonic() - self._progress if self._jobs or self._batches else 0.0
 
     def start(self) -> None:
-        """Start the loop and the engine's thread. Raises RuntimeError where there is no thread to be had."""
+        """Start the loop and the engine's threads. Raises RuntimeError where there is no thread to be had."""
         for worker in self._workers:
             worker.start()  # not with the first batch: its requests would be in neither list if that failed
         self._task = asyncio.get_running_loop().create_task(self._loop(), name="batcher")
@@ -197,6 +198,7 @@ class Batcher:
         for batch in self._batches:
             batch.result.cancel()
             batch.fail(EngineFailed())
+        for batch in self._batches:  # once nobody waits for any: they lead to one another
             batch.end()
         for job in self._jobs:
             job.fail(EngineFailed())
@@ -282,7 +284,9 @@ class Batcher:
 
     def _enqueue(self, batch: Batch) -> None:
         """Let the engine compute a batch, after those that it has."""
-        if self._batches and self._overlaps:
+        if not self._batches:  # a lone client's are all in one thread: a runtime may keep things for each
+            self._turns = cycle(self._workers)
+        elif self._overlaps:
             batch.follow(self._batches[-1], full=self.max_batch)
         batch.result = next(self._turns).run(partial(batch.compute_in_turn, overlaps=self._overlaps), self._run)
         self._batches.append(batch)

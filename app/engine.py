@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # (app/backends/cuda_backend.py). A processor of few cores has reached its best rate with half of 64, and more at once
 # would only be answered later: while all clients are in one batch, nothing is computed for those who were answered.
 MAX_BATCH_BY_DEVICE = {"cpu": 64, "cuda": 1024}
-IMAGES_A_THREAD = 16
+MAX_BATCH_A_THREAD = 16
 LEAST_MAX_BATCH = 32
 
 # What batches are timed by. Beside other programs, a CPU's own time is a better measure than wall time.
@@ -56,10 +56,7 @@ class Engine(Protocol):
     """The sizes that batches are padded to, increasing; the last one is the most images that `run` takes."""
 
     overlaps: bool
-    """Whether `run` may be called again, in a second thread, once it is nearly done.
-
-    It then takes `nearly_done`, to be called when parts of the device have nothing to do any more.
-    """
+    """Whether `run` may be called again, in a second thread, once it has called `nearly_done`."""
 
     images_per_s: float
     """What it did in a full batch when it was warm; 0 if that was not measured."""
@@ -68,8 +65,11 @@ class Engine(Protocol):
     def tuning(self) -> dict[str, Any]:
         """What a reload keeps: the settings that may be left open, as they were chosen or measured for this engine."""
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (N, 3, S, S) to probabilities, float32 (N, classes). Raises EngineOutOfMemory and EngineBroken."""
+    def run(self, images: NDArray[np.uint8], nearly_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """Map uint8 (N, 3, S, S) to probabilities, float32 (N, classes). Raises EngineOutOfMemory and EngineBroken.
+
+        `nearly_done` may be called once, when parts of the device are about to have nothing to do.
+        """
 
     def close(self) -> None:
         """Give back the memory; the engine never runs again."""
@@ -98,7 +98,7 @@ class CheckpointEngine:
     def run(self, images: NDArray[np.uint8], nearly_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """Map uint8 (N, 3, S, S), N at most the largest batch size, to probabilities, float32 (N, classes).
 
-        `nearly_done` is called as Engine says. Raises EngineOutOfMemory and EngineBroken.
+        `nearly_done` is called if the backend `overlaps`. Raises EngineOutOfMemory and EngineBroken.
         """
         count = len(images)
         padded = next((size for size in self.batch_sizes if size >= count), count)
@@ -172,7 +172,7 @@ def load_engine(settings: Settings) -> CheckpointEngine:
 def _most_images(kind: str, settings: Settings) -> int:
     """Return the most images that batches are tried with on such a device."""
     most = MAX_BATCH_BY_DEVICE[kind]
-    return most if kind == "cuda" else min(most, max(LEAST_MAX_BATCH, IMAGES_A_THREAD * settings.engine_threads))
+    return most if kind == "cuda" else min(most, max(LEAST_MAX_BATCH, MAX_BATCH_A_THREAD * settings.engine_threads))
 
 
 def _card(source: Checkpoint, backend: Backend) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def main() -> None:
     ):
         service.wait_ready()
         for seed in range(ROUNDS):
-            engine_rounds.append(engine_rates(engine, images, ENGINE_SIZES, ENGINE_S))
+            engine_rounds.append(engine_rates(engine, images, ENGINE_SIZES, ENGINE_S, overlapping=False))
             time.sleep(PAUSE_S)
             rounds.append(one_round(wrk, service.port, requests, settings, seed))
     worst = {name: worst_of([one[name] for one in rounds]) for name in (f"{load:.0%}" for load in LOADS)}

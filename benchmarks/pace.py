@@ -30,18 +30,28 @@ def examples(count: int) -> NDArray[np.uint8]:
 
 
 def engine_rates(
-    engine: CheckpointEngine, images: NDArray[np.uint8], sizes: Sequence[int] = (), each_s: float = SIZE_S
+    engine: CheckpointEngine,
+    images: NDArray[np.uint8],
+    sizes: Sequence[int] = (),
+    each_s: float = SIZE_S,
+    *,
+    overlapping: bool = True,
 ) -> dict[int, float]:
-    """Return images per second by batch size; the default `sizes` are a few from half the engine's largest on."""
+    """Return `engine_rate` by batch size; the default `sizes` are a few from half the engine's largest on."""
     largest = engine.batch_sizes[-1]
     sizes = sizes or [size for size in ladder(largest, 4) if size * 2 >= largest and size in engine.batch_sizes]
-    return {size: engine_rate(engine, images[:size], each_s) for size in sizes}
+    return {size: engine_rate(engine, images[:size], each_s, overlapping=overlapping) for size in sizes}
 
 
-def engine_rate(engine: CheckpointEngine, batch: NDArray[np.uint8], least_s: float = PACE_S) -> float:
-    """Return the images per second of one batch over and over; each beside the end of the last, if it overlaps them."""
+def engine_rate(
+    engine: CheckpointEngine, batch: NDArray[np.uint8], least_s: float = PACE_S, *, overlapping: bool = True
+) -> float:
+    """Return the images per second of one batch over and over.
+
+    Each begins beside the end of the last if the engine overlaps them, and this is not to be without.
+    """
     started = time.perf_counter()
-    if engine.overlaps:
+    if overlapping and engine.overlaps:
         turn = threading.Semaphore()
         with ThreadPoolExecutor(2) as pool:
             counts = [pool.submit(_take_turns, engine, batch, turn, started + least_s) for _ in range(2)]

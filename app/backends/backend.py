@@ -15,7 +15,7 @@ def device_kind(device: str) -> str:
 
 
 class Backend(Protocol):
-    """A checkpoint's network in some runtime, on one device, for one thread at a time."""
+    """A checkpoint's network in some runtime, on one device, for one thread at a time unless it `overlaps`."""
 
     runtime: str
     device: str
@@ -42,7 +42,7 @@ class Backend(Protocol):
 
 
 class OverlappingBackend(Backend, Protocol):
-    """A backend that calls `nearly_done` once parts of the device have nothing to do any more, if that is in time."""
+    """A backend that calls `nearly_done` when parts of the device are about to have nothing to do, before the end."""
 
     def logits(self, images: NDArray[np.uint8], nearly_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """See Backend."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from math import ceil
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -98,14 +99,16 @@ class WholeBatch:
 
     def __init__(self, request: InferRequest) -> None:
         self._request = request
+        self._lock = Lock()  # two threads are here where most of a full batch was given up
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Candidate."""
         # By way of a tensor: the binding's own dealings with arrays take 5 % of a batch of one. A tensor wants what may
         # be written to, which images that lie in a request's body are not, and does not keep it alive.
-        self._request.set_input_tensor(Tensor(images, shared_memory=True))
-        self._request.infer(share_outputs=True)
-        logits: NDArray[np.float32] = self._request.get_output_tensor().data.copy()
+        with self._lock:
+            self._request.set_input_tensor(Tensor(images, shared_memory=True))
+            self._request.infer(share_outputs=True)
+            logits: NDArray[np.float32] = self._request.get_output_tensor().data.copy()
         return logits
 
 
@@ -124,8 +127,8 @@ class Pieces:
     def logits(self, images: NDArray[np.uint8], nearly_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """See Candidate; two images or more; in two threads, if need be.
 
-        `nearly_done` is called once the last pieces are computed, and no other one waits. Raises what the first piece
-        raises that does.
+        `nearly_done` is called when those that are left are all being computed, and none waits, unless one has failed.
+        Raises what the first piece raises that does.
         """
         pieces = np.array_split(images, pieces_of(len(images), self._threads))
         requests = [self._idle_request() for _ in pieces]
@@ -140,6 +143,10 @@ class Pieces:
             return self._idle_requests.pop()
         except IndexError:
             return self._compiled.create_infer_request()
+
+    def make_requests(self) -> None:
+        """Make what a second batch beside the largest so far needs: later it would wait for what is computed."""
+        self._idle_requests += [self._compiled.create_infer_request() for _ in self._idle_requests]
 
     def _compute(
         self,
@@ -158,7 +165,7 @@ class Pieces:
                 failures.append(error)
         for left, request in zip(range(len(under_way), 0, -1), under_way, strict=True):
             # All, whatever becomes of the first: they read memory that is the caller's.
-            if left == STREAMS < len(under_way) and nearly_done is not None:
+            if nearly_done is not None and left == STREAMS < len(under_way) and not failures:
                 nearly_done()
             try:
                 request.wait()
@@ -207,7 +214,6 @@ class OpenVinoBackend:
         whole = core().compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})  # a batch on all threads
         self._compiled = [whole]
         self._whole: Candidate = WholeBatch(whole.create_infer_request())
-        self._large: Candidate = self._whole
         self._pieces: Pieces | None = None
         if split is not False:
             divided = core().compile_model(
@@ -216,7 +222,7 @@ class OpenVinoBackend:
             pieces = Pieces(divided, threads)
             if split or _agree(pieces, self._whole, examples):
                 self._compiled.append(divided)
-                self._large = self._pieces = pieces
+                self._pieces = pieces
         self.overlaps = self._pieces is not None
         self._constants = constants  # OpenVINO may look at them as long as the model lives
 
@@ -229,10 +235,8 @@ class OpenVinoBackend:
         """Map uint8 (N, 3, S, S) to float32 logits (N, classes). Raises EngineOutOfMemory."""
         images = np.require(images, requirements=["C", "W"])
         try:
-            if len(images) < PIECES_FROM:
+            if self._pieces is None or len(images) < PIECES_FROM:
                 return self._whole.logits(images)
-            if nearly_done is None or self._pieces is None:
-                return self._large.logits(images)
             return self._pieces.logits(images, nearly_done)
         except RuntimeError as error:
             if "bad_alloc" in str(error) or "allocate" in str(error):
@@ -241,13 +245,15 @@ class OpenVinoBackend:
 
     def release_setup_memory(self) -> None:
         """Give back the constants, which OpenVINO has put into an order of its own, and what setting up needed."""
+        if self._pieces is not None:
+            self._pieces.make_requests()
         for compiled in self._compiled:
             compiled.release_memory()
         self._constants.drop_pages()
 
     def close(self) -> None:
         """Give the compiled network's memory back."""
-        del self._whole, self._large, self._pieces, self._compiled, self._constants
+        del self._whole, self._pieces, self._compiled, self._constants
 
 
 def _agree(pieces: Candidate, whole: Candidate, examples: NDArray[np.uint8]) -> bool:

@@ -1,4 +1,4 @@
-"""What the engine's thread does with one batch, and what comes of it."""
+"""What an engine's thread does with one batch, and when, and what comes of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DECIMALS = 6  # of probabilities in answers
 
 Slice = tuple[Job, Images]
 Run = Callable[..., NDArray[np.float32]]
-"""An engine's `run`: it is given images and, if it overlaps batches, `nearly_done` (app/engine.py)."""
+"""An engine's `run`; `nearly_done` is left out where nothing overlaps (app/engine.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Computed:
     """What became of a batch: the slices that somebody still waited for, their probabilities, and the time they took.
 
     `probabilities` is float64 (N, classes), rounded as answers have them, or None if there were no such slices. For the
-    requests in `spoilt` it has values that are not finite.
+    requests in `spoilt` it has values that are not finite. The time beside the end of another batch is that one's.
     """
 
     slices: list[Slice]
@@ -62,7 +62,8 @@ class Batch:
     """Slices of requests that an engine's thread has, or will come to; until then it takes more.
 
     The thread closes it when it begins, so that it waits for nobody between two batches and leaves nobody behind.
-    That is at once, or when the one that it is to `follow`, which another thread computes, has been computed or nearly.
+    That is at once, or when the one that it is to `follow`, which another thread computes, is done; or, if this one is
+    full, nearly done.
     """
 
     def __init__(self, slices: list[Slice]) -> None:
@@ -108,39 +109,43 @@ class Batch:
             self._look_for_turn()
             self._turn.wait()
             computed = self._close_and_compute(run, self._be_nearly_done if overlaps else None)
-            return computed if before is None else replace(computed, seconds=before.seconds_since(computed.seconds))
+            return computed if before is None else replace(computed, seconds=self._seconds_after(before, computed))
         finally:
             self.end()
 
+    def _seconds_after(self, before: Batch, computed: Computed) -> float:
+        """Return how much of the time that this one has just taken came after the end of the one before.
+
+        Half of it at least: that one's thread may be late to say that it has ended.
+        """
+        alone_s = time.monotonic() - before._ended if before._done else 0.0
+        return min(computed.seconds, max(alone_s, computed.seconds / 2))
+
     def end(self) -> None:
-        """Let the next one begin, also if this one never did."""
+        """Let the next one begin, also if this one never did. In any thread, and again if it must be."""
+        before, following = self._before, self._next
         self._ended = time.monotonic()
         self._done = True
         self._before = None
-        if self._next is not None:
-            self._next._look_for_turn()
+        if before is not None:
+            before._next = None  # what failed is held by its own stack for a while, and would hold all that followed
+        if following is not None:
+            following._look_for_turn()
 
     def _be_nearly_done(self) -> None:
         self._nearly_done = True
-        if self._next is not None:
-            self._next._look_for_turn()
+        following = self._next
+        if following is not None:
+            following._look_for_turn()
 
     def _look_for_turn(self) -> None:
-        """Begin if its turn has come. Called, in whatever thread, after anything by which that may be so."""
+        """Note if its turn has come. Called, in whatever thread, after anything by which that may be so."""
         before = self._before
         if before is None or before._done or (before._nearly_done and self.count >= self._full):
             self._turn.set()
 
-    def seconds_since(self, seconds: float) -> float:
-        """Return how much of the `seconds` that the next one has just taken counts for it: what came after this one.
-
-        Half at least: this one's thread may be late to say that it has ended.
-        """
-        alone_s = time.monotonic() - self._ended if self._done else 0.0
-        return min(seconds, max(alone_s, seconds / 2))
-
     def _close_and_compute(self, run: Run, nearly_done: Callable[[], None] | None) -> Computed:
-        """Close it and compute, out of memory in two halves, which are done before the next one begins."""
+        """Close it and compute, out of memory in two halves, before the next one begins if it has not."""
         with self._lock:
             self._open = False
         try:

@@ -67,7 +67,7 @@ class FillPolicy:
 
     @property
     def least_to_hand_over(self) -> int:
-        """How many queued images are handed to the engine's thread while it computes, at least.
+        """How many queued images are handed to an engine's thread while it computes, at least.
 
         Only what fills a batch where there is a `max_wait_s`, for quick engines, and where others are expected back.
         """

@@ -156,7 +156,7 @@ def test_openvino_out_of_memory_is_told_apart(source, pictures, raised, seen):
         def infer(self, *_arguments, **_options):
             raise raised
 
-    engine.backend._whole = engine.backend._large = WholeBatch(Failing())
+    engine.backend._whole, engine.backend._pieces = WholeBatch(Failing()), None
     with pytest.raises(seen) as caught:
         engine.run(pictures)
     assert type(caught.value) is seen

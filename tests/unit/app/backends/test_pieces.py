@@ -42,7 +42,7 @@ def test_pieces_are_an_even_number_and_small_enough_to_be_shared_out(threads: in
 def test_two_pieces_at_a_time_are_computed_and_all_are_handed_over_at_once(source: Checkpoint) -> None:
     backend = opened(source, split=True)
     assert backend._compiled[-1].get_property("NUM_STREAMS") == 2
-    pieces = backend._large
+    pieces = backend._pieces
     assert isinstance(pieces, openvino_backend.Pieces)
     events: list[str] = []
 
@@ -65,8 +65,18 @@ def test_two_pieces_at_a_time_are_computed_and_all_are_handed_over_at_once(sourc
     assert backend.logits(pictures(12)).shape == (12, 10)
     assert events == ["started"] * 4 + ["waited"] * 4
     events.clear()
-    backend.logits(pictures(12), lambda: events.append("nearly done"))  # the last two are computed
+    backend.logits(pictures(12), lambda: events.append("nearly done"))  # the last two are being computed
     assert events == ["started"] * 4 + ["waited"] * 2 + ["nearly done"] + ["waited"] * 2
+
+
+def test_a_second_batch_finds_all_that_it_needs(source: Checkpoint) -> None:
+    """Made beside the first one, it would wait for what that computes, with Python's lock."""
+    backend = opened(source, split=True)
+    backend.logits(pictures(32))
+    backend.release_setup_memory()
+    pieces = backend._pieces
+    assert pieces
+    assert len(set(map(id, pieces._idle_requests))) == 2 * pieces_of(32, 2)
 
 
 def test_where_all_pieces_are_computed_at_once_it_is_never_nearly_done(source: Checkpoint) -> None:
@@ -88,7 +98,18 @@ def test_a_second_batch_begins_beside_the_end_of_the_first_and_both_are_right(so
             np.testing.assert_array_equal(first, expected)
             np.testing.assert_array_equal(begun[0].result(30), expected[::-1])
     requests = backend._pieces._idle_requests if backend._pieces else []
-    assert len(requests) == len(set(map(id, requests))) == 2 * pieces_of(32, 2)
+    assert len(requests) == len(set(map(id, requests)))
+
+
+def test_two_small_batches_at_once_get_their_own_answers(source: Checkpoint) -> None:
+    """As where most of a full one was given up."""
+    backend = opened(source, split=True)
+    batches = [pictures(2), pictures(4)[2:]]
+    expected = [backend.logits(images) for images in batches]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            for right, logits in zip(expected, pool.map(backend.logits, batches), strict=True):
+                np.testing.assert_array_equal(logits, right)
 
 
 def test_only_large_batches_are_divided(source: Checkpoint) -> None:
@@ -99,11 +120,11 @@ def test_only_large_batches_are_divided(source: Checkpoint) -> None:
         def __init__(self, name: str) -> None:
             self.name = name
 
-        def logits(self, images: np.ndarray) -> np.ndarray:
+        def logits(self, images: np.ndarray, *_nearly_done: object) -> np.ndarray:
             used.append(self.name)
             return np.zeros((len(images), 10), np.float32)
 
-    backend._whole, backend._large = Noting("whole"), Noting("pieces")
+    backend._whole, backend._pieces = Noting("whole"), Noting("pieces")  # type: ignore[assignment]
     for count in (1, PIECES_FROM - 1, PIECES_FROM):
         backend.logits(pictures(count))
     assert used == ["whole", "whole", "pieces"]
@@ -129,7 +150,7 @@ def test_large_batches_are_computed_in_pieces_where_nothing_else_is_asked_for(
     source: Checkpoint, precision: str, split: bool | None
 ) -> None:
     backend = opened(source, split=split, precision=precision)
-    assert isinstance(backend._large, openvino_backend.Pieces)
+    assert isinstance(backend._pieces, openvino_backend.Pieces)
 
 
 @pytest.mark.parametrize("wrong", [3.0, np.nan])
@@ -140,7 +161,7 @@ def test_pieces_that_answer_otherwise_are_left_out_and_warned_of(
     monkeypatch.setattr(openvino_backend.Pieces, "logits", lambda *given: right(*given) + np.float32(wrong))
     backend = opened(source, split=None)
     assert len(backend._compiled) == 1
-    assert backend._large is backend._whole
+    assert backend._pieces is None
     assert "batches are not computed in pieces" in caplog.text
 
 
@@ -152,7 +173,7 @@ def test_a_reload_splits_batches_as_the_settings_say(source: Checkpoint, split: 
     second = load_engine(settings.model_copy(update=first.tuning))
     assert second.tuning == first.tuning
     for engine in (first, second):
-        assert (engine.backend._large is engine.backend._whole) is (split is False)
+        assert (engine.backend._pieces is None) is (split is False)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +190,7 @@ def test_a_piece_that_fails_waits_for_the_others_and_the_next_batch_is_right(
     backend = opened(source, split=True)
     images = pictures(2 * PIECES_FROM)
     expected = backend.logits(images)
-    pieces = backend._large
+    pieces = backend._pieces
     assert isinstance(pieces, openvino_backend.Pieces)
     good = list(pieces._idle_requests)
     waited: list[int] = []
@@ -193,7 +214,7 @@ def test_a_piece_that_fails_waits_for_the_others_and_the_next_batch_is_right(
     numbers = range(len(good))
     pieces._idle_requests = [Request(number) for number in reversed(numbers)]  # the last one is taken first
     with pytest.raises(seen):
-        backend.logits(images)
+        backend.logits(images, lambda: pytest.fail("no other batch is to begin"))
     assert waited == [number for number in numbers if number != broken]
     assert len(pieces._idle_requests) == len(good)
     pieces._idle_requests = good
