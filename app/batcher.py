@@ -46,8 +46,8 @@ class Batcher:
     """The queue and the task that empties it. Everything but the engine's work happens on the event loop.
 
     `run` maps uint8 (N, 3, S, S) to float32 (N, classes), 1 <= N <= max_batch, and is called in one thread of its
-    own, or in two if it `overlaps` batches, which the first engine says for those that take over (app/engine.py, where
-    `run` is described); `model` is its name and version, `guessed_images_per_s` what it may do in full batches, 0 if
+    own, or in two if it `overlaps` batches (app/engine.py). The first engine decides that; engines that take over are
+    called in the same way. `model` is its name and version, `guessed_images_per_s` what it may do in full batches, 0 if
     unknown.
     `on_batch(images, seconds)` is called after each batch, `on_fatal(reason)` when the loop dies.
     """

@@ -2,8 +2,8 @@
 
 Each round measures anew what its shares and ratios refer to: the saturated rate by a closed loop of 64 clients, a lone
 request's latency by one of one client, and the seconds of a batch by the engine alone. The record also has the p99 at
-80 % of a queue that loses no time, by simulation: benchmarks/queueing.py. All of it is on the CPU, also where there is
-a GPU.
+80 % of a queue that loses no time, by simulation: benchmarks/queueing.py; its batches do not overlap. All of it is on
+the CPU, also where there is a GPU.
 
 python -m benchmarks.open_loop
 """

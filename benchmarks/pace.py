@@ -48,7 +48,7 @@ def engine_rate(
 ) -> float:
     """Return the images per second of one batch over and over.
 
-    Each begins beside the end of the last if the engine overlaps them, and this is not to be without.
+    Each begins beside the end of the last if the engine overlaps batches, unless `overlapping` is False.
     """
     started = time.perf_counter()
     if overlapping and engine.overlaps:

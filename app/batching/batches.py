@@ -112,6 +112,7 @@ class Batch:
             return computed if before is None else replace(computed, seconds=self._seconds_after(before, computed))
         finally:
             self.end()
+            del before  # if this one failed, its stack is held for a while
 
     def _seconds_after(self, before: Batch, computed: Computed) -> float:
         """Return how much of the time that this one has just taken came after the end of the one before.
@@ -123,12 +124,13 @@ class Batch:
 
     def end(self) -> None:
         """Let the next one begin, also if this one never did. In any thread, and again if it must be."""
-        before, following = self._before, self._next
+        before = self._before
         self._ended = time.monotonic()
         self._done = True
         self._before = None
         if before is not None:
             before._next = None  # what failed is held by its own stack for a while, and would hold all that followed
+        following = self._next  # only now: whoever follows from here on sees that this one is done
         if following is not None:
             following._look_for_turn()
 
@@ -145,7 +147,7 @@ class Batch:
             self._turn.set()
 
     def _close_and_compute(self, run: Run, nearly_done: Callable[[], None] | None) -> Computed:
-        """Close it and compute, out of memory in two halves, before the next one begins if it has not."""
+        """Close it and compute; where memory is lacking in two halves, before the next one unless that has begun."""
         with self._lock:
             self._open = False
         try:
@@ -154,7 +156,7 @@ class Batch:
             halves = in_halves(self.slices)
             if not all(halves):
                 raise
-        # Here, with the error and what it held gone, and before any other batch.
+        # Here, with the error and what it held gone.
         log.warning("out of memory for a batch of %d: trying two halves", self.count)
         return joined([compute(run, half) for half in halves])
 

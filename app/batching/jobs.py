@@ -21,8 +21,8 @@ ModelIdentity = dict[str, str]
 class Outcome:
     """A request's probabilities, float64 (N, classes), the model that computed all of them, and where time went.
 
-    `queue_s` is how long it waited, `inference_s` how long its batches were computed, but for
-    what was beside the end of another one.
+    `queue_s` is how long it waited, `inference_s` how long its batches were computed, without what was beside the end
+    of another one.
     """
 
     probabilities: Probabilities

@@ -207,21 +207,22 @@ async def test_a_quick_engine_waits_for_the_event_loop_to_collect_a_batch(batch_
     assert engine.batches == [1, 3]
 
 
-async def test_thousands_of_requests_while_batches_begin_are_all_answered_rightly_once():
+async def test_hundreds_of_requests_while_batches_begin_are_all_answered_rightly_once():
     engine = FakeEngine()
     every = pictures(2000)
+    asked = [every[at : at + 1 + at // 3 % 3] for at in range(0, 2000, 3)]
     async with running(engine, max_queue_images=10_000) as batcher:
 
-        async def ask(at):
-            batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
-            for _ in range(at % 7):
+        async def ask(images, turns):
+            for _ in range(turns):
                 await asyncio.sleep(0)
-            outcome = await submit(batcher, every[at : at + 1 + at % 3])
-            np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(every[at : at + 1 + at % 3]))
+            batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
+            outcome = await submit(batcher, images)
+            np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(images))
 
-        await asyncio.gather(*(ask(at) for at in range(0, 2000, 3)))
+        await asyncio.gather(*(ask(images, number % 7) for number, images in enumerate(asked)))
         assert batcher.queued_images == batcher._jobs.images == batcher._running_images == 0
-    assert sum(engine.batches) == sum(len(every[at : at + 1 + at % 3]) for at in range(0, 2000, 3))
+    assert sum(engine.batches) == sum(map(len, asked))
 
 
 async def test_what_is_abandoned_behind_a_running_batch_is_not_computed():

@@ -83,6 +83,10 @@ def overlapping(engine, **options):
     return running(engine, max_batch=FULL, overlaps=True, **options)
 
 
+def fail(_images):
+    raise ValueError("secret")
+
+
 def expect_all_back(batcher):
     """Only what fills a batch is handed over from now on."""
     batcher._policy.returning._share = 1.0
@@ -250,7 +254,8 @@ async def test_a_batch_begins_by_whatever_comes_last(first, last):
     job.future.cancel()
 
 
-async def test_closing_waits_for_both_threads():
+async def test_closing_waits_for_both_threads(monkeypatch):
+    monkeypatch.setattr("app.batcher.CLOSE_S", 30.0)
     engine, closed = Stepped(), []
     async with overlapping(engine) as batcher:
         waiting = [submit(batcher, pictures(FULL)) for _ in range(2)]
@@ -284,6 +289,39 @@ def test_what_a_batch_took_counts_from_the_end_of_the_one_before(monkeypatch, en
     batch._close_and_compute = lambda _run, _nearly_done: Computed([], None, 4.0)
     monkeypatch.setattr("app.batching.batches.time.monotonic", lambda: 106.0)
     assert batch.compute_in_turn(probabilities_of).seconds == counted_s
+
+
+def test_who_follows_a_batch_as_it_ends_is_not_left_behind(monkeypatch):
+    before, batch = Batch([]), Batch([])
+
+    def monotonic():  # the other threads' turn, in the midst of `end`
+        batch.follow(before, full=FULL)
+        batch._look_for_turn()
+        assert not batch._turn.is_set()
+        return 1.0
+
+    monkeypatch.setattr("app.batching.batches.time.monotonic", monotonic)
+    before.end()
+    assert batch._turn.is_set()
+
+
+async def test_what_failed_does_not_hold_the_batch_before():
+    before, batch = Batch([]), Batch([])
+    batch.follow(before, full=FULL)
+    before.end()
+    gone = weakref.ref(before)
+    job = Job(pictures(1), Ticket(lambda _places: None, 1), math.inf)
+    batch.add([(job, job.images)])
+    del before
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="secret") as failed:
+            batch.compute_in_turn(fail)
+        assert gone() is None
+        assert failed.tb
+    finally:
+        gc.enable()
+        job.future.cancel()
 
 
 def test_what_failed_does_not_hold_the_batches_that_followed():
@@ -337,6 +375,8 @@ async def test_another_engine_takes_over_once_both_threads_are_done():
         engine.finish(1)
         await swapping
         np.testing.assert_array_equal((await waiting[1]).probabilities, rounded_probabilities(pictures(FULL)))
+        after = (await submit(batcher, pictures(1))).probabilities
+        np.testing.assert_array_equal(after, np.roll(rounded_probabilities(pictures(1)), 1, axis=1))
 
 
 async def test_a_request_split_over_two_batches_keeps_its_order_though_the_second_ends_first():
@@ -353,7 +393,7 @@ async def test_a_request_split_over_two_batches_keeps_its_order_though_the_secon
         np.testing.assert_array_equal((await waiting).probabilities, rounded_probabilities(images))
 
 
-async def test_thousands_of_requests_through_two_threads_are_all_answered_rightly_once():
+async def test_hundreds_of_requests_through_two_threads_are_all_answered_rightly_once():
     sizes, every = [], pictures(2000)
 
     class Quick:
@@ -367,16 +407,17 @@ async def test_thousands_of_requests_through_two_threads_are_all_answered_rightl
 
     async with overlapping(Quick(), max_queue_images=10_000) as batcher:
 
-        async def ask(at):
-            slow(batcher)
-            for _ in range(at % 7):
+        async def ask(images, turns):
+            for _ in range(turns):
                 await asyncio.sleep(0)
-            outcome = await submit(batcher, every[at : at + 1 + at % 3])
-            np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(every[at : at + 1 + at % 3]))
+            slow(batcher)
+            outcome = await submit(batcher, images)
+            np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(images))
 
-        await asyncio.gather(*(ask(at) for at in range(0, 2000, 3)))
+        asked = [every[at : at + 1 + at % 7] for at in range(0, 2000, 8)]
+        await asyncio.gather(*(ask(images, turns % 50) for turns, images in enumerate(asked)))
         assert batcher.queued_images == batcher._jobs.images == batcher._running_images == 0
-    assert sum(sizes) == sum(len(every[at : at + 1 + at % 3]) for at in range(0, 2000, 3))
+    assert sum(sizes) == sum(map(len, asked))
 
 
 @pytest.mark.parametrize("overlaps", [True, False])
