@@ -199,7 +199,7 @@ class Batcher:
             batch.result.cancel()
             batch.fail(EngineFailed())
         for batch in self._batches:  # once nobody waits for any: they lead to one another
-            batch.end()
+            batch.turn.end()
         for job in self._jobs:
             job.fail(EngineFailed())
         self._jobs.clear()

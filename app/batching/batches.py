@@ -1,4 +1,4 @@
-"""What an engine's thread does with one batch, and when, and what comes of it."""
+"""What an engine's thread does with one batch, and what comes of it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batching.jobs import Images, Job, ModelIdentity, Probabilities
+from app.batching.turns import Turn
 from app.engine_errors import EngineOutOfMemory, memory_errors_classified
 from app.errors import EngineFailed, ServiceError
 
@@ -62,29 +63,23 @@ class Batch:
     """Slices of requests that an engine's thread has, or will come to; until then it takes more.
 
     The thread closes it when it begins, so that it waits for nobody between two batches and leaves nobody behind.
-    That is at once, or when the one that it is to `follow`, which another thread computes, is done; or, if this one is
-    full, nearly done.
     """
 
     def __init__(self, slices: list[Slice]) -> None:
         self.slices = slices
         self.image_shape = slices[0][1].shape[1:] if slices else ()
         self.count = count_of(slices)
+        self.turn = Turn()
         self.result: asyncio.Future[Computed]
         self._open = True
+        self._full: int | None = None
         self._lock = threading.Lock()
-        # Its turn comes when the one before it is done, or nearly done if this one is full by then.
-        self._before: Batch | None = None
-        self._next: Batch | None = None
-        self._full = 0
-        self._turn = threading.Event()
-        self._nearly_done = self._done = False
-        self._ended = 0.0  # as a time.monotonic()
 
     def follow(self, before: Batch, *, full: int) -> None:
-        """Have it begin after another one, which another thread computes: beside its end with `full` images."""
-        self._before, self._full = before, full
-        before._next = self
+        """Have it begin after another one, or beside that one's end with `full` images, in another thread."""
+        self._full = full
+        self.turn.is_full = self.count >= full
+        self.turn.follow(before.turn)
 
     def room(self, most: int) -> int | None:
         """Return how many images it takes until it has `most`, or None if the thread has begun; `add` asks again."""
@@ -96,7 +91,8 @@ class Batch:
             if self._open:
                 self.slices = [*self.slices, *slices]
                 self.count += count_of(slices)
-                self._look_for_turn()
+                if self._full is not None and self.count >= self._full:
+                    self.turn.fill()
             return self._open
 
     def compute_in_turn(self, run: Run, *, overlaps: bool = False) -> Computed:
@@ -104,47 +100,12 @@ class Batch:
 
         With `overlaps` the next one may begin beside the end of this one.
         """
-        before = self._before
         try:
-            self._look_for_turn()
-            self._turn.wait()
-            computed = self._close_and_compute(run, self._be_nearly_done if overlaps else None)
-            return computed if before is None else replace(computed, seconds=self._seconds_after(before, computed))
+            self.turn.wait()
+            computed = self._close_and_compute(run, self.turn.pass_on_early if overlaps else None)
+            return replace(computed, seconds=self.turn.own_seconds(computed.seconds))
         finally:
-            self.end()
-            del before  # if this one failed, its stack is held for a while
-
-    def _seconds_after(self, before: Batch, computed: Computed) -> float:
-        """Return how much of the time that this one has just taken came after the end of the one before.
-
-        Half of it at least: that one's thread may be late to say that it has ended.
-        """
-        alone_s = time.monotonic() - before._ended if before._done else 0.0
-        return min(computed.seconds, max(alone_s, computed.seconds / 2))
-
-    def end(self) -> None:
-        """Let the next one begin, also if this one never did. In any thread, and again if it must be."""
-        before = self._before
-        self._ended = time.monotonic()
-        self._done = True
-        self._before = None
-        if before is not None:
-            before._next = None  # what failed is held by its own stack for a while, and would hold all that followed
-        following = self._next  # only now: whoever follows from here on sees that this one is done
-        if following is not None:
-            following._look_for_turn()
-
-    def _be_nearly_done(self) -> None:
-        self._nearly_done = True
-        following = self._next
-        if following is not None:
-            following._look_for_turn()
-
-    def _look_for_turn(self) -> None:
-        """Note if its turn has come. Called, in whatever thread, after anything by which that may be so."""
-        before = self._before
-        if before is None or before._done or (before._nearly_done and self.count >= self._full):
-            self._turn.set()
+            self.turn.end()
 
     def _close_and_compute(self, run: Run, nearly_done: Callable[[], None] | None) -> Computed:
         """Close it and compute; where memory is lacking in two halves, before the next one unless that has begun."""

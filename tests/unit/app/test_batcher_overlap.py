@@ -1,18 +1,15 @@
 """An engine that overlaps batches: a full one begins when the one before is nearly done."""
 
 import asyncio
-import gc
 import math
 import threading
-import weakref
-from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from app.batching import batches
-from app.batching.batches import Batch, Computed
+from app.batching import turns
+from app.batching.batches import Batch
 from app.batching.fill_policy import TOP_UP_MIN_BATCH_S
 from app.batching.jobs import Job, Ticket
 from app.engine_errors import EngineBroken, EngineOutOfMemory
@@ -21,6 +18,7 @@ from app.errors import EngineFailed, ServiceError
 from app.settings import Settings
 from tests.batchers import MODEL, pictures, running, submit
 from tests.fakes import FakeEngine, probabilities_of, rounded_probabilities
+from tests.noting_event import NotingEvent
 
 pytestmark = pytest.mark.anyio
 
@@ -67,24 +65,8 @@ class Stepped:
             event.set()
 
 
-class Noting(threading.Event):
-    """Says when it is waited for."""
-
-    def __init__(self):
-        super().__init__()
-        self.waited_for = threading.Event()
-
-    def wait(self, timeout=None):
-        self.waited_for.set()
-        return super().wait(timeout)
-
-
 def overlapping(engine, **options):
     return running(engine, max_batch=FULL, overlaps=True, **options)
-
-
-def fail(_images):
-    raise ValueError("secret")
 
 
 def expect_all_back(batcher):
@@ -214,7 +196,7 @@ async def test_a_broken_engine_ends_all_batches_and_no_thread_waits_for_one_that
 
 
 async def test_when_all_ends_no_thread_waits_for_a_batch_that_never_begins(monkeypatch):
-    monkeypatch.setattr(batches, "threading", SimpleNamespace(Event=Noting, Lock=threading.Lock))
+    monkeypatch.setattr(turns, "threading", SimpleNamespace(Event=NotingEvent))
     engine, go = Stepped(), threading.Event()
     async with overlapping(engine) as batcher:
         slow(batcher)
@@ -222,7 +204,7 @@ async def test_when_all_ends_no_thread_waits_for_a_batch_that_never_begins(monke
         waiting = [submit(batcher, pictures(FULL)) for _ in range(2)]
         while len(batcher._batches) < 2:
             await asyncio.sleep(0)
-        assert await asyncio.to_thread(batcher._batches[1]._turn.waited_for.wait, 10)
+        assert await asyncio.to_thread(batcher._batches[1].turn._come.waited_for.wait, 10)
         closing = asyncio.ensure_future(batcher.close())
         for one in waiting:
             with pytest.raises(EngineFailed):
@@ -234,24 +216,19 @@ async def test_when_all_ends_no_thread_waits_for_a_batch_that_never_begins(monke
         assert [thread.name for thread in threading.enumerate()].count("engine-2") == 0
 
 
-@pytest.mark.parametrize(
-    ("first", "last"), [("full", "nearly done"), ("nearly done", "full"), ("nearly done", "done"), ("full", "done")]
-)
-async def test_a_batch_begins_by_whatever_comes_last(first, last):
-    before, batch = Batch([]), Batch([])
-    batch.follow(before, full=1)
-    batch._turn = turn = Noting()
-    computing = asyncio.ensure_future(asyncio.to_thread(batch.compute_in_turn, probabilities_of))
-    assert await asyncio.to_thread(turn.waited_for.wait, 10)
-    image = pictures(1)
-    job = Job(image, Ticket(lambda _places: None, 1), math.inf)
-    steps = {"nearly done": before._be_nearly_done, "full": lambda: batch.add([(job, image)]), "done": before.end}
-    steps[first]()
-    assert not turn.is_set()
-    steps[last]()
-    assert turn.is_set()
-    assert len((await asyncio.wait_for(computing, 10)).slices) == ("full" in (first, last))
-    job.future.cancel()
+async def test_a_batch_that_follows_another_is_full_from_its_last_image_on():
+    def images():
+        return [(Job(image, Ticket(lambda _places: None, 1), math.inf), image) for image in [pictures(1)]]
+
+    before, batch, full = Batch([]), Batch(images()), Batch(images())
+    batch.follow(before, full=2)
+    assert not batch.turn.is_full
+    batch.add(images())
+    assert batch.turn.is_full
+    full.follow(before, full=1)
+    assert full.turn.is_full
+    for job, _image in [*batch.slices, *full.slices]:
+        job.future.cancel()
 
 
 async def test_closing_waits_for_both_threads(monkeypatch):
@@ -277,69 +254,6 @@ async def test_closing_waits_for_both_threads(monkeypatch):
             await waiting[1]
         await asyncio.to_thread(lambda: [t.join(10) for t in threading.enumerate() if t.name == "engine-2"])
         assert [thread.name for thread in threading.enumerate()].count("engine-2") == 0
-
-
-@pytest.mark.parametrize(("ended", "counted_s"), [(103.0, 3.0), (99.0, 4.0), (105.5, 2.0)], ids=str)
-def test_what_a_batch_took_counts_from_the_end_of_the_one_before(monkeypatch, ended, counted_s):
-    """It took four seconds, until 106. In the last case the other thread was late to say that it had ended."""
-    before, batch = Batch([]), Batch([])
-    batch.follow(before, full=FULL)
-    before.end()
-    before._ended = ended
-    batch._close_and_compute = lambda _run, _nearly_done: Computed([], None, 4.0)
-    monkeypatch.setattr("app.batching.batches.time.monotonic", lambda: 106.0)
-    assert batch.compute_in_turn(probabilities_of).seconds == counted_s
-
-
-def test_who_follows_a_batch_as_it_ends_is_not_left_behind(monkeypatch):
-    before, batch = Batch([]), Batch([])
-
-    def monotonic():  # the other threads' turn, in the midst of `end`
-        batch.follow(before, full=FULL)
-        batch._look_for_turn()
-        assert not batch._turn.is_set()
-        return 1.0
-
-    monkeypatch.setattr("app.batching.batches.time.monotonic", monotonic)
-    before.end()
-    assert batch._turn.is_set()
-
-
-async def test_what_failed_does_not_hold_the_batch_before():
-    before, batch = Batch([]), Batch([])
-    batch.follow(before, full=FULL)
-    before.end()
-    gone = weakref.ref(before)
-    job = Job(pictures(1), Ticket(lambda _places: None, 1), math.inf)
-    batch.add([(job, job.images)])
-    del before
-    gc.disable()
-    try:
-        with pytest.raises(ValueError, match="secret") as failed:
-            batch.compute_in_turn(fail)
-        assert gone() is None
-        assert failed.tb
-    finally:
-        gc.enable()
-        job.future.cancel()
-
-
-def test_what_failed_does_not_hold_the_batches_that_followed():
-    """Its stack holds it, in a circle, until a garbage collection."""
-    every = [Batch([]) for _ in range(3)]
-    for before, following in pairwise(every):
-        following.follow(before, full=FULL)
-    for batch in every:
-        batch.end()
-    last = weakref.ref(every[2])
-    first = every[0]
-    gc.disable()
-    try:
-        del every, batch, before, following
-        assert last() is None
-    finally:
-        gc.enable()
-    assert first._next is None
 
 
 async def test_what_is_alone_is_always_computed_in_the_same_thread():
@@ -407,15 +321,15 @@ async def test_hundreds_of_requests_through_two_threads_are_all_answered_rightly
 
     async with overlapping(Quick(), max_queue_images=10_000) as batcher:
 
-        async def ask(images, turns):
-            for _ in range(turns):
+        async def ask(images, pauses):
+            for _ in range(pauses):
                 await asyncio.sleep(0)
             slow(batcher)
             outcome = await submit(batcher, images)
             np.testing.assert_array_equal(outcome.probabilities, rounded_probabilities(images))
 
         asked = [every[at : at + 1 + at % 7] for at in range(0, 2000, 8)]
-        await asyncio.gather(*(ask(images, turns % 50) for turns, images in enumerate(asked)))
+        await asyncio.gather(*(ask(images, number % 50) for number, images in enumerate(asked)))
         assert batcher.queued_images == batcher._jobs.images == batcher._running_images == 0
     assert sum(sizes) == sum(map(len, asked))
 
