@@ -22,19 +22,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from itertools import cycle
 
 from app.batching.admission import Load, check_room
 from app.batching.batches import Batch, Run, Slice, count_of
 from app.batching.engine_failures import EngineFailures
+from app.batching.engine_threads import EngineThreads
 from app.batching.fill_policy import FillPolicy
 from app.batching.job_queue import JobQueue
 from app.batching.jobs import Images, Job, ModelIdentity, Ticket
 from app.batching.swap import Swap
 from app.engine_errors import EngineBroken
 from app.errors import EngineFailed
-from app.threads import Worker
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +83,7 @@ class Batcher:
         # While the loop waits for a batch to fill up: until when, and how many queued images wake it before.
         self._wait_deadline = 0.0
         self._wake_at_images = 1
-        self._overlaps = overlaps
-        self._workers = [Worker("engine"), Worker("engine-2")] if overlaps else [Worker("engine")]
-        self._turns = cycle(self._workers)
+        self._threads = EngineThreads(overlaps=overlaps, full=max_batch)
         self._task: asyncio.Task[None] | None = None
         self._dead = False
         self._closed = False
@@ -146,8 +142,7 @@ class Batcher:
 
     def start(self) -> None:
         """Start the loop and the engine's threads. Raises RuntimeError where there is no thread to be had."""
-        for worker in self._workers:
-            worker.start()  # not with the first batch: its requests would be in neither list if that failed
+        self._threads.start()  # not with the first batch: its requests would be in neither list if that failed
         self._task = asyncio.get_running_loop().create_task(self._loop(), name="batcher")
         self._task.add_done_callback(self._ended)
 
@@ -182,15 +177,12 @@ class Batcher:
             await asyncio.wait({self._task})
         try:
             async with asyncio.timeout(CLOSE_S):
-                for worker in self._workers[1:]:
-                    await worker.run(lambda: None)
-                await self._workers[0].run(last)
+                await self._threads.finish(last)
         except TimeoutError:
             log.warning("the engine still computes, or takes long to close: it is left as it is")
         except Exception:
             log.exception("the engine could not be closed")
-        for worker in self._workers:
-            worker.close()
+        self._threads.close()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Fail everything that waits, whatever ended the loop, and report the end unless it was asked for."""
@@ -284,11 +276,7 @@ class Batcher:
 
     def _enqueue(self, batch: Batch) -> None:
         """Let the engine compute a batch, after those that it has."""
-        if not self._batches:  # a lone client's are all in one thread: a runtime may keep things for each
-            self._turns = cycle(self._workers)
-        elif self._overlaps:
-            batch.follow(self._batches[-1], full=self.max_batch)
-        batch.result = next(self._turns).run(partial(batch.compute_in_turn, overlaps=self._overlaps), self._run)
+        batch.result = self._threads.compute(batch, self._run, self._batches[-1] if self._batches else None)
         self._batches.append(batch)
         if len(self._batches) == 1:
             self._progress = time.monotonic()

@@ -322,7 +322,7 @@ async def test_what_is_left_of_a_request_is_handed_over_once_the_batch_before_it
 async def test_who_joins_the_batch_that_is_next_is_no_longer_queued():
     engine, go = FakeEngine(), threading.Event()
     async with running(engine) as batcher:
-        busy = batcher._workers[0].run(go.wait, 30)  # the engine's thread has not come to the first batch yet
+        busy = batcher._threads.workers[0].run(go.wait, 30)  # the engine's thread has not come to the first batch yet
         batcher._policy.pace.batch_s = TOP_UP_MIN_BATCH_S
         waiting = [submit(batcher, pictures(1))]
         while not batcher._batches:

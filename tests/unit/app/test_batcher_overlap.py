@@ -143,7 +143,7 @@ async def test_without_overlap_the_engine_has_one_batch_and_is_told_of_nothing()
         waiting = [submit(batcher, pictures(FULL)) for _ in range(2)]
         await engine.begun(1)
         assert engine._nearly == [None]
-        assert len(batcher._workers) == 1
+        assert len(batcher._threads.workers) == 1
         engine.release()
         await asyncio.gather(*waiting)
 
@@ -192,7 +192,7 @@ async def test_a_broken_engine_ends_all_batches_and_no_thread_waits_for_one_that
                 await one
         assert len(reasons) == 1
         engine.release()
-        await asyncio.wait_for(asyncio.gather(*(worker.run(int) for worker in batcher._workers)), 10)
+        await asyncio.wait_for(asyncio.gather(*(worker.run(int) for worker in batcher._threads.workers)), 10)
 
 
 async def test_when_all_ends_no_thread_waits_for_a_batch_that_never_begins(monkeypatch):
@@ -200,7 +200,7 @@ async def test_when_all_ends_no_thread_waits_for_a_batch_that_never_begins(monke
     engine, go = Stepped(), threading.Event()
     async with overlapping(engine) as batcher:
         slow(batcher)
-        busy = batcher._workers[0].run(go.wait, 30)
+        busy = batcher._threads.workers[0].run(go.wait, 30)
         waiting = [submit(batcher, pictures(FULL)) for _ in range(2)]
         while len(batcher._batches) < 2:
             await asyncio.sleep(0)
@@ -245,7 +245,7 @@ async def test_closing_waits_for_both_threads(monkeypatch):
         while batcher.alive:
             await asyncio.sleep(0)
         await asyncio.sleep(0)
-        await batcher._workers[0].run(int)  # what it was given before has been done
+        await batcher._threads.workers[0].run(int)  # what it was given before has been done
         assert not closed
         engine.release()
         await closing
@@ -339,5 +339,5 @@ async def test_the_engine_says_whether_its_batches_overlap(overlaps):
     engine = FakeEngine()
     engine.overlaps = overlaps
     predictor = EngineService(Settings(), lambda _settings: engine)._predictor_of(engine)
-    assert len(predictor.batcher._workers) == 1 + overlaps
+    assert len(predictor.batcher._threads.workers) == 1 + overlaps
     await predictor.close()
