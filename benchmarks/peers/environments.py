@@ -20,7 +20,10 @@ from benchmarks.peers.contenders import HERE, Contender
 
 
 def make(contender: Contender, folder: Path) -> Path:
-    """Make the contender's environment unless it is up to date; return its python. Raises CalledProcessError."""
+    """Make the contender's environment unless it is up to date; return its python.
+
+    Raises CalledProcessError, also if something is lacking there, since its list or our own dependencies changed.
+    """
     if not contender.packages:
         return Path(sys.executable)
     shared = _shared(folder)  # each time: the environment of this run may be another one
@@ -28,16 +31,16 @@ def make(contender: Contender, folder: Path) -> Path:
     python = environment / "bin" / "python"
     requirements = HERE / "requirements" / f"{contender.name}.txt"
     installed = environment / "installed.txt"
-    if installed.is_file() and installed.read_text() == requirements.read_text():
-        return python
-    print(f"installing {contender.title} into {environment}", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", environment], check=True)
-    packages = next((environment / "lib").glob("python*")) / "site-packages"
-    (packages / "zz_shared.pth").write_text(f"{shared}\n")
-    # The lists are complete: pip need not look for what else a peer could want.
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "--requirement", str(requirements)], check=True)
-    installed.write_text(requirements.read_text())
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    if not installed.is_file() or installed.read_text() != requirements.read_text():
+        print(f"installing {contender.title} into {environment}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", environment], check=True)
+        packages = next((environment / "lib").glob("python*")) / "site-packages"
+        (packages / "zz_shared.pth").write_text(f"{shared}\n")
+        # The lists are complete: pip need not look for what else a peer could want.
+        subprocess.run([*pip, "install", "--quiet", "--no-deps", "--requirement", str(requirements)], check=True)
+        installed.write_text(requirements.read_text())
+    subprocess.run([*pip, "check"], check=True, stdout=sys.stderr)
     return python
 
 
