@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from app.backends import measured
 from app.backends.backend import Backend, OverlappingBackend, device_kind
-from app.backends.batch_sizes import LADDER_STEPS, MIN_SPEEDUP, choose_batch_sizes
+from app.backends.batch_sizes import LADDER_STEPS, MIN_SPEEDUP, choose_batch_sizes, most_images
 from app.backends.choice import open_backend
 from app.engine_errors import memory_errors_classified
 from app.memory import clear_error_frames
@@ -27,13 +27,6 @@ from model import checkpoint
 from model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
-
-# The most images a batch is tried with. On a GPU, 1024 images are four pieces over two lanes
-# (app/backends/cuda_backend.py). A processor of few cores has reached its best rate with half of 64, and more at once
-# would only be answered later: while all clients are in one batch, nothing is computed for those who were answered.
-MAX_BATCH_BY_DEVICE = {"cpu": 64, "cuda": 1024}
-MAX_BATCH_A_THREAD = 16
-LEAST_MAX_BATCH = 32
 
 # What batches are timed by. Beside other programs, a CPU's own time is a better measure than wall time.
 CLOCKS = {"cpu": measured.CLOCKS, "cuda": (time.perf_counter,)}
@@ -160,19 +153,14 @@ def load_engine(settings: Settings) -> CheckpointEngine:
     engine = CheckpointEngine(source, backend, settings.batch_sizes or ())
     try:
         engine.self_test()
-        engine.prepare(min(_most_images(device_kind(backend.device), settings), settings.max_queue_images))
+        most = most_images(device_kind(backend.device), settings.engine_threads)
+        engine.prepare(min(most, settings.max_queue_images))
         engine.self_test(engine.batch_sizes[-1])  # another network may compute large batches than single images
     except BaseException as error:
         clear_error_frames(error)  # what it still holds would not be given back by the next line
         engine.close()  # a GPU's streams are dealt in turn: one that is not given back is somebody else's in the end
         raise
     return engine
-
-
-def _most_images(kind: str, settings: Settings) -> int:
-    """Return the most images that batches are tried with on such a device."""
-    most = MAX_BATCH_BY_DEVICE[kind]
-    return most if kind == "cuda" else min(most, max(LEAST_MAX_BATCH, MAX_BATCH_A_THREAD * settings.engine_threads))
 
 
 def _card(source: Checkpoint, backend: Backend) -> dict[str, Any]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import statistics
-import threading
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from app.backends.batch_sizes import ladder
+from app.batching.turns import Turn
 from app.engine import CheckpointEngine
 from benchmarks.closed_loop import PICTURES
 
@@ -52,10 +53,7 @@ def engine_rate(
     """
     started = time.perf_counter()
     if overlapping and engine.overlaps:
-        turn = threading.Semaphore()
-        with ThreadPoolExecutor(2) as pool:
-            counts = [pool.submit(_take_turns, engine, batch, turn, started + least_s) for _ in range(2)]
-        batches = sum(count.result() for count in counts)
+        batches = _overlapping_batches(engine, batch, started + least_s)
     else:
         batches = 0
         while time.perf_counter() - started < least_s:
@@ -64,32 +62,30 @@ def engine_rate(
     return round(batches * len(batch) / (time.perf_counter() - started), 1)
 
 
-def _take_turns(engine: CheckpointEngine, batch: NDArray[np.uint8], turn: threading.Semaphore, until: float) -> int:
-    """Compute a batch whenever the one before is nearly done, until a time.perf_counter(); return how many."""
+def _overlapping_batches(engine: CheckpointEngine, batch: NDArray[np.uint8], until: float) -> int:
+    """Compute a batch over and over until a time.perf_counter(), two under way at a time; return how often."""
+
+    def compute(turn: Turn) -> None:
+        try:
+            turn.wait()
+            engine.run(batch, turn.pass_on_early)
+        finally:
+            turn.end()
+
+    under_way: deque[tuple[Turn, Future[None]]] = deque()
     batches = 0
-    while True:
-        turn.acquire()
-        if time.perf_counter() >= until:
-            turn.release()
-            return batches
-        _compute_and_pass_on(engine, batch, turn)
-        batches += 1
-
-
-def _compute_and_pass_on(engine: CheckpointEngine, batch: NDArray[np.uint8], turn: threading.Semaphore) -> None:
-    """Compute a batch; the turn passes on when it is nearly done, or done."""
-    passed = False
-
-    def pass_on() -> None:
-        nonlocal passed
-        if not passed:
-            passed = True
-            turn.release()
-
-    try:
-        engine.run(batch, pass_on)
-    finally:
-        pass_on()
+    with ThreadPoolExecutor(2) as pool:
+        while time.perf_counter() < until:
+            turn = Turn(is_full=True)
+            if under_way:
+                turn.follow(under_way[-1][0])
+            under_way.append((turn, pool.submit(compute, turn)))
+            batches += 1
+            if len(under_way) == 2:
+                under_way.popleft()[1].result()
+        for _turn, computing in under_way:
+            computing.result()
+    return batches
 
 
 def median_ms(engine: CheckpointEngine, batch: NDArray[np.uint8], least_s: float = PACE_S) -> float:

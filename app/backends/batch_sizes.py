@@ -19,6 +19,13 @@ Times = list[list[float]]
 # By device: a size costs CUDA a recorded graph and a CPU 1.4 MB; a padded image costs a CPU as much as a real one.
 LADDER_STEPS = {"cpu": 4, "cuda": 2}
 
+# The most images a batch is tried with. On a GPU, 1024 images are four pieces over two lanes (cuda_backend.py). A
+# processor of few cores has reached its best rate with half of 64, and more at once would only be answered later: while
+# all clients are in one batch, nothing is computed for those who were answered.
+MAX_BATCH = {"cpu": 64, "cuda": 1024}
+MAX_BATCH_A_THREAD = 16
+LEAST_MAX_BATCH = 32
+
 BUDGET_S = 1.0
 
 # A larger batch must be faster by this factor, by one of the clocks, to be worth its longer wait. On a CPU it costs
@@ -34,6 +41,13 @@ RUNS_S = 0.1
 # that says the best of the machine: as many as nobody notices, and a few where they take longer.
 MIN_LARGEST_BATCH = 16
 LEAST_LARGEST = ((32, 0.1), (MIN_LARGEST_BATCH, 0.5))
+
+
+def most_images(kind: str, threads: int) -> int:
+    """Return the most images that batches are tried with, on a GPU or on so many threads of a CPU."""
+    if kind == "cuda":
+        return MAX_BATCH[kind]
+    return min(MAX_BATCH[kind], max(LEAST_MAX_BATCH, MAX_BATCH_A_THREAD * threads))
 
 
 def choose_batch_sizes(

@@ -14,8 +14,8 @@ class Turn:
     first and looked for then, so that of two who change things at the same time one sees both.
     """
 
-    def __init__(self) -> None:
-        self.is_full = False
+    def __init__(self, *, is_full: bool = False) -> None:
+        self.is_full = is_full
         self._before: Turn | None = None
         self._next: Turn | None = None
         self._come = threading.Event()

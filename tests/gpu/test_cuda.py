@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from app.backends.agreement import BOUND
-from app.backends.batch_sizes import LADDER_STEPS, ladder
+from app.backends.batch_sizes import LADDER_STEPS, MAX_BATCH, ladder
 from app.backends.cuda_backend import LANES, PIECE, CudaBackend, open_cuda_backend
 from app.backends.cuda_lane import CudaLane
 from app.backends.cuda_proof import TOLERANCES, ExecutionMode, distinct
-from app.engine import MAX_BATCH_BY_DEVICE, load_engine
+from app.engine import load_engine
 from app.engine_errors import EngineOutOfMemory
 from app.settings import Settings
 from model.runtimes.fused_convolutions import FusedNetwork, PlainKernels
@@ -127,7 +127,7 @@ def test_one_is_recorded_while_another_one_serves(source, pictures):
 
 def test_an_engine_measures_its_sizes_and_has_recorded_them_all_by_then(source, pictures):
     engine = load_engine(Settings(device=DEVICE))
-    assert 1 <= engine.batch_sizes[-1] <= MAX_BATCH_BY_DEVICE["cuda"]
+    assert 1 <= engine.batch_sizes[-1] <= MAX_BATCH["cuda"]
     proven = engine.backend._modes[0].proven
     for count in range(1, min(engine.batch_sizes[-1], MANY) + 1, 7):
         probabilities = engine.run(pictures[:count])

@@ -65,6 +65,30 @@ class Stepped:
             event.set()
 
 
+class Quick:
+    """An engine that says that it is nearly done as soon as it begins."""
+
+    def __init__(self):
+        self.sizes, self.threads = [], []
+
+    def run(self, images, nearly_done=None):
+        self.sizes.append(len(images))
+        self.threads.append(threading.current_thread().name)
+        nearly_done()
+        return probabilities_of(images)
+
+    def release(self):
+        pass
+
+
+def end_of_second_thread():
+    """Wait for it, in a thread; fail if it does not come."""
+    for thread in threading.enumerate():
+        if thread.name == "engine-2":
+            thread.join(10)
+            assert not thread.is_alive()
+
+
 def overlapping(engine, **options):
     return running(engine, max_batch=FULL, overlaps=True, **options)
 
@@ -212,8 +236,7 @@ async def test_when_all_ends_no_thread_waits_for_a_batch_that_never_begins(monke
         go.set()
         await asyncio.gather(busy, closing)
         assert not engine.sizes
-        await asyncio.to_thread(lambda: [t.join(10) for t in threading.enumerate() if t.name == "engine-2"])
-        assert [thread.name for thread in threading.enumerate()].count("engine-2") == 0
+        await asyncio.to_thread(end_of_second_thread)
 
 
 async def test_a_batch_that_follows_another_is_full_from_its_last_image_on():
@@ -252,27 +275,17 @@ async def test_closing_waits_for_both_threads(monkeypatch):
         assert closed
         with pytest.raises(EngineFailed):
             await waiting[1]
-        await asyncio.to_thread(lambda: [t.join(10) for t in threading.enumerate() if t.name == "engine-2"])
-        assert [thread.name for thread in threading.enumerate()].count("engine-2") == 0
+        await asyncio.to_thread(end_of_second_thread)
 
 
 async def test_what_is_alone_is_always_computed_in_the_same_thread():
-    threads = []
-
-    class Quick:
-        def run(self, images, nearly_done=None):
-            threads.append(threading.current_thread().name)
-            return probabilities_of(images)
-
-        def release(self):
-            pass
-
-    async with overlapping(Quick()) as batcher:
+    engine = Quick()
+    async with overlapping(engine) as batcher:
         for _ in range(3):
             await submit(batcher, pictures(1))
             while batcher._batches:
                 await asyncio.sleep(0)
-    assert set(threads) == {"engine"}
+    assert set(engine.threads) == {"engine"}
 
 
 async def test_another_engine_takes_over_once_both_threads_are_done():
@@ -308,18 +321,8 @@ async def test_a_request_split_over_two_batches_keeps_its_order_though_the_secon
 
 
 async def test_hundreds_of_requests_through_two_threads_are_all_answered_rightly_once():
-    sizes, every = [], pictures(2000)
-
-    class Quick:
-        def run(self, images, nearly_done=None):
-            sizes.append(len(images))
-            nearly_done()
-            return probabilities_of(images)
-
-        def release(self):
-            pass
-
-    async with overlapping(Quick(), max_queue_images=10_000) as batcher:
+    engine, every = Quick(), pictures(2000)
+    async with overlapping(engine, max_queue_images=10_000) as batcher:
 
         async def ask(images, pauses):
             for _ in range(pauses):
@@ -331,7 +334,7 @@ async def test_hundreds_of_requests_through_two_threads_are_all_answered_rightly
         asked = [every[at : at + 1 + at % 7] for at in range(0, 2000, 8)]
         await asyncio.gather(*(ask(images, number % 50) for number, images in enumerate(asked)))
         assert batcher.queued_images == batcher._jobs.images == batcher._running_images == 0
-    assert sum(sizes) == sum(map(len, asked))
+    assert sum(engine.sizes) == sum(map(len, asked))
 
 
 @pytest.mark.parametrize("overlaps", [True, False])
