@@ -33,6 +33,7 @@ from app.batching.jobs import Images, Job, ModelIdentity, Ticket
 from app.batching.swap import Swap
 from app.engine_errors import EngineBroken
 from app.errors import EngineFailed
+from app.memory import forget_stack
 
 log = logging.getLogger(__name__)
 
@@ -303,11 +304,12 @@ class Batcher:
         except Exception as error:
             batch.fail_by(error)
             self.failures.add(error, batch)
+            forget_stack(error)  # it is logged
             return
         if computed.probabilities is not None:  # an abandoned batch was not computed, and says nothing of the engine
             self.failures.clear()
         if computed.slices:  # of requests: a probe has none
             now = time.monotonic()
+            computed.deliver(self.model, now)
             self._policy.batch_ended(computed.slices, computed.seconds, now)
             self._on_batch(count_of(computed.slices), computed.seconds)
-            computed.deliver(self.model, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import traceback
+from collections.abc import Iterator
 
 # Blocks this large get pages of their own, which go back when they are freed. More than a batch of pictures of 32 x 32
 # takes, so that ordinary requests still use pages that are there; less than large pictures take.
@@ -43,7 +44,23 @@ def clear_error_frames(error: BaseException) -> None:
     Their variables hold what was computed when it failed, such as activations on a GPU, for as long as the error itself
     is known: while a smaller batch is tried, or its device is to be left to others. Frames that still run stay.
     """
+    for each in _chain(error):
+        traceback.clear_frames(each.__traceback__)
+
+
+def forget_stack(error: BaseException) -> None:
+    """Forget the frames that an error has come through, and those that it was raised from, even if they still run.
+
+    An error that a thread hands to the event loop is known to the very frames that it knows: they would keep what it
+    was about, such as the images of a batch, until the next full collection.
+    """
+    for each in _chain(error):
+        each.__traceback__ = None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it was raised from."""
     seen: BaseException | None = error
     while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
+        yield seen
         seen = seen.__cause__ or seen.__context__

@@ -68,6 +68,7 @@ class Reloader:
         self._sha256_of_file = sha256_of_file
         self._on_broken = on_broken
         self._task: asyncio.Task[None] | None = None
+        self._begun = 0.0
         self._again = False
         self.finished = 0
         self.outcome: ReloadOutcome | None = None
@@ -84,8 +85,11 @@ class Reloader:
         """Start a reload, or remember that another one is to follow the one under way."""
         if self.running:
             self._again = True
-            log.info("reload: one is under way, another follows it")
+            log.warning(
+                "reload: one is under way, for %.1f s so far; another follows it", time.monotonic() - self._begun
+            )
         else:
+            self._begun = time.monotonic()
             self._task = asyncio.get_running_loop().create_task(self._run(predictor), name="reload")
 
     async def close(self) -> None:

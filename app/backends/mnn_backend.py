@@ -16,7 +16,7 @@ from app.backends.backend import Backend
 from app.backends.measured import batch_of, difference, speedup
 from app.backends.mnn_network import MnnModel, MnnNetwork
 from app.backends.openvino_backend import open_openvino
-from app.engine_errors import RuntimeUnfit
+from app.engine_errors import EngineOutOfMemory, RuntimeUnfit, memory_errors_classified
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 
@@ -37,14 +37,19 @@ TOLERANCE = 1e-3
 def open_mnn(source: Checkpoint, settings: Settings) -> MnnBackend:
     """Put a checkpoint's network on this CPU.
 
-    Raises RuntimeUnfit if MNN does not work here or disagrees with OpenVINO, and what OpenVINO raises.
+    Raises RuntimeUnfit if MNN does not work here or disagrees with OpenVINO, EngineOutOfMemory, and what OpenVINO
+    raises.
     """
     single = _open_single(source, settings)
     try:
-        return MnnBackend(single, _open_batches(source, settings, single))
+        with memory_errors_classified():
+            return MnnBackend(single, _open_batches(source, settings, single))
+    except EngineOutOfMemory:
+        single.close()
+        raise  # which says nothing of MNN: a reload for which there is no room is refused, not served by another one
     except Exception as error:
         single.close()
-        raise RuntimeUnfit(f"runtime mnn does not work here: {error}") from error
+        raise RuntimeUnfit(f"runtime mnn does not work here: {error!r}") from error
 
 
 def open_mnn_if_faster(source: Checkpoint, settings: Settings) -> MnnBackend | None:
@@ -58,7 +63,7 @@ def open_mnn_if_faster(source: Checkpoint, settings: Settings) -> MnnBackend | N
         if _is_faster(single, batches, source.self_test_images):
             return MnnBackend(single, batches)
     except Exception as error:
-        log.warning("MNN is left out: %s", error)
+        log.warning("MNN is left out: %r", error)
     single.close()
     return None
 

@@ -172,7 +172,8 @@ class Pieces:
             except (RuntimeError, MemoryError) as error:
                 failures.append(error)
         if failures:
-            raise failures[0]
+            del failures[1:]
+            raise failures.pop()  # held by this frame, which it holds, it would keep all images until a full collection
         return np.concatenate([request.get_output_tensor().data for request in under_way])
 
 

@@ -17,7 +17,8 @@ from app.batching.returning_clients import ReturningClients
 # or two images would cost more than the pauses do.
 TOP_UP_MIN_BATCH_S = 0.002
 
-# A request that waits for a batch to fill up keeps this share of its time for being computed, or what two batches take.
+# A request that waits for a batch to fill up keeps this share of its time for being computed, or what two batches take:
+# full ones, which it may be in, or such as the last one, if that took longer.
 SHARE_TO_COMPUTE = 0.1
 
 
@@ -42,10 +43,10 @@ class FillPolicy:
         self.returning = ReturningClients()
 
     def batch_ended(self, slices: list[Slice], seconds: float, now: float) -> None:
-        """Learn from the `seconds` that a batch took, which ended at `now`."""
+        """Learn from the `seconds` that a batch took, which ended at `now`, once its requests have their answers."""
         count = count_of(slices)
         self.pace.batch_ended(count, seconds, full=count == self.max_batch)
-        self.returning.batch_ended(sum(len(images) for job, images in slices if not job.untaken), seconds, now)
+        self.returning.batch_ended(sum(len(images) for job, images in slices if job.future.done()), seconds, now)
 
     def wait_limits(self, jobs: JobQueue) -> WaitLimits:
         """Return how long the next batch waits for more images. Every request keeps the time to be computed."""
@@ -62,7 +63,8 @@ class FillPolicy:
 
     def latest_start(self, job: Job) -> float:
         """Return until when a request may wait for others and still be answered in time."""
-        needed = max(2 * self.pace.batch_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
+        full_s = self.max_batch / self.pace.images_per_s if self.pace.images_per_s else 0.0
+        needed = max(2 * self.pace.batch_s, 2 * full_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
         return job.deadline - needed
 
     @property

@@ -86,7 +86,7 @@ class EngineProcessService(EngineService):
             self.shared.publish(self._predictor.batcher.load, self._predictor.batcher.stalled_s())
 
     def _send_status(self) -> None:
-        """Send every HTTP process the status at once, if it has changed: their probes must not lag behind ours."""
+        """Send every HTTP process the status, if it has changed; each BEAT_S, that their probes do not lag behind."""
         status = {
             "state": self.lifecycle.state,
             "reason": self.lifecycle.reason,

@@ -352,7 +352,17 @@ async def test_only_who_is_answered_whole_can_come_back():
     batcher._policy.returning.batch_ended = lambda count, _seconds, _now: answers.append(count)
     images = pictures(6)
     job = batcher.submit(batcher.admit(6, math.inf), images, math.inf)
+    job.taken = 6  # its rest is in the next batch already
     for part in (images[:4], images[4:]):
-        job.taken += len(part)
+        Computed([(job, part)], rounded_probabilities(part), 5.0).deliver(MODEL, 100.0)
         batcher._policy.batch_ended([(job, part)], seconds=5.0, now=100.0)
     assert answers == [0, 2]
+
+
+async def test_whom_a_batch_answers_has_the_answer_before_it_is_counted():
+    engine, done = FakeEngine(), []
+    async with running(engine) as batcher:
+        job = batcher.submit(batcher.admit(1, math.inf), pictures(1), time.monotonic() + 30.0)
+        batcher._policy.returning.batch_ended = lambda count, _seconds, _now: done.append((count, job.future.done()))
+        await job.future
+    assert done == [(1, True)]

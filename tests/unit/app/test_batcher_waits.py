@@ -81,6 +81,14 @@ async def test_who_waits_for_a_full_batch_keeps_the_time_that_two_take():
     assert engine.batches == [1]
 
 
+async def test_who_waits_for_a_full_batch_keeps_the_time_that_two_full_ones_take_though_the_last_one_was_small():
+    engine = FakeEngine()
+    async with running(engine, max_wait_s=3600, guessed_images_per_s=4 / 50) as batcher:
+        batcher._policy.pace.batch_s = 0.01
+        await submit(batcher, pictures(1), seconds=100.0)
+    assert engine.batches == [1]
+
+
 class Expecting:
     """Expects so many images after each batch, and for so long."""
 

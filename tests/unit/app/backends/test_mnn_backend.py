@@ -6,7 +6,7 @@ import pytest
 from app.backends import mnn_backend
 from app.backends.mnn_backend import MNN_FROM, MnnBackend, open_mnn, open_mnn_if_faster
 from app.backends.mnn_network import MnnNetwork
-from app.engine_errors import RuntimeUnfit
+from app.engine_errors import EngineOutOfMemory, RuntimeUnfit
 from app.settings import Settings
 
 FLOATS = Settings(device="cpu", precision="float32", threads=2)
@@ -72,3 +72,16 @@ def test_mnn_that_does_not_work_is_left_out_unless_it_was_asked_for(source, monk
     assert any(text.startswith("MNN is left out: ") and message in text for text in caplog.messages)
     with pytest.raises(RuntimeUnfit, match=f"runtime mnn does not work here: .*{message}"):
         open_mnn(source, FLOATS)
+
+
+def no_memory(*_):
+    raise MemoryError
+
+
+def test_want_of_memory_says_nothing_of_mnn(source, monkeypatch, caplog):
+    """Taken for a fault of MNN, it would have a reload go on with a slower runtime, for good."""
+    monkeypatch.setattr(mnn_backend, "MnnNetwork", no_memory)
+    with pytest.raises(EngineOutOfMemory):
+        open_mnn(source, FLOATS)
+    assert open_mnn_if_faster(source, FLOATS) is None
+    assert "MNN is left out: MemoryError()" in caplog.messages

@@ -1,6 +1,9 @@
 """Large batches in pieces, two at the same time, in app/backends/openvino_backend.py."""
 
+import gc
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -219,3 +222,25 @@ def test_a_piece_that_fails_waits_for_the_others_and_the_next_batch_is_right(
     assert len(pieces._idle_requests) == len(good)
     pieces._idle_requests = good
     np.testing.assert_allclose(backend.logits(images), expected, atol=1e-4)
+
+
+def test_pieces_that_failed_leave_none_of_their_images(source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Request:
+        def set_input_tensor(self, _tensor: object) -> None:
+            raise RuntimeError("std::bad_alloc")
+
+    backend = opened(source, split=True)
+    pieces = backend._pieces
+    assert isinstance(pieces, openvino_backend.Pieces)
+    monkeypatch.setattr(pieces, "_idle_request", Request)
+    images = pictures(2 * PIECES_FROM)
+    kept = weakref.ref(images)
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(EngineOutOfMemory):
+            pytest.fail(str(backend.logits(images)))
+        del images
+        assert kept() is None
+    finally:
+        gc.enable()
