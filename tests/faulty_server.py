@@ -2,7 +2,8 @@
 
 python -m tests.faulty_server    (settings: RESNET_*; FAULTY_FOLDER: what hangs makes the file `hanging` there and
                                   goes on when it finds the file `release`; while a fault's name stands in the file
-                                  `always`, every batch has it; FAULTY_LOAD: if set, loading hangs)
+                                  `always`, every batch has it; FAULTY_LOAD: if set, loading hangs; FAULTY_OVERLAPS:
+                                  if set, the engine computes a full batch beside the one before)
 """
 
 import os
@@ -44,7 +45,9 @@ def hang():
 
 
 class FaultyEngine(FakeEngine):
-    def run(self, images):
+    def run(self, images, nearly_done=None):
+        if nearly_done is not None:
+            nearly_done()
         answer = super().run(images)
         fault = lasting_fault() or next((found for found in map(fault_of, images) if found), None)
         if fault == "exception":
@@ -83,7 +86,9 @@ def faulty_finish(image, size, finish=imaging._finish):
 def load(settings):
     if "FAULTY_LOAD" in os.environ:
         hang()
-    return FaultyEngine(batch_sizes=settings.batch_sizes or (1, 32))
+    engine = FaultyEngine(batch_sizes=settings.batch_sizes or (1, 32))
+    engine.overlaps = "FAULTY_OVERLAPS" in os.environ
+    return engine
 
 
 if __name__ == "__main__":

@@ -180,6 +180,65 @@ def test_an_engine_that_hangs_keeps_neither_a_request_nor_the_process(start_faul
     assert (": 1 engine-failed" in service.log) is (status == 503)
 
 
+@pytest.fixture(params=[0, 1], ids=["the first of two batches", "the second of two batches"])
+def beside_good(request, monkeypatch):
+    """The pictures of two batches that are computed beside each other, one of which has a fault."""
+    monkeypatch.setenv("FAULTY_OVERLAPS", "1")
+
+    def pictures(fault):
+        batches = [GOOD] * 2, [bad(fault), GOOD]
+        return [*batches[1 - request.param], *batches[request.param]]
+
+    return pictures
+
+
+def test_what_breaks_beside_another_batch_fails_its_own_request_and_nothing_else(start_faulty, beside_good):
+    service = start_faulty(batch_sizes="1,2")
+    for fault, outcome in [
+        ("exception", (500, "internal-error")),
+        ("thread dies", (500, "internal-error")),
+        ("no memory", (503, "engine-failed")),
+        ("no memory for two", (200, "")),
+    ]:
+        assert ask(service, *beside_good(fault)) == outcome
+        assert ask(service, *[GOOD] * 6) == (200, "")
+        assert service.get("/readyz").status_code == 200
+    assert service.metric("resnet_queue_images") == 0
+    assert ask(service, *beside_good("broken")) == (503, "engine-failed")
+    assert service.process.wait(timeout=60) == 1
+
+
+def test_a_batch_that_hangs_beside_another_one_is_seen_and_all_comes_back_with_it(start_faulty, beside_good, tmp_path):
+    service = start_faulty(batch_sizes="1,2", stall_timeout_s=0.5)
+    while not (tmp_path / "hanging").exists():
+        assert ask(service, *beside_good("hang"), **SOON) == LATE
+    assert ask_together(service, *[GOOD] * 20, **SOON) == [504] * 20
+    wait_for_status(service, "/livez", 503)
+    (tmp_path / "release").touch()
+    wait_for_status(service, "/livez", 200)
+    assert [ask(service, GOOD, GOOD) for _ in range(5)] == [(200, "")] * 5  # one by one: it is thought to be slow now
+    assert service.metric("resnet_queue_images") == 0
+    assert service.stop() == 0
+    assert "Traceback" not in service.log
+
+
+def test_a_batch_that_hangs_beside_another_one_for_good_ends_the_service(start_faulty, beside_good):
+    service = start_faulty(batch_sizes="1,2", timeout_ms=120_000, stall_timeout_s=1.5, stall_exit_s=2)
+    assert ask(service, *beside_good("hang")) == (503, "engine-failed")
+    assert service.process.wait(timeout=60) == 1
+    assert re.search(r'^  File ".*faulty_server.py", line \d+ in hang$', service.log, re.M)
+
+
+def test_a_batch_that_hangs_beside_another_one_does_not_keep_the_process(start_faulty, beside_good, pool, tmp_path):
+    service = start_faulty(batch_sizes="1,2", drain_timeout_s=2)
+    waiting = pool.submit(ask, service, *beside_good("hang"))
+    while not (tmp_path / "hanging").exists():
+        time.sleep(0.01)
+    service.process.send_signal(signal.SIGTERM)
+    assert waiting.result() == (503, "engine-failed")
+    assert service.process.wait(timeout=60) == 0
+
+
 def test_an_engine_that_hangs_while_it_loads_keeps_no_process(start_faulty, monkeypatch):
     monkeypatch.setenv("FAULTY_LOAD", "1")
     service = start_faulty(wait=False)
