@@ -131,9 +131,12 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
 
     began = time.monotonic()
     log_epoch: OnEpoch | None = None
-    RunFolder(arguments.out).check_ours()  # before all pictures are read
+    folder = RunFolder(arguments.out)  # looked at before all pictures are read
+    folder.check_ours()
     if arguments.finish:
-        RunFolder(arguments.out).require_state()
+        folder.require_state()
+    elif not folder.state.exists():  # else it may be that nothing is left to write
+        folder.check_writable()
     with ExitStack() as stack:
         if arguments.tensorboard and world.is_main:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))
