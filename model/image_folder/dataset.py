@@ -64,7 +64,7 @@ class PictureFolder:
         classes = class_names(split_dirs.get("train", root))
         there = [name for name in ("test", "val") if name in split_dirs]
         labelled = [name for name in there if holds_classes(split_dirs[name], classes)]
-        test_split = next(iter(labelled + there), None)
+        test_split = next(iter(labelled or there), None)  # without pictures in classes, loading it will say so
         return cls(root, split_dirs, classes, test_split, "val" if labelled == ["test", "val"] else None)
 
     @property
