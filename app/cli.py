@@ -50,16 +50,19 @@ def main() -> None:
     elif not _ends_by_default():
         signal.signal(signal.SIGTERM, terminate)  # which a container's first process would ignore by default
     _show_all_names()
+    status = 0
     try:
         arguments = build_parser().parse_args()
-        sys.exit(arguments.run(arguments))
+        status = arguments.run(arguments)
+        sys.stdout.flush()  # a reader that has gone is found out here, not at the exit, of which Python would complain
+        sys.exit(status)
     except KeyboardInterrupt as error:
         word, status = word_and_status(error)
         sys.stderr.write(f"resnet: {word}\n")
         sys.exit(status)
     except BrokenPipeError:  # whoever read has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else what is buffered fails again at the exit
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(status or 128 + signal.SIGPIPE)
     except ModuleNotFoundError as error:
         if error.name not in FOR_TRAINING_AND_GPUS:
             raise

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,12 +103,14 @@ def content_digest(metadata: dict[str, Any], tensors: dict[str, StoredTensor]) -
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a crash leaves either the old one or the new one: temporary name, fsync, rename.
 
-    Raises OSError with the file's name; then nothing is left of the new one.
+    The new one has the old one's mode and, where that is allowed, group. Raises OSError with the file's name; then
+    nothing is left of the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
+            _take_permissions(file.fileno(), path)  # before there is anything to read
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -116,6 +119,15 @@ def write_atomically(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _take_permissions(descriptor: int, path: Path) -> None:
+    """Give an open file the group and the mode of another one, if that exists, as far as the system allows it."""
+    with suppress(OSError):
+        before = path.stat()
+        with suppress(OSError):
+            os.fchown(descriptor, -1, before.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
 
 
 def save(

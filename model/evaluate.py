@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -132,15 +133,34 @@ def confusion_matrix(probabilities: Tensor, labels: Tensor) -> Tensor:
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def balanced_accuracy(counts: Tensor) -> float:
+def confusions(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return what is not zero of the confusion matrix: int64 (M, 3) of true class, predicted class and images.
+
+    In the order of the classes; M is N at most, however many classes there are. Arguments as `confusion_matrix` has.
+    """
+    pairs = torch.stack((labels, probabilities.argmax(dim=1)), dim=1)
+    found, counts = torch.unique(pairs, dim=0, return_counts=True)
+    return torch.cat((found, counts[:, None]), dim=1)
+
+
+def class_accuracies(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of each class's images that are classified correctly, float64 (classes,), NaN where it has none.
+
+    `probabilities` float (N, classes), `labels` int64 (N,).
+    """
+    classes = probabilities.shape[1]
+    right = torch.bincount(labels[probabilities.argmax(dim=1) == labels], minlength=classes)
+    return right.double() / torch.bincount(labels, minlength=classes)
+
+
+def balanced_accuracy(probabilities: Tensor, labels: Tensor) -> float:
     """Return the mean of the classes' accuracies, a fraction of one.
 
-    `counts` is int64 (classes, classes), rows are true classes. A class counts as much with few images as with many,
-    one without any does not. Brodersen et al. 2010, "The Balanced Accuracy and Its Posterior Distribution" (ICPR).
+    `probabilities` float (N, classes), `labels` int64 (N,). A class counts as much with few images as with many, one
+    without any does not. Brodersen et al. 2010, "The Balanced Accuracy and Its Posterior Distribution" (ICPR).
     """
-    images = counts.sum(dim=1)
-    there = images > 0
-    return float((counts.diagonal()[there] / images[there].double()).mean())
+    shares = class_accuracies(probabilities, labels)
+    return float(shares[~shares.isnan()].mean())
 
 
 def most_confidently_wrong(probabilities: Tensor, labels: Tensor, count: int) -> Tensor:
@@ -158,15 +178,13 @@ def score(probabilities: Tensor, dataset: Dataset) -> Scores:
     labels = dataset.labels
     correct = (probabilities.argmax(dim=1) == labels).double()
     picked = probabilities[torch.arange(len(labels)), labels].double()
-    of_class = [correct[labels == i] for i in range(len(dataset.classes))]
-    per_class = {
-        name: float(hits.mean()) if len(hits) else None for name, hits in zip(dataset.classes, of_class, strict=True)
-    }
+    shares = class_accuracies(probabilities, labels).tolist()
+    per_class = {name: None if isnan(share) else share for name, share in zip(dataset.classes, shares, strict=True)}
     return Scores(
         split=f"{dataset.name} {dataset.split}",
         images=len(labels),
         top1=float(correct.mean()),
-        balanced_accuracy=balanced_accuracy(confusion_matrix(probabilities, labels)),
+        balanced_accuracy=balanced_accuracy(probabilities, labels),
         nll=float(-picked.clamp_min(1e-12).log().mean()),
         ece=expected_calibration_error(probabilities, labels),
         per_class=per_class,

@@ -27,6 +27,7 @@ from model.evaluate import (
     balanced_accuracy,
     calibration_bins,
     confusion_matrix,
+    confusions,
     expected_calibration_error,
     most_confidently_wrong,
 )
@@ -43,6 +44,7 @@ BLUE, SKY, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#666666"
 MAX_WRONG = 20
 MAX_CLASSES_WITH_NUMBERS = 20
 MAX_CLASSES_WITH_NAMES = 120
+MAX_CLASSES_IN_A_MATRIX = 1000  # a cell for each two of them: a million numbers, and hardly a pixel each
 MAX_NAME_LENGTH = 18
 MAX_LETTERS = 20
 
@@ -144,7 +146,7 @@ def draw_confusion_matrix(labels: Tensor, probabilities: Tensor, classes: tuple[
     side = 15.0 if many else 3.5 + 0.6 * len(classes)
     accuracy = float(counts.diagonal().sum() / len(labels))
     title = f"Confusion matrix: {accuracy:.2%} of {len(labels):,} images right"
-    figure = _figure(side + 1, side, f"{title}\nbalanced accuracy {balanced_accuracy(counts):.2%}")
+    figure = _figure(side + 1, side, f"{title}\nbalanced accuracy {balanced_accuracy(probabilities, labels):.2%}")
     axes = figure.subplots()
     # The square root makes a confusion of 1 % visible beside a diagonal of 90 %.
     picture = axes.imshow(shares.numpy(), cmap="cividis", norm=PowerNorm(0.5, vmin=0, vmax=1))
@@ -225,23 +227,31 @@ def draw_most_wrong(dataset: Dataset, probabilities: Tensor) -> bytes:
     return _png(figure)
 
 
+def _has_matrix(dataset: Dataset) -> bool:
+    """Return whether a report has all of the confusion matrix: that takes memory by the square of the classes."""
+    return len(dataset.classes) <= MAX_CLASSES_IN_A_MATRIX
+
+
 def summarise(dataset: Dataset, probabilities: Tensor) -> dict[str, Any]:
     """Return the numbers behind the pictures, JSON-ready; rows of the confusion matrix are true classes.
 
-    "image" is the image's index in the dataset, and "path" its file where it has one.
+    Of more than MAX_CLASSES_IN_A_MATRIX there are "confusions" in its place, what is not zero of it as [true class,
+    predicted class, images], both by their index in "classes". "image" is the image's index in the dataset, and "path"
+    its file where it has one.
     """
-    counts = confusion_matrix(probabilities, dataset.labels)
-    bins = calibration_bins(probabilities, dataset.labels)
-    chosen = most_confidently_wrong(probabilities, dataset.labels, MAX_WRONG)
+    labels = dataset.labels
+    name, count = ("confusion_matrix", confusion_matrix) if _has_matrix(dataset) else ("confusions", confusions)
+    bins = calibration_bins(probabilities, labels)
+    chosen = most_confidently_wrong(probabilities, labels, MAX_WRONG)
     confidence, predicted = probabilities[chosen].max(dim=1)
     return {
         "split": f"{dataset.name} {dataset.split}",
         "images": len(dataset),
         "classes": list(dataset.classes),
-        "top1": float(counts.diagonal().sum() / len(dataset)),
-        "balanced_accuracy": balanced_accuracy(counts),
-        "ece": expected_calibration_error(probabilities, dataset.labels),
-        "confusion_matrix": counts.tolist(),
+        "top1": float((probabilities.argmax(dim=1) == labels).double().mean()),
+        "balanced_accuracy": balanced_accuracy(probabilities, labels),
+        "ece": expected_calibration_error(probabilities, labels),
+        name: count(probabilities, labels).tolist(),
         "calibration_bins": [asdict(interval) for interval in bins],
         "most_wrong": [
             {
@@ -252,7 +262,7 @@ def summarise(dataset: Dataset, probabilities: Tensor) -> dict[str, Any]:
                 "probability": share,
             }
             for image, true, guess, share in zip(
-                chosen.tolist(), dataset.labels[chosen].tolist(), predicted.tolist(), confidence.tolist(), strict=True
+                chosen.tolist(), labels[chosen].tolist(), predicted.tolist(), confidence.tolist(), strict=True
             )
         ],
     }
@@ -264,7 +274,8 @@ def write_report(
     """Write the PNGs, and `report.json` with their numbers, into `folder`; return the files' paths.
 
     What is not there is not reported on: no `metrics_path` (or an empty file), no learning curves; no `dataset` with
-    its float `probabilities` (N, classes), only those. `report.json` is written even where drawing raises MissingExtra.
+    its float `probabilities` (N, classes), only those; and of too many classes there is no confusion matrix.
+    `report.json` is written even where drawing raises MissingExtra.
     """
     written: list[Path] = []
 
@@ -280,7 +291,8 @@ def write_report(
         if lines:
             write("learning_curves.png", draw_learning_curves(lines))
         if dataset is not None and probabilities is not None:
-            write("confusion_matrix.png", draw_confusion_matrix(dataset.labels, probabilities, dataset.classes))
+            if _has_matrix(dataset):
+                write("confusion_matrix.png", draw_confusion_matrix(dataset.labels, probabilities, dataset.classes))
             write("reliability_diagram.png", draw_reliability_diagram(dataset.labels, probabilities))
             write("most_wrong.png", draw_most_wrong(dataset, probabilities))
     return written

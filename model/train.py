@@ -146,6 +146,8 @@ class Trainer:
             self.was_finished = self._is_finished()
             if self.was_finished:
                 log.info("this run is finished: nothing is left to do")
+                if self.world.is_main:
+                    self.folder.forget_metrics_after(self.epoch)  # the report draws them
             else:
                 self.folder.check_writable()
                 self._run(finish)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 from pathlib import Path
 
 
@@ -32,9 +33,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def dataset_name(text: str) -> str:
-    """Check a dataset's name. Raises argparse.ArgumentTypeError."""
-    if text in {"cifar10", "cifar100"} or (text.startswith("folder:") and text != "folder:"):
+    """Check a dataset's name, and return it with a folder's path as `_one_slash` has it.
+
+    Raises argparse.ArgumentTypeError.
+    """
+    kind, _, path = text.partition(":")
+    if text in {"cifar10", "cifar100"}:
         return text
+    if kind == "folder" and path:
+        return f"folder:{_one_slash(path)}"
     raise argparse.ArgumentTypeError(f"expected cifar10, cifar100 or folder:PATH, not {text!r}")
 
 
@@ -42,7 +49,16 @@ def named_path(text: str) -> Path:
     """Parse the path of a file or folder. Raises argparse.ArgumentTypeError for "", which Path takes for "."."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, not ''")
-    return Path(text)
+    return Path(_one_slash(text))
+
+
+def _one_slash(path: str) -> str:
+    """Return a path that begins with two slashes with one.
+
+    POSIX lets two alone mean something of their own, so that Path and os.path keep them, each in its own way, and the
+    same folder would be taken for two.
+    """
+    return re.sub(r"^//(?!/)", "/", path)
 
 
 def check_writable(path: Path | None) -> None:
@@ -82,8 +98,9 @@ def check_out(out: Path, data: str) -> None:
     Makes nothing yet: a run that fails before it trains is to leave nothing.
     """
     check_outside("--out", out, data)
-    place = Path(os.path.realpath(out))  # Path.resolve raises where links lead in a circle
-    there = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
+    there = next(folder for folder in (out, *out.parents) if os.path.lexists(folder))
+    if there.is_symlink() and not there.exists():
+        raise FileNotFoundError(errno.ENOENT, "A link that leads nowhere", str(there))
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
     if not os.access(there, os.W_OK | os.X_OK):

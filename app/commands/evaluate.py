@@ -107,10 +107,10 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset
         check_outside("--report", arguments.report, arguments.data)
         check_writable(arguments.report / "report.json")
     check_writable(arguments.json)
-    if arguments.record:
-        check_recordable(settings.weights)
     device = torch.device("cpu") if arguments.url else pick_device(settings.device)
     source = None if arguments.url else checkpoint.load(settings.weights, settings.weights_sha256)
+    if arguments.record:  # of a file that is there: its folder is not made for a path that is wrong
+        check_recordable(settings.weights)
     dataset = load_labelled(arguments, source, _key(settings))
     if source is None:
         return dataset, *_ask_service(arguments, settings, dataset)

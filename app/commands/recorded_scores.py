@@ -34,9 +34,15 @@ def check_recordable(weights: Path) -> None:
 
 
 def record(source: Checkpoint, scores: dict[str, Any]) -> Checkpoint:
-    """Write scores into a checkpoint's file, and return it as loaded from there: it has another version now."""
-    from model import checkpoint
+    """Write scores into a checkpoint's file, and return it as loaded from there: it has another version now.
 
+    Raises CheckpointError if another file has taken its place since it was loaded: the scores are not that one's.
+    """
+    from model import checkpoint
+    from model.metadata import CheckpointError
+
+    if checkpoint.sha256_of(source.path) != source.sha256:
+        raise CheckpointError(f"checkpoint {source.path}: replaced while it was measured, so nothing is recorded in it")
     measured = replace_scores(source.metadata.measured, scores)
     metadata = source.metadata.model_copy(update={"measured": measured})
     file = _linked_file(source.path)

@@ -20,6 +20,8 @@ from app.commands.interrupted import word_and_status
 from app.commands.labelled_data import load_split
 from app.commands.progress import ProgressBar, ProgressLines
 from app.commands.recipe_flags import add_recipe
+from app.commands.result_lines import ResultLines
+from app.commands.settings_flags import add_settings, read_settings
 from app.commands.train_report import report
 from app.logs import set_up_logging
 from model.transforms import MAX_SIDE, MIN_SIDE
@@ -46,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="side a folder's pictures are brought to, pixels [%(default)s]",
     )
     parser.add_argument("--out", type=named_path, default=Path("runs/resnet18"), help="folder of the run [%(default)s]")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [%(default)s]")
+    add_settings(parser, only={"device"})
     add_recipe(parser)
     parser.add_argument(
         "--compile",
@@ -70,29 +72,31 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, or resume the run in --out, print the checkpoint's path, and report on it.
 
-    The exit status is 128 + the signal's number if a signal stopped the run.
+    The exit status is 128 + the signal's number if a signal stopped the run. Raises CommandError for a setting that is
+    wrong, and BrokenPipeError when all is done, the report too, if nobody has read the printed lines.
     """
-    from model.data import DataError
     from model.extras import MissingExtra
     from model.hardware.device import lacks_memory, limit_threads, pick_device
     from model.training.distributed import join_world
     from model.training.errors import Stopped, TrainingError
 
+    settings = read_settings(arguments)
     signals: list[int] = []
+    lines, status = ResultLines(), 0
     try:
         check_out(arguments.out, arguments.data)  # before hours of reading and training
         limit_threads()
-        with join_world(pick_device(arguments.device)) as (world, device):
+        with join_world(pick_device(settings.device)) as (world, device):
             set_up_logging("info" if world.is_main else "warning", "text")
             path = _train(arguments, device, world, signals)
             if world.is_main:
-                print(path, flush=True)
+                lines.print(str(path))
                 if not arguments.no_report:
-                    return _report(arguments, path, device, signals)
+                    status = _report(arguments, path, device, signals, lines)
     except Stopped as stopped:
         print(f"resnet: {stopped}", file=sys.stderr)
         return 128 + (signals[0] if signals else signal.SIGTERM)  # which went to another process
-    except (DataError, MissingExtra, TrainingError, ValueError, OSError) as error:
+    except (MissingExtra, TrainingError, ValueError, OSError) as error:  # all that is refused is a ValueError
         full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
         note = ": what was saved before is kept, and with more room the same command goes on" if full else ""
         print(f"resnet: error: {error}{note}", file=sys.stderr)
@@ -103,15 +107,19 @@ def run(arguments: argparse.Namespace) -> int:
         less = "take a smaller --batch-size or --image-size, or fewer pictures"
         print(f"resnet: error: out of memory: {less}", file=sys.stderr)
         return 1
-    return 0
+    if lines.gone is not None and not status:
+        raise lines.gone
+    return status
 
 
-def _report(arguments: argparse.Namespace, path: Path, device: torch.device, signals: list[int]) -> int:
+def _report(
+    arguments: argparse.Namespace, path: Path, device: torch.device, signals: list[int], lines: ResultLines
+) -> int:
     """Report on the finished checkpoint and return the exit status, unless `signals` have asked to stop."""
     word, status = "stopped", 128 + (signals[0] if signals else 0)
     try:
         if not signals:
-            report(arguments, path, device)
+            report(arguments, path, device, lines)
             return 0
     except KeyboardInterrupt as error:
         word, status = word_and_status(error)
@@ -131,9 +139,12 @@ def _train(arguments: argparse.Namespace, device: torch.device, world: World, si
 
     began = time.monotonic()
     log_epoch: OnEpoch | None = None
-    RunFolder(arguments.out).check_ours()  # before all pictures are read
+    folder = RunFolder(arguments.out)  # looked at before all pictures are read
+    folder.check_ours()
     if arguments.finish:
-        RunFolder(arguments.out).require_state()
+        folder.require_state()
+    elif not folder.state.exists():  # else it may be that nothing is left to write
+        folder.check_writable()
     with ExitStack() as stack:
         if arguments.tensorboard and world.is_main:
             log_epoch = stack.enter_context(closing(TensorBoardLog(arguments.out / "tensorboard")))

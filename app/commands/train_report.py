@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.commands.labelled_data import load_split
+from app.commands.result_lines import ResultLines
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> None:
+def report(arguments: argparse.Namespace, path: Path, device: torch.device, lines: ResultLines) -> None:
     """Measure the finished checkpoint on the test set, once, and write figures and pictures to the run's folder.
 
-    Raises DataError if the test set cannot be read, or has other classes than were trained on.
+    The scores are printed to `lines`. Raises DataError if the test set cannot be read, or has other classes than were
+    trained on.
     """
     from model import checkpoint
     from model.data import NoTestSet
@@ -46,7 +48,9 @@ def report(arguments: argparse.Namespace, path: Path, device: torch.device) -> N
         result = as_result(source.metadata.name, source.version, "checkpoint", scores.to_dict())
         early = source.metadata.recipe.get(ENDED_EARLY)
         RunFolder(arguments.out).write_json("evaluation.json", result | ({ENDED_EARLY: early} if early else {}))
-        print((f"after {early['epochs']} of {early['of']} epochs: " if early else "") + _in_short(scores, dataset))
+        lines.print(
+            (f"after {early['epochs']} of {early['of']} epochs: " if early else "") + _in_short(scores, dataset)
+        )
     try:
         write_report(arguments.out, arguments.out / "metrics.jsonl", dataset, probabilities)
     except MissingExtra as error:

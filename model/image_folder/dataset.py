@@ -16,7 +16,6 @@ from pathlib import Path
 from torch import Tensor
 
 from model.data import DataError, Dataset, NoTestSet, Split, channel_statistics
-from model.hardware.available_memory import available_memory, bytes_in_words
 from model.image_folder.bad_files import BadFiles, OnBadImage
 from model.image_folder.files import contradictory_digests, decode, each_once, quiet_pillow, read_files
 from model.image_folder.layout import (
@@ -29,6 +28,7 @@ from model.image_folder.layout import (
     split_folders,
     tell_of_doubts,
 )
+from model.image_folder.memory_check import called_pictures, check_memory
 from model.image_folder.near_duplicates import thumbnails
 from model.image_folder.notices import tell_of_test_pictures, tell_of_training_pictures
 from model.pictures.files import unreadable
@@ -37,11 +37,6 @@ from model.transforms import MAX_SIDE, MIN_SIDE
 log = logging.getLogger(__name__)
 
 TEST_SHARE = 0.1
-MEMORY_SHARE = 0.8  # of what is available; the network, its batches and the held-out part need some, too
-
-# What a picture takes besides its pixels, in bytes: its thumbnail, 192 float32, and three more of that size while they
-# are compared; its path, its digest, and the object that holds both. Of 32 x 32 pixels it is more than they are.
-BESIDES_PIXELS = 4 << 10
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class PictureFolder:
         classes = class_names(split_dirs.get("train", root))
         there = [name for name in ("test", "val") if name in split_dirs]
         labelled = [name for name in there if holds_classes(split_dirs[name], classes)]
-        test_split = next(iter(labelled + there), None)
+        test_split = next(iter(labelled or there), None)  # without pictures in classes, loading it will say so
         return cls(root, split_dirs, classes, test_split, "val" if labelled == ["test", "val"] else None)
 
     @property
@@ -188,8 +183,11 @@ def _choose_files(folder: PictureFolder, split: Split, bad: BadFiles, image_size
     to_train = split == "train"
     listed = folder.files(folder.places(split), bad, may_lack=not to_train)
     drawn = split == "test" and not folder.test_split  # about a tenth of what is listed
-    _check_memory(0 if drawn else len(listed), image_size)
+    if not drawn:
+        check_memory(len(called_pictures(listed)), image_size, size_is_free=to_train)
     read = read_files(listed, bad)
+    if not drawn:  # once more: of those that are called otherwise some may be pictures
+        check_memory(len(read), image_size, size_is_free=to_train)
     trained_on = _training_copies(folder, read) if folder.test_split and split == "test" else []
     files = each_once(read, contradictory_digests([*trained_on, *read], bad))
     if folder.test_split or split == "all":
@@ -197,28 +195,36 @@ def _choose_files(folder: PictureFolder, split: Split, bad: BadFiles, image_size
     share = _choose_test_files(files)
     tested = [file for file in files if file in share]
     if not to_train:
-        _check_memory(len(tested), image_size)
+        check_memory(len(tested), image_size, size_is_free=False)
         return _Chosen(tested, len(files))
     return _Chosen([file for file in files if file not in share], len(files), tested=tested)
 
 
 def _choose_of_splits(folder: PictureFolder, held_out_split: str | None, bad: BadFiles, image_size: int) -> _Chosen:
     """Choose what to train on, to hold out and to test on, where there are folders for splits."""
-    places = [name for name in ("train", held_out_split, folder.test_split) if name]
+    test_split = folder.test_split or ""
+    places = [name for name in ("train", held_out_split, test_split) if name]
     listed = {name: folder.files((name,), bad, may_lack=name != "train") for name in places}
-    *to_train, to_test = (len(files) for files in listed.values())
-    for count in (sum(to_train), to_test):
-        _check_memory(count, image_size)
+    _check_memory_of_splits({name: called_pictures(files) for name, files in listed.items()}, test_split, image_size)
     read = {name: read_files(files, bad) for name, files in listed.items()}
+    _check_memory_of_splits(read, test_split, image_size)  # once more, as in `_choose_files`
     unused = contradictory_digests([file for files in read.values() for file in files], bad)
-    *to_train_on, tested = (each_once(files, unused) for files in read.values())
-    test_folder = folder.test_split or ""
-    files = _leave_out(to_train_on[0], tested, f"training picture(s) are in the {test_folder} folder", "trained on")
+    once = {name: each_once(files, unused) for name, files in read.items()}
+    tested = once[test_split]
+    files = _leave_out(once["train"], tested, f"training picture(s) are in the {test_split} folder", "trained on")
     held_out: list[PictureFile] = []
     if held_out_split:
-        held_out = _leave_out(to_train_on[1], tested, f"{held_out_split} picture(s) are in the test folder", "held out")
+        said = f"{held_out_split} picture(s) are in the test folder"
+        held_out = _leave_out(once[held_out_split], tested, said, "held out")
         files = _leave_out(files, held_out, f"training picture(s) are in the {held_out_split} folder", "trained on")
     return _Chosen(files, len(files), held_out, tested)
+
+
+def _check_memory_of_splits(files: Mapping[str, Sequence[PictureFile]], test_split: str, image_size: int) -> None:
+    """Raise DataError if what is not tested on does not fit into memory, or what is: they are decoded in turn."""
+    tested = len(files[test_split])
+    for count in (sum(map(len, files.values())) - tested, tested):
+        check_memory(count, image_size, size_is_free=True)
 
 
 def _training_copies(folder: PictureFolder, tested: Sequence[PictureFile]) -> list[PictureFile]:
@@ -239,20 +245,6 @@ def _bytes_in(file: PictureFile, bad: BadFiles) -> int:
     except OSError as error:
         bad.add(file.path, unreadable(error))
         return -1
-
-
-def _check_memory(count: int, size: int) -> None:
-    """Raise DataError if so many pictures of that size are more than fits."""
-    needed, available = count * (3 * size**2 + BESIDES_PIXELS), available_memory()
-    if available is None or needed <= MEMORY_SHARE * available:
-        return
-    fitting = int((max(0.0, MEMORY_SHARE * available / count - BESIDES_PIXELS) / 3) ** 0.5)
-    smaller = f"--image-size {fitting} or " if fitting >= MIN_SIDE else ""
-    raise DataError(
-        f"{count} pictures of {size}x{size} take {bytes_in_words(needed)} of memory, and of the "
-        f"{bytes_in_words(available)} that are available to this process {MEMORY_SHARE:.0%} may be taken: "
-        f"take {smaller}fewer pictures"
-    )
 
 
 def _leave_out(

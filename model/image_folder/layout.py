@@ -17,7 +17,7 @@ from pathlib import Path
 
 from model.data import DataError
 from model.image_folder.bad_files import BadFiles, is_called_a_picture
-from model.metadata import is_class_name
+from model.metadata import MAX_CLASSES, is_class_name
 from model.pictures.files import PICTURE_SUFFIXES, unreadable
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,21 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
 }
 
-# What archives made on a Mac hold beside the folders that were packed, and what some network drives put into each:
-# thumbnails, which would be learnt and tested as pictures of their own.
-NO_CLASSES = frozenset({"__MACOSX", "@eaDir"})
+# Folders that nobody made, in lower case: what archives made on a Mac hold beside the folders that were packed, and
+# what systems and network drives put onto disks and shares. Thumbnails, snapshots and what was thrown away would be
+# learnt and tested as pictures of their own.
+NO_CLASSES = frozenset(
+    {
+        "__macosx",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+        "@eadir",
+        "#recycle",
+        "#snapshot",
+        "@recycle",
+    }
+)
 
 # What Windows leaves in folders that somebody has looked at, in any case.
 NO_PICTURES = frozenset({"thumbs.db", "desktop.ini"})
@@ -77,15 +89,16 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 
 def sub_folders(root: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, but for hidden ones. Raises DataError."""
+    """Return the folders in a folder, sorted, but for hidden ones and those of NO_CLASSES. Raises DataError."""
     try:
-        return sorted(
-            entry
-            for entry in root.iterdir()
-            if not entry.name.startswith(".") and entry.name not in NO_CLASSES and _is_folder(entry)
-        )
+        return sorted(entry for entry in root.iterdir() if not _is_passed_over(entry.name) and _is_folder(entry))
     except OSError as error:
         raise DataError(f"no folder of pictures at {root}: {error.strerror}") from error
+
+
+def _is_passed_over(name: str) -> bool:
+    """Return whether a folder of that name holds nothing of the data set: a hidden one, or one that nobody made."""
+    return name.startswith(".") or name.lower() in NO_CLASSES
 
 
 def _is_folder(path: Path) -> bool:
@@ -120,7 +133,8 @@ def class_folders(root: Path) -> dict[str, Path]:
 def class_names(root: Path) -> tuple[str, ...]:
     """Return the names of the classes to train on.
 
-    Raises DataError for fewer than two, for one that is rather a split, and as `class_folders` does.
+    Raises DataError for fewer than two or more than MAX_CLASSES, for one that is rather a split, and as `class_folders`
+    does.
     """
     folders = class_folders(root)
     names = tuple(folders)
@@ -131,6 +145,8 @@ def class_names(root: Path) -> tuple[str, ...]:
         if inner > 1:
             only = f": if the classes are the {inner} folders in it, give folder:{root / names[0]}"
         raise DataError(f"{root} must hold a sub-folder for each class, two at least: there are {len(names)}{only}")
+    if len(names) > MAX_CLASSES:
+        raise DataError(f"{root} holds {len(names)} sub-folders, and a checkpoint has {MAX_CLASSES} classes at most")
     _check_no_split(folders)
     return names
 
@@ -244,5 +260,5 @@ def _files_below(folder: Path, bad: BadFiles) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add((identity.st_dev, identity.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NO_CLASSES)
+        folders[:] = sorted(name for name in folders if not _is_passed_over(name))
         yield from (Path(place, name) for name in names if name[0] != "." and name.lower() not in NO_PICTURES)

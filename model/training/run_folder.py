@@ -39,7 +39,7 @@ TALLY = {"loss_sum", "correct", "steps", "seconds"}
 LEFT_AT_THE_END = {
     "timing.json": {"training", "total"},
     "evaluation.json": {"model", "version", "top1"},
-    "report.json": {"split", "confusion_matrix"},
+    "report.json": {"split", "calibration_bins"},
 }
 PICTURES = ("learning_curves.png", "confusion_matrix.png", "reliability_diagram.png", "most_wrong.png")
 
@@ -119,9 +119,11 @@ class RunFolder:
 
     def forget_metrics_after(self, epoch: int) -> None:
         """Keep the lines of the first `epoch` epochs: what a crash left beyond them will be written again."""
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
-        kept = [line for line in lines if _epoch_of(line) in range(1, epoch + 1)]
-        write_atomically(self.metrics, "".join(f"{line}\n" for line in kept).encode())
+        found = self.metrics.read_text(errors="replace") if self.metrics.exists() else None
+        lines = found.splitlines() if found else []
+        kept = "".join(f"{line}\n" for line in lines if _epoch_of(line) in range(1, epoch + 1))
+        if kept != found:  # what nothing is wrong with may lie where nothing can be written
+            write_atomically(self.metrics, kept.encode())
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Replace the saved state by a newer one."""

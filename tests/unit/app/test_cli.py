@@ -84,6 +84,28 @@ def test_of_several_processes_each_ends_at_once_whatever_it_waits_for(processes,
     assert ended.returncode == number, ended.stderr
 
 
+@pytest.mark.parametrize(("status", "number"), [(0, 128 + signal.SIGPIPE), (1, 1)])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_read_enough_is_no_error(status, number, unbuffered):
+    code = (
+        "import argparse, app.cli as cli\n"
+        "def run(_):\n"
+        "    print('a line')\n"
+        f"    return {status}\n"
+        "words = argparse.Namespace(run=run)\n"
+        "cli.build_parser = lambda: argparse.Namespace(parse_args=lambda: words)\n"
+        "cli.main()\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, env=environment, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    expected = 128 + signal.SIGPIPE if unbuffered else number  # then printing ends the command
+    assert (ended.returncode, ended.stderr) == (expected, b"")
+
+
 def test_a_containers_first_process_which_would_ignore_sigterm_ends_by_a_handler(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli._ends_by_default()

@@ -8,10 +8,12 @@ import torch
 
 from app.cli import build_parser
 from app.client import Card, fetch_card
+from app.commands.data_flags import AmongPictures, check_out
 from app.commands.fitted_recipe import build_recipe
 from app.commands.labelled_data import load_split
 from model.architecture import Architecture
 from model.data import DataError, Dataset
+from model.image_folder.notices import tell_of_held_out_pictures
 from model.training.recipe import PRESETS
 from tests.pictures import write_folder
 from tests.unit.app.command_runs import run_command
@@ -253,3 +255,12 @@ def test_evaluation_of_no_images_or_by_nobody_is_refused(flag, number, capsys):
         parse("evaluate", flag, number)
     assert stopped.value.code == 2
     assert f"argument {flag}: expected a whole number from 1 to 1000000000, not '{number}'" in capsys.readouterr().err
+
+
+def test_a_path_with_two_slashes_at_its_beginning_is_the_one_with_one(tmp_path):
+    pictures = write_folder(tmp_path / "pictures", 20)
+    flags = parse("train", "--data", f"folder:/{pictures}", "--out", f"/{pictures}/run")
+    assert flags.data == f"folder:{pictures}"
+    with pytest.raises(AmongPictures):
+        check_out(flags.out, flags.data)
+    tell_of_held_out_pictures(load_split(flags, split="train"), 6, fitted=True)

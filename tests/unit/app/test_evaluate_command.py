@@ -10,6 +10,7 @@ from app.commands.command_error import CommandError
 from app.commands.recorded_scores import replace_scores
 from benchmarks.model_card import robustness_section
 from model import checkpoint
+from model import evaluate as evaluate_module
 from model.datasets import load_dataset
 from model.image_folder.dataset import load_folder
 from model.robustness import CORRUPTIONS
@@ -96,6 +97,33 @@ def test_a_pinned_checkpoint_is_not_recorded_into_through_a_link(toy_weights, li
     assert f"--record would change {pinned}, which is pinned" in capsys.readouterr().err
     assert toy_weights.read_bytes() == before
     assert link.is_symlink()
+
+
+def test_scores_are_not_recorded_in_a_file_that_took_the_measured_ones_place(
+    toy_weights, monkeypatch, tmp_path, capsys
+):
+    """A training run that ends meanwhile, for one."""
+    measured = checkpoint.load(toy_weights)
+    score = evaluate_module.score_checkpoint
+
+    def score_while_it_is_replaced(source, dataset, device):
+        newer = measured.metadata.model_copy(update={"seed": 7})
+        arrays = measured.self_test_images, measured.self_test_probabilities
+        checkpoint.save(toy_weights, newer, measured.tensors, *arrays)
+        return score(source, dataset, device)
+
+    monkeypatch.setattr(evaluate_module, "score_checkpoint", score_while_it_is_replaced)
+    assert evaluate(monkeypatch, "--weights", toy_weights, "--record") == 1
+    said = f"resnet: error: checkpoint {toy_weights}: replaced while it was measured, so nothing is recorded in it\n"
+    assert capsys.readouterr().err == said
+    found = checkpoint.load(toy_weights).metadata
+    assert (found.seed, found.measured) == (7, measured.metadata.measured)
+
+
+def test_a_path_of_weights_that_is_wrong_leaves_no_folder(monkeypatch, tmp_path, capsys):
+    assert evaluate(monkeypatch, "--weights", tmp_path / "runz" / "checkpoint.safetensors", "--record") == 1
+    assert "cannot be read: No such file or directory" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_link_in_a_circle_is_one_line(monkeypatch, tmp_path, capsys):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from app.cli import build_parser
+from app.commands.command_error import CommandError
 from model import checkpoint
 from model.data import Dataset
 from model.training.distributed import World
@@ -222,3 +223,29 @@ def test_what_near_duplicates_are_said_to_spoil_goes_by_whether_the_calibration_
     monkeypatch.setattr("model.image_folder.notices.tell_of_held_out_pictures", lambda *_, fitted: told.append(fitted))
     assert train(tmp_path, "--no-report", *flags) == 0
     assert told == [fitted]
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "device"),
+    [((), None, "auto"), ((), "cpu", "cpu"), (("--device", "cpu"), "cuda:7", "cpu"), ((), "cuda:7", "cuda:7")],
+)
+def test_the_device_is_a_flag_or_a_setting(tmp_path, monkeypatch, flags, environment, device):
+    class Picked(Exception):
+        """Which device it was."""
+
+    def pick(name):
+        raise Picked(name)
+
+    monkeypatch.delenv("RESNET_DEVICE", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("RESNET_DEVICE", environment)
+    monkeypatch.setattr("model.hardware.device.pick_device", pick)
+    arguments = build_parser().parse_args(["train", "--out", str(tmp_path / "run"), *flags])
+    with pytest.raises(Picked, match=f"^{device}$"):
+        arguments.run(arguments)
+
+
+def test_a_device_that_is_none_is_one_line(tmp_path):
+    arguments = build_parser().parse_args(["train", "--out", str(tmp_path / "run"), "--device", "tpu"])
+    with pytest.raises(CommandError, match="resnet: error: device: "):
+        arguments.run(arguments)

@@ -55,6 +55,35 @@ def test_a_run_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_checkpoint_that_must_not_be_replaced_is_told_of_before_anything_is_read(tmp_path, capsys, pinned):
+    (tmp_path / "checkpoint.safetensors").write_bytes(SHIPPED_WEIGHTS.read_bytes())
+    if pinned:
+        (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  checkpoint.safetensors\n")
+    assert train("--out", tmp_path, "--tensorboard") == 1
+    said = "is pinned by the SHA256SUMS beside it" if pinned else "holds a checkpoint without the state of its run"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "tensorboard").exists()
+
+
+@pytest.mark.parametrize("out", ["link", "link/run", "link/deep/run"])
+def test_a_run_below_a_link_that_leads_nowhere_is_refused_before_anything_is_read(tmp_path, capsys, out):
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted" / "disk")
+    assert train("--out", tmp_path / out) == 1
+    said = f"resnet: error: [Errno 2] A link that leads nowhere: '{tmp_path}/link'\n"
+    assert capsys.readouterr().err == said
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_run_may_lie_below_a_link_to_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    monkeypatch.setattr("model.datasets.load_dataset", reached)
+    for out in ("link", "link/run", "link/deep/run"):
+        with pytest.raises(Reached):
+            train("--out", tmp_path / out)
+
+
 def test_a_run_among_files_of_another_kind_is_refused_before_anything_is_read(tmp_path, capsys):
     (tmp_path / "settings.json").write_text('{"theme": "dark"}')
     assert train("--out", tmp_path, "--tensorboard") == 1

@@ -1,5 +1,6 @@
 """What `resnet train` says and leaves when it is done: figures and pictures of the test set, or why there are none."""
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -52,6 +53,29 @@ def test_a_run_ends_with_a_report_on_the_test_set(tmp_path: Path, capsys: pytest
         "report.json",
         "timing.json",
     }
+
+
+class Pipe(io.StringIO):
+    """A pipe whose reader goes after so many lines."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def flush(self) -> None:
+        if self.getvalue().count("\n") > self.lines:
+            raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_run_whose_lines_nobody_reads_is_reported_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lines: int
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Pipe(lines))
+    with pytest.raises(BrokenPipeError):
+        train(tmp_path)
+    assert "error" not in capsys.readouterr().err
+    assert PNGS | {"evaluation.json", "report.json", "timing.json"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_a_run_whose_state_was_moved_away_is_known_by_what_it_left(tmp_path: Path) -> None:

@@ -337,6 +337,33 @@ def test_a_write_that_fails_names_the_file_and_leaves_the_old_one_alone(tmp_path
     assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"old"]
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o444])
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path, mode):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    checkpoint.write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o7777 == mode
+
+
+def test_a_file_that_is_replaced_keeps_its_group_and_one_that_may_not_keeps_its_mode(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    asked = []
+
+    def refuse(_descriptor, user, group):
+        asked.append((user, group))
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.fchown", refuse)
+    checkpoint.write_atomically(path, b"new")
+    assert asked == [(-1, path.stat().st_gid)]
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o7777 == 0o640
+
+
 def test_a_files_own_words_reach_no_terminal_as_codes_and_fill_no_log() -> None:
     error = str(CheckpointError("checkpoint x: \x1b[2J\x1b]0;owned\x07 in\nits metadata" + "A" * 300_000))
     assert error.startswith("checkpoint x: ?[2J?]0;owned? in its metadataAAA")

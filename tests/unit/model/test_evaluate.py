@@ -13,6 +13,7 @@ from model.evaluate import (
     calibration_bins,
     compute_logits,
     confusion_matrix,
+    confusions,
     expected_calibration_error,
     most_confidently_wrong,
     score,
@@ -93,7 +94,28 @@ def test_confusion_matrix_counts_true_classes_in_rows() -> None:
 
 
 def test_who_always_answers_the_commonest_class_has_a_balanced_accuracy_by_chance() -> None:
-    assert balanced_accuracy(torch.tensor([[1000, 0, 0], [10, 0, 0], [0, 0, 0]])) == 0.5
+    labels = torch.tensor([0] * 1000 + [1] * 10)
+    assert balanced_accuracy(torch.tensor([[0.8, 0.1, 0.1]]).expand(1010, -1), labels) == 0.5
+
+
+def test_scores_of_many_classes_need_no_room_for_each_two_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 65,535 a confusion matrix takes 34 GB, in each epoch that has held-out images."""
+    monkeypatch.setattr("model.evaluate.confusion_matrix", lambda *_: pytest.fail("a confusion matrix"))
+    classes = tuple(map(str, range(65_535)))
+    dataset = Dataset("toy", "test", torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([7, 65_534]), classes)
+    answers = torch.zeros(2, 65_535)
+    answers[[0, 1], [7, 3]] = 1.0
+    found = score(answers, dataset)
+    assert (found.top1, found.balanced_accuracy) == (0.5, 0.5)
+    assert {name: share for name, share in found.per_class.items() if share is not None} == {"7": 1.0, "65534": 0.0}
+
+
+def test_confusions_are_what_is_not_zero_of_the_matrix() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probabilities, labels = torch.rand(200, 9, generator=generator), torch.randint(0, 9, (200,), generator=generator)
+    counts = confusion_matrix(probabilities, labels)
+    expected = [[*place, int(counts[tuple(place)])] for place in counts.nonzero().tolist()]
+    assert confusions(probabilities, labels).tolist() == expected
 
 
 def test_most_confidently_wrong_are_sorted_and_equal_ones_keep_their_order() -> None:

@@ -150,6 +150,19 @@ def test_what_is_not_there_is_not_reported_on(tmp_path: Path) -> None:
     assert write_report(tmp_path / "c", metrics, None, None) == []
 
 
+def test_of_very_many_classes_the_report_has_counts_in_place_of_a_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "MAX_CLASSES_IN_A_MATRIX", 2)
+    monkeypatch.setattr(report, "confusion_matrix", lambda *_: pytest.fail("a confusion matrix"))
+    written = write_report(tmp_path, None, TOY, PROBABILITIES)
+    assert [path.name for path in written] == ["report.json", *PNGS[1:]]
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert "confusion_matrix" not in found
+    assert found["confusions"] == [[0, 0, 1], [0, 1, 1], [1, 0, 2], [1, 1, 1]]
+    assert (found["top1"], found["balanced_accuracy"]) == (pytest.approx(2 / 5), pytest.approx(5 / 12))
+
+
 def test_without_matplotlib_the_numbers_are_written_and_the_extra_is_named(tmp_path: Path, no_matplotlib: None) -> None:
     with pytest.raises(
         MissingExtra, match=r"'plots' .*matplotlib.*: pip install -c constraints.txt -e '\.\[plots\]'"

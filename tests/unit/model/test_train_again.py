@@ -48,6 +48,28 @@ def test_a_finished_run_keeps_its_checkpoint_with_what_was_recorded_since(tmp_pa
     assert checkpoint.load(path).metadata.temperature == 1.5
 
 
+@pytest.mark.parametrize("line", ['{"epoch": 3, "lo', "\0" * 20])
+def test_of_a_finished_run_a_line_that_a_crash_broke_off_is_dropped(
+    tmp_path: Path, undisturbed: Path, line: str
+) -> None:
+    """Lines are not forced onto the disk as states are: after a loss of power the last one may be broken off."""
+    finished(undisturbed, tmp_path)
+    metrics = tmp_path / "metrics.jsonl"
+    whole = "".join(metrics.read_text().splitlines(keepends=True)[:-1])
+    metrics.write_text(whole + line)
+    assert trainer(tmp_path).run() == tmp_path / "checkpoint.safetensors"
+    assert metrics.read_text() == whole
+
+
+def test_of_a_finished_run_with_whole_lines_nothing_is_written(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may lie where nothing can be written."""
+    finished(undisturbed, tmp_path)
+    monkeypatch.setattr("model.training.run_folder.write_atomically", lambda *_: pytest.fail("written"))
+    trainer(tmp_path).run()
+
+
 def test_a_finished_runs_checkpoint_is_written_again_without_pictures_and_then_stays_so(
     tmp_path: Path, undisturbed: Path
 ) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from app.imaging import Decoder, decode
 from model import checkpoint
 from model.data import DataError, channel_statistics
-from model.image_folder.dataset import BESIDES_PIXELS, load_folder
+from model.image_folder.dataset import load_folder
+from model.image_folder.memory_check import BESIDES_PIXELS
 from model.pictures.files import PictureError
 from model.train import Trainer
 from model.training.recipe import PRESETS
@@ -354,29 +355,29 @@ def test_sizes_out_of_range_are_refused(pictures: Path, size: int) -> None:
 
 
 def test_more_than_fits_is_refused_before_a_file_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda: room_for(36, 20))
+    monkeypatch.setattr("model.image_folder.memory_check.available_memory", lambda: room_for(36, 20))
     monkeypatch.setattr("model.image_folder.files.read_picture", lambda path: pytest.fail(f"read {path}"))
     said = r"36 pictures of 32x32 take 0\.2 MiB .* of the 0\.2 MiB that are available .* 80% may be taken: take"
     with pytest.raises(DataError, match=f"{said} --image-size 20 or fewer pictures"):
         load_folder(pictures, split="train")
     for available in (room_for(36, 7), 36 * BESIDES_PIXELS // 2, 0):
-        monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda available=available: available)
+        monkeypatch.setattr("model.image_folder.memory_check.available_memory", lambda available=available: available)
         with pytest.raises(DataError, match="may be taken: take fewer pictures"):
             load_folder(pictures, split="train")
 
 
 def test_of_small_pictures_more_than_their_pixels_counts(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thumbnails, paths and digests are more than they are."""
-    monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda: 36 * 3 * 8 * 8 * 5)
+    monkeypatch.setattr("model.image_folder.memory_check.available_memory", lambda: 36 * 3 * 8 * 8 * 5)
     with pytest.raises(DataError, match="36 pictures of 8x8 take"):
         load_folder(pictures, split="train", image_size=8)
 
 
 def test_of_a_share_for_the_test_only_its_own_pictures_count(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = len(load_folder(pictures, split="test"))
-    monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda: room_for(count, 32))
+    monkeypatch.setattr("model.image_folder.memory_check.available_memory", lambda: room_for(count, 32))
     assert len(load_folder(pictures, split="test")) == count
-    monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda: room_for(count, 31))
+    monkeypatch.setattr("model.image_folder.memory_check.available_memory", lambda: room_for(count, 31))
     monkeypatch.setattr("model.image_folder.dataset.decode", lambda *_: pytest.fail("decoded"))
     with pytest.raises(DataError, match=f"^{count} pictures of 32x32 take"):
         load_folder(pictures, split="test")
@@ -384,7 +385,7 @@ def test_of_a_share_for_the_test_only_its_own_pictures_count(pictures: Path, mon
 
 @pytest.mark.parametrize("available", [None, room_for(36, 32)])
 def test_what_fits_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch, available: int | None) -> None:
-    monkeypatch.setattr("model.image_folder.dataset.available_memory", lambda: available)
+    monkeypatch.setattr("model.image_folder.memory_check.available_memory", lambda: available)
     assert len(load_folder(pictures, split="all")) == 36
 
 

@@ -83,3 +83,14 @@ def test_a_class_without_new_pictures_is_an_empty_folder_to_evaluate_and_none_to
     assert dataset.labels.bincount(minlength=3)[2] == 0
     with pytest.raises(DataError, match=r"class folder .*stripes holds no file"):
         load_folder(tmp_path, split="train")
+
+
+def test_more_classes_than_a_checkpoint_has_are_refused_before_a_picture_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, 1)
+    monkeypatch.setattr("model.image_folder.files.read_picture", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr("model.image_folder.layout.MAX_CLASSES", 2)
+    with pytest.raises(DataError) as caught:
+        load_folder(tmp_path, split="train")
+    assert str(caught.value) == f"{tmp_path} holds 3 sub-folders, and a checkpoint has 2 classes at most"

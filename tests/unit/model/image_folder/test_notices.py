@@ -215,11 +215,24 @@ def test_pictures_that_show_nothing_are_told_of(tmp_path: Path, caplog: pytest.L
     assert "1 picture(s) show next to nothing, such as 'train/disc/dim.png'" in caplog.text
 
 
-def test_thumbnails_of_network_drives_are_no_pictures_and_no_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "@eaDir",
+        "$RECYCLE.BIN",
+        "$Recycle.Bin",
+        "System Volume Information",
+        "lost+found",
+        "#recycle",
+        "#snapshot",
+        "@Recycle",
+    ],
+)
+def test_what_systems_put_onto_drives_and_shares_holds_no_pictures_and_is_no_class(tmp_path: Path, name: str) -> None:
     write_folder(tmp_path, 12)
     for place in (tmp_path, tmp_path / "disc"):
-        (place / "@eaDir").mkdir()
-        (place / "@eaDir" / "SYNOPHOTO_THUMB.jpg").write_bytes(encode(noise(), "JPEG"))
+        (place / name).mkdir()
+        (place / name / "SYNOPHOTO_THUMB.jpg").write_bytes(encode(noise(), "JPEG"))
     dataset = load_folder(tmp_path, split="all")
     assert dataset.classes == KINDS
     assert len(dataset) == 36
