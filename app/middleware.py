@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, ServiceError
+from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, QueueFull, ServiceError
 from app.exception_handlers import problem_response
 from app.http.asgi_extension import ClientConnection, connection_of
 from app.http.ending import DISCARD_BYTES, DISCARD_S
@@ -94,7 +94,11 @@ class _Response:
             return
         self._sent = True
         if self._scope["method"] != "HEAD" and not message.get("more_body", False):
-            await self.connection.respond(self.status, start["headers"], message.get("body", b""))
+            try:
+                await self.connection.respond(self.status, start["headers"], message.get("body", b""))
+            except QueueFull as error:  # nothing of it was sent
+                self._sent = False
+                await self.refuse(error)
         else:
             await self._send(start)
             await self._send(message)

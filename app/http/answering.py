@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.errors import QueueFull, ServiceError
+from app.errors import ServiceError
 from app.http.asgi_extension import CONNECTION
 from app.http.connection_limits import ConnectionLimits
 from app.http.dates import date_line
@@ -94,7 +94,10 @@ class AnsweringConnection(ParsingConnection):
         return self._active is not None and self._active.waiting_for_100_continue
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send the active request's answer at once, where ASGI's two messages would be two writes to the network."""
+        """Send the active request's answer at once, where ASGI's two messages would be two writes to the network.
+
+        Raises QueueFull for a large one, of which nothing is sent, while clients leave too much unread.
+        """
         cycle = self._active
         assert cycle is not None
         if self.flow.write_paused and not cycle.disconnected:
@@ -102,7 +105,7 @@ class AnsweringConnection(ParsingConnection):
         if len(body) <= RESPONSE_PIECE_BYTES:
             self.send_answer(status, headers, body)
         elif not cycle.disconnected:
-            await self._send_in_pieces(cycle, self._response_head(cycle, status, headers), body)
+            await self._send_in_pieces(cycle, status, headers, body)
 
     # -- answers
 
@@ -115,22 +118,17 @@ class AnsweringConnection(ParsingConnection):
         self.transport.write(self._response_head(cycle, status, headers) + body)
         self._end_answer(cycle)
 
-    async def _send_in_pieces(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> None:
+    async def _send_in_pieces(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> None:
         """Send a large answer as its client reads it; it counts as unread until the last piece is on its way."""
-        try:
-            with self._ending.holding(len(body)):
-                cycle.response_started = True
-                self.transport.write(head)
-                for begin in range(0, len(body), RESPONSE_PIECE_BYTES):
-                    if self.flow.write_paused:
-                        await self.flow.drain()
-                    if cycle.disconnected:
-                        return
-                    self.transport.write(body[begin : begin + RESPONSE_PIECE_BYTES])
-        except QueueFull:
-            self._ending.refuse()
-            self._forget(cycle)
-            return
+        with self._ending.holding(len(body)):
+            cycle.response_started = True
+            self.transport.write(self._response_head(cycle, status, headers))
+            for begin in range(0, len(body), RESPONSE_PIECE_BYTES):
+                if self.flow.write_paused:
+                    await self.flow.drain()
+                if cycle.disconnected:
+                    return
+                self.transport.write(body[begin : begin + RESPONSE_PIECE_BYTES])
         self._end_answer(cycle)
 
     def _response_head(self, cycle: RequestResponseCycle, status: int, headers: Headers) -> bytes:

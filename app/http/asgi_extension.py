@@ -36,7 +36,10 @@ class ClientConnection(Protocol):
         """Whether the client sent `Expect: 100-continue` and has not been sent 100 Continue."""
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send the answer at once. Not to HEAD, whose answer has no body."""
+        """Send the answer at once. Not to HEAD, whose answer has no body.
+
+        Raises QueueFull for a large one, of which nothing is sent, while clients leave too much unread.
+        """
 
 
 class OtherServer:

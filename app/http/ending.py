@@ -61,8 +61,9 @@ class Ending:
         unread = max(0, self._transport.get_write_buffer_size() - self._held_bytes)
         try:
             self._limits.unread.take(unread)
-        except QueueFull:
-            self.refuse()
+        except QueueFull:  # and no answer can be sent: this one has begun
+            self._limits.on_refused(UNREAD_RESPONSE)
+            self._transport.abort()
             return
         self._unread_bytes += unread
         self._abort_in(self._limits.unread_timeout_s)
@@ -101,11 +102,6 @@ class Ending:
         self._linger_bytes -= count
         if self._linger_bytes < 0:
             self._transport.abort()
-
-    def refuse(self) -> None:
-        """End at once: too much is unread already."""
-        self._limits.on_refused(UNREAD_RESPONSE)
-        self._transport.abort()
 
     def over(self) -> None:
         """Stop the timers and count nothing as unread: the connection is lost."""

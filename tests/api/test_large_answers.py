@@ -140,6 +140,20 @@ async def test_an_answer_that_is_not_written_in_time_is_an_error_and_its_images_
     assert 'resnet_images_total{outcome="ok"} 0.0' in metrics
 
 
+async def test_a_large_answer_that_there_is_no_room_for_is_429_and_the_connection_stays():
+    content = in_chunks(npy(np.zeros((5, 3, 32, 32), np.uint8)))
+    async with serving(ManyClasses(), max_body_bytes=100_000, max_buffered_bytes=100_000) as client:
+        answer = await client.post("/predict", content=content, headers={"content-type": "application/x-npy"})
+        assert_problem(answer, 429, "queue-full")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "connection" not in answer.headers
+        metrics = (await client.get("/metrics")).text
+    assert 'resnet_requests_total{route="/predict",status="429"} 1.0' in metrics
+    assert 'resnet_requests_total{route="/predict",status="200"}' not in metrics
+    assert 'resnet_rejected_total{reason="queue-full"} 1.0' in metrics
+    assert 'resnet_rejected_total{reason="unread-response"} 0.0' in metrics
+
+
 @pytest.mark.parametrize("classes", [1, 10, 64, 65, 1000])
 def test_of_equal_probabilities_the_first_is_named_first(classes):
     probabilities = np.random.default_rng(classes).integers(0, 9, classes) / 8
