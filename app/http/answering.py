@@ -28,6 +28,8 @@ LINGER_S = 1.0
 # A larger answer is sent in pieces of this size, as its client reads them.
 RESPONSE_PIECE_BYTES = 64 << 10
 
+CLOSE = (b"connection", b"close")
+
 
 class AnsweringConnection(ParsingConnection):
     """uvicorn's connection, which sends answers whole and ends in time; to applications a `ClientConnection`.
@@ -107,6 +109,13 @@ class AnsweringConnection(ParsingConnection):
         elif not cycle.disconnected:
             await self._send_in_pieces(cycle, status, headers, body)
 
+    def headers_of_pieces(self, headers: Headers) -> Headers:
+        """Return the headers of an answer that ASGI's messages will send, which say whether it is the last one."""
+        assert self._active is not None
+        kept = [line for line in headers if line != CLOSE]
+        self._settle_end(self._active, asked=len(kept) < len(headers))
+        return kept  # uvicorn announces the end
+
     # -- answers
 
     def send_answer(self, status: int, headers: Headers, body: bytes) -> None:
@@ -132,20 +141,26 @@ class AnsweringConnection(ParsingConnection):
         self._end_answer(cycle)
 
     def _response_head(self, cycle: RequestResponseCycle, status: int, headers: Headers) -> bytes:
-        """Return an answer's header. The last one closes, but not while requests that were accepted wait behind it."""
+        """Return an answer's header."""
         lines = [STATUS_LINE[status], date_line()]
-        last = self._closing or self._close_after_response
-        for name, value in headers:
-            if name == b"connection" and value == b"close":
-                last = True
+        asked = False
+        for line in headers:
+            if line == CLOSE:
+                asked = True
             else:
+                name, value = line
                 lines += (name, b": ", value, b"\r\n")
-        if last and (cycle.more_body or not (self.pipeline or self._unparsed)):
-            cycle.keep_alive = False
+        self._settle_end(cycle, asked=asked)
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         return b"".join(lines)
+
+    def _settle_end(self, cycle: RequestResponseCycle, *, asked: bool) -> None:
+        """Close after this answer if it is the last one, or asks for it; not while accepted requests wait behind it."""
+        last = asked or self._closing or self._close_after_response
+        if last and (cycle.more_body or not (self.pipeline or self._unparsed)):
+            cycle.keep_alive = False
 
     def _end_answer(self, cycle: RequestResponseCycle) -> None:
         """Mark a request as answered, and close or linger unless the connection is kept."""
