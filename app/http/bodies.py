@@ -28,6 +28,7 @@ from app.imaging import Entry
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
 # What takes long to be taken apart where it is large.
 SLOW_FORMS = frozenset({"multipart/form-data", "application/json"})
+KINDS = IMAGE_TYPES | SLOW_FORMS | {NPY_TYPE}
 JSON_FORM = 'The JSON body must be {"images": ["<base64>", ...]} with at least one image.'
 # Larger bodies take from a budget of bytes, and those of SLOW_FORMS are split in a thread. Of smaller ones there is one
 # a connection.
@@ -50,9 +51,20 @@ def kind_of(content_type: str | None) -> str:
     return (content_type or "").partition(";")[0].strip().lower()
 
 
+def refuse_unread(kind: str, codings: Iterable[str], announced: int, max_bytes: int) -> None:
+    """Refuse what no body can make acceptable, by its media type, codings and announced length.
+
+    Raises BodyTooLarge and UnsupportedMediaType.
+    """
+    if announced > max_bytes:
+        raise BodyTooLarge(max_bytes)
+    if kind not in KINDS:
+        raise UnsupportedMediaType
+    refuse_codings(codings)
+
+
 async def read_body(
     receive: Receive,
-    content_length: str | None,
     take: Callable[[int], None],
     *,
     max_bytes: int,
@@ -62,10 +74,8 @@ async def read_body(
 
     So a few slow clients with large bodies, who can hold all of the budget, keep out nobody with a small one.
 
-    Raises the deadline's error, BodyTooLarge (before reading, if the length is announced), QueueFull and ClientGone.
+    Raises the deadline's error, BodyTooLarge, QueueFull and ClientGone.
     """
-    if announced_bytes(content_length) > max_bytes:
-        raise BodyTooLarge(max_bytes)
     chunks: list[bytes] = []
     total = taken = 0
     try:
