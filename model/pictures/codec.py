@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, GifImagePlugin, Image, PngImagePlugin, UnidentifiedImageError
 
 from model.pictures.files import PictureError, UnreadFormat
 from model.pictures.plain_png import SIGNATURE
@@ -115,6 +115,26 @@ class WithoutTexts(dict[str | tuple[int, int], Any]):
         """Set a property."""
         if key not in PNG_PROPERTIES or not isinstance(value, str):
             super().__setitem__(key, value)
+
+
+class FirstFrameGif(GifImagePlugin.GifImageFile):
+    """A GIF of which nobody asks for a second frame.
+
+    When Pillow opens one whose first frame is to be disposed of, it makes the colour that would be laid over that, as
+    large as the frame says it is: gigabytes for 43 bytes, before a size can be looked at.
+    """
+
+    @property
+    def disposal_method(self) -> int:
+        """None, whatever the file says."""
+        return 0
+
+    @disposal_method.setter
+    def disposal_method(self, _method: int) -> None:
+        pass
+
+
+Image.register_open("GIF", FirstFrameGif, Image.OPEN["GIF"][1])
 
 
 def open_picture(data: bytes, max_pixels: int, max_reads: int | None = None) -> Image.Image:
