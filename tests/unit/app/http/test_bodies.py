@@ -170,13 +170,29 @@ def test_what_is_no_base64_is_an_error_in_its_place(text):
 def test_json_has_room_for_a_few_other_members_and_for_the_commas_of_data_urls():
     body = json.dumps({"images": ["data:,YQ=="] * 4} | dict.fromkeys("abcdefghijklmnopq")).encode()
     assert split_images(JSON, body, 4, 32) == [b"a"] * 4
-    with pytest.raises(TooManyImages):
+    with pytest.raises(MalformedRequest):
         split_images(JSON, body.replace(b"}", b', "r": null}'), 4, 32)
 
 
 def test_json_with_too_many_images():
     with pytest.raises(TooManyImages):
         split_images(JSON, json.dumps({"images": [""] * 5}).encode(), 4, 32)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"images": [""], %s}' % b",".join(b'"m%d": 0' % number for number in range(30)),
+        b'{"images": "x", "more": [%s0]}' % (b"0," * 30),
+        b'{"more": ["images: [", %s0]}' % (b"0," * 30),
+        b'{"more": "images\\": [", "others": [%s0]}' % (b"0," * 30),
+        b"[%s0]" % (b"0," * 30),
+        b"," * 30,
+    ],
+)
+def test_json_that_is_long_beside_its_images_does_not_hold_too_many(body):
+    with pytest.raises(MalformedRequest):
+        split_images(JSON, body, 4, 32)
 
 
 def test_an_empty_image_body_is_malformed():
