@@ -5,6 +5,7 @@ How a file becomes pixels is defined in model.pictures.codec, for training and s
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import warnings
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.decode_pool import DecodePool, Work
-from app.errors import ServiceError, TooManyPixels, TooManyPixelsTogether, UndecodableImage
+from app.errors import EngineFailed, ServiceError, TooManyPixels, TooManyPixelsTogether, UndecodableImage
 from model.pictures.codec import PictureTooLarge, open_picture, picture_pixels
 from model.pictures.files import PictureError, UnreadFormat
 from model.pictures.plain_png import read_plain_png
+
+log = logging.getLogger(__name__)
 
 # A picture this small is decoded in less time than a hop to another thread takes.
 TINY_BYTES = 16 << 10
@@ -53,7 +56,7 @@ def decode(
 
     Animations count by their first frame; EXIF orientation is obeyed; transparency is laid over white.
     `count_pixels` is told what the header announces, before memory or time is spent on it, and may raise.
-    Raises TooManyPixels and UndecodableImage.
+    Raises TooManyPixels, UndecodableImage, and MemoryError where memory is missing.
     """
     plain = _plain(data, size, max_pixels)
     if plain is not None:
@@ -174,7 +177,7 @@ class Decoder:
         try:
             image = _open(file, self.max_pixels, TINY_READS)
             return _finish(image, self.size) if image.width * image.height <= TINY_PIXELS else None
-        except UndecodableImage:  # or of too many parts to tell so here
+        except (UndecodableImage, MemoryError):  # or of too many parts to tell so here
             return None
         except ServiceError as error:
             return error.without_stack()
@@ -188,6 +191,9 @@ class Decoder:
             raise
         except ServiceError as error:
             return error.without_stack()
+        except MemoryError:  # the file is not to blame: it is worth another try
+            log.warning("out of memory for a picture")
+            return EngineFailed()
 
     def close(self) -> None:
         """End the threads once they are done with their items; what is not finished is cancelled."""

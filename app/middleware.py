@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, ServiceError
+from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, QueueFull, ServiceError
 from app.exception_handlers import problem_response
 from app.http.asgi_extension import ClientConnection, connection_of
 from app.http.ending import DISCARD_BYTES, DISCARD_S
@@ -89,15 +89,22 @@ class _Response:
             self._start = message
             return
         start, self._start = self._start, None
+        is_head = self._scope["method"] == "HEAD"
         if start is None:
-            await self._send(message)
+            if not is_head:  # whose answer ended with its header
+                await self._send(message)
             return
         self._sent = True
-        if self._scope["method"] != "HEAD" and not message.get("more_body", False):
-            await self.connection.respond(self.status, start["headers"], message.get("body", b""))
-        else:
+        if message.get("more_body", False) and not is_head:
+            start["headers"] = self.connection.headers_of_pieces(start["headers"])
             await self._send(start)
             await self._send(message)
+            return
+        try:
+            await self.connection.respond(self.status, start["headers"], b"" if is_head else message.get("body", b""))
+        except QueueFull as error:  # nothing of it was sent
+            self._sent = False
+            await self.refuse(error)
 
     async def refuse(self, error: ServiceError) -> None:
         """Answer with a problem in place of the application, unless its own answer has begun to be sent."""
@@ -132,7 +139,7 @@ class RequestContext:
             return
         started = time.perf_counter()
         response = _Response(self.service, scope, receive, send)
-        # What answers GET answers HEAD (RFC 9110): the connection leaves the body out, by its own scope.
+        # What answers GET answers HEAD (RFC 9110): its body is left out where it is sent.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
             await self.app(inner, response.request_body.receive, response.send)

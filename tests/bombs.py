@@ -10,6 +10,7 @@ from tests.conftest import encode
 
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 SIDE = 16_383  # the largest that WebP has; all others go further
+DISPOSED_OF = b"!\xf9\4\x08\0\0\0\0"  # what says that of a GIF's next frame
 
 
 def chunk(kind, body=b""):
@@ -37,9 +38,12 @@ def jpeg(width=32, height=32, **options):
     return bytes(data)
 
 
-def gif(width=1, height=1, before=b"", frames=1):
-    """A GIF of one-pixel frames on a canvas of this size; `before` stands before the first."""
-    frame = b",\0\0\0\0\1\0\1\0\0\2\2D\1\0"
+def gif(width=1, height=1, before=b"", frames=1, side=1):
+    """A GIF of frames of so many pixels a side, one by default, on a canvas of this size.
+
+    `before` stands before the first.
+    """
+    frame = b",\0\0\0\0" + struct.pack("<HH", side, side) + b"\0\2\2D\1\0"
     return (
         b"GIF89a" + struct.pack("<HH", width, height) + b"\x80\0\0\0\0\0\xff\xff\xff" + before + frame * frames + b";"
     )
@@ -109,6 +113,7 @@ def picture_bombs():
         "png of 400 million pixels": (png(20_000, 20_000, bits=1, colours=0), "png", *large),
         "jpeg of 4 billion pixels": (jpeg(65_500, 65_500), "jpeg", *large),
         "gif of 4 billion pixels": (gif(65_535, 65_535), "gif", *large),
+        "gif of 4 billion pixels to be disposed of": (gif(before=DISPOSED_OF, side=65_535), "gif", *large),
         "webp of 268 million pixels": (webp(SIDE, SIDE), "webp", *large),
         "lossless webp of 268 million pixels": (webp(SIDE, SIDE, lossless=True), "webp", *large),
         "animated webp of 268 million pixels": (animated_webp(3, 16_384, 16_384), "webp", *large),

@@ -7,6 +7,7 @@ from functools import partial
 import uvicorn
 from uvicorn.server import ServerState
 
+from app.errors import QueueFull
 from app.http.asgi_extension import CONNECTION
 from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits
@@ -64,11 +65,15 @@ async def answer(_scope, _receive, send):
 
 
 def responding(status=200, *headers, body=b""):
-    """An application that answers at once, by the connection's own way."""
+    """An application that answers at once, by the connection's own way, or with 429 if there is no room for that."""
 
     async def respond(scope, _receive, _send):
+        connection = scope["extensions"][CONNECTION]
         length = (b"content-length", b"%d" % len(body))
-        await scope["extensions"][CONNECTION].respond(status, [length, *headers], body)
+        try:
+            await connection.respond(status, [length, *headers], body)
+        except QueueFull:
+            await connection.respond(429, [(b"content-length", b"0")], b"")
 
     return respond
 

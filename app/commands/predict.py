@@ -60,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
             ]
         except PictureError as error:
             line["error"] = str(error)
+        except MemoryError:
+            line["error"] = "out of memory"
         except TooManyPixels as error:
             line["error"] = f"{error.detail} --max-pixels raises it."
         except ServiceError as error:

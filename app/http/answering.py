@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.errors import QueueFull, ServiceError
+from app.errors import ServiceError
 from app.http.asgi_extension import CONNECTION
 from app.http.connection_limits import ConnectionLimits
 from app.http.dates import date_line
@@ -27,6 +27,8 @@ LINGER_S = 1.0
 
 # A larger answer is sent in pieces of this size, as its client reads them.
 RESPONSE_PIECE_BYTES = 64 << 10
+
+CLOSE = (b"connection", b"close")
 
 
 class AnsweringConnection(ParsingConnection):
@@ -94,7 +96,10 @@ class AnsweringConnection(ParsingConnection):
         return self._active is not None and self._active.waiting_for_100_continue
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send the active request's answer at once, where ASGI's two messages would be two writes to the network."""
+        """Send the active request's answer at once, where ASGI's two messages would be two writes to the network.
+
+        Raises QueueFull for a large one, of which nothing is sent, while clients leave too much unread.
+        """
         cycle = self._active
         assert cycle is not None
         if self.flow.write_paused and not cycle.disconnected:
@@ -102,7 +107,14 @@ class AnsweringConnection(ParsingConnection):
         if len(body) <= RESPONSE_PIECE_BYTES:
             self.send_answer(status, headers, body)
         elif not cycle.disconnected:
-            await self._send_in_pieces(cycle, self._response_head(cycle, status, headers), body)
+            await self._send_in_pieces(cycle, status, headers, body)
+
+    def headers_of_pieces(self, headers: Headers) -> Headers:
+        """Return the headers of an answer that ASGI's messages will send, which say whether it is the last one."""
+        assert self._active is not None
+        kept = [line for line in headers if line != CLOSE]
+        self._settle_end(self._active, asked=len(kept) < len(headers))
+        return kept  # uvicorn announces the end
 
     # -- answers
 
@@ -115,39 +127,40 @@ class AnsweringConnection(ParsingConnection):
         self.transport.write(self._response_head(cycle, status, headers) + body)
         self._end_answer(cycle)
 
-    async def _send_in_pieces(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> None:
+    async def _send_in_pieces(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> None:
         """Send a large answer as its client reads it; it counts as unread until the last piece is on its way."""
-        try:
-            with self._ending.holding(len(body)):
-                cycle.response_started = True
-                self.transport.write(head)
-                for begin in range(0, len(body), RESPONSE_PIECE_BYTES):
-                    if self.flow.write_paused:
-                        await self.flow.drain()
-                    if cycle.disconnected:
-                        return
-                    self.transport.write(body[begin : begin + RESPONSE_PIECE_BYTES])
-        except QueueFull:
-            self._ending.refuse()
-            self._forget(cycle)
-            return
+        with self._ending.holding(len(body)):
+            cycle.response_started = True
+            self.transport.write(self._response_head(cycle, status, headers))
+            for begin in range(0, len(body), RESPONSE_PIECE_BYTES):
+                if self.flow.write_paused:
+                    await self.flow.drain()
+                if cycle.disconnected:
+                    return
+                self.transport.write(body[begin : begin + RESPONSE_PIECE_BYTES])
         self._end_answer(cycle)
 
     def _response_head(self, cycle: RequestResponseCycle, status: int, headers: Headers) -> bytes:
-        """Return an answer's header. The last one closes, but not while requests that were accepted wait behind it."""
+        """Return an answer's header."""
         lines = [STATUS_LINE[status], date_line()]
-        last = self._closing or self._close_after_response
-        for name, value in headers:
-            if name == b"connection" and value == b"close":
-                last = True
+        asked = False
+        for line in headers:
+            if line == CLOSE:
+                asked = True
             else:
+                name, value = line
                 lines += (name, b": ", value, b"\r\n")
-        if last and (cycle.more_body or not (self.pipeline or self._unparsed)):
-            cycle.keep_alive = False
+        self._settle_end(cycle, asked=asked)
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         return b"".join(lines)
+
+    def _settle_end(self, cycle: RequestResponseCycle, *, asked: bool) -> None:
+        """Close after this answer if it is the last one, or asks for it; not while accepted requests wait behind it."""
+        last = asked or self._closing or self._close_after_response
+        if last and (cycle.more_body or not (self.pipeline or self._unparsed)):
+            cycle.keep_alive = False
 
     def _end_answer(self, cycle: RequestResponseCycle) -> None:
         """Mark a request as answered, and close or linger unless the connection is kept."""

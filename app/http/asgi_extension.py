@@ -36,7 +36,13 @@ class ClientConnection(Protocol):
         """Whether the client sent `Expect: 100-continue` and has not been sent 100 Continue."""
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send the answer at once. Not to HEAD, whose answer has no body."""
+        """Send the answer at once; to HEAD without a body, whatever length is among the headers.
+
+        Raises QueueFull for a large one, of which nothing is sent, while clients leave too much unread.
+        """
+
+    def headers_of_pieces(self, headers: Headers) -> Headers:
+        """Return the headers of an answer that ASGI's messages will send, which say whether it is the last one."""
 
 
 class OtherServer:
@@ -62,6 +68,10 @@ class OtherServer:
         """Send the answer by two messages."""
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
+
+    def headers_of_pieces(self, headers: Headers) -> Headers:
+        """Return the same: the server decides by itself."""
+        return headers
 
 
 def connection_of(scope: Scope, send: Send) -> ClientConnection:

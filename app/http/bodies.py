@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import re
 from collections.abc import Callable, Iterable
 from email.message import Message
 
@@ -28,7 +29,9 @@ from app.imaging import Entry
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"})
 # What takes long to be taken apart where it is large.
 SLOW_FORMS = frozenset({"multipart/form-data", "application/json"})
+KINDS = IMAGE_TYPES | SLOW_FORMS | {NPY_TYPE}
 JSON_FORM = 'The JSON body must be {"images": ["<base64>", ...]} with at least one image.'
+IMAGES_LIST = re.compile(rb'"images"\s*+:\s*+\[')  # within a string a backslash stands before the second quote
 # Larger bodies take from a budget of bytes, and those of SLOW_FORMS are split in a thread. Of smaller ones there is one
 # a connection.
 SMALL_BODY_BYTES = 64 << 10
@@ -50,9 +53,20 @@ def kind_of(content_type: str | None) -> str:
     return (content_type or "").partition(";")[0].strip().lower()
 
 
+def refuse_unread(kind: str, codings: Iterable[str], announced: int, max_bytes: int) -> None:
+    """Refuse what no body can make acceptable, by its media type, codings and announced length.
+
+    Raises BodyTooLarge and UnsupportedMediaType.
+    """
+    if announced > max_bytes:
+        raise BodyTooLarge(max_bytes)
+    if kind not in KINDS:
+        raise UnsupportedMediaType
+    refuse_codings(codings)
+
+
 async def read_body(
     receive: Receive,
-    content_length: str | None,
     take: Callable[[int], None],
     *,
     max_bytes: int,
@@ -62,10 +76,8 @@ async def read_body(
 
     So a few slow clients with large bodies, who can hold all of the budget, keep out nobody with a small one.
 
-    Raises the deadline's error, BodyTooLarge (before reading, if the length is announced), QueueFull and ClientGone.
+    Raises the deadline's error, BodyTooLarge, QueueFull and ClientGone.
     """
-    if announced_bytes(content_length) > max_bytes:
-        raise BodyTooLarge(max_bytes)
     chunks: list[bytes] = []
     total = taken = 0
     try:
@@ -135,7 +147,7 @@ def _split_json(body: bytes, max_images: int) -> list[Entry]:
     if outside.count(b"[") > 1 or outside.count(b"{") > 1:
         raise MalformedRequest(JSON_FORM)
     if outside.count(b",") > max_commas:
-        raise TooManyImages(max_images)
+        raise _too_long(body, outside, max_images)
     try:
         parsed = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -146,6 +158,13 @@ def _split_json(body: bytes, max_images: int) -> list[Entry]:
     if len(images) > max_images:
         raise TooManyImages(max_images)
     return [_decode_base64(image) for image in images]
+
+
+def _too_long(body: bytes, outside: bytes, max_images: int) -> ServiceError:
+    """Return what is wrong with a JSON text of too many commas: `images`, if it is a list, or what is beside it."""
+    if IMAGES_LIST.search(body) is None or outside.partition(b"[")[2].partition(b"]")[0].count(b",") < max_images:
+        return MalformedRequest(JSON_FORM)
+    return TooManyImages(max_images)
 
 
 def _outside_strings(body: bytes, max_commas: int) -> bytes:

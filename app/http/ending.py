@@ -40,7 +40,11 @@ class Ending:
 
     @contextmanager
     def holding(self, count: int) -> Iterator[None]:
-        """Count a response of `count` bytes as unread while it is sent in pieces. Raises QueueFull."""
+        """Count a response of `count` bytes as unread while it is sent in pieces. Raises QueueFull.
+
+        One that is larger than all that may be unread is sent while nothing else is.
+        """
+        count = min(count, self._limits.unread.max_bytes)
         self._limits.unread.take(count)
         self._held_bytes = count
         try:
@@ -61,8 +65,9 @@ class Ending:
         unread = max(0, self._transport.get_write_buffer_size() - self._held_bytes)
         try:
             self._limits.unread.take(unread)
-        except QueueFull:
-            self.refuse()
+        except QueueFull:  # and no answer can be sent: this one has begun
+            self._limits.on_refused(UNREAD_RESPONSE)
+            self._transport.abort()
             return
         self._unread_bytes += unread
         self._abort_in(self._limits.unread_timeout_s)
@@ -101,11 +106,6 @@ class Ending:
         self._linger_bytes -= count
         if self._linger_bytes < 0:
             self._transport.abort()
-
-    def refuse(self) -> None:
-        """End at once: too much is unread already."""
-        self._limits.on_refused(UNREAD_RESPONSE)
-        self._transport.abort()
 
     def over(self) -> None:
         """Stop the timers and count nothing as unread: the connection is lost."""

@@ -22,7 +22,7 @@ from app.http.bodies import (
     announced_bytes,
     kind_of,
     read_body,
-    refuse_codings,
+    refuse_unread,
     split_images,
 )
 from app.http.byte_budget import HeldBytes
@@ -76,19 +76,18 @@ async def predict(
     parameters = Parameters(top_k, x_timeout_ms)
     options = parameters.resolve(len(predictor.classes), settings.timeout_ms, time.monotonic())
     headers = request.headers
-    kind, length = kind_of(headers.get("content-type")), headers.get("content-length")
-    if kind != NPY_TYPE and (announced := announced_bytes(length)) > SMALL_BODY_BYTES:
+    kind, announced = kind_of(headers.get("content-type")), announced_bytes(headers.get("content-length"))
+    refuse_unread(kind, headers.getlist("content-encoding"), announced, settings.max_body_bytes)
+    if kind != NPY_TYPE and announced > SMALL_BODY_BYTES:
         predictor.decoder.require_room(announced, options.deadline)
     with service.body_budget.hold() as held:
         body = await read_body(
             request.receive,
-            length,
             held.take,
             max_bytes=settings.max_body_bytes,
             deadline=parameters.body_deadline(settings.timeout_ms, settings.body_timeout_s),
         )
         predictor = service.require_predictor()  # which may have ended while the body came
-        refuse_codings(headers.getlist("content-encoding"))
         split = partial(split_images, headers.get("content-type"), body, settings.max_images, predictor.input_size)
         if len(body) > SMALL_BODY_BYTES and kind in SLOW_FORMS:
             (entries,) = await _unless_gone(request, predictor.decoder.run(split, options.deadline))

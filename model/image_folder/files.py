@@ -78,7 +78,7 @@ def read_files(files: Sequence[PictureFile], bad: BadFiles) -> list[PictureFile]
             data = read_picture(file.path)
             width, height = open_picture(data, MAX_OWN_PIXELS).size
         except PictureError as error:
-            return _unless_memory(error)
+            return error
         digest = hashlib.sha256(data).hexdigest()
         return replace(file, digest=digest, side=min(width, height), pixels=width * height)
 
@@ -112,13 +112,6 @@ def each_once(files: Sequence[PictureFile], unused: Set[str]) -> list[PictureFil
     return [first[digest] for digest in sorted(first)]
 
 
-def _unless_memory(error: PictureError) -> PictureError:
-    """Return what is wrong with a file. Raises MemoryError where memory was missing: the file may be fine."""
-    if isinstance(error.__cause__, MemoryError):
-        raise error.__cause__
-    return error
-
-
 def decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Return images uint8 (N, 3, size, size), labels int64 (N,) and paths of the N files that can be decoded."""
 
@@ -126,7 +119,7 @@ def decode(files: Sequence[PictureFile], size: int, bad: BadFiles) -> tuple[Tens
         try:
             return picture_pixels(open_picture(read_picture(file.path), MAX_OWN_PIXELS), size)
         except PictureError as error:
-            return _unless_memory(error)
+            return error
 
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     used: list[PictureFile] = []

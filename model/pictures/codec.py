@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, GifImagePlugin, Image, PngImagePlugin, UnidentifiedImageError
 
 from model.pictures.files import PictureError, UnreadFormat
 from model.pictures.plain_png import SIGNATURE
@@ -117,11 +117,32 @@ class WithoutTexts(dict[str | tuple[int, int], Any]):
             super().__setitem__(key, value)
 
 
+class FirstFrameGif(GifImagePlugin.GifImageFile):
+    """A GIF of which nobody asks for a second frame.
+
+    When Pillow opens one whose first frame is to be disposed of, it makes the colour that would be laid over that, as
+    large as the frame says it is: gigabytes for 43 bytes, before a size can be looked at.
+    """
+
+    @property
+    def disposal_method(self) -> int:
+        """None, whatever the file says."""
+        return 0
+
+    @disposal_method.setter
+    def disposal_method(self, _method: int) -> None:
+        pass
+
+
+Image.register_open("GIF", FirstFrameGif, Image.OPEN["GIF"][1])
+
+
 def open_picture(data: bytes, max_pixels: int, max_reads: int | None = None) -> Image.Image:
     """Read the header of a picture file; no pixel is decoded yet.
 
     Raises PictureError: if too large PictureTooLarge, of a known format that is not read here UnreadFormat. The
-    file is read from at most `max_reads` times, by default as often as an intact one may need.
+    file is read from at most `max_reads` times, by default as often as an intact one may need. Raises MemoryError where
+    memory is missing: the file may be fine.
     """
     if not data:
         raise PictureError("empty")
@@ -141,6 +162,8 @@ def open_picture(data: bytes, max_pixels: int, max_reads: int | None = None) -> 
         _forget_texts(image, data)
     except UnidentifiedImageError as error:
         raise PictureError("not an intact JPEG, PNG, WebP, GIF or BMP picture") from error
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises many kinds on damaged files: OSError, SyntaxError, struct.error, ...
         raise PictureError("damaged") from error
     if width * height > max_pixels:
@@ -154,12 +177,14 @@ def picture_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Decode an opened picture to RGB and bring it to uint8 (3, size, size) by the evaluation transform.
 
     Animations count by their first frame; EXIF orientation is obeyed; transparency is laid over white.
-    Raises PictureError.
+    Raises PictureError, and MemoryError where memory is missing: the header's size was within limits.
     """
     try:
         _scale_colour_key(image)
         image.load()
         return evaluation_transform(_to_rgb(_apply_exif_orientation(image)), size)
+    except MemoryError:
+        raise
     except Exception as error:  # as above
         raise PictureError("damaged or cut short") from error
 

@@ -8,9 +8,10 @@ import httpx
 import pytest
 
 from app.decode_pool import Work
+from app.errors import QueueFull
 from app.http.bodies import read_body, split_images
 from app.routes import predict
-from tests.api.asking import assert_problem
+from tests.api.asking import answer_to_the_end, assert_problem
 from tests.api.conftest import no_room, occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
@@ -66,6 +67,29 @@ async def test_a_large_body_is_not_even_asked_for_while_there_is_no_room():
         async with asyncio.timeout(10):
             assert (await reader.read()).startswith(b"HTTP/1.1 429 ")
         writer.close()
+
+
+@pytest.mark.parametrize(
+    ("length", "headers", "status", "code"),
+    [
+        (2_000_001, {}, 413, "body-too-large"),
+        (1_000_000, {"content-type": "text/plain"}, 415, "unsupported-media-type"),
+        (1_000_000, {"content-encoding": "gzip"}, 415, "unsupported-media-type"),
+    ],
+)
+async def test_what_is_never_accepted_is_not_told_to_come_back(monkeypatch, length, headers, status, code):
+    """Also while the threads that decode have no room for more, and without a byte of its body."""
+    async with serving(max_body_bytes=2_000_000) as client:
+
+        def no_room(_size, _deadline):
+            raise QueueFull(retry_after_s=1)
+
+        monkeypatch.setattr(client.app.state.service.predictor.decoder, "require_room", no_room)
+        head = {"content-type": "image/png"} | headers
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: %d\r\n" % length)
+        writer.write("".join([*(f"{name}: {value}\r\n" for name, value in head.items()), "\r\n"]).encode())
+        assert_problem(await answer_to_the_end(reader, writer), status, code)
 
 
 async def test_503_for_a_picture_that_is_still_decoded_when_the_drains_time_is_over(monkeypatch):

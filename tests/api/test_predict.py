@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from app.errors import ServiceError
+from tests.api.asking import assert_problem
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import CLASSES, FakeEngine, probabilities_of
@@ -142,3 +143,18 @@ async def test_a_sane_request_id_is_kept_and_another_replaced(client):
     for insane in ("a b", "x" * 200, '"><script>'):
         answer = await client.get("/livez", headers={"x-request-id": insane})
         assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+async def test_503_for_a_picture_that_memory_is_missing_for_alone_or_among_others(client, monkeypatch):
+    def full(*_given):
+        raise MemoryError
+
+    monkeypatch.setattr("model.pictures.codec.evaluation_transform", full)
+    jpeg = encode(noise(), "JPEG")
+    answer = await client.post("/predict", content=jpeg, headers={"content-type": "image/jpeg"})
+    assert_problem(answer, 503, "engine-failed")
+    assert int(answer.headers["retry-after"]) >= 1
+    answer = await client.post("/predict", files=[("file", jpeg), ("file", PICTURES[0])])
+    bad, good = answer.json()["predictions"]
+    assert (answer.status_code, bad["error"]["status"]) == (200, 503)
+    assert_prediction(good, 0)

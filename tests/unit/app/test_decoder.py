@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import BadBase64, DeadlinePassed, TooManyPixels, TooManyPixelsTogether, UndecodableImage
+from app.errors import BadBase64, DeadlinePassed, EngineFailed, TooManyPixels, TooManyPixelsTogether, UndecodableImage
 from app.imaging import PIXELS_TOGETHER, TINY_BYTES, Decoder, decode
 from app.threads import ThreadDied
 from tests.bombs import chunk, png
@@ -51,6 +51,24 @@ async def test_images_that_are_ready_pass_through_without_a_thread():
         decoder.close()
     assert (mixed[0] is ready[0], mixed[2] is ready[1]) == (True, True)
     np.testing.assert_array_equal(mixed[1], ready[0])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("side", [32, 300], ids=["on the spot", "in a thread"])
+@pytest.mark.parametrize("where", ["Image.open", "evaluation_transform"])
+async def test_a_picture_that_memory_is_missing_for_is_not_called_damaged(monkeypatch, caplog, where, side):
+    def full(*_given, **_named):
+        raise MemoryError
+
+    monkeypatch.setattr(f"model.pictures.codec.{where}", full)
+    decoder = Decoder(32, LIMIT, threads=1)
+    try:
+        (found,) = await decode_all(decoder, [encode(noise(side, side), "JPEG")])
+    finally:
+        decoder.close()
+    assert isinstance(found, EngineFailed)
+    assert found.retry_after_s >= 1
+    assert caplog.messages == ["out of memory for a picture"]
 
 
 UNPACKED = zlib.compress(bytes(1 << 20), 9)

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from app import engine
+from app import engine, imaging
 from app.cli import build_parser
 from app.settings import Settings
 from tests.bombs import png
@@ -84,6 +84,19 @@ def test_what_is_no_file_that_ends_is_named_and_the_others_are_answered(tmp_path
         f"{tmp_path}/none.png: cannot be read: No such file or directory",
         f"{cat}: cat 75.0%, dog 25.0%",
     ]
+
+
+def test_want_of_memory_is_named_and_the_others_are_answered(tmp_path, capsys, monkeypatch):
+    def decode_in_too_little(data, *limits, decode=imaging.decode):
+        if len(data) > 5_000:
+            raise MemoryError
+        return decode(data, *limits)
+
+    monkeypatch.setattr(imaging, "decode", decode_in_too_little)
+    (tmp_path / "large.png").write_bytes(encode(noise(64, 64)))
+    (tmp_path / "small.png").write_bytes(encode(noise()))
+    assert predict(tmp_path / "large.png", tmp_path / "small.png", "--top-k", 1) == 1
+    assert capsys.readouterr().out == f"{tmp_path}/large.png: out of memory\n{tmp_path}/small.png: cat 75.0%\n"
 
 
 def test_of_classes_that_are_as_likely_the_first_one_is_named_first_as_in_the_services_answers(monkeypatch, capsys):

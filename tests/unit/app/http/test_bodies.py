@@ -14,7 +14,16 @@ from app.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from app.http.bodies import MAX_CONTENT_TYPE, MAX_PARAMETERS, SMALL_BODY_BYTES, read_body, refuse_codings, split_images
+from app.http.bodies import (
+    MAX_CONTENT_TYPE,
+    MAX_PARAMETERS,
+    SMALL_BODY_BYTES,
+    announced_bytes,
+    read_body,
+    refuse_codings,
+    refuse_unread,
+    split_images,
+)
 from app.http.byte_budget import ByteBudget
 from app.http.parameters import BodyDeadline
 
@@ -43,33 +52,43 @@ def no_limit(_count):
 
 @pytest.mark.anyio
 async def test_a_body_is_read_whole():
-    body = await read_body(receiver(b"ab", b"", b"cd"), None, no_limit, max_bytes=4, deadline=FAR)
+    body = await read_body(receiver(b"ab", b"", b"cd"), no_limit, max_bytes=4, deadline=FAR)
     assert body == b"abcd"
 
 
-@pytest.mark.anyio
-async def test_a_length_may_have_zeros_in_front():
-    length = "0" * 5000 + "4"  # more digits than int() takes
-    assert await read_body(receiver(b"abcd"), length, no_limit, max_bytes=4, deadline=FAR) == b"abcd"
+@pytest.mark.parametrize("length", [None, "junk", "4", "0" * 5000 + "4"])  # more digits than int() takes
+def test_a_length_may_have_zeros_in_front(length):
+    refuse_unread(JSON, [], announced_bytes(length), 4)
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("length", [None, "5", "junk", "0" * 5000 + "5", "9" * 5000])
-async def test_too_many_bytes_are_refused_whether_announced_or_not(length):
+@pytest.mark.parametrize("length", ["5", "0" * 5000 + "5", "9" * 5000])
+def test_too_many_bytes_are_refused_if_announced(length):
     with pytest.raises(BodyTooLarge):
-        await read_body(receiver(b"ab", b"cde"), length, no_limit, max_bytes=4, deadline=FAR)
+        refuse_unread("text/plain", ["gzip"], announced_bytes(length), 4)
+
+
+@pytest.mark.parametrize(("kind", "coding"), [("text/plain", "identity"), ("", "identity"), (JSON, "gzip")])
+def test_what_no_body_can_make_readable_is_refused_by_its_header(kind, coding):
+    with pytest.raises(UnsupportedMediaType):
+        refuse_unread(kind, [coding], 4, 4)
+
+
+@pytest.mark.anyio
+async def test_too_many_bytes_are_refused_if_not_announced():
+    with pytest.raises(BodyTooLarge):
+        await read_body(receiver(b"ab", b"cde"), no_limit, max_bytes=4, deadline=FAR)
 
 
 @pytest.mark.anyio
 async def test_a_body_that_stops_coming_is_too_slow():
     with pytest.raises(BodyTooSlow):
-        await read_body(receiver(b"ab", ending="never"), None, no_limit, max_bytes=4, deadline=SOON)
+        await read_body(receiver(b"ab", ending="never"), no_limit, max_bytes=4, deadline=SOON)
 
 
 @pytest.mark.anyio
 async def test_a_client_that_leaves_is_gone():
     with pytest.raises(ClientGone):
-        await read_body(receiver(b"ab", ending="leave"), None, no_limit, max_bytes=4, deadline=FAR)
+        await read_body(receiver(b"ab", ending="leave"), no_limit, max_bytes=4, deadline=FAR)
 
 
 @pytest.mark.anyio
@@ -79,7 +98,7 @@ async def test_a_message_may_leave_out_what_is_not_there():
     async def receive():
         return next(messages)
 
-    assert await read_body(receive, None, no_limit, max_bytes=4, deadline=FAR) == b""
+    assert await read_body(receive, no_limit, max_bytes=4, deadline=FAR) == b""
 
 
 IMAGE_TYPES = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"]
@@ -151,13 +170,29 @@ def test_what_is_no_base64_is_an_error_in_its_place(text):
 def test_json_has_room_for_a_few_other_members_and_for_the_commas_of_data_urls():
     body = json.dumps({"images": ["data:,YQ=="] * 4} | dict.fromkeys("abcdefghijklmnopq")).encode()
     assert split_images(JSON, body, 4, 32) == [b"a"] * 4
-    with pytest.raises(TooManyImages):
+    with pytest.raises(MalformedRequest):
         split_images(JSON, body.replace(b"}", b', "r": null}'), 4, 32)
 
 
 def test_json_with_too_many_images():
     with pytest.raises(TooManyImages):
         split_images(JSON, json.dumps({"images": [""] * 5}).encode(), 4, 32)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"images": [""], %s}' % b",".join(b'"m%d": 0' % number for number in range(30)),
+        b'{"images": "x", "more": [%s0]}' % (b"0," * 30),
+        b'{"more": ["images: [", %s0]}' % (b"0," * 30),
+        b'{"more": "images\\": [", "others": [%s0]}' % (b"0," * 30),
+        b"[%s0]" % (b"0," * 30),
+        b"," * 30,
+    ],
+)
+def test_json_that_is_long_beside_its_images_does_not_hold_too_many(body):
+    with pytest.raises(MalformedRequest):
+        split_images(JSON, body, 4, 32)
 
 
 def test_an_empty_image_body_is_malformed():
@@ -172,10 +207,10 @@ LARGE = SMALL_BODY_BYTES + 1
 async def test_all_large_bodies_together_have_a_budget_that_comes_back():
     budget = ByteBudget(LARGE + 10)
     with budget.hold() as held:
-        body = await read_body(receiver(bytes(LARGE), b"more"), None, held.take, max_bytes=1 << 20, deadline=FAR)
+        body = await read_body(receiver(bytes(LARGE), b"more"), held.take, max_bytes=1 << 20, deadline=FAR)
         assert len(body) == LARGE + 4
         with pytest.raises(QueueFull), budget.hold() as other:
-            await read_body(receiver(b"four", bytes(LARGE)), None, other.take, max_bytes=1 << 20, deadline=FAR)
+            await read_body(receiver(b"four", bytes(LARGE)), other.take, max_bytes=1 << 20, deadline=FAR)
         assert budget.held_bytes == LARGE + 4
     assert budget.held_bytes == 0
 
@@ -185,7 +220,7 @@ async def test_small_bodies_are_read_while_large_ones_hold_the_whole_budget():
     budget = ByteBudget(0)
     with budget.hold() as held:
         pieces = receiver(b"x", bytes(SMALL_BODY_BYTES - 1))
-        body = await read_body(pieces, None, held.take, max_bytes=1 << 20, deadline=FAR)
+        body = await read_body(pieces, held.take, max_bytes=1 << 20, deadline=FAR)
     assert len(body) == SMALL_BODY_BYTES
 
 

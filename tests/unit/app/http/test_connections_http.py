@@ -107,6 +107,7 @@ async def test_too_many_headers_are_refused_also_before_their_end(count, refused
 
 NOT_HTTP = {
     "TLS": b"\x16\x03\x01\x02\x00\r\n\r\n",
+    "a method that is none": b"BREW / HTTP/1.1\r\nhost: x\r\n\r\n",
     "an endless header": b"GET / HTTP/1.1\r\nx: " + b"x" * 70_000,
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "two hosts": b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",

@@ -15,7 +15,6 @@ from model import checkpoint
 from model.data import DataError, channel_statistics
 from model.image_folder.dataset import load_folder
 from model.image_folder.memory_check import BESIDES_PIXELS
-from model.pictures.files import PictureError
 from model.train import Trainer
 from model.training.recipe import PRESETS
 from tests.bombs import png_without_pixels
@@ -243,9 +242,9 @@ def test_a_bad_file_is_fatal_if_asked_for(tmp_path: Path, name: str) -> None:
 
 def test_a_file_is_not_bad_because_memory_is_missing(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_image: Image.Image, _size: int) -> None:
-        raise PictureError("damaged or cut short") from MemoryError()
+        raise MemoryError
 
-    monkeypatch.setattr("model.image_folder.files.picture_pixels", full)
+    monkeypatch.setattr("model.pictures.codec.evaluation_transform", full)
     with pytest.raises(MemoryError):
         load_folder(pictures, split="train")
 

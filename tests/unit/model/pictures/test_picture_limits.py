@@ -9,7 +9,7 @@ from PIL import Image, PngImagePlugin
 
 from model.pictures.codec import MAX_EXIF_BYTES, PictureTooLarge, open_picture, picture_pixels
 from model.pictures.files import PictureError
-from tests.bombs import animated_webp, bmp, chunk, jpeg, png, profile, texts
+from tests.bombs import DISPOSED_OF, animated_webp, bmp, chunk, gif, jpeg, png, profile, texts
 from tests.conftest import encode, noise
 from tests.pictures import LIMIT, read
 
@@ -57,6 +57,14 @@ def test_the_canvas_of_a_webp_is_measured_before_pillow_makes_one(monkeypatch: p
     monkeypatch.setattr("model.pictures.codec.Image.open", lambda *_, **__: pytest.fail("opened"))
     with pytest.raises(PictureTooLarge):
         open_picture(animated_webp(1, 61, 40), 60 * 40)
+
+
+def test_what_disposes_of_a_gifs_first_frame_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.Image.core.fill", lambda *_: pytest.fail("made"))
+    data = gif(before=DISPOSED_OF, side=60)
+    assert open_picture(data, 60 * 60).size == (60, 60)
+    with pytest.raises(PictureTooLarge):
+        open_picture(data, 60 * 60 - 1)
 
 
 def test_what_looks_like_profiles_in_other_formats_is_not_counted() -> None:
