@@ -89,9 +89,9 @@ class _Response:
             self._start = message
             return
         start, self._start = self._start, None
-        is_head = self._scope["method"] == "HEAD"
+        is_head = self._scope["method"] == "HEAD"  # its answer ends with its header
         if start is None:
-            if not is_head:  # whose answer ended with its header
+            if not is_head:
                 await self._send(message)
             return
         self._sent = True

@@ -89,7 +89,6 @@ class Reloader:
                 "reload: one is under way, for %.1f s so far; another follows it", time.monotonic() - self._begun
             )
         else:
-            self._begun = time.monotonic()
             self._task = asyncio.get_running_loop().create_task(self._run(predictor), name="reload")
 
     async def close(self) -> None:
@@ -116,7 +115,7 @@ class Reloader:
 
     async def _reload(self, predictor: EnginePredictor) -> ReloadOutcome | None:
         """Return how it ended; None if the end of the service came first, which is no verdict on the checkpoint."""
-        started = time.monotonic()
+        self._begun = started = time.monotonic()
         old = predictor.card["version"]
         log.info("reload: loading the checkpoint again; version %s serves meanwhile", old)
         try:

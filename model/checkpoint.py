@@ -103,17 +103,21 @@ def content_digest(metadata: dict[str, Any], tensors: dict[str, StoredTensor]) -
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a crash leaves either the old one or the new one: temporary name, fsync, rename.
 
-    The new one has the old one's mode and, where that is allowed, group. Raises OSError with the file's name; then
-    nothing is left of the new one.
+    The new one has the old one's mode and, as far as the system allows it, owner and group. Raises OSError with the
+    file's name; then nothing is left of the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            _take_permissions(file.fileno(), path)  # before there is anything to read
+            before = path.stat() if path.exists() else None
+            if before is not None:
+                os.fchmod(file.fileno(), 0o600)  # until it has the old one's, which others may not be allowed to read
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+            if before is not None:
+                _take_permissions(file.fileno(), before)  # last: what a crash leaves can be written over
         temporary.replace(path)
     except OSError as error:
         with suppress(OSError):
@@ -121,12 +125,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _take_permissions(descriptor: int, path: Path) -> None:
-    """Give an open file the group and the mode of another one, if that exists, as far as the system allows it."""
-    with suppress(OSError):
-        before = path.stat()
+def _take_permissions(descriptor: int, before: os.stat_result) -> None:
+    """Give an open file the owner, the group and the mode of another one, as far as the system allows it."""
+    for owner in (before.st_uid, -1):  # only root may give it to somebody else; a group may be one's own
         with suppress(OSError):
-            os.fchown(descriptor, -1, before.st_gid)
+            os.fchown(descriptor, owner, before.st_gid)
+            break
+    with suppress(OSError):
         os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
 
 

@@ -63,8 +63,8 @@ class FillPolicy:
 
     def latest_start(self, job: Job) -> float:
         """Return until when a request may wait for others and still be answered in time."""
-        full_s = self.max_batch / self.pace.images_per_s if self.pace.images_per_s else 0.0
-        needed = max(2 * self.pace.batch_s, 2 * full_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
+        batch_s = max(self.pace.batch_s, self.pace.full_batch_s(self.max_batch))
+        needed = max(2 * batch_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
         return job.deadline - needed
 
     @property

@@ -95,6 +95,11 @@ class AnsweringConnection(ParsingConnection):
         """Whether the active request's client sent `Expect: 100-continue` and has not been sent 100 Continue."""
         return self._active is not None and self._active.waiting_for_100_continue
 
+    def require_room(self, count: int) -> None:
+        """Raise QueueFull if an answer of `count` bytes is large, and clients leave too much unread."""
+        if count > RESPONSE_PIECE_BYTES:
+            self._ending.require_room(count)
+
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send the active request's answer at once, where ASGI's two messages would be two writes to the network.
 
@@ -112,9 +117,7 @@ class AnsweringConnection(ParsingConnection):
     def headers_of_pieces(self, headers: Headers) -> Headers:
         """Return the headers of an answer that ASGI's messages will send, which say whether it is the last one."""
         assert self._active is not None
-        kept = [line for line in headers if line != CLOSE]
-        self._settle_end(self._active, asked=len(kept) < len(headers))
-        return kept  # uvicorn announces the end
+        return self._settled(self._active, headers)
 
     # -- answers
 
@@ -143,24 +146,23 @@ class AnsweringConnection(ParsingConnection):
     def _response_head(self, cycle: RequestResponseCycle, status: int, headers: Headers) -> bytes:
         """Return an answer's header."""
         lines = [STATUS_LINE[status], date_line()]
-        asked = False
-        for line in headers:
-            if line == CLOSE:
-                asked = True
-            else:
-                name, value = line
-                lines += (name, b": ", value, b"\r\n")
-        self._settle_end(cycle, asked=asked)
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
+        for name, value in self._settled(cycle, headers):
+            lines += (name, b": ", value, b"\r\n")
         lines.append(b"\r\n")
         return b"".join(lines)
 
-    def _settle_end(self, cycle: RequestResponseCycle, *, asked: bool) -> None:
-        """Close after this answer if it is the last one, or asks for it; not while accepted requests wait behind it."""
-        last = asked or self._closing or self._close_after_response
+    def _settled(self, cycle: RequestResponseCycle, headers: Headers) -> Headers:
+        """Close after this answer if it is the last one, or asks for it; not while accepted requests wait behind it.
+
+        Returns its headers, which say so.
+        """
+        kept = [line for line in headers if line != CLOSE]
+        last = len(kept) < len(headers) or self._closing or self._close_after_response
         if last and (cycle.more_body or not (self.pipeline or self._unparsed)):
             cycle.keep_alive = False
+        if not cycle.keep_alive:
+            kept.append(CLOSE)
+        return kept
 
     def _end_answer(self, cycle: RequestResponseCycle) -> None:
         """Mark a request as answered, and close or linger unless the connection is kept."""

@@ -35,6 +35,9 @@ class ClientConnection(Protocol):
     def awaits_100_continue(self) -> bool:
         """Whether the client sent `Expect: 100-continue` and has not been sent 100 Continue."""
 
+    def require_room(self, count: int) -> None:
+        """Raise QueueFull if an answer of `count` bytes is large, and clients leave too much unread."""
+
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send the answer at once; to HEAD without a body, whatever length is among the headers.
 
@@ -63,6 +66,9 @@ class OtherServer:
     def awaits_100_continue(self) -> bool:
         """False: the server sends 100 Continue by itself."""
         return False
+
+    def require_room(self, count: int) -> None:
+        """Raise nothing: what clients leave unread, the server knows."""
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send the answer by two messages."""

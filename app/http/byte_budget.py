@@ -24,10 +24,14 @@ class ByteBudget:
         finally:
             held.give_back()
 
-    def take(self, count: int) -> None:
-        """Take bytes that `give_back` will return. Raises QueueFull when fewer are left."""
+    def require_room(self, count: int) -> None:
+        """Raise QueueFull when fewer bytes are left."""
         if self.held_bytes + count > self.max_bytes:
             raise QueueFull(retry_after_s=1)
+
+    def take(self, count: int) -> None:
+        """Take bytes that `give_back` will return. Raises QueueFull when fewer are left."""
+        self.require_room(count)
         self.held_bytes += count
 
     def give_back(self, count: int) -> None:

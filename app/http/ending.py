@@ -38,13 +38,18 @@ class Ending:
 
     # -- what the client does not read
 
+    def require_room(self, count: int) -> None:
+        """Raise QueueFull if a response of `count` bytes could not be counted as unread."""
+        self._limits.unread.require_room(self._limited(count))
+
+    def _limited(self, count: int) -> int:
+        """Return what a response of `count` bytes counts: one that is larger than the limit is sent if it is alone."""
+        return min(count, self._limits.unread.max_bytes)
+
     @contextmanager
     def holding(self, count: int) -> Iterator[None]:
-        """Count a response of `count` bytes as unread while it is sent in pieces. Raises QueueFull.
-
-        One that is larger than all that may be unread is sent while nothing else is.
-        """
-        count = min(count, self._limits.unread.max_bytes)
+        """Count a response of `count` bytes as unread while it is sent in pieces. Raises QueueFull."""
+        count = self._limited(count)
         self._limits.unread.take(count)
         self._held_bytes = count
         try:
@@ -62,7 +67,7 @@ class Ending:
     def pause(self) -> None:
         """Count what the client, which has stopped reading, leaves unread, and limit its time."""
         self._paused = True
-        unread = max(0, self._transport.get_write_buffer_size() - self._held_bytes)
+        unread = self._limited(max(0, self._transport.get_write_buffer_size() - self._held_bytes))
         try:
             self._limits.unread.take(unread)
         except QueueFull:  # and no answer can be sent: this one has begun

@@ -186,6 +186,7 @@ class FastRequest:
 
     def _send(self, outcome: Outcome, written: Written) -> None:
         body, likeliest = written
+        self._connection.require_room(len(body))
         timing = record_images(self._service.telemetry, self._decoded, outcome, likeliest, self._times)
         self._end(200, [(b"content-type", b"application/json"), (b"server-timing", timing.encode())], body)
 

@@ -207,6 +207,14 @@ def tell_of_doubts(root: Path, split_dirs: Mapping[str, Path]) -> None:
             "if those are the classes, give a folder that holds them alone, or call the outer ones 'train' and 'test'"
         )
         log.warning("the classes are %s, each of which holds folders %s: %s", some_of(folders), some_of(common), advice)
+    passed_over = {
+        entry.name
+        for place in (root, *split_dirs.values())
+        for entry in place.iterdir()
+        if entry.name.lower() in NO_CLASSES
+    }
+    if passed_over:
+        log.info("%s: passed over, as folders that systems make: %s", root, some_of(passed_over))
     beside = [
         entry.relative_to(root)
         for place in (root, *split_dirs.values())

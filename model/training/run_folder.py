@@ -119,9 +119,8 @@ class RunFolder:
 
     def forget_metrics_after(self, epoch: int) -> None:
         """Keep the lines of the first `epoch` epochs: what a crash left beyond them will be written again."""
-        found = self.metrics.read_text(errors="replace") if self.metrics.exists() else None
-        lines = found.splitlines() if found else []
-        kept = "".join(f"{line}\n" for line in lines if _epoch_of(line) in range(1, epoch + 1))
+        found = self.metrics.read_text(errors="replace") if self.metrics.exists() else ""
+        kept = "".join(f"{line}\n" for line in found.splitlines() if _epoch_of(line) in range(1, epoch + 1))
         if kept != found:  # what nothing is wrong with may lie where nothing can be written
             write_atomically(self.metrics, kept.encode())
 

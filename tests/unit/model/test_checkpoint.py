@@ -347,7 +347,18 @@ def test_a_file_that_is_replaced_keeps_its_mode(tmp_path, mode):
     assert path.stat().st_mode & 0o7777 == mode
 
 
-def test_a_file_that_is_replaced_keeps_its_group_and_one_that_may_not_keeps_its_mode(tmp_path, monkeypatch):
+def test_a_crash_while_a_file_is_replaced_leaves_nothing_that_cannot_be_written_over(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(0o440)
+    modes = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: modes.append(os.fstat(descriptor).st_mode & 0o777))
+    checkpoint.write_atomically(path, b"new")
+    assert modes == [0o600]
+    assert path.stat().st_mode & 0o777 == 0o440
+
+
+def test_a_file_that_is_replaced_keeps_its_owner_and_group_and_one_that_may_not_keeps_its_mode(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     path.chmod(0o640)
@@ -359,7 +370,7 @@ def test_a_file_that_is_replaced_keeps_its_group_and_one_that_may_not_keeps_its_
 
     monkeypatch.setattr("os.fchown", refuse)
     checkpoint.write_atomically(path, b"new")
-    assert asked == [(-1, path.stat().st_gid)]
+    assert asked == [(path.stat().st_uid, path.stat().st_gid), (-1, path.stat().st_gid)]
     assert path.read_bytes() == b"new"
     assert path.stat().st_mode & 0o7777 == 0o640
 

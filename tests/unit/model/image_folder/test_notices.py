@@ -228,7 +228,10 @@ def test_pictures_that_show_nothing_are_told_of(tmp_path: Path, caplog: pytest.L
         "@Recycle",
     ],
 )
-def test_what_systems_put_onto_drives_and_shares_holds_no_pictures_and_is_no_class(tmp_path: Path, name: str) -> None:
+def test_what_systems_put_onto_drives_and_shares_holds_no_pictures_and_is_no_class(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    caplog.set_level("INFO")
     write_folder(tmp_path, 12)
     for place in (tmp_path, tmp_path / "disc"):
         (place / name).mkdir()
@@ -236,6 +239,8 @@ def test_what_systems_put_onto_drives_and_shares_holds_no_pictures_and_is_no_cla
     dataset = load_folder(tmp_path, split="all")
     assert dataset.classes == KINDS
     assert len(dataset) == 36
+    load_folder(tmp_path, split="train")
+    assert f"{tmp_path}: passed over, as folders that systems make: {name!r}" in caplog.text
 
 
 def test_without_a_terminal_the_log_says_how_far_reading_is(
