@@ -43,6 +43,7 @@ def _offered() -> str:
     """Say how many requests a second each machine was sent, and what share of their answers were refusals."""
     return "; ".join(
         f"{name} {one['offered_per_s']:,.0f} requests/s, {one['statuses']['429'] / sum(one['statuses'].values()):.0%}"
+        + (f" (sending takes {one['sender_cores']} of the cores)" if "sender_cores" in one else "")
         for name, one in by_machine("reliability/overload.json").items()
     )
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from benchmarks.load import LoadError, closed_loop, exchange, post, summarise
+from benchmarks.processes import cpu_seconds, tree
 from benchmarks.records import write
 from tests.conftest import ROOT
 
@@ -78,32 +79,39 @@ async def answered_later(port, request, seconds):
     return counted / seconds
 
 
-async def overload(port, rate, seconds, ids):
-    """Let the sender send, probing meanwhile; return it, still waiting for answers, and the seconds of all probes."""
+async def overload(service, rate, seconds, ids):
+    """Let the sender send, probing meanwhile.
+
+    Returns it, still waiting for answers, the seconds of all probes, and how many cores the service took.
+    """
+    port, processes = service.port, tree(service.process.pid)
     command = ["-m", "tests.overload", str(port), str(rate), str(seconds), "examples/cat.png", *ids]
     sender = await asyncio.create_subprocess_exec(
         sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, limit=1 << 30
     )
     try:
         done = asyncio.Event()
+        begun, used_s = time.perf_counter(), cpu_seconds(processes)
         probing = [asyncio.create_task(probe_until(port, path, done)) for path in PROBES]
         assert await sender.stdout.readline() == b"sent\n"
+        cores = (cpu_seconds(processes) - used_s) / (time.perf_counter() - begun)
         done.set()
         probes = [one for times in await asyncio.gather(*probing) for one in times]
-        return sender, probes
+        return sender, probes, cores
     except BaseException:
         sender.kill()
         raise
 
 
-async def scenario(port, picture, seconds, closed_s, ids):
+async def scenario(service, picture, seconds, closed_s, ids):
+    port = service.port
     request = post("/predict", picture, {"content-type": "image/png"})
     await closed_loop(port, [request], CLIENTS, 1.0)  # not counted: warming up
     before = summarise(await closed_loop(port, [request], CLIENTS, closed_s))
-    sender, probes = await overload(port, TIMES * before["requests_per_s"], seconds, ids)
+    sender, probes, cores = await overload(service, TIMES * before["requests_per_s"], seconds, ids)
     after = await answered_later(port, request, closed_s)
     sent = json.loads(await sender.stdout.read())
-    return before, sent, probes, after
+    return before, sent, probes, cores, after
 
 
 def test_a_probe_that_waits_for_its_answer_puts_off_no_other_one_and_counts_from_when_it_was_due():
@@ -145,7 +153,7 @@ def test_ten_times_the_sustainable_rate_is_answered_or_refused_at_once(
     start, tuning, examples, seconds, closed_s, timeout_ms, ids
 ):
     service = start(timeout_ms=timeout_ms)
-    before, sent, probes, after = asyncio.run(scenario(service.port, examples["cat"], seconds, closed_s, ids))
+    before, sent, probes, cores, after = asyncio.run(scenario(service, examples["cat"], seconds, closed_s, ids))
     took = [answered - begun for begun, answered in sent["good"]]
     goodput = sum(answered <= sent["sending_s"] for _, answered in sent["good"]) / sent["sending_s"]
     cuts = statistics.quantiles(took, n=100, method="inclusive")
@@ -155,6 +163,8 @@ def test_ten_times_the_sustainable_rate_is_answered_or_refused_at_once(
         "before": before,
         "offered_per_s": round(sent["sent"] / sent["sending_s"], 1),
         "seconds": round(sent["sending_s"], 1),
+        "sender_cores": round(sent["cores"], 2),
+        "service_cores": round(cores, 2),
         "statuses": sent["statuses"],
         "sent": sent["sent"],
         "sent_late": sent["sent_late"],
