@@ -255,7 +255,7 @@ class FastConnection(Connection):
 
     def _body_late(self, error: ServiceError) -> None:
         self._end_of_wait()
-        self._fast_path.refuse(self, self._head(), error, self._began, body_is_here=False)
+        self._fast_path.give_up(self, self._head(), error, self._began)
 
     def _end_of_wait(self) -> None:
         """Stop waiting for the active request's body."""

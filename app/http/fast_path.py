@@ -53,10 +53,17 @@ class FastPath(Protocol):
         head: RequestHead,
         error: ServiceError,
         began: float,
-        *,
-        body_is_here: bool = True,
     ) -> None:
-        """Answer a request with an error: its body did not come, or `overload` refuses all of them."""
+        """Answer a request with an error: its client has gone, or `overload` refuses all of them."""
+
+    def give_up(
+        self,
+        connection: AnsweringConnection,
+        head: RequestHead,
+        error: ServiceError,
+        began: float,
+    ) -> None:
+        """Answer a request whose body did not come in time: with an error, or what its header is refused for."""
 
 
 class UnparsedRequest(RequestResponseCycle):

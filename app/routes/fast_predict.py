@@ -74,11 +74,24 @@ class FastPredict:
         head: RequestHead,
         error: ServiceError,
         began: float,
-        *,
-        body_is_here: bool = True,
     ) -> None:
         """Answer a request that began at `began`, a time.monotonic(), with an error."""
-        FastRequest(self.service, connection, head, began).refuse(error, body_is_here=body_is_here)
+        FastRequest(self.service, connection, head, began).refuse(error)
+
+    def give_up(
+        self,
+        connection: AnsweringConnection,
+        head: RequestHead,
+        error: ServiceError,
+        began: float,
+    ) -> None:
+        """Answer a request whose body did not come in time: with an error, or what its header is refused for."""
+        request = FastRequest(self.service, connection, head, began)
+        try:
+            request.check_head()
+        except ServiceError as refusal:
+            error = refusal
+        request.refuse(error, body_is_here=False)
 
 
 class FastRequest:
@@ -115,15 +128,20 @@ class FastRequest:
 
     # -- from its body to its answer
 
-    def begin(self, body: bytes) -> None:
-        """Check the request, take its body apart and decode it. Raises ServiceError."""
-        service, head, settings = self._service, self._head, self._service.settings
+    def check_head(self) -> None:
+        """Check what the request's header says. Raises ServiceError."""
+        service, head = self._service, self._head
         self._release_key = take_key(service, head.key)
         head.parameters.check()
         predictor = self._predictor = service.require_predictor()
-        self._options = head.parameters.resolve(len(predictor.classes), settings.timeout_ms, self._began)
+        self._options = head.parameters.resolve(len(predictor.classes), service.settings.timeout_ms, self._began)
         refuse_codings(head.codings)
-        entries = split_images(head.content_type, body, settings.max_images, predictor.input_size)
+
+    def begin(self, body: bytes) -> None:
+        """Check the request, take its body apart and decode it. Raises ServiceError."""
+        self.check_head()
+        predictor, max_images = self._predictor, self._service.settings.max_images
+        entries = split_images(self._head.content_type, body, max_images, predictor.input_size)
         self._ticket = predictor.batcher.admit(len(entries), self._options.deadline)
         self._count = len(entries)
         decode_began = time.perf_counter()

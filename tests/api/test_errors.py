@@ -65,10 +65,12 @@ HALVES = {
 }
 
 
-async def send_half(client, half):
+HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\nauthorization: Bearer right\r\ncontent-type: image/png\r\n"
+
+
+async def send_half(client, half, head=HEAD):
     """Send a request that stops in the middle of its body, with a key, and return the answer."""
     reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
-    head = b"POST /predict HTTP/1.1\r\nhost: x\r\nauthorization: Bearer right\r\ncontent-type: image/png\r\n"
     writer.write(head + half)
     return await answer_to_the_end(reader, writer)
 
@@ -100,6 +102,28 @@ async def test_504_at_the_deadline_while_the_body_is_awaited(monkeypatch, half, 
         answer = await send_half(client, half)
         assert_problem(answer, 504, "deadline-passed")
         assert answer.headers["connection"] == "close"
+
+
+WRONG = {
+    "no key": (b"authorization: Bearer right\r\n", b"", 401, "unauthorized"),
+    "a bad parameter": (b"POST /predict ", b"POST /predict?top_k=0 ", 422, "bad-parameter"),
+    "a coding": (b"content-type", b"content-encoding: gzip\r\ncontent-type", 415, "unsupported-media-type"),
+}
+
+
+@pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_what_its_header_is_refused_for_does_not_depend_on_whether_the_body_comes_in_time(
+    monkeypatch, half, wrong
+):
+    monkeypatch.setattr("app.middleware.DISCARD_S", 0.05)
+    there, instead, status, code = WRONG[wrong]
+    assert there in HEAD
+    head = HEAD.replace(there, instead, 1) + b"x-timeout-ms: 1\r\n"
+    async with serving(api_key="right") as client:
+        assert_problem(await send_half(client, half, head), status, code)
+        metrics = (await client.get("/metrics")).text
+    assert f'resnet_rejected_total{{reason="{code}"}} 1.0' in metrics
 
 
 async def test_504_rather_than_429_once_the_deadline_has_passed(monkeypatch):
