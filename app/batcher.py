@@ -137,6 +137,11 @@ class Batcher:
         """Whether the loop runs."""
         return self._task is not None and not self._dead
 
+    @property
+    def last_progress(self) -> float:
+        """When a batch was last formed or ended, or the batcher was made, as a time.monotonic()."""
+        return self._progress
+
     def stalled_s(self) -> float:
         """Return for how many seconds there has been work and no progress: no batch was formed, and none ended."""
         return time.monotonic() - self._progress if self._jobs or self._batches else 0.0

@@ -22,7 +22,7 @@ from app.service import Service
 from app.settings import Settings
 from app.stacks import dump_stacks
 from app.threads import in_thread, lower_priority
-from app.watchers import end_what_hangs, read_changed_files, warn_of_expiry
+from app.watchers import end_what_hangs, give_back_when_idle, read_changed_files, warn_of_expiry
 from model.checkpoint import sha256_of
 from model.metadata import CheckpointError
 
@@ -63,6 +63,7 @@ class EngineService(Service):
         self._outages.start()
         if self.certificate is not None:
             self.run_in_background(warn_of_expiry(self.certificate), "watch-expiry")
+        self.run_in_background(give_back_when_idle(self), "watch-memory")
         if self.settings.stall_exit_s:
             self.run_in_background(end_what_hangs(self), "watch")
         if self.settings.watch_files_s and self.file_watch.paths:
@@ -72,7 +73,7 @@ class EngineService(Service):
         started = time.monotonic()
         try:
             engine = await in_thread(self._loader, self._load_engine)
-            await in_thread(self._loader, give_back_memory)
+            await self.give_back_memory()
             self._predictor = self._predictor_of(engine)
             self._predictor.batcher.start()
             log.info(
@@ -89,6 +90,14 @@ class EngineService(Service):
             self.lifecycle.mark_ready()
             if self._reload_follows:
                 self._begin_reload()
+
+    def last_progress(self) -> float:
+        """Return when a batch was last formed or ended, as a time.monotonic(), 0.0 before there was any."""
+        return self._predictor.batcher.last_progress if self._predictor is not None else 0.0
+
+    async def give_back_memory(self) -> None:
+        """Return freed memory to the system; behind a reload that is under way."""
+        await in_thread(self._loader, give_back_memory)
 
     def _predictor_of(self, engine: Engine) -> EnginePredictor:
         """Surround an engine with what feeds it."""

@@ -86,13 +86,16 @@ def server_errors(service: ServiceProcess) -> list[str]:
 
 
 async def at_rest(service: ServiceProcess) -> Held:
-    """Wait until files, threads and tasks have not changed for two seconds, and return what is held then."""
+    """Wait until files, threads and tasks have not changed for four seconds, and return what is held then.
+
+    A service that has nothing to do gives memory back after a second.
+    """
     until = time.monotonic() + SETTLE_S
     before: list[list[float]] = []
     while True:
         now = await asyncio.to_thread(held, service)
-        before = [*before[-3:], [now[name] for name in HELD[1:]]]
-        if (len(before) == 4 and all(one == before[0] for one in before)) or time.monotonic() > until:
+        before = [*before[-7:], [now[name] for name in HELD[1:]]]
+        if (len(before) == 8 and all(one == before[0] for one in before)) or time.monotonic() > until:
             return now
         await asyncio.sleep(0.5)
 

@@ -1,6 +1,7 @@
 """What the service of a process with an engine does beside answering."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -55,4 +56,30 @@ async def test_it_is_unready_from_the_second_failure_in_a_row_until_a_batch_work
     assert service.stalled() is None  # a restart is not asked for
     await submit(batcher, pictures(1))
     assert service.unready_reason() is None
+    await service.stop()
+
+
+async def test_memory_is_given_back_after_work_and_once_each_time(monkeypatch):
+    given, looks = [], []
+    monkeypatch.setattr(watchers, "IDLE_S", 0.01)
+    monkeypatch.setattr("app.engine_service.give_back_memory", lambda: given.append(threading.current_thread().name))
+    service = EngineService(Settings(), FakeEngine)
+    monkeypatch.setattr(service, "_load_engine", FakeEngine)
+    ask = service.last_progress
+    monkeypatch.setattr(service, "last_progress", lambda: looks.append(True) or ask())
+
+    async def looked_until(done):
+        async with asyncio.timeout(30):
+            while not done():
+                await asyncio.sleep(0.01)
+
+    await service.start()
+    await service._loading
+    await looked_until(lambda: len(given) == 2)  # what was loaded left some, too
+    await submit(service.predictor.batcher, pictures(1))
+    await looked_until(lambda: len(given) == 3)
+    before = len(looks)
+    await looked_until(lambda: len(looks) > before + 5)
+    assert len(given) == 3
+    assert all(name.startswith("load") for name in given)  # not the event loop, which it would hold up
     await service.stop()
