@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise CommandError(f"--{flag} needs a checkpoint, not --url")
     settings = read_settings(arguments)
     try:
-        dataset, result, probabilities = _measure(arguments, settings)
+        dataset, result, probabilities, unrecorded = _measure(arguments, settings)
     except (DataError, AmongPictures, CheckpointError, MissingExtra, DeviceError, OSError) as error:
         raise CommandError(error) from None
     except (RuntimeError, MemoryError) as error:
@@ -83,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     # Before printing, which fails if the reader has gone.
     unwritten = _write_files(arguments, result, dataset, probabilities)
     _print(result)
-    if unwritten:
-        raise CommandError(unwritten)
+    if unwritten or unrecorded:  # the scores, which have taken minutes, are told first
+        raise CommandError(unwritten or unrecorded)
     if arguments.report:
         print(f"report in {arguments.report}")
     if result["top1"] < arguments.min_accuracy:
@@ -93,8 +93,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset, dict[str, Any], torch.Tensor]:
-    """Return what was evaluated, the result as --json writes it, and the float32 probabilities (N, classes)."""
+def _measure(
+    arguments: argparse.Namespace, settings: Settings
+) -> tuple[Dataset, dict[str, Any], torch.Tensor, Exception | None]:
+    """Return what was evaluated, the result as --json writes it, and the float32 probabilities (N, classes).
+
+    And what prevented it from being recorded with --record, if something did.
+    """
     import torch
 
     from model import checkpoint
@@ -113,7 +118,7 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset
         check_recordable(settings.weights)
     dataset = load_labelled(arguments, source, _key(settings))
     if source is None:
-        return dataset, *_ask_service(arguments, settings, dataset)
+        return dataset, *_ask_service(arguments, settings, dataset), None
     return dataset, *_score_and_record(arguments, source, dataset, device)
 
 
@@ -139,17 +144,22 @@ def _key(settings: Settings) -> str | None:
 
 def _score_and_record(
     arguments: argparse.Namespace, source: Checkpoint, dataset: Dataset, device: torch.device
-) -> tuple[dict[str, Any], torch.Tensor]:
-    """Score a checkpoint on a device, and record the scores in its file with --record."""
+) -> tuple[dict[str, Any], torch.Tensor, Exception | None]:
+    """Score a checkpoint on a device, and record the scores in its file with --record; return what prevented that."""
     from model.evaluate import as_result, score_checkpoint
+    from model.metadata import CheckpointError
 
     clean, probabilities = score_checkpoint(source, dataset, device)
     scores = clean.to_dict()
     if arguments.robustness:
         scores["robustness"] = _robustness(source, dataset, clean, device)
+    unrecorded: Exception | None = None
     if arguments.record:
-        source = record(source, scores)
-    return as_result(source.metadata.name, source.version, "checkpoint", scores), probabilities
+        try:
+            source = record(source, scores)
+        except (CheckpointError, OSError) as error:
+            unrecorded = error
+    return as_result(source.metadata.name, source.version, "checkpoint", scores), probabilities, unrecorded
 
 
 def _robustness(

@@ -113,9 +113,13 @@ def test_scores_are_not_recorded_in_a_file_that_took_the_measured_ones_place(
         return score(source, dataset, device)
 
     monkeypatch.setattr(evaluate_module, "score_checkpoint", score_while_it_is_replaced)
-    assert evaluate(monkeypatch, "--weights", toy_weights, "--record") == 1
+    result = tmp_path / "result.json"
+    assert evaluate(monkeypatch, "--weights", toy_weights, "--record", "--json", result) == 1
     said = f"resnet: error: checkpoint {toy_weights}: replaced while it was measured, so nothing is recorded in it\n"
-    assert capsys.readouterr().err == said
+    told = capsys.readouterr()
+    assert told.err == said
+    assert f"top-1  {json.loads(result.read_text())['top1']:.4f}\n" in told.out  # they have taken minutes
+    assert json.loads(result.read_text())["version"] == measured.version
     found = checkpoint.load(toy_weights).metadata
     assert (found.seed, found.measured) == (7, measured.metadata.measured)
 
