@@ -111,8 +111,9 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         with temporary.open("wb") as file:
             before = path.stat() if path.exists() else None
-            if before is not None:
-                os.fchmod(file.fileno(), 0o600)  # until it has the old one's, which others may not be allowed to read
+            if before is not None:  # others may not be allowed to read it; some shares know no modes
+                with suppress(OSError):
+                    os.fchmod(file.fileno(), 0o600)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -347,6 +347,17 @@ def test_a_file_that_is_replaced_keeps_its_mode(tmp_path, mode):
     assert path.stat().st_mode & 0o7777 == mode
 
 
+def test_on_a_share_that_knows_no_modes_a_file_is_replaced_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.fchown", refuse)
+    monkeypatch.setattr("os.fchmod", refuse)
+    (tmp_path / "file").write_bytes(b"old")
+    checkpoint.write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
 def test_a_crash_while_a_file_is_replaced_leaves_nothing_that_cannot_be_written_over(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"old")
