@@ -15,6 +15,7 @@ from tests.api.asking import answer_to_the_end, assert_problem
 from tests.api.conftest import no_room, occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
+from tests.garbage import no_collection
 
 pytestmark = pytest.mark.anyio
 
@@ -150,15 +151,11 @@ async def test_what_threads_were_at_for_a_small_body_is_let_go_without_a_garbage
     monkeypatch.setattr("app.imaging.PIXELS_TOGETHER", 1)
     files = [("file", encode(noise(90, 90)))] * 2
     async with serving(max_pixels=90 * 90) as client:
-        gc.collect()
-        gc.disable()
-        try:
+        with no_collection():
             assert_problem(await client.post("/predict", files=files), 422, "too-many-pixels")
             async with asyncio.timeout(10):  # a thread may still be at the other file
                 while any(type(one) is Work for one in gc.get_objects()):
                     await client.get("/livez")
-        finally:
-            gc.enable()
 
 
 @pytest.mark.parametrize("kind", ["no form", "no picture", "too many pixels"])
@@ -172,14 +169,10 @@ async def test_a_large_body_that_is_refused_is_let_go_without_a_garbage_collecti
         "too many pixels": (content, {"content-type": type_}),
     }[kind]
     async with serving(max_pixels=256 * 256) as client:
-        gc.collect()
-        gc.disable()
-        try:
+        with no_collection():
             answer = await client.post("/predict", content=body, headers=headers)
             assert answer.status_code == (400 if kind == "no form" else 422)
             async with asyncio.timeout(10):  # a thread may still be at the other file
                 while len(gone) < {"no form": 1, "no picture": 2, "too many pixels": 3}[kind]:
                     await client.get("/livez")
             assert max(gone) == len(body)
-        finally:
-            gc.enable()

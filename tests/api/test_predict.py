@@ -11,6 +11,7 @@ from tests.api.asking import assert_problem
 from tests.api.conftest import occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import CLASSES, FakeEngine, probabilities_of
+from tests.garbage import no_collection
 
 pytestmark = pytest.mark.anyio
 
@@ -89,9 +90,7 @@ def errors_held():
 @pytest.mark.parametrize("body", [b"no picture", PICTURES[0][:-50], encode(noise(256, 256))[:-50]])
 async def test_a_refused_body_is_let_go_without_a_garbage_collection(client, body):
     """An error's stack holds the body."""
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collection():
         before = errors_held()
         for _ in range(3):
             assert (await client.post("/predict", content=body, headers=PNG)).status_code == 422
@@ -100,8 +99,6 @@ async def test_a_refused_body_is_let_go_without_a_garbage_collection(client, bod
                 break
             await asyncio.sleep(0.01)
         assert errors_held() <= before
-    finally:
-        gc.enable()
 
 
 async def test_a_large_request_is_answered_whole_and_in_order():

@@ -1,7 +1,6 @@
 """An engine that overlaps batches: a full one begins when the one before is nearly done."""
 
 import asyncio
-import gc
 import logging
 import math
 import threading
@@ -21,19 +20,12 @@ from app.errors import EngineFailed, ServiceError
 from app.settings import Settings
 from tests.batchers import MODEL, pictures, running, submit
 from tests.fakes import FakeEngine, probabilities_of, rounded_probabilities
+from tests.garbage import no_collection
 from tests.noting_event import NotingEvent
 
 pytestmark = pytest.mark.anyio
 
 FULL = 4
-
-
-@pytest.fixture
-def no_collection():
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 class Stepped:
@@ -331,23 +323,23 @@ async def test_a_request_split_over_two_batches_keeps_its_order_though_the_secon
         np.testing.assert_array_equal((await waiting).probabilities, rounded_probabilities(images))
 
 
-@pytest.mark.usefixtures("no_collection")
 async def test_batches_that_failed_leave_none_of_their_images(monkeypatch):
     monkeypatch.setattr(logging.getLogger("app.batching.batches"), "disabled", True)  # pytest keeps what is logged
     engine = FakeEngine()
     engine.errors = [ValueError(), MemoryError(), MemoryError()]  # the second one fails in halves, too
-    async with overlapping(engine) as batcher:
-        kept = []
-        for _ in range(2):
-            images = pictures(FULL)
-            kept.append(weakref.ref(images))
-            job = batcher.submit(batcher.admit(FULL, math.inf), images, math.inf)
-            del images
-            await asyncio.wait({job.future})
-            assert isinstance(job.future.exception(), ServiceError)
-            del job
-        await submit(batcher, pictures(1))  # the thread and the loop have let go of what came before
-    assert all(each() is None for each in kept)
+    with no_collection():
+        async with overlapping(engine) as batcher:
+            kept = []
+            for _ in range(2):
+                images = pictures(FULL)
+                kept.append(weakref.ref(images))
+                job = batcher.submit(batcher.admit(FULL, math.inf), images, math.inf)
+                del images
+                await asyncio.wait({job.future})
+                assert isinstance(job.future.exception(), ServiceError)
+                del job
+            await submit(batcher, pictures(1))  # the thread and the loop have let go of what came before
+        assert all(each() is None for each in kept)
 
 
 async def test_hundreds_of_requests_through_two_threads_are_all_answered_rightly_once():

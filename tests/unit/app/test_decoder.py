@@ -18,6 +18,7 @@ from app.threads import ThreadDied
 from tests.bombs import chunk, png
 from tests.conftest import encode, noise
 from tests.decoders import decode_all, in_threads, run
+from tests.garbage import no_collection
 from tests.pictures import LIMIT, read
 
 
@@ -192,17 +193,17 @@ async def test_damaged_pictures_are_let_go_without_a_garbage_collection():
     """Held in circles, a few kilobytes each from a few clients let the service take gigabytes."""
     tiny, large = encode(noise())[:-50], encode(noise(256, 256))[:-50]
     decoder = Decoder(32, LIMIT, threads=2)
-    gc.collect()
-    before = {id(one) for one in gc.get_objects() if issubclass(type(one), Image.Image)}  # Pillow's, or a test's
-    gc.disable()
     try:
-        for files in ([tiny], [large], [large] * 5):
-            decoded = await decode_all(decoder, files)
-            assert [type(one) for one in decoded] == [UndecodableImage] * len(files)
-            held = [one for one in gc.get_objects() if issubclass(type(one), Image.Image) and id(one) not in before]
-            assert held == []
+        with no_collection():
+            before = {
+                id(one) for one in gc.get_objects() if issubclass(type(one), Image.Image)
+            }  # Pillow's, or a test's
+            for files in ([tiny], [large], [large] * 5):
+                decoded = await decode_all(decoder, files)
+                assert [type(one) for one in decoded] == [UndecodableImage] * len(files)
+                held = [one for one in gc.get_objects() if issubclass(type(one), Image.Image) and id(one) not in before]
+                assert held == []
     finally:
-        gc.enable()
         decoder.close()
 
 

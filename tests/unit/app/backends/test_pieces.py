@@ -1,6 +1,5 @@
 """Large batches in pieces, two at the same time, in app/backends/openvino_backend.py."""
 
-import gc
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -14,6 +13,7 @@ from app.engine import load_engine
 from app.engine_errors import EngineOutOfMemory
 from app.settings import Settings
 from model.checkpoint import Checkpoint
+from tests.garbage import no_collection
 
 
 def opened(source: Checkpoint, *, split: bool | None, threads: int = 2, precision: str = "float32") -> OpenVinoBackend:
@@ -235,12 +235,8 @@ def test_pieces_that_failed_leave_none_of_their_images(source: Checkpoint, monke
     monkeypatch.setattr(pieces, "_idle_request", Request)
     images = pictures(2 * PIECES_FROM)
     kept = weakref.ref(images)
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collection():
         with suppress(EngineOutOfMemory):
             pytest.fail(str(backend.logits(images)))
         del images
         assert kept() is None
-    finally:
-        gc.enable()

@@ -1,6 +1,5 @@
 """When a batch begins: after the one before it, or beside that one's end."""
 
-import gc
 import threading
 import weakref
 from itertools import pairwise
@@ -8,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from app.batching.turns import Turn
+from tests.garbage import no_collection
 from tests.noting_event import NotingEvent
 
 STEPS = {
@@ -92,10 +92,7 @@ def test_a_turn_that_is_held_holds_none_of_those_that_followed():
         turn.end()
         turn.end()
     first, last = every[0], weakref.ref(every[2])
-    gc.disable()
-    try:
+    with no_collection():
         del every, before, turn
         assert last() is None
-    finally:
-        gc.enable()
     assert first._next is None
