@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from model.data import DataError, Dataset, Split, load_cifar10, load_cifar100
-from model.image_folder.bad_files import BadFiles, OnBadImage, is_called_a_picture
+from model.image_folder.bad_files import BadFiles, OnBadImage
 from model.image_folder.dataset import TEST_SHARE, PictureFolder, load_folder
-from model.image_folder.layout import some_of
+from model.image_folder.layout import called_pictures, some_of
 
 CIFAR = {"cifar10": load_cifar10, "cifar100": load_cifar100}
 CIFAR_SIZE = 32
@@ -63,7 +63,7 @@ def count_training_files(folder: PictureFolder) -> int:
     show. Raises DataError.
     """
     files = folder.files(folder.places("train"), BadFiles(folder.root, "skip"), may_lack=True)
-    pictures = sum(is_called_a_picture(file.path) for file in files)
+    pictures = len(called_pictures(files))
     return pictures if folder.test_split else round(pictures * (1 - TEST_SHARE))
 
 

@@ -17,6 +17,11 @@ from app.errors import DeadlinePassed, QueueFull
 QUEUE_SHARE = 0.8
 
 
+def seconds_for(images: int, images_per_s: float) -> float:
+    """Return how long so many images take at a rate; 0 where that is not known, and 0."""
+    return images / images_per_s if images_per_s else 0.0
+
+
 class Load(NamedTuple):
     """What an engine has to do: images that wait (those being decoded included), images of the batch it is at.
 
@@ -31,13 +36,11 @@ class Load(NamedTuple):
     @property
     def batch_s(self) -> float:
         """How long a full batch takes; 0 while nothing is known."""
-        return self.max_batch / self.images_per_s if self.images_per_s else 0.0
+        return seconds_for(self.max_batch, self.images_per_s)
 
     def seconds_until_done(self, count: int) -> float:
         """Return how long the engine will need for all it has and `count` images more; 0 while nothing is known."""
-        if not self.images_per_s:
-            return 0.0
-        return (self.running_images + self.queued_images + count) / self.images_per_s
+        return seconds_for(self.running_images + self.queued_images + count, self.images_per_s)
 
 
 def check_room(load: Load, count: int, deadline: float, *, max_queue_images: int, max_queue_s: float) -> None:

@@ -18,10 +18,6 @@ class EnginePace:
         self.batch_s = 0.0
         self._is_guess = True
 
-    def full_batch_s(self, most: int) -> float:
-        """Return what a batch of `most` images takes, 0 if unknown."""
-        return most / self.images_per_s if self.images_per_s else 0.0
-
     def engine_exchanged(self) -> None:
         """Take what is known for a guess: another network may take many times as long."""
         self._is_guess = True

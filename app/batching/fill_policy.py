@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from app.batching.admission import seconds_for
 from app.batching.batches import Slice, count_of
 from app.batching.engine_pace import EnginePace
 from app.batching.job_queue import JobQueue
@@ -63,7 +64,7 @@ class FillPolicy:
 
     def latest_start(self, job: Job) -> float:
         """Return until when a request may wait for others and still be answered in time."""
-        batch_s = max(self.pace.batch_s, self.pace.full_batch_s(self.max_batch))
+        batch_s = max(self.pace.batch_s, seconds_for(self.max_batch, self.pace.images_per_s))
         needed = max(2 * batch_s, SHARE_TO_COMPUTE * (job.deadline - job.enqueued))
         return job.deadline - needed
 

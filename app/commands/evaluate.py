@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.commands.argument_types import share, whole
 from app.commands.command_error import CommandError
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise CommandError(f"--{flag} needs a checkpoint, not --url")
     settings = read_settings(arguments)
     try:
-        dataset, result, probabilities, unrecorded = _measure(arguments, settings)
+        dataset, measured = _measure(arguments, settings)
     except (DataError, AmongPictures, CheckpointError, MissingExtra, DeviceError, OSError) as error:
         raise CommandError(error) from None
     except (RuntimeError, MemoryError) as error:
@@ -81,10 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         raise CommandError("out of memory: --device cpu may have more, a smaller folder needs less") from None
     # Before printing, which fails if the reader has gone.
-    unwritten = _write_files(arguments, result, dataset, probabilities)
+    result = measured.result
+    failed = _write_files(arguments, result, dataset, measured.probabilities) or measured.unrecorded
     _print(result)
-    if unwritten or unrecorded:  # the scores, which have taken minutes, are told first
-        raise CommandError(unwritten or unrecorded)
+    if failed:  # the scores, which have taken minutes, are told first
+        raise CommandError(failed)
     if arguments.report:
         print(f"report in {arguments.report}")
     if result["top1"] < arguments.min_accuracy:
@@ -93,13 +94,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(
-    arguments: argparse.Namespace, settings: Settings
-) -> tuple[Dataset, dict[str, Any], torch.Tensor, Exception | None]:
-    """Return what was evaluated, the result as --json writes it, and the float32 probabilities (N, classes).
+class _Measured(NamedTuple):
+    """The result as --json writes it, float32 probabilities (N, classes), and what prevented --record, if it did."""
 
-    And what prevented it from being recorded with --record, if something did.
-    """
+    result: dict[str, Any]
+    probabilities: torch.Tensor
+    unrecorded: Exception | None = None
+
+
+def _measure(arguments: argparse.Namespace, settings: Settings) -> tuple[Dataset, _Measured]:
+    """Return what was evaluated, and how it did."""
     import torch
 
     from model import checkpoint
@@ -118,8 +122,8 @@ def _measure(
         check_recordable(settings.weights)
     dataset = load_labelled(arguments, source, _key(settings))
     if source is None:
-        return dataset, *_ask_service(arguments, settings, dataset), None
-    return dataset, *_score_and_record(arguments, source, dataset, device)
+        return dataset, _ask_service(arguments, settings, dataset)
+    return dataset, _score_and_record(arguments, source, dataset, device)
 
 
 def _write_files(
@@ -144,8 +148,8 @@ def _key(settings: Settings) -> str | None:
 
 def _score_and_record(
     arguments: argparse.Namespace, source: Checkpoint, dataset: Dataset, device: torch.device
-) -> tuple[dict[str, Any], torch.Tensor, Exception | None]:
-    """Score a checkpoint on a device, and record the scores in its file with --record; return what prevented that."""
+) -> _Measured:
+    """Score a checkpoint on a device, and record the scores in its file with --record."""
     from model.evaluate import as_result, score_checkpoint
     from model.metadata import CheckpointError
 
@@ -159,7 +163,8 @@ def _score_and_record(
             source = record(source, scores)
         except (CheckpointError, OSError) as error:
             unrecorded = error
-    return as_result(source.metadata.name, source.version, "checkpoint", scores), probabilities, unrecorded
+    result = as_result(source.metadata.name, source.version, "checkpoint", scores)
+    return _Measured(result, probabilities, unrecorded)
 
 
 def _robustness(
@@ -185,9 +190,7 @@ def _robustness(
     return robustness_table({CLEAN: clean} | by_name)
 
 
-def _ask_service(
-    arguments: argparse.Namespace, settings: Settings, dataset: Dataset
-) -> tuple[dict[str, Any], torch.Tensor]:
+def _ask_service(arguments: argparse.Namespace, settings: Settings, dataset: Dataset) -> _Measured:
     """Score what a running service answers."""
     from app.client import classify_dataset
     from model.evaluate import as_result, score
@@ -195,7 +198,7 @@ def _ask_service(
     work = classify_dataset(arguments.url, dataset, min(arguments.concurrency, len(dataset)), _key(settings))
     model, probabilities = asyncio.run(work)
     scores = score(probabilities, dataset).to_dict()
-    return as_result(model["name"], model["version"], "service", scores), probabilities
+    return _Measured(as_result(model["name"], model["version"], "service", scores), probabilities)
 
 
 def _print(result: dict[str, Any]) -> None:

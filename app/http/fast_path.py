@@ -47,22 +47,10 @@ class FastPath(Protocol):
     def begin(self, connection: AnsweringConnection, head: RequestHead, body: bytes, began: float) -> None:
         """Answer a request that began at `began`, a time.monotonic(), by `connection.send_answer`, now or later."""
 
-    def refuse(
-        self,
-        connection: AnsweringConnection,
-        head: RequestHead,
-        error: ServiceError,
-        began: float,
-    ) -> None:
+    def refuse(self, connection: AnsweringConnection, head: RequestHead, error: ServiceError, began: float) -> None:
         """Answer a request with an error: its client has gone, or `overload` refuses all of them."""
 
-    def give_up(
-        self,
-        connection: AnsweringConnection,
-        head: RequestHead,
-        error: ServiceError,
-        began: float,
-    ) -> None:
+    def give_up(self, connection: AnsweringConnection, head: RequestHead, error: ServiceError, began: float) -> None:
         """Answer a request whose body did not come in time: with an error, or what its header is refused for."""
 
 

@@ -68,23 +68,11 @@ class FastPredict:
         request = FastRequest(self.service, connection, head, began)
         request.attempt(request.begin, body)
 
-    def refuse(
-        self,
-        connection: AnsweringConnection,
-        head: RequestHead,
-        error: ServiceError,
-        began: float,
-    ) -> None:
+    def refuse(self, connection: AnsweringConnection, head: RequestHead, error: ServiceError, began: float) -> None:
         """Answer a request that began at `began`, a time.monotonic(), with an error."""
         FastRequest(self.service, connection, head, began).refuse(error)
 
-    def give_up(
-        self,
-        connection: AnsweringConnection,
-        head: RequestHead,
-        error: ServiceError,
-        began: float,
-    ) -> None:
+    def give_up(self, connection: AnsweringConnection, head: RequestHead, error: ServiceError, began: float) -> None:
         """Answer a request whose body did not come in time: with an error, or what its header is refused for."""
         request = FastRequest(self.service, connection, head, began)
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from model.image_folder.files import contradictory_digests, decode, each_once, q
 from model.image_folder.layout import (
     NO_TEST,
     PictureFile,
+    called_pictures,
     class_folders,
     class_names,
     holds_classes,
@@ -28,7 +29,7 @@ from model.image_folder.layout import (
     split_folders,
     tell_of_doubts,
 )
-from model.image_folder.memory_check import called_pictures, check_memory
+from model.image_folder.memory_check import check_memory
 from model.image_folder.near_duplicates import thumbnails
 from model.image_folder.notices import tell_of_test_pictures, tell_of_training_pictures
 from model.pictures.files import unreadable
@@ -183,11 +184,12 @@ def _choose_files(folder: PictureFolder, split: Split, bad: BadFiles, image_size
     to_train = split == "train"
     listed = folder.files(folder.places(split), bad, may_lack=not to_train)
     drawn = split == "test" and not folder.test_split  # about a tenth of what is listed
-    if not drawn:
-        check_memory(len(called_pictures(listed)), image_size, size_is_free=to_train)
-    read = read_files(listed, bad)
-    if not drawn:  # once more: of those that are called otherwise some may be pictures
-        check_memory(len(read), image_size, size_is_free=to_train)
+
+    def check(count: int) -> None:
+        if not drawn:
+            check_memory(count, image_size, size_is_free=to_train)
+
+    (read,) = _read_checked([listed], bad, check)
     trained_on = _training_copies(folder, read) if folder.test_split and split == "test" else []
     files = each_once(read, contradictory_digests([*trained_on, *read], bad))
     if folder.test_split or split == "all":
@@ -205,9 +207,13 @@ def _choose_of_splits(folder: PictureFolder, held_out_split: str | None, bad: Ba
     test_split = folder.test_split or ""
     places = [name for name in ("train", held_out_split, test_split) if name]
     listed = {name: folder.files((name,), bad, may_lack=name != "train") for name in places}
-    _check_memory_of_splits({name: called_pictures(files) for name, files in listed.items()}, test_split, image_size)
-    read = {name: read_files(files, bad) for name, files in listed.items()}
-    _check_memory_of_splits(read, test_split, image_size)  # once more, as in `_choose_files`
+
+    def check(*counts: int) -> None:
+        *to_train, to_test = counts  # decoded one after the other
+        for count in (sum(to_train), to_test):
+            check_memory(count, image_size, size_is_free=True)
+
+    read = dict(zip(listed, _read_checked(listed.values(), bad, check), strict=True))
     unused = contradictory_digests([file for files in read.values() for file in files], bad)
     once = {name: each_once(files, unused) for name, files in read.items()}
     tested = once[test_split]
@@ -220,11 +226,18 @@ def _choose_of_splits(folder: PictureFolder, held_out_split: str | None, bad: Ba
     return _Chosen(files, len(files), held_out, tested)
 
 
-def _check_memory_of_splits(files: Mapping[str, Sequence[PictureFile]], test_split: str, image_size: int) -> None:
-    """Raise DataError if what is not tested on does not fit into memory, or what is: they are decoded in turn."""
-    tested = len(files[test_split])
-    for count in (sum(map(len, files.values())) - tested, tested):
-        check_memory(count, image_size, size_is_free=True)
+def _read_checked(
+    listed: Iterable[Sequence[PictureFile]], bad: BadFiles, check: Callable[..., None]
+) -> list[list[PictureFile]]:
+    """Read lists of files, as `read_files` does, and have `check` look at the numbers of pictures in them.
+
+    Before they are read, by how they are called, and after it: of those that are called otherwise some may be pictures.
+    """
+    listed = list(listed)
+    check(*(len(called_pictures(files)) for files in listed))
+    read = [read_files(files, bad) for files in listed]
+    check(*map(len, read))
+    return read
 
 
 def _training_copies(folder: PictureFolder, tested: Sequence[PictureFile]) -> list[PictureFile]:

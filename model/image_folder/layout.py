@@ -188,6 +188,11 @@ def holds_pictures(folder: Path) -> bool:
     return any(map(is_called_a_picture, _files_below(folder, BadFiles(folder, "skip"))))
 
 
+def called_pictures(files: Sequence[PictureFile]) -> list[PictureFile]:
+    """Return the files that are called as pictures are: what programs put beside one is read, and never decoded."""
+    return [file for file in files if is_called_a_picture(file.path)]
+
+
 def tell_of_doubts(root: Path, split_dirs: Mapping[str, Path]) -> None:
     """Warn of what is hardly meant so.
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from model.data import DataError
 from model.hardware.available_memory import available_memory, bytes_in_words
-from model.image_folder.bad_files import is_called_a_picture
-from model.image_folder.layout import PictureFile
 from model.transforms import MIN_SIDE
 
 MEMORY_SHARE = 0.8  # of what is available; the network, its batches and the held-out part need some, too
@@ -15,11 +11,6 @@ MEMORY_SHARE = 0.8  # of what is available; the network, its batches and the hel
 # What a picture takes besides its pixels, in bytes: its thumbnail, 192 float32, and three more of that size while they
 # are compared; its path, its digest, and the object that holds both. Of 32 x 32 pixels it is more than they are.
 BESIDES_PIXELS = 4 << 10
-
-
-def called_pictures(files: Sequence[PictureFile]) -> list[PictureFile]:
-    """Return the files that are called as pictures are: what programs put beside one is read, and never decoded."""
-    return [file for file in files if is_called_a_picture(file.path)]
 
 
 def check_memory(count: int, size: int, *, size_is_free: bool) -> None:
