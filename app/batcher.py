@@ -22,9 +22,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from app.batching.admission import Load, check_room
-from app.batching.batches import Batch, Run, Slice, count_of
+from app.batching.batches import Batch, Computed, Run, Slice, count_of
 from app.batching.engine_failures import EngineFailures
 from app.batching.engine_threads import EngineThreads
 from app.batching.fill_policy import FillPolicy
@@ -233,11 +234,18 @@ class Batcher:
 
     async def _wait_for_work(self) -> None:
         """Wait for images or for another engine, or, after a failure, until it is time for a probe."""
+        if self.failures.probe is None:  # a timeout has a price, which a lone client would pay
+            await self._work()
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(self.failures.probe_after_s):
-                while not self._jobs and self._swap is None:
-                    self._changed.clear()
-                    await self._changed.wait()
+                await self._work()
+
+    async def _work(self) -> None:
+        """Wait for images or for another engine."""
+        while not self._jobs and self._swap is None:
+            self._changed.clear()
+            await self._changed.wait()
 
     def _apply(self, swap: Swap) -> None:
         self._swap = None
@@ -282,7 +290,8 @@ class Batcher:
 
     def _enqueue(self, batch: Batch) -> None:
         """Let the engine compute a batch, after those that it has."""
-        batch.result = self._threads.compute(batch, self._run, self._batches[-1] if self._batches else None)
+        before = self._batches[-1] if self._batches else None
+        batch.result = self._threads.compute(batch, self._run, before, partial(self._hand_out_if_first, batch))
         self._batches.append(batch)
         if len(self._batches) == 1:
             self._progress = time.monotonic()
@@ -311,6 +320,20 @@ class Batcher:
             self.failures.add(error, batch)
             forget_stack(error)  # it is logged
             return
+        if not batch.is_handed_out:
+            self._hand_out(batch, computed)
+
+    def _hand_out_if_first(self, batch: Batch, computed: Computed) -> None:
+        """Hand out a batch's answers before the loop hears of them, for which a client would wait two turns.
+
+        Not those of a batch that has overtaken another one: a request that has images in both gets them in order.
+        """
+        if batch is self._batches[0]:
+            self._hand_out(batch, computed)
+
+    def _hand_out(self, batch: Batch, computed: Computed) -> None:
+        """Give its requests what the engine has found out, and learn from it."""
+        batch.is_handed_out = True
         if computed.probabilities is not None:  # an abandoned batch was not computed, and says nothing of the engine
             self.failures.clear()
         if computed.slices:  # of requests: a probe has none

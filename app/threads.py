@@ -57,8 +57,18 @@ class Worker:
             threading.Thread(target=self._do_all, name=self._name, daemon=True).start()
             self._begun = True
 
-    def run(self, function: Callable[..., Result], /, *arguments: object) -> asyncio.Future[Result]:
-        """Do what `in_thread` does; work that is cancelled before its turn never begins."""
+    def run(
+        self,
+        function: Callable[..., Result],
+        /,
+        *arguments: object,
+        at_once: Callable[[Result], None] = lambda _result: None,
+    ) -> asyncio.Future[Result]:
+        """Do what `in_thread` does; work that is cancelled before its turn never begins.
+
+        `at_once` is called on the event loop with the result, two turns earlier than whoever awaits the future goes on;
+        what it raises, the future does.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
 
@@ -70,7 +80,7 @@ class Worker:
             except Exception as error:
                 settle(loop, _fail, future, error)
             else:
-                settle(loop, _succeed, future, result)
+                settle(loop, _succeed, future, result, at_once)
 
         self.start()
         self._work.put(work)
@@ -93,8 +103,14 @@ def settle(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *argu
         loop.call_soon_threadsafe(callback, *arguments)
 
 
-def _succeed(future: asyncio.Future[Result], result: Result) -> None:
-    if not future.done():
+def _succeed(future: asyncio.Future[Result], result: Result, at_once: Callable[[Result], None]) -> None:
+    if future.done():
+        return
+    try:
+        at_once(result)
+    except Exception as error:
+        future.set_exception(error)
+    else:
         future.set_result(result)
 
 

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -27,7 +27,7 @@ Run = Callable[..., NDArray[np.float32]]
 """An engine's `run`; `nearly_done` is left out where nothing overlaps (app/engine.py)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Computed:
     """What became of a batch: the slices that somebody still waited for, their probabilities, and the time they took.
 
@@ -71,6 +71,7 @@ class Batch:
         self.count = count_of(slices)
         self.turn = Turn()
         self.result: asyncio.Future[Computed]
+        self.is_handed_out = False
         self._open = True
         self._full: int | None = None
         self._lock = threading.Lock()
@@ -95,7 +96,7 @@ class Batch:
                     self.turn.fill()
             return self._open
 
-    def compute_in_turn(self, run: Run, *, overlaps: bool = False) -> Computed:
+    def compute_in_turn(self, run: Run, overlaps: bool = False) -> Computed:
         """Close it when it is its turn, and compute; in an engine's thread. Raises what `run` raises.
 
         With `overlaps` the next one may begin beside the end of this one.
@@ -103,7 +104,8 @@ class Batch:
         try:
             self.turn.wait()
             computed = self._close_and_compute(run, self.turn.pass_on_early if overlaps else None)
-            return replace(computed, seconds=self.turn.own_seconds(computed.seconds))
+            computed.seconds = self.turn.own_seconds(computed.seconds)
+            return computed
         finally:
             self.turn.end()
 
@@ -146,7 +148,7 @@ def compute(run: Run, slices: list[Slice]) -> Computed:
     Raises RuntimeError if its answers cannot be right, EngineOutOfMemory, and what `run` raises.
     """
     started = time.monotonic()
-    wanted = [(job, images) for job, images in slices if not job.future.done() and job.deadline > started]
+    wanted = [(job, images) for job, images in slices if not job.done and job.deadline > started]
     if not wanted:
         return Computed([], None, 0.0)
     parts = [images for _, images in wanted]
@@ -156,9 +158,9 @@ def compute(run: Run, slices: list[Slice]) -> Computed:
     seconds = time.monotonic() - started
     if len(probabilities) != len(images):
         raise RuntimeError("the engine returned the wrong number of answers")
-    finite = np.isfinite(probabilities).all(axis=1)
-    if finite.all():
+    if np.isfinite(probabilities).all():
         return Computed(wanted, probabilities, seconds)
+    finite = np.isfinite(probabilities).all(axis=1)
     if not finite.any():
         black_answer(run, images.shape[1:])
     log.error("no finite answer for %d images in a batch of %d: their requests fail", (~finite).sum(), len(images))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from itertools import cycle
 
 from app.batching.batches import Batch, Computed, Run
@@ -25,13 +24,18 @@ class EngineThreads:
         for worker in self.workers:
             worker.start()
 
-    def compute(self, batch: Batch, run: Run, before: Batch | None) -> asyncio.Future[Computed]:
-        """Compute a batch after the one `before`, which is not done yet; None if there is none."""
+    def compute(
+        self, batch: Batch, run: Run, before: Batch | None, at_once: Callable[[Computed], None]
+    ) -> asyncio.Future[Computed]:
+        """Compute a batch after the one `before`, which is not done yet; None if there is none.
+
+        `at_once` is called with the result (app/threads.py).
+        """
         if before is None:  # a lone client's are all in one thread: a runtime may keep things for each
             self._turns = cycle(self.workers)
         elif self._overlaps:
             batch.follow(before, full=self._full)
-        return next(self._turns).run(partial(batch.compute_in_turn, overlaps=self._overlaps), run)
+        return next(self._turns).run(batch.compute_in_turn, run, self._overlaps, at_once=at_once)
 
     async def finish(self, last: Callable[[], None]) -> None:
         """Call `last` in one of the threads, after all their work. Raises what it raises."""

@@ -47,12 +47,12 @@ class FillPolicy:
         """Learn from the `seconds` that a batch took, which ended at `now`, once its requests have their answers."""
         count = count_of(slices)
         self.pace.batch_ended(count, seconds, full=count == self.max_batch)
-        self.returning.batch_ended(sum(len(images) for job, images in slices if job.future.done()), seconds, now)
+        self.returning.batch_ended(sum(len(images) for job, images in slices if job.done), seconds, now)
 
     def wait_limits(self, jobs: JobQueue) -> WaitLimits:
         """Return how long the next batch waits for more images. Every request keeps the time to be computed."""
         if self.max_wait_s:
-            waiting = [job for job in jobs if not job.future.done()]
+            waiting = [job for job in jobs if not job.done]
             if not waiting or sum(job.untaken for job in waiting) >= self.max_batch:
                 return WaitLimits(0.0, 1)
             return WaitLimits(min(waiting[0].enqueued + self.max_wait_s, *map(self.latest_start, waiting)), 1)
@@ -60,7 +60,7 @@ class FillPolicy:
         enough = min(self.max_batch, jobs.images + missing)
         if jobs.images >= enough:
             return WaitLimits(0.0, enough)
-        return WaitLimits(min([until, *(self.latest_start(job) for job in jobs if not job.future.done())]), enough)
+        return WaitLimits(min([until, *(self.latest_start(job) for job in jobs if not job.done)]), enough)
 
     def latest_start(self, job: Job) -> float:
         """Return until when a request may wait for others and still be answered in time."""

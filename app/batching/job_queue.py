@@ -46,7 +46,7 @@ class JobQueue:
 
     def _drop_ended(self) -> None:
         """Remove finished jobs. Runs again once the queue has doubled: amortised O(1)."""
-        self._jobs = deque(job for job in self._jobs if not job.future.done())
+        self._jobs = deque(job for job in self._jobs if not job.done)
         self._tidy_at = max(TIDY_FROM, 2 * len(self._jobs))
         self.images = sum(job.untaken for job in self._jobs)
 
@@ -59,7 +59,7 @@ class JobQueue:
         slices: list[Slice] = []
         while self._jobs and room and (self.head_is_begun or not head_only):
             job = self._jobs[0]
-            if job.future.done() or job.deadline <= now:
+            if job.done or job.deadline <= now:
                 job.fail(DeadlinePassed())
                 job.ticket.release()
                 self._jobs.popleft()

@@ -16,6 +16,8 @@ Images = NDArray[np.uint8]
 Probabilities = NDArray[np.float64]
 ModelIdentity = dict[str, str]
 
+NO_IMAGES: Images = np.empty((0, 3, 0, 0), np.uint8)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -59,19 +61,25 @@ class Ticket:
 class Job:
     """One request's images on their way through the queue.
 
-    `future` has the outcome, or raises DeadlinePassed at the deadline, ClientGone when abandoned, or what failed.
+    It ends once, on the event loop: with an outcome, or with DeadlinePassed at the deadline, ClientGone when abandoned,
+    or what failed. Who may not wait for a turn of the loop has itself called back; others await the `future`.
     """
 
     __slots__ = (
         "_answers",
         "_finished",
+        "_future",
+        "_loop",
         "_timer",
         "count",
         "deadline",
+        "done",
         "enqueued",
-        "future",
+        "error",
         "images",
         "inference_s",
+        "on_end",
+        "outcome",
         "started",
         "taken",
         "ticket",
@@ -86,10 +94,13 @@ class Job:
         self.started: float | None = None
         self.taken = 0
         self.inference_s = 0.0
-        loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Outcome] = loop.create_future()
-        self.future.add_done_callback(self._ended)
-        self._timer = loop.call_later(max(0.0, deadline - self.enqueued), self._expire)
+        self.done = False
+        self.outcome: Outcome | None = None
+        self.error: ServiceError | None = None
+        self.on_end: Callable[[Job], None] | None = None  # called as soon as it has ended
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[Outcome] | None = None
+        self._timer = self._loop.call_later(max(0.0, deadline - self.enqueued), self._expire)
         self._answers: list[Probabilities] = []
         self._finished = 0
 
@@ -98,19 +109,36 @@ class Job:
         """How many images no batch has taken yet."""
         return self.count - self.taken
 
-    def _ended(self, _future: asyncio.Future[Outcome]) -> None:
-        """Give back places and images; the job may still be in the queue, if an engine hangs."""
-        self._timer.cancel()
-        self.ticket.release()
-        self.images = self.images[:0].copy()
+    @property
+    def future(self) -> asyncio.Future[Outcome]:
+        """Has the outcome, or raises the error; the job is abandoned if it is cancelled."""
+        if self._future is None:
+            self._future = self._loop.create_future()
+            self._future.add_done_callback(self._future_done)
+            self._settle()
+        return self._future
+
+    def _future_done(self, future: asyncio.Future[Outcome]) -> None:
+        if future.cancelled():
+            self.abandon()
+
+    def _settle(self) -> None:
+        future = self._future
+        if future is None or future.done() or not self.done:
+            return
+        if self.error is not None:
+            future.set_exception(self.error)
+        elif self.outcome is not None:
+            future.set_result(self.outcome)
 
     def _expire(self) -> None:
         self.fail(DeadlinePassed())
 
     def fail(self, error: ServiceError) -> None:
         """End the job with an error, unless it has ended already."""
-        if not self.future.done():
-            self.future.set_exception(error)
+        if not self.done:
+            self.error = error
+            self._end()
 
     def abandon(self) -> None:
         """End the job because its client has gone."""
@@ -124,7 +152,25 @@ class Job:
         self._answers.append(probabilities)
         self._finished += len(probabilities)
         self.inference_s += inference_s
-        if self._finished == self.count and not self.future.done():
+        if self._finished == self.count:
             every = self._answers[0] if len(self._answers) == 1 else np.concatenate(self._answers)
             queue_s = (self.started or self.enqueued) - self.enqueued
-            self.future.set_result(Outcome(every, model, queue_s, self.inference_s))
+            self.succeed(Outcome(every, model, queue_s, self.inference_s))
+
+    def succeed(self, outcome: Outcome) -> None:
+        """End the job with its outcome, unless it has ended already."""
+        if not self.done:
+            self.outcome = outcome
+            self._end()
+
+    def _end(self) -> None:
+        """Give back places and images, for the job may still be in the queue, if an engine hangs; tell who waits."""
+        self.done = True
+        self._timer.cancel()
+        self.ticket.release()
+        self.images = NO_IMAGES
+        self._answers = []
+        self._settle()
+        if self.on_end is not None:
+            on_end, self.on_end = self.on_end, None
+            on_end(self)

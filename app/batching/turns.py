@@ -18,12 +18,13 @@ class Turn:
         self.is_full = is_full
         self._before: Turn | None = None
         self._next: Turn | None = None
-        self._come = threading.Event()
+        self._come: threading.Event | None = None
         self._nearly_done = self._done = False
         self._ended = 0.0  # as a time.monotonic()
 
     def follow(self, before: Turn) -> None:
         """Have it come after another one's."""
+        self._come = threading.Event()
         self._before = before
         before._next = self
 
@@ -34,8 +35,9 @@ class Turn:
 
     def wait(self) -> None:
         """Wait for it, in the batch's thread."""
-        self._look()
-        self._come.wait()
+        if self._come is not None:
+            self._look()
+            self._come.wait()
 
     def pass_on_early(self) -> None:
         """Let the next one begin if it is full: this one is nearly done."""
@@ -70,5 +72,5 @@ class Turn:
     def _look(self) -> None:
         """Note if it has come."""
         before = self._before
-        if before is None or before._done or (before._nearly_done and self.is_full):
+        if self._come is not None and (before is None or before._done or (before._nearly_done and self.is_full)):
             self._come.set()

@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.batching.jobs import Job, Outcome
-from app.errors import EngineFailed, ServiceError
+from app.batching.jobs import Job
+from app.errors import ServiceError
 from app.processes.acceptor import Channel
 from app.processes.frames import AnswerCodec, Kind, Payload, pack_refusal, unpack_submission, unpack_with_id
 from app.processes.http_process import IGNORED
@@ -146,25 +146,21 @@ class HttpProcessHandle:
             self.link.send_frame(pack_refusal(submission_id, error))
             return
         self._jobs[submission_id] = job
-        job.future.add_done_callback(partial(self._done, submission_id))
+        job.on_end = partial(self._done, submission_id)
 
     def _on_cancel(self, payload: Payload) -> None:
         job = self._jobs.pop(unpack_with_id(payload)[0], None)
         if job is not None:
             job.abandon()
 
-    def _done(self, submission_id: int, future: asyncio.Future[Outcome]) -> None:
+    def _done(self, submission_id: int, job: Job) -> None:
         """Send a job's answer or error, unless it was cancelled."""
-        error = EngineFailed() if future.cancelled() else future.exception()
-        job = self._jobs.pop(submission_id, None)
-        if job is None:
+        if self._jobs.pop(submission_id, None) is None:
             return
-        if error is None:
-            self.link.send_frame(self._answers.pack(submission_id, future.result()))
+        if job.outcome is not None:
+            self.link.send_frame(self._answers.pack(submission_id, job.outcome))
         else:
-            self.link.send_frame(
-                pack_refusal(submission_id, error if isinstance(error, ServiceError) else ServiceError())
-            )
+            self.link.send_frame(pack_refusal(submission_id, job.error or ServiceError()))
 
     def _lose(self) -> None:
         self.ended_by_itself = not self._closed

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 
 from app.batching.admission import Load, check_room
-from app.batching.jobs import Images, Job, ModelIdentity, Outcome, Ticket
+from app.batching.jobs import Images, Job, ModelIdentity, Ticket
 from app.errors import EngineFailed
 from app.processes.frames import AnswerCodec, Kind, Payload, pack_submission, pack_with_id, unpack_refusal
 from app.processes.shared_state import LATE_S, SharedState
@@ -76,11 +75,11 @@ class RemoteBatcher:
         job = Job(images, ticket, deadline)
         self._number += 1
         self._jobs[self._number] = job
-        job.future.add_done_callback(partial(self._ended, self._number))
+        job.on_end = partial(self._ended, self._number)
         self._send(packed)
         return job
 
-    def _ended(self, number: int, _future: asyncio.Future[Outcome]) -> None:
+    def _ended(self, number: int, _job: Job) -> None:
         """Cancel images whose job has ended by itself: deadline, client gone, request cancelled."""
         if self._jobs.pop(number, None) is not None:
             self._send(pack_with_id(Kind.CANCEL, number))
@@ -89,8 +88,8 @@ class RemoteBatcher:
         """Take an ANSWER."""
         number, outcome = self._answers.unpack(payload)
         job = self._jobs.pop(number, None)
-        if job is not None and not job.future.done():
-            job.future.set_result(outcome)
+        if job is not None:
+            job.succeed(outcome)
 
     def on_refusal(self, payload: Payload) -> None:
         """Take a REFUSAL."""

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from app.batching.jobs import Outcome, Ticket
+from app.batching.jobs import Job, Outcome, Ticket
 from app.decode_pool import Work
 from app.errors import NotReady, ServiceError
 from app.http.answering import AnsweringConnection
@@ -170,16 +170,16 @@ class FastRequest:
         batch = images[0][None] if len(images) == 1 else np.stack(images)
         job = self._predictor.batcher.submit(self._ticket, batch, self._options.deadline)
         self._connection.when_gone(job.abandon)
-        job.future.add_done_callback(self._done)
+        job.on_end = self._done
 
-    def _done(self, future: asyncio.Future[Outcome]) -> None:
+    def _done(self, job: Job) -> None:
         """Answer once the batcher has an outcome or an error."""
         self._connection.when_gone(None)
-        error = future.exception()  # not raised: its stack would have the future, a circle
-        if error is None:
-            self.attempt(self._answer, future.result())
+        if job.outcome is not None:
+            self.attempt(self._answer, job.outcome)
         else:
-            self._fail(error)
+            assert job.error is not None
+            self._fail(job.error)  # not raised: its stack would have the job, a circle
 
     def _answer(self, outcome: Outcome) -> None:
         """Write the answer, a large one in a thread."""

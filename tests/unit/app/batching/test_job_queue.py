@@ -102,6 +102,6 @@ async def test_a_begun_request_that_stays_when_others_are_dropped_is_gone_on_wit
     for _ in range(TIDY_FROM):
         gone = job(1)
         queue.append(gone)
-        gone.future.cancel()
+        gone.abandon()
     assert (queue.head_is_begun, queue.images) == (True, 3)
     assert numbers(queue.take(4)) == [[1, 2]]
