@@ -1,7 +1,8 @@
 """Collects images from many requests into batches for one engine. Knows no torch, and of HTTP only what errors carry.
 
-Batch-when-free: an idle engine takes what is queued at once; while it runs, the next batch grows, and the engine's
-thread takes it as it is then, without a pause in which the event loop would have to hand it over. How large a batch
+Batch-when-free: an idle engine takes what is queued at once, unless clients that were just answered are about to come
+back or a `max_wait_s` has it wait (fill_policy.py); while it runs, the next batch grows, and the engine's thread takes
+it as it is then, without a pause in which the event loop would have to hand it over. How large a batch
 becomes is decided in app/batching/fill_policy.py. An engine that overlaps batches has two threads, which take turns: a
 full batch begins when the one before is nearly done, where parts of the engine would have nothing to do.
 Images are counted, not requests: a large request is split over several batches, small ones share one.

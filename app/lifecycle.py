@@ -47,7 +47,7 @@ class Lifecycle:
     @property
     def serving(self) -> bool:
         """Whether requests are answered; draining ones still are."""
-        return self.state in {State.READY, State.DRAINING}
+        return self.state is State.READY or self.state is State.DRAINING  # asked for each request: no hashing
 
     def mark_ready(self) -> None:
         """Turn ready, from STARTING alone: the engine is warm and has passed its self-test."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from app.errors import ClientGone, ServiceError
-from app.http.problems import SECURITY_HEADERS, Headers
+from app.http.problems import SECURITY_HEADERS, Headers, header_lines
 from app.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,14 @@ def add_last_headers(headers: Headers, request_id: str, *, close: bool) -> None:
     headers += [(b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
     if close:
         headers.append((b"connection", b"close"))
+
+
+SECURITY_LINES = header_lines(SECURITY_HEADERS)
+
+
+def last_lines(request_id: str, length: int) -> bytes:
+    """Return the lines that end the header of an answer of `length` bytes, whoever it is from."""
+    return b"content-length: %d\r\nx-request-id: %b\r\n%b" % (length, request_id.encode(), SECURITY_LINES)
 
 
 def record_answer(

@@ -10,13 +10,13 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 
 from app.errors import TOO_MANY_CONNECTIONS, UNREAD_RESPONSE, ClientGone, ServiceError
+from app.histogram import LoopHistogram, Observations
 from app.release import release, revision
 
 # What a request, or a connection, is refused for.
@@ -37,11 +37,11 @@ class Telemetry:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = Counter("resnet_requests", "Requests answered", ["route", "status"], registry=registry)
-        self.request_seconds = Histogram(
+        self.request_seconds = LoopHistogram(
             "resnet_request_seconds",
             "From the end of the header to the hand-over of the answer; 0 for requests turned away at once",
-            ["route"],
-            buckets=SECONDS,
+            SECONDS,
+            labels=["route"],
             registry=registry,
         )
         self.images = Counter(
@@ -50,25 +50,27 @@ class Telemetry:
             ["outcome"],
             registry=registry,
         )
-        self.decode_seconds = Histogram(
+        self.decode_seconds = LoopHistogram(
             "resnet_decode_seconds",
             "Decoding a request's images, in all threads together",
-            buckets=SECONDS,
+            SECONDS,
             registry=registry,
-        )
-        self.queue_seconds = Histogram(
+        ).labels()
+        self.queue_seconds = LoopHistogram(
             "resnet_queue_seconds",
             "Waiting for a decoding thread and for a batch, by request",
-            buckets=SECONDS,
+            SECONDS,
             registry=registry,
-        )
-        self.inference_seconds = Histogram(
+        ).labels()
+        self.inference_seconds = LoopHistogram(
             "resnet_inference_seconds",
             "Engine time of a batch, without what was beside the end of the one before",
-            buckets=SECONDS,
+            SECONDS,
             registry=registry,
-        )
-        self.batch_images = Histogram("resnet_batch_images", "Images in a batch", buckets=BATCHES, registry=registry)
+        ).labels()
+        self.batch_images = LoopHistogram(
+            "resnet_batch_images", "Images in a batch", BATCHES, registry=registry
+        ).labels()
         self.queue_images = Gauge("resnet_queue_images", "Images that wait or are being decoded", registry=registry)
         self.engine_images_per_second = Gauge(
             "resnet_engine_images_per_second",
@@ -81,9 +83,9 @@ class Telemetry:
             "resnet_key_requests", "Requests that carried a key, by the key's name", ["key"], registry=registry
         )
         self.predictions = Counter("resnet_predictions", "Images by predicted class", ["label"], registry=registry)
-        self.confidence = Histogram(
-            "resnet_confidence", "Probability of the predicted class", buckets=SHARES, registry=registry
-        )
+        self.confidence = LoopHistogram(
+            "resnet_confidence", "Probability of the predicted class", SHARES, registry=registry
+        ).labels()
         self.model_info = Gauge(
             "resnet_model_info",
             "Always 1; the labels say what is served",
@@ -116,7 +118,7 @@ class Telemetry:
         )
         self.ready = Gauge("resnet_ready", "1 when a prediction would succeed, else 0", registry=registry)
         # Looking up a label costs more than counting does.
-        self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._answered: dict[tuple[str, int], tuple[Counter, Observations]] = {}
         # From zero on: who watches for an increase would not see the first of a kind.
         self._refused: dict[str, Counter] = {reason: self.rejected.labels(reason) for reason in REASONS}
 
@@ -150,8 +152,7 @@ class Telemetry:
             known = self.requests.labels(route, str(status)), self.request_seconds.labels(route)
             self._answered[route, status] = known
         known[0].inc(count)
-        for _ in range(count):
-            known[1].observe(seconds)
+        known[1].observe(seconds, count)
 
     def record_refusal(self, reason: str, count: int = 1) -> None:
         """Record `count` refusals by their error's code."""

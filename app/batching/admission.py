@@ -51,6 +51,8 @@ def check_room(load: Load, count: int, deadline: float, *, max_queue_images: int
     Raises DeadlinePassed after the deadline.
     """
     left_s = _left_s(deadline)
+    if not load.queued_images and count <= max_queue_images:
+        return
     ahead_s = load.seconds_until_done(0)
     in_time = load.seconds_until_done(count) <= QUEUE_SHARE * left_s
     too_long = ahead_s > max_queue_s and load.queued_images >= 2 * load.max_batch

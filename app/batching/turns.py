@@ -71,6 +71,6 @@ class Turn:
 
     def _look(self) -> None:
         """Note if it has come."""
-        before = self._before
-        if self._come is not None and (before is None or before._done or (before._nearly_done and self.is_full)):
-            self._come.set()
+        before, come = self._before, self._come
+        if before is not None and come is not None and (before._done or (before._nearly_done and self.is_full)):
+            come.set()

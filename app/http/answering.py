@@ -18,7 +18,7 @@ from app.http.connection_limits import ConnectionLimits
 from app.http.dates import date_line
 from app.http.ending import DISCARD_S, Ending
 from app.http.parsing import ParsingConnection, UvicornOptions
-from app.http.problems import Headers, problem_answers
+from app.http.problems import Headers, header_lines, problem_answers
 from app.http.request_ids import given_id_in, request_id_of
 
 # For how long what a refused client still sends is thrown away; DISCARD_S if it sent `Expect: 100-continue`, and may
@@ -29,6 +29,7 @@ LINGER_S = 1.0
 RESPONSE_PIECE_BYTES = 64 << 10
 
 CLOSE = (b"connection", b"close")
+CLOSE_LINE = header_lines([CLOSE])
 
 
 class AnsweringConnection(ParsingConnection):
@@ -109,32 +110,40 @@ class AnsweringConnection(ParsingConnection):
         assert cycle is not None
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
+        kept = [line for line in headers if line != CLOSE]
+        lines, close = header_lines(kept), len(kept) < len(headers)
         if len(body) <= RESPONSE_PIECE_BYTES:
-            self.send_answer(status, headers, body)
+            self.send_answer(status, lines, body, close=close)
         elif not cycle.disconnected:
-            await self._send_in_pieces(cycle, status, headers, body)
+            await self._send_in_pieces(cycle, self._answer_head(cycle, status, lines, close=close), body)
 
     def headers_of_pieces(self, headers: Headers) -> Headers:
         """Return the headers of an answer that ASGI's messages will send, which say whether it is the last one."""
         assert self._active is not None
-        return self._settled(self._active, headers)
+        kept = [line for line in headers if line != CLOSE]
+        if self._is_last(self._active, close=len(kept) < len(headers)):
+            kept.append(CLOSE)
+        return kept
 
     # -- answers
 
-    def send_answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send the active request's answer, whole, unless its client has left."""
+    def send_answer(self, status: int, lines: bytes, body: bytes, *, close: bool) -> None:
+        """Send the active request's answer, whole, unless its client has left.
+
+        `lines` are its header's own, with `close` the connection is to end after it.
+        """
         cycle = self._active
         assert cycle is not None
         if cycle.disconnected or cycle.response_complete:
             return
-        self.transport.write(self._response_head(cycle, status, headers) + body)
+        self.transport.write(self._answer_head(cycle, status, lines, close=close) + body)
         self._end_answer(cycle)
 
-    async def _send_in_pieces(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> None:
+    async def _send_in_pieces(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> None:
         """Send a large answer as its client reads it; it counts as unread until the last piece is on its way."""
         with self._ending.holding(len(body)):
             cycle.response_started = True
-            self.transport.write(self._response_head(cycle, status, headers))
+            self.transport.write(head)
             for begin in range(0, len(body), RESPONSE_PIECE_BYTES):
                 if self.flow.write_paused:
                     await self.flow.drain()
@@ -143,26 +152,20 @@ class AnsweringConnection(ParsingConnection):
                 self.transport.write(body[begin : begin + RESPONSE_PIECE_BYTES])
         self._end_answer(cycle)
 
-    def _response_head(self, cycle: RequestResponseCycle, status: int, headers: Headers) -> bytes:
+    def _answer_head(self, cycle: RequestResponseCycle, status: int, lines: bytes, *, close: bool) -> bytes:
         """Return an answer's header."""
-        lines = [STATUS_LINE[status], date_line()]
-        for name, value in self._settled(cycle, headers):
-            lines += (name, b": ", value, b"\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+        last = CLOSE_LINE if self._is_last(cycle, close=close) else b""
+        return b"%b%b%b%b\r\n" % (STATUS_LINE[status], date_line(), lines, last)
 
-    def _settled(self, cycle: RequestResponseCycle, headers: Headers) -> Headers:
-        """Close after this answer if it is the last one, or asks for it; not while accepted requests wait behind it.
+    def _is_last(self, cycle: RequestResponseCycle, *, close: bool) -> bool:
+        """Return whether the connection ends after this answer: it does if that asks for it, or it is the last one.
 
-        Returns its headers, which say so.
+        Not while accepted requests wait behind it.
         """
-        kept = [line for line in headers if line != CLOSE]
-        last = len(kept) < len(headers) or self._closing or self._close_after_response
+        last = close or self._closing or self._close_after_response
         if last and (cycle.more_body or not (self.pipeline or self._unparsed)):
             cycle.keep_alive = False
-        if not cycle.keep_alive:
-            kept.append(CLOSE)
-        return kept
+        return not cycle.keep_alive
 
     def _end_answer(self, cycle: RequestResponseCycle) -> None:
         """Mark a request as answered, and close or linger unless the connection is kept."""

@@ -9,7 +9,7 @@ has the same bytes around those values was parsed once and means the same but fo
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.http.parameters import NO_PARAMETERS, Parameters
 from app.http.problems import Headers
@@ -28,6 +28,11 @@ TELLING_APART = (
 MAY_DIFFER = frozenset((CONTENT_LENGTH, CONTENT_TYPE, *TELLING_APART))
 TEXT = re.compile(rb"[!-~](?:[ -~]*[!-~])?")  # as the parser gives it, without the space around it
 MAX_VALUE_BYTES = 512
+
+# Headers that come again to the last byte, as those of a client that names no request do, are looked up: so many of
+# each connection's, no longer ones.
+MAX_SAME = 16
+MAX_SAME_BYTES = 512
 
 
 class RequestHead:
@@ -62,6 +67,7 @@ class CachedHeader:
     start: bytes
     rest: tuple[tuple[bytes, bytes], ...]
     head: RequestHead
+    _same: dict[bytes, tuple[RequestHead, int]] = field(default_factory=dict)  # what whole headers say, by their bytes
 
     @classmethod
     def of(cls, request: bytes, head: RequestHead) -> CachedHeader | None:
@@ -96,6 +102,10 @@ class CachedHeader:
         Returns what its header says, the length that is announced and what has come of the body; None if the header
         differs in anything that matters, or is not whole.
         """
+        end = request.find(b"\r\n\r\n") + 4
+        same = self._same.get(request[:end])
+        if same is not None:
+            return *same, request[end:]
         if not request.startswith(self.start):
             return None
         at = len(self.start)
@@ -109,7 +119,12 @@ class CachedHeader:
                 return None
             values.setdefault(name, value)  # of equal names the first one counts
             at = end + len(behind)
-        return self.head.but_for(values), int(values[CONTENT_LENGTH]), request[at:]
+        head, length = self.head.but_for(values), int(values[CONTENT_LENGTH])
+        if at <= MAX_SAME_BYTES and not head.given_id:
+            if len(self._same) == MAX_SAME:
+                self._same.clear()
+            self._same[request[:at]] = head, length
+        return head, length, request[at:]
 
 
 def _usual(name: bytes, value: bytes) -> bool:

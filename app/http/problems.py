@@ -23,6 +23,11 @@ SECURITY_HEADERS = [
 PROBLEM_TYPE = "application/problem+json"
 
 
+def header_lines(headers: Headers) -> bytes:
+    """Return the lines of a header."""
+    return b"".join([b"%b: %b\r\n" % line for line in headers])
+
+
 def problem_headers(error: ServiceError) -> dict[str, str]:
     """Return the headers that an error's status asks for."""
     headers = {}
@@ -49,10 +54,10 @@ def problem_answers(error: ServiceError, *, close: bool = False) -> Callable[[st
 
     What is the same for all requests is made here, once: in an overload the rest is done thousands of times a second.
     """
-    lines = [*problem_fields(error), *SECURITY_HEADERS]
+    headers = [*problem_fields(error), *SECURITY_HEADERS]
     if close:
-        lines.append((b"connection", b"close"))
-    head = STATUS_LINE[error.status] + date_line() + b"".join(b"%s: %s\r\n" % line for line in lines)
+        headers.append((b"connection", b"close"))
+    head = STATUS_LINE[error.status] + date_line() + header_lines(headers)
     beginning = _beginning(error.code, error.title, error.status, error.detail)
 
     def answer(request_id: str) -> bytes:

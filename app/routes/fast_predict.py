@@ -23,12 +23,12 @@ from app.http.answering import AnsweringConnection
 from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
 from app.http.cached_headers import CachedHeader, RequestHead
 from app.http.parameters import BodyDeadline, Options
-from app.http.problems import Headers, problem_body, problem_fields
+from app.http.problems import header_lines, problem_body, problem_fields
 from app.http.request_ids import request_id_of
 from app.imaging import Decoded, DecodingTimes
 from app.lifecycle import State
 from app.predictor import Predictor
-from app.request_end import add_last_headers, count_refusal, log_failure, record_answer
+from app.request_end import count_refusal, last_lines, log_failure, record_answer
 from app.routes.answers import (
     Written,
     is_large,
@@ -194,19 +194,18 @@ class FastRequest:
         body, likeliest = written
         self._connection.require_room(len(body))
         timing = record_images(self._service.telemetry, self._decoded, outcome, likeliest, self._times)
-        self._end(200, [(b"content-type", b"application/json"), (b"server-timing", timing.encode())], body)
+        self._end(200, b"content-type: application/json\r\nserver-timing: %b\r\n" % timing.encode(), body)
 
-    def _end(self, status: int, headers: Headers, body: bytes, *, body_is_here: bool = True) -> None:
-        """Give back what is held, send the answer, and record it."""
+    def _end(self, status: int, lines: bytes, body: bytes, *, body_is_here: bool = True) -> None:
+        """Give back what is held, send the answer, and record it; `lines` are its header's own."""
         if self._ticket is not None:
             self._ticket.release()
         if self._release_key is not None:
             self._release_key()
             self._release_key = None
-        headers.append((b"content-length", b"%d" % len(body)))
         leaving = self._service.lifecycle.state is not State.READY  # clients move on before the port closes
-        add_last_headers(headers, self._request_id, close=leaving or not body_is_here)
-        self._connection.send_answer(status, headers, body)
+        lines += last_lines(self._request_id, len(body))
+        self._connection.send_answer(status, lines, body, close=leaving or not body_is_here)
         seconds = time.monotonic() - self._began
         record_answer(
             self._service.telemetry, self._request_id, method="POST", route=PATH, status=status, seconds=seconds
@@ -234,4 +233,4 @@ class FastRequest:
             telemetry.images.labels(error.code).inc(self._count)
         count_refusal(telemetry, error)
         body = problem_body(error, self._request_id)
-        self._end(error.status, problem_fields(error), body, body_is_here=body_is_here)
+        self._end(error.status, header_lines(problem_fields(error)), body, body_is_here=body_is_here)

@@ -366,3 +366,14 @@ async def test_whom_a_batch_answers_has_the_answer_before_it_is_counted():
         batcher._policy.returning.batch_ended = lambda count, _seconds, _now: done.append((count, job.future.done()))
         await job.future
     assert done == [(1, True)]
+
+
+async def test_answers_are_handed_out_before_the_loop_hears_that_the_batch_is_done():
+    """A lone client would wait two turns of the event loop for it."""
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        job = batcher.submit(batcher.admit(1, math.inf), pictures(1), math.inf)
+        seen = []
+        job.on_end = lambda _job: seen.append([batch.result.done() for batch in batcher._batches])
+        await job.future
+    assert seen == [[False]]

@@ -70,6 +70,23 @@ async def test_a_worker_hands_on_what_is_raised_and_goes_on(worker):
     assert await worker.run(lambda: 3) == 3
 
 
+async def test_a_result_is_told_before_whoever_awaits_it_goes_on(worker):
+    seen = []
+    future = worker.run(lambda: 3, at_once=lambda result: seen.append((result, future.done())))
+    assert await future == 3
+    assert seen == [(3, False)]
+    with pytest.raises(KeyError):
+        await worker.run(lambda: 3, at_once=lambda _result: fail(KeyError("no")))
+
+
+async def test_a_result_that_nobody_awaits_any_more_is_not_told(worker):
+    go, told = threading.Event(), []
+    worker.run(go.wait, 10, at_once=told.append).cancel()
+    go.set()
+    await worker.run(lambda: None)
+    assert told == []
+
+
 async def test_what_is_cancelled_before_its_turn_never_begins(worker):
     go, begun = threading.Event(), []
     first = worker.run(go.wait, 10)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.http.cached_headers import CachedHeader, RequestHead
+from app.http.cached_headers import MAX_SAME, CachedHeader, RequestHead
 
 FIELDS = b"host: x\r\nContent-Type: image/png\r\n"
 FIRST = b"POST /predict?top_k=2 HTTP/1.1\r\n" + FIELDS + b"Content-Length: 5\r\naccept: */*\r\n\r\n12345"
@@ -152,3 +152,31 @@ def test_a_header_says_what_requests_are_judged_by():
     assert (head.codings, RequestHead(twice, b"").codings) == (["gzip", "br"], [])
     assert head.parameters.top_k == 7
     assert RequestHead([(b"x-timeout-ms", b"soon")], b"").parameters.bad == ("x-timeout-ms",)
+
+
+def test_a_header_that_comes_again_to_the_last_byte_is_looked_up():
+    first = cached()
+    again = FIRST.replace(b"Length: 5", b"Length: 7")
+    found = first.match(again)
+    assert found is not None
+    assert found[1:] == (7, b"12345")
+    for body in (b"abcdefg", b"", b"\r\n\r\n"):
+        other = first.match(again.removesuffix(b"12345") + body)
+        assert other is not None
+        assert other[0] is found[0]
+        assert other[1:] == (7, body)
+
+
+def test_few_headers_are_kept_and_none_that_is_long_or_has_an_id():
+    first = cached(TOLD_APART, [*PARSED_APART, (b"x-request-id", b"one")])
+    assert first.match(TOLD_APART.replace(b": one", b": two")) is not None
+    assert first._same == {}
+    long = FIRST.replace(b"host: x", b"host: " + b"x" * 512)
+    first = cached(long)
+    assert first.match(long) is not None
+    assert first._same == {}
+    first = cached()
+    for length in range(1000):
+        request = FIRST.replace(b"Length: 5", b"Length: %d" % length)
+        assert first.match(request)[1:] == (length, b"12345")
+        assert len(first._same) <= MAX_SAME

@@ -62,13 +62,13 @@ class Echo:
 
     def begin(self, conversation, head, body, began):
         self.asked.append((head.given_id, (head.content_type, head.key, head.codings, head.parameters), body))
-        conversation.send_answer(200, [(b"content-length", b"2")], b"ok")
+        conversation.send_answer(200, b"content-length: 2\r\n", b"ok", close=False)
 
     def body_deadline(self, head):
         return BodyDeadline(60.0, BodyTooSlow())
 
     def refuse(self, conversation, head, error, began):
-        conversation.send_answer(error.status, [(b"content-length", b"0")], b"")
+        conversation.send_answer(error.status, b"content-length: 0\r\n", b"", close=False)
 
     give_up = refuse
 
