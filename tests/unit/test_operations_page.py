@@ -95,6 +95,17 @@ def test_the_ingress_leads_to_the_service_of_the_manifest_with_limits_that_fit()
 
 
 def test_the_ingress_with_tls_is_yaml_for_the_same_name():
+def test_one_late_answer_takes_no_pod_out_and_a_drain_outlasts_the_probe():
+    probe = re.search(r"readinessProbe:\n((?: {12}.*\n)+)", MANIFEST)[1]
+    period_s, timeout_s, failures = (
+        int(re.search(rf"{name}: (\d+)", probe)[1]) for name in ("periodSeconds", "timeoutSeconds", "failureThreshold")
+    )
+    assert timeout_s > 1
+    assert failures > 1
+    drain_delay_s = float(re.search(r'RESNET_DRAIN_DELAY_S, value: "(\d+)"', MANIFEST)[1])
+    assert drain_delay_s > failures * max(period_s, timeout_s) + period_s
+
+
     yaml = pytest.importorskip("yaml", reason="nothing else here needs PyYAML")
     spec = yaml.safe_load(re.sub(r"^  #(?! \w)", "  ", INGRESS, flags=re.M))["spec"]
     assert spec["tls"][0]["hosts"] == [rule["host"] for rule in spec["rules"]]
