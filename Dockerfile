@@ -1,9 +1,9 @@
 # The service and the shipped weights, nothing else: no compiler, no build tools, no root.
 #   docker build -t resnet-service .
-# torch brings its CUDA libraries (about 5 GB). A CPU serves without torch, and an image for it needs none; it cannot
-# train and evaluate:
+# torch brings its CUDA libraries (about 5 GB). A CPU serves without torch, and an image for it needs none:
 #   docker build -t resnet-service:cpu --build-arg WITH_TORCH=no .
 
+# The newest under this tag; --build-arg BASE_IMAGE=python:3.12-slim-bookworm@sha256:... is the same one for ever.
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 
 # Only the list of dependencies, so that another change of pyproject.toml does not install torch again.
@@ -15,7 +15,9 @@ RUN python3 /build/tools/requirements.py $([ "$WITH_TORCH" = yes ] || echo --cpu
 
 FROM ${BASE_IMAGE} AS dependencies
 ARG PIP_ARGS=""
-RUN python3 -m venv /opt/venv
+# Not the one that the base image happens to have: what pip takes must not change with it.
+ARG PIP_VERSION=26.3
+RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir "pip==${PIP_VERSION}" ${PIP_ARGS}
 COPY constraints.txt /build/
 COPY --from=requirements /build/requirements.txt /build/
 RUN /opt/venv/bin/pip install --no-cache-dir --constraint /build/constraints.txt --requirement /build/requirements.txt ${PIP_ARGS}

@@ -1,4 +1,8 @@
 import asyncio
+import builtins
+import errno
+import io
+import os
 import pickle
 
 import pytest
@@ -133,6 +137,26 @@ async def test_probes_and_metrics_answer_while_the_engine_is_busy():
     async with serving(engine) as client, occupied(engine, client):
         for path in ("/livez", "/readyz", "/health", "/metrics", "/model"):
             assert (await client.get(path)).status_code == 200
+
+
+async def test_probes_open_nothing(client, monkeypatch):
+    """So that no slow disk makes them late, and no limit of open files makes them fail."""
+    opened = []
+
+    def refuse(*given, **_):
+        opened.append(given)
+        raise OSError(errno.EMFILE, "opened by a probe")
+
+    with monkeypatch.context() as patch:
+        for module, name in ((builtins, "open"), (io, "open"), (os, "open"), (os, "listdir"), (os, "scandir")):
+            patch.setattr(module, name, refuse)
+        answers = {path: await client.get(path) for path in ("/livez", "/readyz", "/health")}
+        assert opened == []
+        assert (await client.get("/metrics")).status_code == 200
+        assert opened  # in /proc
+    assert {path: answer.status_code for path, answer in answers.items()} == dict.fromkeys(answers, 200)
+    assert (answers["/livez"].text, answers["/readyz"].text) == ("alive\n", "ready\n")
+    assert answers["/health"].json()["ready"] is True
 
 
 async def test_health_shows_the_state(client):

@@ -20,7 +20,7 @@ whole=resnet-service:test
 project=resnet-test-$$
 work=$(mktemp -d)
 export PUBLISH=127.0.0.1:0 # a free port
-unset "${!RESNET_@}"
+unset "${!RESNET_@}" SECRETS WEIGHTS
 printf 'services: {resnet: {image: "%s"}}\n' "$image" >"$work/image.yml"
 files=(-f docker-compose.yml -f docker-compose.cpu.yml -f "$work/image.yml")
 failures=0
@@ -56,17 +56,32 @@ check "docker-compose.yml reserves a GPU: $gpu" test "$gpu" = "cuda [('nvidia', 
 check "docker-compose.cpu.yml reserves none: $cpu" test "$cpu" = "cpu []"
 
 # shellcheck disable=SC2016
-secrets() {
+mounted() { # mounted FOLDER SETTING
   docker compose --env-file /dev/null -f docker-compose.yml config --format json |
     python3 -c 'import json, os, sys
+folder, setting = sys.argv[1:]
 service = json.load(sys.stdin)["services"]["resnet"]
-(mount,) = service["volumes"]
-assert mount["target"] == "/secrets" and mount["read_only"], mount
-print(mount["type"], os.path.basename(mount["source"]), service["environment"].get("RESNET_TLS_CERT"))'
+(mount,) = (one for one in service["volumes"] if one["target"] == folder)
+assert mount["read_only"], mount
+print(mount["type"], os.path.basename(mount["source"]), service["environment"].get(setting))' "$@"
 }
-none=$(secrets) some=$(SECRETS=./tests/tls RESNET_TLS_CERT=/secrets/localhost.crt secrets)
+none=$(mounted /secrets RESNET_TLS_CERT)
+some=$(SECRETS=./tests/tls RESNET_TLS_CERT=/secrets/localhost.crt mounted /secrets RESNET_TLS_CERT)
 check "/secrets is an empty volume: $none" test "$none" = "volume no-secrets None"
 check "/secrets is the folder SECRETS: $some" test "$some" = "bind tls /secrets/localhost.crt"
+none=$(mounted /weights RESNET_WEIGHTS)
+some=$(WEIGHTS=./weights RESNET_WEIGHTS=/weights/own.safetensors mounted /weights RESNET_WEIGHTS)
+check "/weights is an empty volume: $none" test "$none" = "volume no-weights None"
+check "/weights is the folder WEIGHTS: $some" test "$some" = "bind weights /weights/own.safetensors"
+
+one_gpu() {
+  GPU=1 docker compose --env-file /dev/null -f docker-compose.yml -f examples/one-gpu.yml config --format json |
+    python3 -c 'import json, sys
+(device,) = json.load(sys.stdin)["services"]["resnet"]["deploy"]["resources"]["reservations"]["devices"]
+print(device["device_ids"], device.get("count"))'
+}
+second=$(one_gpu)
+check "examples/one-gpu.yml reserves that GPU in place of the first: $second" test "$second" = "['1'] None"
 
 # --- build ---
 build() { # build TAG WITH_TORCH
@@ -191,11 +206,13 @@ check "as JSON, which the image sets" sh -c "! grep -v '^{' '$work/log'"
 cat "$work/log"
 check "compose down" compose down
 
-# --- with secrets: HTTPS, keys, a port for probes ---
-mkdir "$work/secrets"
+# --- with secrets: HTTPS, keys, a port for probes; and with weights of another folder ---
+mkdir "$work/secrets" "$work/weights"
+cp weights/resnet18-cifar10.safetensors "$work/weights/own.safetensors"
 cp tests/tls/localhost.* "$work/secrets"
 printf 'alice:%s\n' "$(printf %s hunter2 | sha256sum | cut -d ' ' -f 1)" >"$work/secrets/keys.txt"
-chmod -R a+rX "$work/secrets"
+chmod -R a+rX "$work/secrets" "$work/weights"
+export WEIGHTS=$work/weights RESNET_WEIGHTS=/weights/own.safetensors
 export SECRETS=$work/secrets RESNET_ADMIN_PORT=9000 RESNET_API_KEYS_FILE=/secrets/keys.txt
 export RESNET_TLS_CERT=/secrets/localhost.crt RESNET_TLS_KEY=/secrets/localhost.key
 start=$SECONDS
@@ -218,6 +235,7 @@ check "HTTPS and another key: 401" test "$(ask hunter3)" = 401
 check "the certificate and the keys are read again" inside resnet reload
 docker logs --tail 20 "$container" >"$work/log" 2>&1
 check "the log says so" sh -c "grep -q 'read the certificate' '$work/log' && grep -q 'read 1 keys' '$work/log'"
+check "it serves the weights of that folder" sh -c "docker logs '$container' 2>&1 | grep -q 'weights=/weights/own.safetensors'"
 check "compose down again" compose down --volumes
 
 echo "$failures failed"

@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 from app.backends.cuda_lane import SEARCH_S
 from app.backends.cuda_precision import FINER
 from app.processes.supervisor import MARGIN_S
@@ -13,8 +15,7 @@ COMPOSE = (ROOT / "docker-compose.yml").read_text()
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
-# The container's address and port are those of the image; its checkpoint is named in an override, with its mount.
-FIXED = {"host", "port", "weights"}
+FIXED = {"host", "port"}  # those of the image
 
 
 def test_every_setting_is_passed_on():
@@ -77,8 +78,35 @@ def test_the_health_check_is_the_images():
     assert compose == image
 
 
-def test_a_folder_of_secrets_without_a_slash_is_refused():
-    """Compose takes `SECRETS=secrets` for a volume's name: it must not be that of the empty volume."""
-    empty = re.search(r"\$\{SECRETS:-([\w-]+)\}", COMPOSE)[1]
-    assert re.findall(r"^  ([\w-]+):", COMPOSE.split("\nvolumes:\n")[1], re.M) == [empty]
-    assert empty not in {"secrets", "secret"}
+def test_folders_are_mounted_for_reading_where_the_settings_of_the_head_expect_them():
+    mounted = dict(re.findall(r"^      - \$\{(\w+):-[\w-]+\}:(/\w+):ro\b", COMPOSE, re.M))
+    assert mounted == {"SECRETS": "/secrets", "WEIGHTS": "/weights"}
+    head = COMPOSE.partition("\nname:")[0]
+    paths = dict(re.findall(r"\b(RESNET_\w+)=(/\S+)", head))
+    assert {"RESNET_WEIGHTS", "RESNET_TLS_KEY"} <= paths.keys()
+    assert {path.rpartition("/")[0] for path in paths.values()} == set(mounted.values())
+
+
+def test_a_folder_without_a_slash_is_refused():
+    """Compose takes `SECRETS=secrets` for a volume's name: it must not be that of an empty volume."""
+    empty = re.findall(r"^      - \$\{\w+:-([\w-]+)\}", COMPOSE, re.M)
+    assert re.findall(r"^  ([\w-]+):", COMPOSE.split("\nvolumes:")[1], re.M) == empty
+    assert all(name.startswith("no-") for name in empty)
+
+
+def test_one_gpu_takes_the_place_of_the_first():
+    """`count` and `device_ids` exclude each other, and without its tag a list is added to the one before."""
+    yaml = pytest.importorskip("yaml", reason="nothing else here needs PyYAML")
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!override", lambda loader, node: ("instead", loader.construct_sequence(node, deep=True)))
+
+    def devices(text):
+        return yaml.load(text, Loader)["services"]["resnet"]["deploy"]["resources"]["reservations"]["devices"]
+
+    (usual,) = devices(COMPOSE)
+    kind, (chosen,) = devices((ROOT / "examples" / "one-gpu.yml").read_text())
+    assert (kind, usual.pop("count"), chosen.pop("device_ids")[0][:7]) == ("instead", 1, "${GPU:?")
+    assert chosen == usual

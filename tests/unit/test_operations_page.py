@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from app.backends.batch_sizes import LADDER_STEPS, ladder
+from app.errors import TOO_MANY_CONNECTIONS, UNREAD_RESPONSE, QueueFull
 from app.processes.supervisor import MARGIN_S
 from app.routes.predict import PATH
 from app.settings import Settings
@@ -38,7 +39,27 @@ def test_alerts_ask_for_metrics_and_labels_that_there_are():
     recorded = re.findall(r"record: (\S+)", ALERTS)
     assert [unknown(query, recorded) for query in queries] == [[]] * len(queries)
     assert set(re.findall(r'route="([^"]*)"', ALERTS)) == {PATH}
-    assert set(re.findall(r'reason="([^"]*)"', ALERTS)) <= set(REASONS)
+    assert alerted_reasons() <= set(REASONS)
+
+
+def alerted_reasons():
+    return {reason for reasons in re.findall(r'reason=~?"([^"]*)"', ALERTS) for reason in reasons.split("|")}
+
+
+def test_what_closes_connections_is_alerted_to():
+    """It is no response, so that no other rule counts it."""
+    assert {TOO_MANY_CONNECTIONS, UNREAD_RESPONSE, QueueFull.code} <= alerted_reasons()
+
+
+def test_that_none_is_ready_is_said_sooner_than_that_one_is_not():
+    """Of a job without an instance that was ready before, which is one that starts, it is not said."""
+    rules = dict(re.findall(r"- alert: (\w+)\n(.*?)(?=\n      - |\Z)", ALERTS, re.S))
+    none, one = (rules[name] for name in ("ResnetNoneReady", "ResnetNotReady"))
+    assert "expr: sum by (job) (resnet_ready) == 0 and sum by (job) (max_over_time(resnet_ready[1h])) > 0" in none
+    minutes = [int(re.search(r"for: (\d+)m", rule)[1]) for rule in (none, one)]
+    assert minutes == sorted(set(minutes))
+    longest = int(re.search(r"on GPUs (\d+)m", one)[1])
+    assert longest < 60  # when the first of them ends, the second has begun
 
 
 def test_probes_do_not_thin_out_errors():
@@ -72,6 +93,17 @@ def test_the_manifest_sets_settings_that_there_are(monkeypatch):
     assert settings.admin_port == int(re.search(r"name: admin, containerPort: (\d+)", MANIFEST)[1])
     grace_s = int(re.search(r"terminationGracePeriodSeconds: (\d+)", MANIFEST)[1])
     assert grace_s > settings.drain_delay_s + settings.drain_timeout_s + MARGIN_S
+
+
+def test_one_late_answer_takes_no_pod_out_and_a_drain_outlasts_the_probe():
+    probe = re.search(r"readinessProbe:\n((?: {12}.*\n)+)", MANIFEST)[1]
+    period_s, timeout_s, failures = (
+        int(re.search(rf"{name}: (\d+)", probe)[1]) for name in ("periodSeconds", "timeoutSeconds", "failureThreshold")
+    )
+    assert timeout_s > 1
+    assert failures > 1
+    drain_delay_s = float(re.search(r'RESNET_DRAIN_DELAY_S, value: "(\d+)"', MANIFEST)[1])
+    assert drain_delay_s > failures * max(period_s, timeout_s) + period_s
 
 
 def test_the_network_policy_is_about_the_pods_and_ports_of_the_manifest():

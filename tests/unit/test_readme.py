@@ -5,6 +5,7 @@ import tomllib
 
 from app.errors import ServiceError
 from app.settings import Settings
+from app.signals import SAME_SIGNAL_S
 from model.architecture import Architecture
 from model.cost import count_macs
 from model.training.recipe import Recipe
@@ -57,6 +58,11 @@ def test_every_target_that_measures_is_named():
     assert len(measuring) > 10
     text = " ".join(README.split())  # a name may stand across the end of a line
     assert [target for target in measuring if f"`make {target}`" not in text] == []
+
+
+def test_what_counts_as_one_signal_is_said():
+    stop = README.partition("**Stop.**")[2].partition("\n\n")[0]
+    assert re.findall(r"within ([\d.]+) s", stop) == [f"{SAME_SIGNAL_S}"]
 
 
 def test_the_changelog_begins_with_the_release_that_this_is():

@@ -15,11 +15,16 @@ UNIT = ROOT / "examples" / "resnet.service"
 
 
 @pytest.fixture
-def service():
+def unit():
     parser = configparser.RawConfigParser()
     parser.optionxform = str
     parser.read(UNIT)  # raises for a key that is there twice
-    return dict(parser["Service"])
+    return parser
+
+
+@pytest.fixture
+def service(unit):
+    return dict(unit["Service"])
 
 
 def test_it_starts_reloads_and_restarts_the_service(service):
@@ -29,6 +34,12 @@ def test_it_starts_reloads_and_restarts_the_service(service):
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert (service["Type"], service["Restart"]) == ("exec", "on-failure")
     assert int(service["LimitNOFILE"]) > Settings().max_connections
+
+
+def test_no_failure_is_final(unit, service):
+    """By default systemd gives up after five starts within ten seconds."""
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    assert int(service["RestartSec"]) >= 5
 
 
 def test_a_drain_of_the_usual_length_is_not_cut_short(service):

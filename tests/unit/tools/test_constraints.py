@@ -41,6 +41,14 @@ def test_all_that_an_installation_brings_is_pinned():
     assert brought - PINNED == set()
 
 
+def test_the_image_is_installed_by_a_pip_of_one_version():
+    """The one that comes with the base image is another one as soon as that is."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^ARG PIP_VERSION=\d+\.\d+(\.\d+)?$", dockerfile, re.M)
+    first = re.search(r"/opt/venv/bin/pip install (.*)", dockerfile)[1]
+    assert '"pip==${PIP_VERSION}"' in first
+
+
 def test_what_builds_the_project_is_pinned_and_taken_by_the_image():
     assert brought_by(PROJECT["build-system"]["requires"]) - PINNED == set()
     (build,) = re.findall(r"^RUN (.*?pip install .*?--target)", (ROOT / "Dockerfile").read_text(), re.M | re.S)
