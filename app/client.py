@@ -10,10 +10,15 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
+from app.batching.batches import DECIMALS
 from model.data import Dataset
 from model.pictures.codec import encode_png
 
 MAX_TRIES = 10
+
+# A service rounds to DECIMALS, and what it calls 0 is less than half of the last one: 14.5 nats for an image of that
+# class. Taken as it is, it would cost the 27.6 of what is impossible (model/evaluate.py).
+LEAST_PROBABILITY = 0.5 * 10**-DECIMALS
 
 
 class Card(BaseModel):
@@ -44,6 +49,7 @@ async def classify_dataset(
 ) -> tuple[dict[str, str], Tensor]:
     """Send every image as one PNG and return (the model's name and version, float32 probabilities (N, classes)).
 
+    None is less than LEAST_PROBABILITY.
     Raises ConnectionError if the service does not answer, refuses an image, says what no such service does, or comes to
     serve another model meanwhile: the scores would be those of neither.
     """
@@ -75,7 +81,7 @@ async def classify_dataset(
                 group.create_task(work(client))
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
-    return model, probabilities
+    return model, probabilities.clamp_min(LEAST_PROBABILITY)
 
 
 def _is_address(url: str) -> bool:

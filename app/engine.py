@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends import measured
+from app.backends.agreement import BOUND, compared_pictures, max_difference_between_batch_sizes, too_much
 from app.backends.backend import Backend, OverlappingBackend, device_kind
 from app.backends.batch_sizes import LADDER_STEPS, MIN_SPEEDUP, choose_batch_sizes, most_images
 from app.backends.choice import open_backend
@@ -25,11 +25,12 @@ from app.memory import clear_error_frames
 from app.settings import Settings
 from model import checkpoint
 from model.checkpoint import Checkpoint
+from model.hardware import timing
 
 log = logging.getLogger(__name__)
 
 # What batches are timed by. Beside other programs, a CPU's own time is a better measure than wall time.
-CLOCKS = {"cpu": measured.CLOCKS, "cuda": (time.perf_counter,)}
+CLOCKS = {"cpu": timing.CLOCKS, "cuda": (time.perf_counter,)}
 
 # Eight-bit integers move probabilities by more than another order of float additions does.
 INT8_TOLERANCE = 0.1
@@ -157,11 +158,23 @@ def load_engine(settings: Settings) -> CheckpointEngine:
         most = most_images(device_kind(backend.device), settings.engine_threads)
         engine.prepare(min(most, settings.max_queue_images))
         engine.self_test(engine.batch_sizes[-1])  # another network may compute large batches than single images
+        if device_kind(backend.device) == "cpu":  # cuda_precision.py has measured it, with more pictures
+            _warn_of_disagreement(engine, source)
     except BaseException as error:
         clear_error_frames(error)  # what it still holds would not be given back by the next line
         engine.close()  # a GPU's streams are dealt in turn: one that is not given back is somebody else's in the end
         raise
     return engine
+
+
+def _warn_of_disagreement(engine: CheckpointEngine, source: Checkpoint) -> None:
+    """Warn if single images get other answers than in the largest batch. Raises what `run` raises."""
+    single, largest = 1, engine.batch_sizes[-1]
+    if largest > single:
+        pictures = compared_pictures(source.self_test_images)
+        off = max_difference_between_batch_sizes(engine.run, pictures, (single, largest))
+        if off > BOUND:
+            log.warning("in %s %s", engine.backend.dtype, too_much(off))
 
 
 def _card(source: Checkpoint, backend: Backend) -> dict[str, Any]:

@@ -155,7 +155,15 @@ class Settings(BaseSettings):
             "new replicas; 0 keeps it",
         ),
     ] = 0.0
-    decode_threads: Annotated[int, Field(ge=0, le=256, description="threads that decode images; 0 is one a core")] = 0
+    decode_threads: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=256,
+            description="threads that decode images, shared out among http_processes; 0 is one a core, up to "
+            f"{MAX_DECODE_THREADS}",
+        ),
+    ] = 0
     drain_delay_s: Annotated[
         float, Field(ge=0, le=A_DAY_S, description="time between turning unready and closing the port on SIGTERM")
     ] = 0.0

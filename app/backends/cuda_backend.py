@@ -20,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app.backends.agreement import distinct
 from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.backends.cuda_lane import CudaLane, CudnnSearch
-from app.backends.cuda_proof import ExecutionMode, ProvenLanes, distinct
+from app.backends.cuda_proof import ExecutionMode, ProvenLanes
 from app.backends.lanes import Lane
 from app.backends.torch_backend import TorchBackend, torch_errors_classified
 from app.engine_errors import EngineBroken, EngineOutOfMemory

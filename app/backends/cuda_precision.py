@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 
-from app.backends.agreement import BOUND, max_difference_between_batch_sizes
+from app.backends.agreement import BOUND, distinct, max_difference_between_batch_sizes, too_much
 from app.backends.batch_sizes import LADDER_STEPS, ladder
 from app.backends.cuda_backend import PIECE, CudaBackend, open_cuda_backend
-from app.backends.cuda_proof import distinct
 from app.memory import clear_error_frames
 from app.settings import Settings
 from model.checkpoint import Checkpoint
@@ -45,15 +44,11 @@ def open_on_cuda(source: Checkpoint, settings: Settings, device: str, precision:
         if off <= BOUND or finer is None:
             break
         backend.close()
-        log.warning("not in %s but in %s: %s", precision, finer, _too_much(off))
+        log.warning("not in %s but in %s: %s", precision, finer, too_much(off))
         precision = finer
     if off > BOUND:
-        log.warning("in %s %s", precision, _too_much(off))
+        log.warning("in %s %s", precision, too_much(off))
     return backend
-
-
-def _too_much(off: float) -> str:
-    return f"probabilities move by {off:.4f} with the size of the batch, more than the promised {BOUND}"
 
 
 def _max_difference(source: Checkpoint, settings: Settings, backend: CudaBackend) -> float:

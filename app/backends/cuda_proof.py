@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backends.agreement import distinct
 from app.backends.cuda_lane import CudnnSearch
 from app.backends.lanes import Lane, Lanes, Piece
 from app.backends.measured import relative_error
@@ -137,10 +138,3 @@ class ProvenLanes:
             raise Differs(f"logits of {piece.size} images are {worst:.1%} off")
         if not self._proven:
             log.info("%s works: within %.2f %% of the eager network's logits", self.mode.name, 100 * worst)
-
-
-def distinct(examples: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """Return so many pictures that no two of them are alike: the examples, and again, shifted to the side and down."""
-    times, width = -(-count // len(examples)), examples.shape[-1]
-    shifted = [np.roll(examples, divmod(shift, width), axis=(-2, -1)) for shift in range(times)]
-    return np.concatenate(shifted)[:count]

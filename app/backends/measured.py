@@ -1,18 +1,14 @@
-"""Whether two ways to compute a batch agree, and which is the faster one, measured when an engine starts."""
+"""Which of two ways to compute a batch is the faster one, measured when an engine starts, and how far logits differ."""
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.hardware.timing import best_times
-
-# Wall time and processor time: app/backends/batch_sizes.py says what each is good for.
-CLOCKS = (time.perf_counter, time.process_time)
+from model.hardware.timing import CLOCKS, best_times
 
 # How often each is timed, in turns, if that takes no longer than BUDGET_S.
 TIMES = 4
@@ -29,12 +25,6 @@ class Candidate(Protocol):
 def batch_of(examples: NDArray[np.uint8], values: int, least: int) -> NDArray[np.uint8]:
     """Return examples, uint8 (n, 3, S, S), again and again: `values` numbers or so together, `least` images or more."""
     return np.resize(examples, (max(least, values // examples[0].size), *examples.shape[1:]))
-
-
-def difference(baseline: Candidate, candidate: Candidate, images: NDArray[np.uint8]) -> float:
-    """Return `relative_error` of the candidate's logits of uint8 (N, 3, S, S)."""
-    expected = baseline.logits(images)
-    return relative_error(candidate.logits(images), expected)
 
 
 def relative_error(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backends.agreement import BOUND, compared_pictures, probability_difference
 from app.backends.backend import Backend
-from app.backends.measured import batch_of, difference, speedup
+from app.backends.measured import batch_of, speedup
 from app.backends.mnn_network import MnnModel, MnnNetwork
 from app.backends.openvino_backend import open_openvino
 from app.engine_errors import EngineOutOfMemory, RuntimeUnfit, memory_errors_classified
@@ -29,9 +30,6 @@ MNN_FROM = 2
 # tenth of the time, about what OpenVINO gains beside an event loop by computing in two pieces at a time.
 MEASURED_VALUES = 8 * 3 * 32 * 32
 MIN_SPEEDUP = 1 / 0.9
-
-# By how much logits may differ, of the largest: Winograd's way rounds differently.
-TOLERANCE = 1e-3
 
 
 def open_mnn(source: Checkpoint, settings: Settings) -> MnnBackend:
@@ -76,7 +74,7 @@ def _open_single(source: Checkpoint, settings: Settings) -> Backend:
 def _open_batches(source: Checkpoint, settings: Settings, single: Backend) -> MnnNetwork:
     """Open what computes batches. Raises ArithmeticError if it disagrees with `single`, and what MNN raises."""
     batches = MnnNetwork(MnnModel(source), settings.engine_threads)
-    _compare(single, batches, source.self_test_images)
+    _compare(single, batches, source)
     return batches
 
 
@@ -113,12 +111,13 @@ class MnnBackend:
         del self._batches
 
 
-def _compare(single: Backend, batches: MnnNetwork, images: NDArray[np.uint8]) -> None:
-    """Raise ArithmeticError if the two disagree."""
-    images = np.resize(images, (MNN_FROM + 1, *images.shape[1:]))
-    worst = difference(single, batches, images)
-    if not worst <= TOLERANCE:  # also catches NaN
-        raise ArithmeticError(f"its logits differ from OpenVINO's by {worst:.0e} of the largest")
+def _compare(single: Backend, batches: MnnNetwork, source: Checkpoint) -> None:
+    """Raise ArithmeticError if the two disagree: Winograd's way rounds differently."""
+    images = compared_pictures(source.self_test_images)
+    expected = np.concatenate([single.logits(images[i : i + 1]) for i in range(len(images))])
+    worst = probability_difference(source.metadata.calibration, batches.logits(images), expected)
+    if not worst <= BOUND:  # also catches NaN
+        raise ArithmeticError(f"its probabilities differ from OpenVINO's by {worst:.4f}")
 
 
 def _is_faster(single: Backend, batches: MnnNetwork, images: NDArray[np.uint8]) -> bool:

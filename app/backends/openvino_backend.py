@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from openvino import CompiledModel, InferRequest, Model, Tensor
 
-from app.backends.measured import Candidate, difference
+from app.backends.agreement import BOUND, compared_pictures, probability_difference
+from app.backends.measured import Candidate
 from app.engine_errors import EngineOutOfMemory
 from app.settings import Settings
 from model.checkpoint import Checkpoint
@@ -37,9 +38,6 @@ STREAMS = 2
 
 # With fewer images for each thread there are two pieces only: what a layer has to do is little then.
 LEAST_A_THREAD = 3
-
-# By how much pieces' logits may differ from the whole's, of the largest. They were the same so far, to the last bit.
-TOLERANCE = 0.02
 
 
 def fast_float() -> str:
@@ -79,7 +77,7 @@ def open_openvino(source: Checkpoint, settings: Settings, precision: str, *, pie
         constants,
         pin=settings.pin_threads,
         split=split,
-        examples=source.self_test_images,
+        source=source,
     )
 
 
@@ -181,8 +179,8 @@ class OpenVinoBackend:
     """Compiled for this CPU; takes batches of any size, but sets up each new one, which takes time and memory.
 
     `precision` is float32, bfloat16 or int8, `floats` that of what is left in floats. The model's weights lie in
-    `constants`. Large batches are computed in pieces as `split` says; None does so if they answer `examples`, uint8
-    (n, 3, S, S), as the whole does.
+    `constants`. Large batches are computed in pieces as `split` says; None does so if they answer as the whole does,
+    on pictures of `source`.
     """
 
     runtime = "openvino"
@@ -199,7 +197,7 @@ class OpenVinoBackend:
         *,
         pin: bool,
         split: bool | None,
-        examples: NDArray[np.uint8],
+        source: Checkpoint,
     ) -> None:
         self.dtype = precision
         options: dict[str, Any] = {
@@ -221,7 +219,7 @@ class OpenVinoBackend:
                 model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": STREAMS}
             )
             pieces = Pieces(divided, threads)
-            if split or _agree(pieces, self._whole, examples):
+            if split or _agree(pieces, self._whole, source):
                 self._compiled.append(divided)
                 self._pieces = pieces
         self.overlaps = self._pieces is not None
@@ -257,11 +255,11 @@ class OpenVinoBackend:
         del self._whole, self._pieces, self._compiled, self._constants
 
 
-def _agree(pieces: Candidate, whole: Candidate, examples: NDArray[np.uint8]) -> bool:
-    """Return whether both give the same answers."""
-    images = np.resize(examples, (max(PIECES_FROM, len(examples)), *examples.shape[1:]))
-    worst = difference(whole, pieces, images)
-    if worst <= TOLERANCE:  # not where it is NaN
+def _agree(pieces: Candidate, whole: Candidate, source: Checkpoint) -> bool:
+    """Return whether both give the same answers. They did so far, to the last bit."""
+    images = compared_pictures(source.self_test_images)
+    worst = probability_difference(source.metadata.calibration, pieces.logits(images), whole.logits(images))
+    if worst <= BOUND:  # not where it is NaN
         return True
-    log.warning("batches are not computed in pieces: logits would differ by %.0e of the largest", worst)
+    log.warning("batches are not computed in pieces: probabilities would differ by %.4f from the whole's", worst)
     return False

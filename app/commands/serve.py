@@ -52,7 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _log_settings(settings: Settings) -> None:
     """Log one line with every effective setting, also where `log_level` leaves out other INFO lines."""
-    effective = " ".join(f"{name}={value}" for name, value in settings.model_dump(mode="json").items())
+    chosen = {
+        "threads": settings.engine_threads,
+        "decode_threads": settings.http_processes * settings.decode_threads_per_process,
+    }
+    effective = " ".join(f"{name}={value}" for name, value in (settings.model_dump(mode="json") | chosen).items())
     values = (release_and_revision(), effective)
     log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "resnet %s, settings: %s", values, None))
     if settings.timeout_ms > 1000 * settings.drain_timeout_s:

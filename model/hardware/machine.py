@@ -9,7 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from model.hardware.processor import CPU_INFO, processor_flags
+
 ROOT = Path(__file__).resolve().parents[2]
+# Of the processor's, those that a figure depends on.
+INSTRUCTIONS = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"}
 # Files that benchmarks write while they run one after the other: a new record is no change of the measured code.
 WRITTEN = ("*.json", "*.md", "*.png", "benchmarks/profile_http.txt")
 
@@ -22,14 +26,13 @@ def describe(device: str = "cuda") -> dict[str, Any]:
     """
     import torch
 
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    flags = info.partition("flags")[2].partition("\n")[0].split()
+    info = CPU_INFO.read_text() if CPU_INFO.exists() else ""
     model = info.partition("model name")[2].partition("\n")[0].strip("\t :")
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "processor": model or platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "instructions": sorted(set(flags) & {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"}),
+        "instructions": sorted(processor_flags() & INSTRUCTIONS),
         "gpu": torch.cuda.get_device_name(device) if device != "cpu" and torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": str(torch.__version__),

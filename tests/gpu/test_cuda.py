@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from app.backends.agreement import BOUND
+from app.backends.agreement import BOUND, distinct
 from app.backends.batch_sizes import LADDER_STEPS, MAX_BATCH, ladder
 from app.backends.cuda_backend import LANES, PIECE, CudaBackend, open_cuda_backend
 from app.backends.cuda_lane import CudaLane
-from app.backends.cuda_proof import TOLERANCES, ExecutionMode, distinct
+from app.backends.cuda_proof import TOLERANCES, ExecutionMode
 from app.engine import load_engine
 from app.engine_errors import EngineOutOfMemory
 from app.settings import Settings

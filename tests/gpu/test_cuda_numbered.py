@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from app.backends.agreement import distinct
 from app.backends.cuda_backend import PIECE, open_cuda_backend
-from app.backends.cuda_proof import TOLERANCES, distinct
+from app.backends.cuda_proof import TOLERANCES
 from app.engine import load_engine
 from app.settings import SHIPPED_WEIGHTS, Settings
 from model import checkpoint

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from app import engine as engine_module
+from app.backends.agreement import BOUND, compared_pictures
 from app.backends.batch_sizes import ladder
 from app.backends.choice import open_backend
 from app.backends.openvino_backend import WholeBatch, open_openvino
@@ -22,7 +23,7 @@ from app.settings import Settings
 from model.evaluate import compute_logits
 from model.runtimes.batch_norm_folding import fold_batch_norm
 from model.runtimes.openvino_core import core
-from tests.conftest import ROOT
+from tests.conftest import ROOT, warnings_of
 
 KINDS = [("torch", "float32"), ("torch", "bfloat16"), ("openvino", "float32"), ("openvino", "bfloat16")]
 
@@ -61,6 +62,16 @@ def test_alone_padded_or_in_a_batch_an_image_gets_the_same_answer(engine, pictur
     for other in (padded, together):
         assert np.abs(alone - other).max() <= 1e-3
         np.testing.assert_array_equal(alone.argmax(axis=1), other.argmax(axis=1))
+
+
+def test_so_does_one_that_is_not_classified_with_certainty(engine, source):
+    """Where an error of the logits moves probabilities the most."""
+    pictures = compared_pictures(source.self_test_images)
+    alone = np.concatenate([engine.run(picture[None]) for picture in pictures])
+    assert (alone.max(axis=1) < 0.9).mean() > 0.5
+    for size in (3, 16):
+        together = np.concatenate([engine.run(pictures[i : i + size]) for i in range(0, len(pictures), size)])
+        assert np.abs(alone - together).max() <= BOUND
 
 
 def test_images_that_may_not_be_written_to_are_computed_like_others(engine, pictures):
@@ -114,6 +125,45 @@ def test_what_computes_large_batches_is_tested_as_what_computes_single_images_is
     monkeypatch.setattr(engine_module, "choose_batch_sizes", lambda *_args, **_options: (1, 16))
     with pytest.raises(SelfTestFailed):
         load_engine(Settings(device="cpu", runtime="openvino", batch_sizes=batch_sizes))
+
+
+@pytest.mark.parametrize(
+    ("factor", "off_from", "told"), [(1.01, 16, True), (1.01, 17, False), (1.0001, 16, False)], ids=str
+)
+def test_answers_that_move_with_the_size_of_the_batch_are_warned_of(monkeypatch, caplog, factor, off_from, told):
+    opened = engine_module.open_backend
+
+    def moving(source, settings):
+        backend = opened(source, settings)
+        right = backend.logits
+        backend.logits = lambda images: right(images) * (factor if len(images) >= off_from else 1)
+        return backend
+
+    monkeypatch.setattr(engine_module, "open_backend", moving)
+    load_engine(Settings(device="cpu", precision="float32", runtime="openvino", batch_sizes=(1, 2, 16))).close()
+    warnings = warnings_of(caplog)
+    assert len(warnings) == told
+    assert all(text.startswith("in float32 probabilities move by 0.00") for text in warnings)
+    assert all(text.endswith(f" with the size of the batch, more than the promised {BOUND}") for text in warnings)
+
+
+@pytest.mark.parametrize(
+    ("device", "sizes", "compared_sizes"), [("cpu", (2, 4, 8), [(1, 8)]), ("cpu", (1,), []), ("cuda:0", (2, 4, 8), [])]
+)
+def test_on_cuda_it_is_known_by_then_and_one_size_needs_no_comparison(monkeypatch, device, sizes, compared_sizes):
+    opened, compared = engine_module.open_backend, []
+
+    def elsewhere(source, settings):
+        backend = opened(source, settings)
+        backend.device = device
+        return backend
+
+    monkeypatch.setattr(engine_module, "open_backend", elsewhere)
+    monkeypatch.setattr(
+        engine_module, "max_difference_between_batch_sizes", lambda _run, _pictures, sizes: compared.append(sizes) or 0
+    )
+    load_engine(Settings(device="cpu", runtime="openvino", batch_sizes=sizes)).close()
+    assert compared == compared_sizes
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import math
 
 import httpx
 import pytest
 
 from app.client import classify_dataset, fetch_card
+from model.evaluate import score
 from tests.http_server import http_server
 from tests.unit.app.command_runs import run_command
 from tests.unit.app.conftest import TOY_CLASSES, toy_test_set
@@ -86,6 +88,17 @@ def test_what_a_service_says_is_taken():
         model, probabilities = asyncio.run(classify_dataset(url, toy_test_set(), 2))
     assert model == MODEL
     assert (probabilities == 0.25).all()
+
+
+def test_a_class_that_is_rounded_away_is_not_taken_for_impossible():
+    """A true class below half a millionth comes as 0.0, and its image would cost 27.6 nats."""
+    rounded = {"probabilities": [{"label": name, "probability": float(name == "bee")} for name in TOY_CLASSES]}
+    answer = json.dumps({"model": MODEL, "predictions": [rounded]}).encode()
+    dataset = toy_test_set()
+    with http_server(lambda *_: (200, answer)) as url:
+        _, probabilities = asyncio.run(classify_dataset(url, dataset, 2))
+    rounded_away = float((dataset.labels != 1).double().mean())
+    assert score(probabilities, dataset).nll == pytest.approx(rounded_away * math.log(2e6))
 
 
 def test_a_model_that_changes_meanwhile_is_one_error():

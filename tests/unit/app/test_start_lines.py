@@ -1,6 +1,7 @@
 """What `resnet serve` logs of its settings before there is a service."""
 
 import json
+import sys
 
 import pytest
 
@@ -37,6 +38,21 @@ def test_one_line_has_every_effective_setting_whatever_the_level(lines_of_a_star
     assert f" log_level={level}" in line["message"]
     assert all(f" {name}=" in line["message"] for name in Settings.model_fields)
     assert "secret" not in line["message"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "threads", "decode_threads"),
+    [
+        ((), 12, 8),
+        (("--threads", "3", "--decode-threads", "5"), 3, 5),
+        pytest.param(("--http-processes", "3"), 12, 6, marks=pytest.mark.skipif(sys.platform != "linux", reason="")),
+    ],
+    ids=str,
+)
+def test_numbers_of_threads_are_those_that_there_will_be(monkeypatch, lines_of_a_start, flags, threads, decode_threads):
+    monkeypatch.setattr("app.settings.available_cores", lambda: 12)
+    words = lines_of_a_start(*flags)[0]["message"].split()
+    assert {f"threads={threads}", f"decode_threads={decode_threads}"} <= set(words)
 
 
 @pytest.mark.parametrize(("timeout_ms", "warned"), [(1500, False), (1501, True)])

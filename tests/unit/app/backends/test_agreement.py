@@ -2,9 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 
-from app.backends.agreement import max_difference_between_batch_sizes
+from app.backends.agreement import (
+    COMPARED,
+    LEAST_COMPARED,
+    compared_pictures,
+    distinct,
+    max_difference_between_batch_sizes,
+    probability_difference,
+)
 from app.engine_errors import EngineOutOfMemory
+from model.calibration import Calibration
+from model.evaluate import compute_logits
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 3, 2, 2), dtype=np.uint8)
 
@@ -53,3 +63,41 @@ def test_a_size_that_does_not_fit_counts_for_nothing():
         return agreeing(images)
 
     assert max_difference_between_batch_sizes(run, PICTURES, (1, 2, 8)) == 0
+
+
+def test_no_two_pictures_are_alike():
+    assert len({picture.tobytes() for picture in distinct(PICTURES, 12)}) == 12
+
+
+@pytest.mark.parametrize(("side", "count"), [(32, COMPARED), (64, COMPARED), (96, 10), (224, LEAST_COMPARED)])
+def test_large_pictures_are_compared_by_fewer(side, count):
+    examples = np.random.default_rng(0).integers(0, 256, (16, 3, side, side), dtype=np.uint8)
+    pictures = compared_pictures(examples)
+    assert pictures.shape == (count, 3, side, side)
+    assert len({picture.tobytes() for picture in pictures}) == count
+
+
+def test_after_the_examples_come_averages_of_two():
+    pictures = compared_pictures(PICTURES)
+    np.testing.assert_array_equal(pictures[:5], PICTURES)
+    exact = (PICTURES.astype(int) + PICTURES[[4, 0, 1, 2, 3]]) / 2
+    assert np.abs(pictures[5:10] - exact).max() == 0.5  # without an overflow of eight bits
+
+
+def test_most_compared_pictures_are_not_classified_with_certainty(source):
+    """An error of the logits would not show where they are."""
+    network = source.network().eval()
+    metadata = source.metadata
+    images = torch.from_numpy(compared_pictures(source.self_test_images))
+    probabilities = metadata.calibration.probabilities(compute_logits(network, images, metadata.mean, metadata.std))
+    assert (probabilities.amax(dim=1) < 0.9).double().mean() > 0.5
+
+
+def test_what_counts_is_by_how_much_a_calibrated_probability_moves():
+    even, sure = np.array([[0.0, 0.0]], np.float32), np.array([[0.0, 20.0]], np.float32)
+    error = np.array([[0.0, 0.04]], np.float32)
+    cold, hot = Calibration(temperature=1.0), Calibration(temperature=10.0)
+    assert probability_difference(cold, even + error, even) == pytest.approx(0.01, abs=1e-5)
+    assert probability_difference(hot, even + error, even) == pytest.approx(0.001, abs=1e-5)
+    assert probability_difference(cold, sure + error, sure) < 1e-6
+    assert np.isnan(probability_difference(cold, even * np.nan, even))

@@ -7,7 +7,7 @@ import torch
 from app.backends import cuda_backend
 from app.backends.cuda_backend import CudaBackend
 from app.backends.cuda_lane import CudnnSearch
-from app.backends.cuda_proof import ExecutionMode, distinct
+from app.backends.cuda_proof import ExecutionMode
 from tests.conftest import warnings_of
 from tests.pretended_lanes import EXAMPLES, SIZES, PretendedEager, PretendedLane, images, logits_of, make
 
@@ -172,7 +172,3 @@ def test_lanes_that_cannot_be_opened_or_closed_do_not_matter(caplog):
     np.testing.assert_array_equal(backend.logits(images(3)), logits_of(images(3)))
     assert backend.mode == "eager"
     assert len(warnings_of(caplog)) == 3
-
-
-def test_no_two_pictures_are_alike():
-    assert len({picture.tobytes() for picture in distinct(EXAMPLES, 12)}) == 12

@@ -57,15 +57,30 @@ def test_a_gain_of_less_than_a_tenth_is_left_to_openvino(monkeypatch, openvino, 
 
 
 class Wrong(MnnNetwork):
+    """Off by a thousandth of the largest logit: where two classes are about as likely, that matters."""
+
     def logits(self, images):
-        return super().logits(images) * 1.01
+        logits = super().logits(images)
+        return logits + 0.99e-3 * np.abs(logits).max() * np.float32([1, -1] * 5)
+
+
+class NoNumbers(MnnNetwork):
+    def logits(self, images):
+        return super().logits(images) * np.nan
 
 
 def broken(*_):
     raise OSError("no room for temporary files")
 
 
-@pytest.mark.parametrize(("made", "message"), [(Wrong, "logits differ from OpenVINO's by"), (broken, "no room")])
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (Wrong, "probabilities differ from OpenVINO's by 0.00"),
+        (NoNumbers, "probabilities differ from OpenVINO's by nan"),
+        (broken, "no room"),
+    ],
+)
 def test_mnn_that_does_not_work_is_left_out_unless_it_was_asked_for(source, monkeypatch, caplog, made, message):
     monkeypatch.setattr(mnn_backend, "MnnNetwork", made)
     assert open_mnn_if_faster(source, FLOATS) is None

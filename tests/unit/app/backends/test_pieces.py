@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from app.backends import openvino_backend
+from app.backends.agreement import BOUND, compared_pictures, probability_difference
 from app.backends.openvino_backend import PIECES_FROM, OpenVinoBackend, open_openvino, pieces_of
 from app.engine import load_engine
 from app.engine_errors import EngineOutOfMemory
@@ -24,13 +25,16 @@ def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 def test_pieces_answer_as_the_whole_does_and_in_its_order(source: Checkpoint, precision: str) -> None:
     backend = opened(source, split=True, precision=precision)
     for count in (PIECES_FROM, PIECES_FROM + 1, 40, 7):
         images = pictures(count)
         expected = backend._whole.logits(images)
         np.testing.assert_allclose(backend.logits(images), expected, atol=1e-4 * np.abs(expected).max())
+    images = compared_pictures(source.self_test_images)
+    off = probability_difference(source.metadata.calibration, backend.logits(images), backend._whole.logits(images))
+    assert off <= BOUND
 
 
 TWO_THREADS = {2: 2, 5: 2, 6: 4, 16: 4, 32: 4, 33: 6, 64: 8, 65: 10, 1024: 128}
@@ -156,13 +160,19 @@ def test_large_batches_are_computed_in_pieces_where_nothing_else_is_asked_for(
     assert isinstance(backend._pieces, openvino_backend.Pieces)
 
 
-@pytest.mark.parametrize("wrong", [3.0, np.nan])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("factor", [1.01, np.nan])
 def test_pieces_that_answer_otherwise_are_left_out_and_warned_of(
-    source: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrong: float
+    source: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    precision: str,
+    factor: float,
 ) -> None:
+    """A hundredth of the logits is little, but moves the probabilities of what is not certain by 0.002 and more."""
     right = openvino_backend.Pieces.logits
-    monkeypatch.setattr(openvino_backend.Pieces, "logits", lambda *given: right(*given) + np.float32(wrong))
-    backend = opened(source, split=None)
+    monkeypatch.setattr(openvino_backend.Pieces, "logits", lambda *given: right(*given) * np.float32(factor))
+    backend = opened(source, split=None, precision=precision)
     assert len(backend._compiled) == 1
     assert backend._pieces is None
     assert "batches are not computed in pieces" in caplog.text

@@ -8,24 +8,32 @@ from model.runtimes import openvino_core
 from model.runtimes.openvino_core import core, has_fast_bfloat16
 
 
+class Core:
+    def get_property(self, *_):
+        return ["FP32", "BF16"]
+
+
 @pytest.mark.parametrize(("slow", "expected"), [("f32", True), ("bf16", False)])
 def test_the_quicker_convolution_wins(monkeypatch, slow, expected):
-    class Core:
-        def get_property(self, *_):
-            return ["FP32", "BF16"]
-
     monkeypatch.setattr(openvino_core, "core", Core)
+    monkeypatch.setattr(openvino_core, "processor_flags", lambda: {"avx512_bf16"})
     monkeypatch.setattr(openvino_core, "_convolution", lambda precision: Mock(infer=precision))
     monkeypatch.setattr(openvino_core, "is_clearly_faster", lambda way, than: (way, than) == ("bf16", slow))
     assert has_fast_bfloat16.__wrapped__() is expected
 
 
-def test_a_processor_without_it_is_not_measured(monkeypatch):
-    class Core:
-        def get_property(self, *_):
-            return ["FP32", "INT8"]
-
+def test_with_matrix_tiles_a_neighbours_burst_changes_nothing(monkeypatch):
     monkeypatch.setattr(openvino_core, "core", Core)
+    monkeypatch.setattr(openvino_core, "processor_flags", lambda: {"avx512_bf16", "amx_bf16"})
+    monkeypatch.setattr(openvino_core, "is_clearly_faster", lambda *_args, **_options: False)
+    assert has_fast_bfloat16.__wrapped__() is True
+
+
+@pytest.mark.parametrize("flags", [set(), {"amx_bf16"}], ids=["", "the system keeps it from programs"])
+def test_a_processor_without_it_is_not_measured(monkeypatch, flags):
+    monkeypatch.setattr(Core, "get_property", lambda *_: ["FP32", "INT8"])
+    monkeypatch.setattr(openvino_core, "core", Core)
+    monkeypatch.setattr(openvino_core, "processor_flags", lambda: flags)
     monkeypatch.setattr(openvino_core, "_convolution", lambda _: pytest.fail("measured"))
     assert has_fast_bfloat16.__wrapped__() is False
 
