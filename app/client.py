@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.data import Dataset
 from model.pictures.codec import encode_png
+from model.transforms import MAX_INPUT_SIDE, MIN_SIDE
 
 MAX_TRIES = 10
 
@@ -19,7 +20,7 @@ MAX_TRIES = 10
 class Card(BaseModel):
     """What evaluation must know of a served model: the side of its images in pixels, and its classes in their order."""
 
-    input_size: Annotated[int, Field(ge=8, le=1024)]
+    input_size: Annotated[int, Field(ge=MIN_SIDE, le=MAX_INPUT_SIDE)]
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
