@@ -13,6 +13,7 @@ from torch import Tensor
 from app.batching.batches import DECIMALS
 from model.data import Dataset
 from model.pictures.codec import encode_png
+from model.transforms import MAX_INPUT_SIDE, MIN_SIDE
 
 MAX_TRIES = 10
 
@@ -24,7 +25,7 @@ LEAST_PROBABILITY = 0.5 * 10**-DECIMALS
 class Card(BaseModel):
     """What evaluation must know of a served model: the side of its images in pixels, and its classes in their order."""
 
-    input_size: Annotated[int, Field(ge=8, le=1024)]
+    input_size: Annotated[int, Field(ge=MIN_SIDE, le=MAX_INPUT_SIDE)]
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.decode_pool import DecodePool, Work
-from app.errors import EngineFailed, ServiceError, TooManyPixels, TooManyPixelsTogether, UndecodableImage
+from app.errors import (
+    DeadlinePassed,
+    EngineFailed,
+    ServiceError,
+    TooManyPixels,
+    TooManyPixelsTogether,
+    UndecodableImage,
+)
+from app.pixel_budget import PixelBudget, RequestPixels
 from model.pictures.codec import PictureTooLarge, open_picture, picture_pixels
 from model.pictures.files import PictureError, UnreadFormat
 from model.pictures.plain_png import read_plain_png
@@ -43,6 +51,10 @@ TINY_READS = 256
 # most that one may have, so that the size of a body says little of them.
 PIXELS_TOGETHER = 16
 
+# All threads of a process decode so many pixels at the same time, or one picture of the most that one may have. That
+# is half a gigabyte, a whole one of WebP; eight threads have room for eight megapixels each.
+PIXELS_AT_ONCE = 8192 * 8192
+
 Decoded = NDArray[np.uint8] | ServiceError
 # What a body holds: a file to be decoded, an image that is ready, or what is wrong with it.
 Entry = bytes | Decoded
@@ -50,20 +62,24 @@ Result = TypeVar("Result")
 
 
 def decode(
-    data: bytes, size: int, max_pixels: int, count_pixels: Callable[[int], None] = lambda _pixels: None
+    data: bytes,
+    size: int,
+    max_pixels: int,
+    hold_pixels: Callable[[int], AbstractContextManager[object]] = nullcontext,
 ) -> NDArray[np.uint8]:
     """Decode an image file to RGB and bring it to uint8 (3, size, size) by the evaluation transform.
 
     Animations count by their first frame; EXIF orientation is obeyed; transparency is laid over white.
-    `count_pixels` is told what the header announces, before memory or time is spent on it, and may raise.
+    `hold_pixels` is told what the header announces, before memory or time is spent on it: it may raise, or wait. What
+    it returns is entered while pixels are decoded.
     Raises TooManyPixels, UndecodableImage, and MemoryError where memory is missing.
     """
     plain = _plain(data, size, max_pixels)
     if plain is not None:
         return plain
     image = _open(data, max_pixels)
-    count_pixels(image.width * image.height)
-    return _finish(image, size)
+    with hold_pixels(image.width * image.height):
+        return _finish(image, size)
 
 
 def _call(function: Callable[[], Result]) -> Result:
@@ -102,22 +118,6 @@ class DecodingTimes(NamedTuple):
     waited_s: float = 0.0
 
 
-class PixelCount:
-    """Counts the pixels that the headers of a request's files announce, from any thread."""
-
-    def __init__(self, max_pixels: int) -> None:
-        self._max_pixels = max_pixels
-        self._pixels = 0
-        self._lock = threading.Lock()
-
-    def add(self, pixels: int) -> None:
-        """Count the pixels of one more file. Raises TooManyPixelsTogether."""
-        with self._lock:
-            self._pixels += pixels
-            if self._pixels > self._max_pixels:
-                raise TooManyPixelsTogether(self._max_pixels)
-
-
 class Decoder:
     """Decodes the images of a request: a tiny one on the spot, all others in the threads of a `DecodePool`."""
 
@@ -127,6 +127,7 @@ class Decoder:
         # What Pillow warns of in damaged files would go to the log, and stay in memory: Python remembers each text.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self._pool = DecodePool(threads, max_queue_s)
+        self._budget = PixelBudget(max(max_pixels, PIXELS_AT_ONCE))
 
     def run(self, function: Callable[[], Result], deadline: float) -> Work[Callable[[], Result], Result]:
         """Run work on a body in a thread, ahead of all decoding. Raises NotReady when closed."""
@@ -157,13 +158,17 @@ class Decoder:
     def decode_in_threads(self, entries: Sequence[Entry], deadline: float) -> Work[Entry, Decoded]:
         """Begin to decode; the result is what `decode_here` returns.
 
-        It raises TooManyPixelsTogether if files have more than PIXELS_TOGETHER times `max_pixels` in all. Raises what
-        `require_room` does, and NotReady when closed.
+        It raises TooManyPixelsTogether if files have more than PIXELS_TOGETHER times `max_pixels` in all. A picture
+        waits in its thread while others that came before it are all of PIXELS_AT_ONCE that there is room for. Raises
+        what `require_room` does, and NotReady when closed.
         """
         sizes = [len(entry) if isinstance(entry, bytes) else 0 for entry in entries]
         self.require_room(sum(sizes), deadline)
-        count_pixels = PixelCount(PIXELS_TOGETHER * self.max_pixels).add
-        return self._pool.submit(partial(self._decode_one, count_pixels), entries, sizes, deadline)
+        most = PIXELS_TOGETHER * self.max_pixels
+        pixels = RequestPixels(most, self._budget, deadline, free_pixels=TINY_PIXELS)
+        work = self._pool.submit(partial(self._decode_one, pixels), entries, sizes, deadline)
+        work.future.add_done_callback(lambda _future: pixels.end())
+        return work
 
     def _try_inline(self, file: Entry) -> Decoded | None:
         """Decode a tiny image right here; None if it is not tiny, or may take long all the same."""
@@ -182,12 +187,12 @@ class Decoder:
         except ServiceError as error:
             return error.without_stack()
 
-    def _decode_one(self, count_pixels: Callable[[int], None], entry: Entry) -> Decoded:
+    def _decode_one(self, pixels: RequestPixels, entry: Entry) -> Decoded:
         if not isinstance(entry, bytes):
             return entry
         try:
-            return decode(entry, self.size, self.max_pixels, count_pixels)
-        except TooManyPixelsTogether:
+            return decode(entry, self.size, self.max_pixels, pixels.held)
+        except (TooManyPixelsTogether, DeadlinePassed):
             raise
         except ServiceError as error:
             return error.without_stack()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from model.batch_sizes import batch_size_for
 from model.transforms import CIFAR10_MEAN, CIFAR10_STD, Triple
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "test", "all"]
 
 ROWS_AT_ONCE = 256
+MAX_COUNTED = 1024  # images whose grey levels are counted at once, see batch_size_for: each number becomes 8 bytes
 HOLD_OUT_SEED = 0
 
 
@@ -157,7 +159,7 @@ def channel_statistics(images: Tensor) -> tuple[Triple, Triple]:
     A standard deviation is at least one grey level, so that a channel that never changes can be divided by it.
     """
     counts = torch.zeros(3, 256, dtype=torch.int64)
-    for part in torch.split(images, 1024):
+    for part in torch.split(images, batch_size_for(images.shape[-1], MAX_COUNTED)):
         for channel in range(3):
             counts[channel] += part[:, channel].reshape(-1).bincount(minlength=256)
     shares = counts / counts.sum(dim=1, keepdim=True).double()

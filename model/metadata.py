@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from model.architecture import Architecture, NetworkSpec
 from model.calibration import Calibration
-from model.transforms import Triple
+from model.transforms import MAX_INPUT_SIDE, MIN_SIDE, Triple
 
 if TYPE_CHECKING:
     from model.resnet import ResNet
@@ -58,7 +58,7 @@ class Metadata(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     architecture: dict[str, Any]
     classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES)]
-    input_size: Annotated[int, Field(ge=8, le=1024)]
+    input_size: Annotated[int, Field(ge=MIN_SIDE, le=MAX_INPUT_SIDE)]
     mean: Triple
     std: tuple[
         Annotated[float, Field(gt=0)],

@@ -22,8 +22,9 @@ Triple = tuple[float, float, float]  # one number for each of red, green and blu
 CIFAR10_MEAN: Triple = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD: Triple = (0.2470, 0.2435, 0.2616)
 
-# Of an image's side, in pixels: beyond them a number can only be a slip, and memory goes by the side's square.
-MIN_SIDE, MAX_SIDE = 8, 512
+# Of an image's side, in pixels: beyond them a number can only be a slip, and memory goes by the side's square. A
+# network that was trained elsewhere may see larger images than one that is trained here: it is served, and scored.
+MIN_SIDE, MAX_SIDE, MAX_INPUT_SIDE = 8, 512, 1024
 
 
 def evaluation_transform(image: Image.Image, size: int) -> NDArray[np.uint8]:

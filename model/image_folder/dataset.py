@@ -31,9 +31,9 @@ from model.image_folder.layout import (
 )
 from model.image_folder.memory_check import check_memory
 from model.image_folder.near_duplicates import thumbnails
-from model.image_folder.notices import tell_of_test_pictures, tell_of_training_pictures
+from model.image_folder.notices import tell_of_refused_pictures, tell_of_test_pictures, tell_of_training_pictures
 from model.pictures.files import unreadable
-from model.transforms import MAX_SIDE, MIN_SIDE
+from model.transforms import MAX_INPUT_SIDE, MIN_SIDE
 
 log = logging.getLogger(__name__)
 
@@ -139,8 +139,8 @@ def load_folder(
     with the test split is found, and told, when the training split is loaded, and once more when it is itself.
     """
     folder = PictureFolder.at(path)
-    if not MIN_SIDE <= image_size <= MAX_SIDE:
-        raise DataError(f"image size {image_size}: expected {MIN_SIDE} to {MAX_SIDE} pixels")
+    if not MIN_SIDE <= image_size <= MAX_INPUT_SIDE:
+        raise DataError(f"image size {image_size}: expected {MIN_SIDE} to {MAX_INPUT_SIDE} pixels")
     if split == "train":
         tell_of_doubts(folder.root, folder.split_dirs)
     bad = BadFiles(folder.root, on_bad_image, {place.name for place in folder.split_dirs.values()})
@@ -165,6 +165,7 @@ def load_folder(
     if not folder.split_dirs and split == "test":
         note = "the test share of a folder without train and test; resnet evaluate --split all takes all"
         log.info("%s: %d of %d pictures: %s", folder.root, count, chosen.found, note)
+    tell_of_refused_pictures(folder.root, [*chosen.files, *chosen.held_out])
     mean, std = channel_statistics(images[:count])
     name = _name_of(folder.root)
     dataset = Dataset(name, called, images, labels, folder.classes, mean, std, in_digest_order=True, paths=paths)

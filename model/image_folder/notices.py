@@ -1,4 +1,4 @@
-"""What is said of a folder's training pictures before the time for training is spent."""
+"""What is said of a folder's pictures before the time for training, or for scoring them, is spent."""
 
 from __future__ import annotations
 
@@ -53,15 +53,19 @@ def tell_of_training_pictures(root: Path, files: Sequence[PictureFile], dataset:
     if found > LARGE_TIMES * side:
         note = "a larger --image-size keeps more of them, and takes longer"
         log.info("%s: pictures of some %d pixels are brought to %d: %s", root, found, side, note)
-    large = sum(file.pixels > SERVED_PIXELS for file in files)
-    if large:
-        note = f"more than {SERVED_PIXELS} pixels, unless RESNET_MAX_PIXELS is raised"
-        log.info("%s: the service would refuse %d of the pictures: %s", root, large, note)
     long = sum(file.pixels > LONG_TIMES * file.side**2 for file in files)
     if long:
         note = "only the square in their middle is seen, here and in the service: crop them, or pad them to squares"
         log.info("%s: %d training picture(s) are more than %d times as long as wide: %s", root, long, LONG_TIMES, note)
     _tell_of_nothing(root, dataset)
+
+
+def tell_of_refused_pictures(root: Path, files: Sequence[PictureFile]) -> None:
+    """Say how many pictures of a split the service would refuse by its default: scores count them all the same."""
+    large = sum(file.pixels > SERVED_PIXELS for file in files)
+    if large:
+        note = f"more than {SERVED_PIXELS} pixels, unless RESNET_MAX_PIXELS is raised"
+        log.info("%s: the service would refuse %d of the pictures: %s", root, large, note)
 
 
 def _tell_of_nothing(root: Path, dataset: Dataset) -> None:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 import torch
+from pydantic import ValidationError
 
 from app.cli import build_parser
 from app.client import Card, fetch_card
@@ -15,6 +16,7 @@ from model.architecture import Architecture
 from model.data import DataError, Dataset
 from model.image_folder.notices import tell_of_held_out_pictures
 from model.training.recipe import PRESETS
+from model.transforms import MAX_INPUT_SIDE
 from tests.pictures import write_folder
 from tests.unit.app.command_runs import run_command
 
@@ -232,6 +234,12 @@ def test_evaluation_of_what_is_no_folder_is_refused_in_one_line(tmp_path, capsys
     assert run_command("evaluate", "--data", f"folder:{tmp_path}/nowhere") == 1
     expected = f"resnet: error: no folder of pictures at {tmp_path}/nowhere: No such file or directory\n"
     assert capsys.readouterr().err == expected
+
+
+def test_of_a_service_those_sizes_are_believed_that_a_checkpoint_may_have():
+    assert Card(input_size=MAX_INPUT_SIDE, classes=("a",)).input_size == MAX_INPUT_SIDE
+    with pytest.raises(ValidationError):
+        Card(input_size=MAX_INPUT_SIDE + 1, classes=("a",))
 
 
 def test_the_card_is_asked_for_with_the_key(monkeypatch):

@@ -15,7 +15,15 @@ import pytest
 import torch
 from torchvision.datasets.utils import extract_archive
 
-from model.data import DataError, Dataset, hold_out, load_cifar10, load_cifar100, proportional_shares
+from model.data import (
+    DataError,
+    Dataset,
+    channel_statistics,
+    hold_out,
+    load_cifar10,
+    load_cifar100,
+    proportional_shares,
+)
 from model.transforms import CIFAR10_MEAN, CIFAR10_STD
 
 
@@ -104,6 +112,21 @@ def test_shares_are_within_one_of_exact_where_nothing_limits_them(count: int) ->
     assert sum(shares) == count
     for share, images in zip(shares, of_each, strict=True):
         assert abs(share - count * images / sum(of_each)) < 1
+
+
+def test_grey_levels_of_large_images_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, each is a number of eight bytes: 1024 images of this size would take half a gigabyte a channel."""
+    images = torch.randint(0, 256, (70, 3, 256, 256), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    count, counted = torch.Tensor.bincount, []
+    monkeypatch.setattr(
+        torch.Tensor, "bincount", lambda part, **given: counted.append(len(part)) or count(part, **given)
+    )
+    mean, std = channel_statistics(images)
+    assert max(counted) == 1024 * 64**2
+    assert sum(counted) == images.numel()
+    exact = (images / 255).double()
+    assert mean == pytest.approx(exact.mean(dim=(0, 2, 3)).tolist(), abs=1e-6)
+    assert std == pytest.approx(exact.std(dim=(0, 2, 3)).tolist(), abs=1e-6)
 
 
 class Compared(int):

@@ -5,6 +5,7 @@ import torch
 
 from model.data import DataError, Dataset
 from model.datasets import CIFAR, check_classes, load_dataset
+from model.transforms import MAX_INPUT_SIDE, MIN_SIDE
 from tests.pictures import KINDS, write_folder
 
 
@@ -12,6 +13,14 @@ def test_folder_is_loaded_by_its_path(tmp_path: Path) -> None:
     write_folder(tmp_path / "with:colon", 3)
     dataset = load_dataset(f"folder:{tmp_path}/with:colon", Path("unused"), split="train", image_size=16)
     assert (dataset.classes, dataset.images.shape[1:]) == (KINDS, (3, 16, 16))
+
+
+@pytest.mark.parametrize("size", [MIN_SIDE, MAX_INPUT_SIDE])
+def test_a_folder_is_brought_to_all_sizes_that_a_checkpoint_may_have(tmp_path: Path, size: int) -> None:
+    """Of networks trained elsewhere, too: what is served can be scored."""
+    write_folder(tmp_path, 2)
+    dataset = load_dataset(f"folder:{tmp_path}", Path("unused"), split="all", image_size=size)
+    assert dataset.images.shape == (6, 3, size, size)
 
 
 def test_bad_images_are_treated_as_asked(tmp_path: Path) -> None:

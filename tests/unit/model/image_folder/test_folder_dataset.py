@@ -347,9 +347,9 @@ def test_class_names_of_other_languages_are_fine(pictures: Path) -> None:
     assert load_folder(pictures, split="train").classes == ("grass", "stripes", "кошки и 猫")
 
 
-@pytest.mark.parametrize("size", [7, 513])
+@pytest.mark.parametrize("size", [7, 1025])
 def test_sizes_out_of_range_are_refused(pictures: Path, size: int) -> None:
-    with pytest.raises(DataError, match=f"image size {size}: expected 8 to 512"):
+    with pytest.raises(DataError, match=f"image size {size}: expected 8 to 1024"):
         load_folder(pictures, split="train", image_size=size)
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from app.settings import Settings
-from model.data import DataError, Dataset
+from model.data import DataError, Dataset, Split
 from model.image_folder.dataset import load_folder
 from model.image_folder.notices import tell_of_held_out_pictures
 from model.pictures.codec import open_picture, picture_pixels
@@ -163,6 +163,20 @@ def test_pictures_that_the_service_would_refuse_are_counted(tmp_path: Path, capl
     load_folder(tmp_path, split="train")
     note = f"more than {largest} pixels, unless RESNET_MAX_PIXELS is raised"
     assert f"the service would refuse 1 of the pictures: {note}" in caplog.text
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 1), ("test", 2), ("all", 3)])
+def test_of_the_split_that_is_read_those_are_counted_that_the_service_would_refuse(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, split: Split, count: int
+) -> None:
+    """Scores count them all the same, and the service's answers to one's own pictures are others."""
+    monkeypatch.setattr("model.image_folder.notices.SERVED_PIXELS", 200 * 200)
+    for name, first, larger in (("train", 0, 1), ("test", 4, 2)):
+        write_folder(tmp_path / name, 3, first=first)
+        for number in range(larger):
+            (tmp_path / name / "disc" / f"large{number}.png").write_bytes(encode(noise(201, 200, seed=first + number)))
+    load_folder(tmp_path, split=split)
+    assert sum(f"the service would refuse {count} of the pictures" in message for message in caplog.messages) == 1
 
 
 def test_a_bad_test_picture_is_named_before_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
