@@ -74,11 +74,16 @@ class OverloadRefusals:
         self._awake_until = time.monotonic() + AWAKE_S
 
     def _end_turn(self) -> None:
-        """Record the requests that this turn of the event loop turned away, and rest."""
+        """Record the requests that this turn of the event loop turned away, and rest after the next one."""
         error, count = self._refusal, self._turned_away
         self._refusal, self._turned_away = None, 0
         assert error is not None
         self._service.telemetry.record_refusal(error.code, count)
         self._service.telemetry.record_answer(PATH, error.status, 0.0, count)
-        if isinstance(error, QueueFull) and time.monotonic() >= self._awake_until:
-            time.sleep(min(MAX_REST_S, REST_SHARE * error.batch_s))
+        if isinstance(error, QueueFull):
+            # Not at once: a connection that was accepted in this turn is made in the next one, and says so.
+            asyncio.get_running_loop().call_soon(self._rest, min(MAX_REST_S, REST_SHARE * error.batch_s))
+
+    def _rest(self, seconds: float) -> None:
+        if time.monotonic() >= self._awake_until:
+            time.sleep(seconds)

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from app.batching.admission import Load
+from app.routes.overload import OverloadRefusals
 from tests.api.asking import HEAD, PICTURE, Client, answers_of
 from tests.api.conftest import no_room
 
@@ -80,3 +81,23 @@ async def test_it_does_not_rest_while_anything_else_may_need_it(monkeypatch):
         assert (await service.get("/livez")).status_code == 200
         assert (await client.ask(PICTURE))[0] == 429
         assert rests == [0.005]
+
+
+async def test_it_does_not_rest_between_accepting_a_connection_and_hearing_of_it(monkeypatch):
+    """uvloop tells of a connection a turn after it was accepted: what was refused before that comes first."""
+    async with no_room() as (service, _):
+        rests = []
+        monkeypatch.setattr("app.routes.overload.time.sleep", rests.append)
+        monkeypatch.setattr(Load, "batch_s", 1.0)
+        monkeypatch.setattr("app.routes.overload.AWAKE_S", 0.0)
+        client = await Client.connect(service)
+        monkeypatch.setattr("app.routes.overload.AWAKE_S", 1000.0)
+        end_turn = OverloadRefusals._end_turn
+
+        def end_turn_then_connect(refusals):
+            end_turn(refusals)
+            refusals.stay_awake()
+
+        monkeypatch.setattr(OverloadRefusals, "_end_turn", end_turn_then_connect)
+        assert (await client.ask(PICTURE))[0] == 429
+        assert rests == []
