@@ -31,26 +31,20 @@ Run = Callable[..., NDArray[np.float32]]
 class Computed:
     """What became of a batch: the slices that somebody still waited for, their probabilities, and the time they took.
 
-    `probabilities` is float64 (N, classes), rounded as answers have them, or None if there were no such slices. For the
-    requests in `spoilt` it has values that are not finite. The time beside the end of another batch is that one's.
+    `probabilities` is float64 (N, classes), rounded as answers have them, or None if there were no such slices; NaN for
+    images that the engine has no answer for. The time beside the end of another batch is that one's.
     """
 
     slices: list[Slice]
     probabilities: Probabilities | None
     seconds: float
-    spoilt: frozenset[Job] = frozenset()
 
     def deliver(self, model: ModelIdentity, ended: float) -> None:
-        """Give the requests their probabilities, on the event loop; `ended` is when, as a time.monotonic().
-
-        Those that are spoilt fail.
-        """
+        """Give the requests their probabilities, on the event loop; `ended` is when, as a time.monotonic()."""
         if self.probabilities is None:
             return
         at = 0
         timed: Job | None = None
-        for job in self.spoilt:
-            job.fail(ServiceError())
         for job, images in self.slices:
             job.started = job.started or max(ended - self.seconds, job.enqueued)
             spent_s = 0.0 if job is timed else self.seconds  # one batch, in however many slices it has this request
@@ -141,7 +135,7 @@ class Batch:
 def compute(run: Run, slices: list[Slice]) -> Computed:
     """Run the engine on what is still waited for.
 
-    Images may have no finite answer where the engine works, in float16 for one, and then spoil their own requests only.
+    Images may have no finite answer where the engine works, in float16 for one, and then spoil that of no other image.
     Whether it works, where no image of a batch has one, a black image says: no client may end the service by sending
     the same picture again and again, and an engine that has no finite answers any more must.
 
@@ -163,10 +157,9 @@ def compute(run: Run, slices: list[Slice]) -> Computed:
     finite = np.isfinite(probabilities).all(axis=1)
     if not finite.any():
         black_answer(run, images.shape[1:])
-    log.error("no finite answer for %d images in a batch of %d: their requests fail", (~finite).sum(), len(images))
-    owners = [job for job, own_images in wanted for _ in own_images]
-    spoilt = frozenset(owners[index] for index in np.flatnonzero(~finite))
-    return Computed(wanted, probabilities, seconds, spoilt)
+    log.error("no finite answer for %d images in a batch of %d: none is given", (~finite).sum(), len(images))
+    probabilities[~finite] = np.nan
+    return Computed(wanted, probabilities, seconds)
 
 
 def black_answer(run: Run, image_shape: tuple[int, ...]) -> Probabilities:
@@ -197,5 +190,4 @@ def joined(parts: list[Computed]) -> Computed:
     """Put the parts of a divided batch together."""
     known = [part.probabilities for part in parts if part.probabilities is not None]
     slices = [job_slice for part in parts for job_slice in part.slices]
-    spoilt = frozenset[Job]().union(*(part.spoilt for part in parts))
-    return Computed(slices, np.concatenate(known) if known else None, sum(part.seconds for part in parts), spoilt)
+    return Computed(slices, np.concatenate(known) if known else None, sum(part.seconds for part in parts))

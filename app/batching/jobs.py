@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ NO_IMAGES: Images = np.empty((0, 3, 0, 0), np.uint8)
 class Outcome:
     """A request's probabilities, float64 (N, classes), the model that computed all of them, and where time went.
 
+    An image that the engine has no answer for has NaN in place of them; not all of a request's have.
     `queue_s` is how long it waited, `inference_s` how long its batches were computed, without what was beside the end
     of another one.
     """
@@ -145,7 +147,7 @@ class Job:
         self.fail(ClientGone())
 
     def answer(self, probabilities: Probabilities, model: ModelIdentity, inference_s: float) -> None:
-        """Take the probabilities of the next images, in order; the last ones complete the outcome.
+        """Take the probabilities of the next images, in order; the last ones complete the outcome, NaN alone an error.
 
         The batcher changes the model only between jobs, so that `model` is the same for all of one job's images.
         """
@@ -154,6 +156,9 @@ class Job:
         self.inference_s += inference_s
         if self._finished == self.count:
             every = self._answers[0] if len(self._answers) == 1 else np.concatenate(self._answers)
+            if isnan(every[0, 0]) and np.isnan(every).all():
+                self.fail(ServiceError())
+                return
             queue_s = (self.started or self.enqueued) - self.enqueued
             self.succeed(Outcome(every, model, queue_s, self.inference_s))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import isnan
 from typing import cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from app.telemetry import Telemetry
 
 # Classes by index, each with its probability.
 Ranking = list[tuple[int, float]]
-# An answer's JSON, and of each image that could be read the likeliest class.
+# An answer's JSON, and of each image with an answer the likeliest class.
 Written = tuple[bytes, Ranking]
 
 # An answer from more probabilities than this, of all images together, is composed in a thread: on the event loop it
@@ -59,8 +60,9 @@ def write_in_thread(
 def write_answer(predictor: Predictor, decoded: Sequence[Decoded | None], outcome: Outcome, top_k: int) -> Written:
     """Return the JSON that says, for each image in the request's order, what it shows or what is wrong with it.
 
-    Besides, of each image that could be read, the likeliest class. `decoded` has an error for each that could not, and
-    anything for those that could, which `outcome` has, in their order; at most `top_k` classes of each are named.
+    Besides, of each image with an answer, the likeliest class. `decoded` has an error for each image that could not be
+    read, and anything for those that could, which `outcome` has, in their order; at most `top_k` classes of each are
+    named.
     Runs in any thread.
     Written as text: all but the numbers is the same in every answer, and an encoder takes twice the time.
     """
@@ -72,6 +74,9 @@ def write_answer(predictor: Predictor, decoded: Sequence[Decoded | None], outcom
             predictions.append(to_json({"error": result.problem()}))
         else:
             ranked = ranking(next(rows), top_k)
+            if isnan(ranked[0][1]):
+                predictions.append(to_json({"error": ServiceError().problem()}))
+                continue
             likeliest.append(ranked[0])
             classes = [f"{predictor.openings[index]}{probability!r}}}" for index, probability in ranked]
             predictions.append(f'{classes[0][:-1]},"probabilities":[{",".join(classes)}]}}'.encode())
@@ -99,9 +104,11 @@ def record_images(
     queue_s = times.waited_s + outcome.queue_s
     telemetry.queue_seconds.observe(queue_s)
     telemetry.record_prediction([index for index, _ in likeliest], [probability for _, probability in likeliest])
-    for result in decoded:
-        if isinstance(result, ServiceError):
-            telemetry.images.labels(result.code).inc()
+    if len(likeliest) < len(decoded):
+        errors = [result.code for result in decoded if isinstance(result, ServiceError)]
+        unknown = len(decoded) - len(errors) - len(likeliest)
+        for code in errors + [ServiceError.code] * unknown:
+            telemetry.images.labels(code).inc()
     return _server_timing(times.busy_s, queue_s, outcome.inference_s)
 
 

@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import gc
+import math
 import re
 
 import numpy as np
@@ -81,6 +82,33 @@ async def test_a_request_of_only_bad_images_says_so_of_each(client):
     answer = await client.post("/predict", files=[("file", b"junk"), ("file", b"")])
     assert answer.status_code == 200
     assert [one["error"]["status"] for one in answer.json()["predictions"]] == [422, 422]
+
+
+class Overflowing(FakeEngine):
+    """Has no finite answer for pictures of noise(seed=1)."""
+
+    def run(self, images):
+        answer = super().run(images)
+        unknown = np.asarray(noise(seed=1)).transpose(2, 0, 1)
+        answer[(images == unknown).all(axis=(1, 2, 3)), 3] = math.inf
+        return answer
+
+
+@pytest.mark.parametrize("filler", [0, 100_000])  # the fast path, and the framework's
+async def test_an_image_that_the_engine_has_no_answer_for_does_not_spoil_the_others(filler):
+    async with serving(Overflowing()) as client:
+        files = [("file", picture + bytes(filler)) for picture in PICTURES]
+        answer = await client.post("/predict", files=files)
+        assert answer.status_code == 200
+        first, unknown, last = answer.json()["predictions"]
+        assert_prediction(first, 0)
+        assert_prediction(last, 2)
+        assert (unknown["error"]["status"], unknown["error"]["type"][-14:]) == (500, "internal-error")
+        metrics = (await client.get("/metrics")).text
+        assert 'resnet_images_total{outcome="ok"} 2.0' in metrics
+        assert 'resnet_images_total{outcome="internal-error"} 1.0' in metrics
+        alone = await client.post("/predict", content=PICTURES[1] + bytes(filler), headers=PNG)
+        assert alone.status_code == 500
 
 
 def errors_held():
