@@ -13,9 +13,10 @@ import asyncio
 import json
 import statistics
 import time
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -26,6 +27,8 @@ from benchmarks.sender import ScheduledSender, is_whole, poisson_arrivals
 
 # Answers that have not come this long after the last request was sent are counted as errors.
 PATIENCE_S = 10.0
+RETRY_S = 0.1  # after a refusal
+MOVED = 0.1  # see Windows
 
 
 @dataclass
@@ -56,6 +59,27 @@ def multipart(pictures: Sequence[bytes], boundary: str) -> bytes:
     return b"".join(part.encode() + one + b"\r\n" for one in pictures) + f"--{boundary}--\r\n".encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """What a closed loop was answered in windows of time that follow each other.
+
+    `per_s` has each window's good answers a second, from its first one to the first one after it: answers come by the
+    batch, of which a window has few. Where one is more than MOVED of a window off, it is by the clock: a halt is not
+    hidden. `times` has the seconds that each of the windows' answers took. `refused`
+    (429, after which a client tries again) and `errors` (other answers, or none) are those of all windows together.
+    """
+
+    per_s: list[float]
+    times: list[float]
+    refused: int
+    errors: int
+
+    @property
+    def median_per_s(self) -> float:
+        """The median window's good answers a second."""
+        return statistics.median(self.per_s)
+
+
 class LoadError(RuntimeError):
     """The service did not answer 200."""
 
@@ -79,6 +103,7 @@ class Client(asyncio.Protocol):
         self._answer: asyncio.Future[bool] | None = None
         self._buffer = b""
         self.closed = False
+        self.status = 0  # of the last answer; 0 if it never came
 
     @classmethod
     async def connect(cls, port: int) -> Client:
@@ -96,20 +121,22 @@ class Client(asyncio.Protocol):
         header, found, body = self._buffer.partition(b"\r\n\r\n")
         if found and is_whole(header.lower(), body):
             self._buffer = b""
-            self._finish(header[9:12] == b"200")
+            self._finish(int(header[9:12]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail the request that waits for its answer."""
         self.closed = True
-        self._finish(good=False)
+        self._finish(0)
 
-    def _finish(self, good: bool) -> None:
+    def _finish(self, status: int) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_result(good)
+            self.status = status
+            self._answer.set_result(status == 200)
 
     async def exchange(self, request: bytes) -> bool:
         """Send a request and wait for its answer; return whether its status was 200."""
         self._answer = asyncio.get_running_loop().create_future()
+        self.status = 0
         if self.closed:
             return False
         self._transport.write(request)
@@ -141,6 +168,55 @@ async def closed_loop(port: int, requests: Sequence[bytes], clients: int, second
     await asyncio.gather(*(one_client() for _ in range(clients)))
     load.seconds = time.perf_counter() - begun
     return load
+
+
+async def closed_loop_windows(
+    port: int, requests: Sequence[bytes], clients: int, *, begin: float, window_s: float, count: int
+) -> Windows:
+    """Send `requests` in turn from `clients` clients from now until `count` windows of `window_s` seconds are over.
+
+    `begin` is the time.perf_counter() at which the first one begins. An answer counts in the window in which it ends,
+    whenever its request was sent. A client that is refused tries again RETRY_S later.
+    """
+    edges = [begin + number * window_s for number in range(count + 1)]
+    turn = cycle(requests)
+    ends: list[float] = []
+    times: list[float] = []
+    refused = errors = 0
+
+    async def one_client() -> None:
+        nonlocal refused, errors
+        client = await Client.connect(port)
+        while (started := time.perf_counter()) < edges[-1]:
+            if client.closed:
+                client = await Client.connect(port)
+            await client.exchange(next(turn))
+            ended = time.perf_counter()
+            is_in_a_window = edges[0] <= ended < edges[-1]
+            if client.status == 200:
+                ends.append(ended)
+                times.extend([ended - started] * is_in_a_window)
+            else:
+                refused += is_in_a_window and client.status == 429
+                errors += is_in_a_window and client.status != 429
+            if client.status == 429:
+                await asyncio.sleep(RETRY_S)
+        client.close()
+
+    await asyncio.gather(*(one_client() for _ in range(clients)))
+    return Windows(_rates(sorted(ends), edges, MOVED * window_s), times, refused, errors)
+
+
+def _rates(ends: list[float], edges: list[float], most_s: float) -> list[float]:
+    """Return the answers a second between `edges`; `ends` has when the answers ended.
+
+    Each edge is moved to the first answer from there on, unless that is more than `most_s` seconds away.
+    """
+    firsts = [bisect_left(ends, edge) for edge in edges]
+    next_ends = [ends[first] if first < len(ends) else float("inf") for first in firsts]
+    moved = [end if end - edge <= most_s else edge for end, edge in zip(next_ends, edges, strict=True)]
+    spans = zip(pairwise(firsts), pairwise(moved), strict=True)
+    return [round((after - first) / (until - since), 1) for (first, after), (since, until) in spans]
 
 
 def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> LoadResult:

@@ -16,20 +16,23 @@ def _machine(one: dict[str, Any], path: str) -> str:
 
 
 def overload() -> str:
-    """Return the table of the overload test: what was asked and what was reached."""
+    """Return the table of the overload test: what was asked and what was reached.
+
+    Older files lack some of it: the windows, the connections and the control's probes.
+    """
     one, path = newest("reliability/overload.json")
     before, statuses = one["before"], one["statuses"]
     own, own_path = newest("reliability/overload_ids.json")
     return f"""| | target | measured |
 |---|---|---|
-| sustainable rate (64 clients) | | {before["requests_per_s"]} requests/s |
-| offered, for {one["seconds"]:.0f} s | ten times that | {one["offered_per_s"]} requests/s ({one["sent_late"]} of {one["sent"]:,} sent more than 10 ms late) |
+| sustainable rate (64 clients) | | {before["requests_per_s"]} requests/s{_windows(one, "before")} |
+| offered, for {one["seconds"]:.0f} s | ten times that | {one["offered_per_s"]} requests/s ({one["sent_late"]} of {one["sent"]:,} sent more than 10 ms late{_connections(one)}) |
 | answers | 200 and 429 only | {", ".join(f"{count:,} x {status}" for status, count in sorted(statuses.items()))} |
 | without an answer | none | {one["unanswered"]} |
 | slowest accepted request | within its deadline, 10 s | {one["accepted_slowest_s"]:.2f} s (p50 {one["accepted_p50_s"]:.2f} s, p99 {one["accepted_p99_s"]:.2f} s) |
-| goodput | 90% of the sustainable rate | {one["goodput_per_s"]} requests/s, {one["goodput_share"]:.0%} |
-| probes ({one["probes"]}) | within 50 ms | p50 {one["probe_p50_ms"]} ms, p99 {one["probe_p99_ms"]} ms, slowest {one["probe_slowest_ms"]} ms |
-| the rate of 64 clients from 2 s after the end on | the sustainable one | {one["after_2_s_per_s"]} requests/s, {one["after_2_s_share"]:.0%} |
+| goodput | 90% of the sustainable rate | {one["goodput_per_s"]} requests/s, {one["goodput_share"]:.0%}{_per_core(one)} |
+| probes ({one["probes"]}) | within 50 ms | p50 {one["probe_p50_ms"]} ms, p99 {one["probe_p99_ms"]} ms, slowest {one["probe_slowest_ms"]} ms{_late(one)} |{_control(one)}
+| the rate of 64 clients from 2 s after the end on | the sustainable one | {one["after_2_s_per_s"]} requests/s, {one["after_2_s_share"]:.0%}{_windows(one, "after")} |
 | the last accepted request was answered | | {one["queue_empty_after_s"]:.2f} s after the end |
 
 ({_machine(one, path)}; `make chaos`)
@@ -37,6 +40,40 @@ def overload() -> str:
 All of these requests have the same header. Where each has an id of its own, as proxies give it: goodput {own["goodput_per_s"]} of {own["before"]["requests_per_s"]} requests/s, {own["goodput_share"]:.0%}, slowest probe {own["probe_slowest_ms"]} ms. ({_machine(own, own_path)})
 
 Offered on each machine, and of the answers refusals: {_offered()}."""
+
+
+def _windows(one: dict[str, Any], when: str) -> str:
+    """Say what the rate before or after is the median of, and the windows' rates in turn; "" of an older file."""
+    rates = one.get(when, {}).get("windows_per_s")
+    return f", median of {len(rates)} times {one['window_s']:g} s: {', '.join(map(str, rates))}" if rates else ""
+
+
+def _connections(one: dict[str, Any]) -> str:
+    """Say when the sender opened its connections; "" of an older file."""
+    if "connections_before" not in one:
+        return ""
+    return f"; {one['connections_before']:,} connections opened before, {one['connections_opened']:,} meanwhile"
+
+
+def _per_core(one: dict[str, Any]) -> str:
+    """Say the ratio of the answers a core that was left to the service; "" of an older file."""
+    share = one.get("goodput_share_per_core")
+    return "" if share is None else f"; {share:.0%} by core that sender and prober left to the service"
+
+
+def _late(one: dict[str, Any]) -> str:
+    """Say how many probes were sent late; "" of an older file, whose times are from when a probe was due."""
+    late = one.get("probe_sent_late")
+    return "" if late is None else f" ({late} sent more than 10 ms late, which is not counted)"
+
+
+def _control(one: dict[str, Any]) -> str:
+    """Return a row of the probes of a server that does nothing; "" of an older file."""
+    if "control_probes" not in one:
+        return ""
+    p50, p99, slowest = (one[f"control_probe_{what}_ms"] for what in ("p50", "p99", "slowest"))
+    asked = f"the same of a server that does nothing ({one['control_probes']})"
+    return f"\n| {asked} | | p50 {p50} ms, p99 {p99} ms, slowest {slowest} ms |"
 
 
 def _offered() -> str:

@@ -21,8 +21,9 @@ from app.http.connection_limits import raise_file_limit
 MAX_CONNECTIONS = 3000
 PATIENCE_S = 60.0  # for the last answers
 
-# How often answers are looked at; requests that fall due meanwhile are sent together. To wake for each would take twice
-# the processor time, in an overload three times. Latencies come out longer by this at most.
+# How often answers are looked at where more requests are due than one in that time; those that fall due meanwhile are
+# sent together. To wake for each would take twice the processor time, in an overload three times. Latencies come out
+# longer by this twice at most: once before the request is sent, once before its answer is seen.
 PACE_S = 0.001
 LATE_S = 0.01  # what counts as sent late
 AT_ONCE = 32  # requests sent before answers are looked at again: a late one must not make all others late
@@ -73,6 +74,12 @@ def is_whole(header: bytes, body: bytes) -> bool:
     return body.endswith(b"0\r\n\r\n")
 
 
+def is_answer(data: bytes) -> bool:
+    """Return whether `data` is a whole answer."""
+    header, found, body = data.partition(b"\r\n\r\n")
+    return bool(found) and is_whole(header.lower() + b"\r\n", body)
+
+
 class _Connection:
     """A connection that waits for the answer to request `number`, or for none, which is -1."""
 
@@ -88,7 +95,9 @@ class _Connection:
 class ScheduledSender:
     """Sends `requests` in turn at `arrivals`, seconds from the start, to a port of this machine.
 
-    A request takes an idle connection, else a new one, else, with `most` connections open, the next that becomes idle.
+    A request takes the connection that has been idle for the shortest time, else a new one, else, with `most`
+    connections open, the next that becomes idle. Up to a request in PACE_S on average, each is sent when it is due and
+    each answer is seen when it comes; beyond, both are looked after every PACE_S.
     """
 
     def __init__(
@@ -111,8 +120,39 @@ class ScheduledSender:
         self._settled = 0  # requests that have their answer, or will have none
         self._open: dict[int, _Connection] = {}
         self._idle: list[_Connection] = []
+        self._opened = 0
+        self._all_sent = False
+        self._prompt = bool(self._due) and len(self._due) * PACE_S <= self._due[-1]
         self._epoll = select.epoll()
         self._start = 0.0
+
+    @property
+    def opened(self) -> int:
+        """Connections opened while sending: those that `open_idle` opened do not count."""
+        return self._opened
+
+    def open_idle(self, count: int, seconds: float, request: bytes) -> int:
+        """Open `count` connections evenly over `seconds`, at most as many as may be open; return how many.
+
+        Each has the answer to a request of its own before the next one is opened, so that it is a kept-alive connection
+        rather than one whose first header is awaited. Raises OSError if one is not to be had.
+        """
+        begun, count = time.perf_counter(), min(count, self._most)
+        for number in range(count):
+            time.sleep(max(0.0, begun + number * seconds / count - time.perf_counter()))
+            connection = _Connection(self._port)
+            connection.socket.settimeout(PATIENCE_S)
+            connection.socket.sendall(request)
+            while not is_answer(connection.buffer):
+                data = connection.socket.recv(1 << 16)
+                if not data:
+                    raise ConnectionError(f"connection {number} was closed without an answer")
+                connection.buffer += data
+            connection.buffer = b""
+            connection.socket.settimeout(None)
+            self._add(connection)
+            self._idle.append(connection)
+        return count
 
     def send(self) -> float:
         """Send every request when it is due, and return the seconds it took to send the last one."""
@@ -122,18 +162,34 @@ class ScheduledSender:
             until = min(count, turn + AT_ONCE)
             while turn < until and due[turn] <= self._now() and self._send(turn):
                 turn += 1
-            more = turn == until or (due[turn] <= self._now() and self._may_send())
-            self._receive(0.0 if more else PACE_S)
+            if turn < until:
+                left_s = due[turn] - self._now()
+                if left_s > 0 or not self._may_send():
+                    self._rest(left_s if left_s > 0 else PACE_S)
+            self._receive()
         return self._now()
 
     def finish(self, patience_s: float = PATIENCE_S) -> Outcomes:
-        """Wait for answers that have not come, close the connections, and return the outcomes of all requests."""
+        """Wait as `wait` does, and return the outcomes of all requests."""
+        self.wait(patience_s)
+        return self.outcomes()
+
+    def wait(self, patience_s: float = PATIENCE_S) -> None:
+        """Wait for answers that have not come; close each connection as soon as it has none to wait for."""
         until = self._now() + patience_s
-        while self._settled < len(self._due) and self._now() < until:
-            self._receive(PACE_S)
-        for connection in list(self._open.values()):
+        self._all_sent = True
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            self._close(connection)
+        while self._settled < len(self._due) and (left_s := until - self._now()) > 0:
+            select.select([self._epoll], [], [], left_s)
+            self._receive()
+        for connection in self._open.values():
             connection.socket.close()
         self._epoll.close()
+
+    def outcomes(self) -> Outcomes:
+        """Return the outcomes of all requests, after `wait`."""
         return Outcomes(
             self._arrivals,
             np.array(self._sent),
@@ -160,8 +216,8 @@ class ScheduledSender:
                 self._sent[number] = self._now()
                 self._settled += 1
                 return True
-            self._open[connection.socket.fileno()] = connection
-            self._epoll.register(connection.socket, select.EPOLLIN)
+            self._opened += 1
+            self._add(connection)
         else:
             return False
         connection.number = number
@@ -172,10 +228,19 @@ class ScheduledSender:
             self._close(connection)
         return True
 
-    def _receive(self, rest_s: float) -> None:
-        """Sleep for `rest_s` seconds, then take the answers that have come."""
-        if rest_s:
-            time.sleep(rest_s)
+    def _add(self, connection: _Connection) -> None:
+        self._open[connection.socket.fileno()] = connection
+        self._epoll.register(connection.socket, select.EPOLLIN)
+
+    def _rest(self, at_most_s: float) -> None:
+        """Wait for an answer for some seconds at most, or, where many come, for PACE_S whether or not one does."""
+        if self._prompt:
+            select.select([self._epoll], [], [], at_most_s)  # epoll's own time limit is in whole milliseconds
+        else:
+            time.sleep(PACE_S)
+
+    def _receive(self) -> None:
+        """Take the answers that have come."""
         for descriptor, _ in self._epoll.poll(0):
             connection = self._open[descriptor]
             try:
@@ -200,7 +265,7 @@ class ScheduledSender:
         if status == 429 and b"\r\nretry-after: " not in header:
             self._without_retry_after += 1
         connection.number, connection.buffer = -1, b""
-        if b"\r\nconnection: close\r\n" in header:
+        if self._all_sent or b"\r\nconnection: close\r\n" in header:
             self._close(connection)
         else:
             self._idle.append(connection)

@@ -3,75 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from app.commands.bench_report import engine_speedup
+from benchmarks.judging import CUDA, Target
 from benchmarks.peers.contenders import is_ours
-from benchmarks.records import read
 
 ENGINE, SERVICE, INT8, OPEN_LOOP = "engine_cpu.json", "service_cpu.json", "service_cpu_int8.json", "open_loop.json"
-CUDA, LARGE, MEMORY = "engine_cuda.json", "large_requests.json", "memory.json"
+LARGE, MEMORY = "large_requests.json", "memory.json"
 CUDA_BFLOAT16 = "CUDA graphs bfloat16"  # the contender of `resnet bench engine`
-JUDGED_GPUS = ("H100", "H200")  # the targets are for the first; the second has the same processor, and faster memory
 NULL, EAGER = "peers_null.json", "peers_eager.json"
 OVERLOAD, SLOW, FUZZ = "reliability/overload.json", "reliability/slow_clients.json", "reliability/fuzz.json"
 FUZZED = ("pictures", "bodies", "schemathesis", "schemathesis_with_key")
 ON_A_GPU = "The engine on a GPU"
 BOMBS, SOAK = "reliability/bombs.json", "reliability/soak.json"
-
-
-class Verdict(Enum):
-    """Whether a target is met."""
-
-    MET = "met"
-    MISSED = "**missed**"
-    NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A target: `figure` finds the figure in the file `evidence`; `form` is the format of figure and limit."""
-
-    what: str
-    evidence: str
-    figure: Callable[[dict[str, Any]], float | None]
-    at_least: float | None = None
-    at_most: float | None = None
-    form: str = ".2f"
-
-    def reached(self, folder: Path) -> float | None:
-        """Return the figure of the files in `folder`, or None if it is not there or is of a GPU without a target.
-
-        Not everything is measured everywhere: a record of another device has other contenders.
-        """
-        try:
-            one = read(self.evidence, folder)
-            return None if self.evidence == CUDA and judged_gpu(one) is None else self.figure(one)
-        except (FileNotFoundError, KeyError):
-            return None
-
-    def judge(self, figure: float | None) -> Verdict:
-        """Compare a figure with the limit; NaN has missed it."""
-        if figure is None:
-            return Verdict.NOT_MEASURED
-        enough = self.at_least is None or figure >= self.at_least
-        little = self.at_most is None or figure <= self.at_most
-        return Verdict.MET if enough and little else Verdict.MISSED
-
-    def asked(self) -> str:
-        """Return the limit as text."""
-        if self.at_least is not None:
-            return f"at least {self.at_least:{self.form}}"
-        return f"at most {self.at_most:{self.form}}"
-
-
-def judged_gpu(one: dict[str, Any]) -> str | None:
-    """Return the name of a record's GPU if it is one that the targets are for."""
-    gpu = str(one["machine"]["gpu"])
-    return gpu if any(name in gpu for name in JUDGED_GPUS) else None
 
 
 def _rate(one: dict[str, Any], name: str, size: str) -> float:

@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-import sys
 
 import httpx
 import pytest
 from PIL import Image
 
 from benchmarks.load import closed_loop, post, summarise
-from tests.conftest import ROOT, encode, noise
+from tests.conftest import encode, noise
+from tests.overload import start_sender
 
 pytestmark = pytest.mark.e2e
 
@@ -33,11 +33,9 @@ async def scenario(service, picture, seconds, tiny):
     """Return the sustainable rate, what became of ten times it, and the answers to tiny pictures meanwhile."""
     request = post("/predict", picture.read_bytes(), {"content-type": "image/jpeg"})
     before = summarise(await closed_loop(service.port, [request], CLIENTS, 2.0))["requests_per_s"]
-    command = ["-m", "tests.overload", str(service.port), str(TIMES * before), str(seconds), str(picture)]
-    sender = await asyncio.create_subprocess_exec(
-        sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, limit=1 << 30
-    )
+    sender = await start_sender(service.port, TIMES * before, seconds, picture)
     try:
+        sender.stdin.close()  # it is to go ahead, and to report as soon as it can
         answers = []
         sent = asyncio.create_task(sender.stdout.readline())
         async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:

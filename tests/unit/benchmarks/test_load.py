@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import load as load_module
-from benchmarks.load import LoadResult, closed_loop, open_loop, post, summarise
+from benchmarks.load import LoadResult, closed_loop, closed_loop_windows, open_loop, post, summarise
 from benchmarks.sender import Outcomes
 
 REQUESTS = [post("/predict", body, {"content-type": "image/png"}) for body in (b"picture", b"another")]
@@ -91,6 +91,51 @@ def test_a_closed_connection_is_an_error_and_is_opened_again():
 
     load = asyncio.run(run())
     assert (len(load.times), load.errors) == (6, 6)
+
+
+def windows_of(answers, monkeypatch):
+    """One client's windows from 10 to 20 and 20 to 30; each answer is (when it comes, what it is)."""
+    clock = SimpleNamespace(now=0.0)
+    left = list(answers)
+    monkeypatch.setattr(load_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(load_module, "RETRY_S", 0.0)
+
+    async def handle(reader, writer):
+        while left:
+            await reader.readexactly(len(REQUESTS[0]))
+            clock.now, answer = left.pop(0)
+            writer.write(answer)
+        writer.close()
+
+    async def run():
+        async with await asyncio.start_server(handle, "127.0.0.1", 0) as listener:
+            port = listener.sockets[0].getsockname()[1]
+            return await closed_loop_windows(port, REQUESTS, 1, begin=10.0, window_s=10.0, count=2)
+
+    return asyncio.run(run())
+
+
+REFUSED = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nfull"
+BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
+
+
+def test_an_answer_counts_in_the_window_in_which_it_ends_and_a_refused_client_tries_again(monkeypatch):
+    """The first good answer in a window was asked for before it, the last one comes after the windows."""
+    answers = [(5.0, GOOD), (9.0, REFUSED), (12.0, GOOD), (13.0, REFUSED), (16.0, GOOD), (22.0, GOOD), (23.0, BROKEN)]
+    windows = windows_of([*answers, (32.0, GOOD)], monkeypatch)
+    assert windows.per_s == [2 / 10, 1 / 10]
+    assert windows.times == [12.0 - 9.0, 16.0 - 13.0, 22.0 - 16.0]
+    assert (windows.refused, windows.errors) == (1, 1)
+
+
+def test_windows_are_from_batch_to_batch_but_a_halt_at_the_end_of_one_is_a_part_of_it(monkeypatch):
+    """The first one is from 10.5 to 20.9, the second one from there to 30."""
+    batches = [(at, GOOD) for at in (7.0, 10.5, 14.0, 17.5, 20.9, 24.0, 36.0) for _ in range(10)]
+    assert windows_of(batches, monkeypatch).per_s == [round(30 / 10.4, 1), round(20 / 9.1, 1)]
+
+
+def test_a_halt_at_the_beginning_of_a_window_is_a_part_of_it(monkeypatch):
+    assert windows_of([(18.0, GOOD), (35.0, BROKEN)], monkeypatch).per_s == [1 / 10, 0.0]
 
 
 def test_an_open_loop_does_not_wait_for_answers():

@@ -3,6 +3,8 @@ import asyncio
 import numpy as np
 import pytest
 
+from app.settings import Settings
+from benchmarks import open_loop
 from benchmarks.load import post
 from benchmarks.memory import mixture, send
 from benchmarks.open_loop import evaluate, median_of, worst_of
@@ -65,6 +67,28 @@ def test_what_failed_in_one_round_of_many_is_told():
     quiet, bad = {"failed": 0, "sent_late": 3, "p99_ms": 1.0}, {"failed": 2, "sent_late": 0, "p99_ms": 2.0}
     assert worst_of([quiet, bad, quiet]) == {"failed": 2, "sent_late": 3}
     assert median_of([quiet, bad, quiet]) == {"p99_ms": 1.0}
+
+
+def test_each_load_is_a_share_of_the_rate_right_before_it_and_has_the_one_right_after(monkeypatch):
+    order, rates = [], iter([100.0, 200.0, 300.0, 400.0, 500.0])
+
+    def closed_loop(_wrk, _url, clients, _seconds):
+        rate = 7.0 if clients == 1 else next(rates)
+        order.append((clients, rate))
+        return {"requests_per_s": rate, "p50_ms": 1.0}
+
+    def send_at_random(_port, _requests, rate, _seed, **_window):
+        order.append(("random", rate))
+        return {"p50_ms": 2.0}
+
+    monkeypatch.setattr(open_loop.closed_loop, "run", closed_loop)
+    monkeypatch.setattr(open_loop, "send_at_random", send_at_random)
+    found = open_loop.one_round(None, 0, [REQUEST], Settings(device="cpu"), 0)
+    loads = [(64, 100.0), ("random", 50.0), (64, 200.0), ("random", 160.0), (64, 300.0), ("random", 285.0)]
+    assert order == [(1, 7.0), ("random", open_loop.LONE_PER_S), *loads, (64, 400.0), ("random", 600.0), (64, 500.0)]
+    assert found["lone by sender"]["p50_ms"] == 2.0
+    assert (found["80%"]["saturated_before_per_s"], found["80%"]["saturated_after_per_s"]) == (200.0, 300.0)
+    assert open_loop._saturated_per_s(found["150%"]) == 450.0
 
 
 @pytest.mark.anyio

@@ -1,6 +1,7 @@
 """The open-loop sender sends in time whatever comes back, and counts what it must."""
 
 import asyncio
+import json
 import threading
 import time
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks.load import post
 from benchmarks.sender import ScheduledSender, even_arrivals, poisson_arrivals
+from tests import overload
 
 pytestmark = pytest.mark.anyio
 
@@ -117,7 +119,8 @@ async def test_a_server_that_closes_idle_connections_costs_no_request(monkeypatc
         if closed.is_set():
             looks.append(seconds)
 
-    # The second request is due once the sender has had two looks at what has come: the answer and the end.
+    # The second request is due once the sender has had two looks at what has come: the answer and the end. It looks by
+    # the clock, because that many requests are due at once.
     clock = SimpleNamespace(perf_counter=lambda: float(len(looks) > 2), sleep=sleep)
     monkeypatch.setattr("benchmarks.sender.time", clock)
 
@@ -129,10 +132,84 @@ async def test_a_server_that_closes_idle_connections_costs_no_request(monkeypatc
         closed.set()
 
     async with await asyncio.start_server(one_answer, "127.0.0.1", 0) as listening:
-        sender = ScheduledSender(listening.sockets[0].getsockname()[1], REQUESTS, np.array([0.0, 0.2]), most=1)
+        sender = ScheduledSender(listening.sockets[0].getsockname()[1], REQUESTS, np.array([0.0, 0.001]), most=1)
         await asyncio.to_thread(sender.send)
         assert closed.is_set()
         assert (await asyncio.to_thread(sender.finish)).status.tolist() == [200, 200]
+
+
+async def test_where_few_requests_are_due_nothing_waits_for_the_pace(monkeypatch):
+    def sleep(_seconds):
+        raise AssertionError("the sender slept beside what was due or had come")
+
+    monkeypatch.setattr("benchmarks.sender.time", SimpleNamespace(perf_counter=time.perf_counter, sleep=sleep))
+    outcomes = await outcomes_of(Server([GOOD] * 3), [0.0, 0.01, 0.02])
+    assert outcomes.status.tolist() == [200] * 3
+    with pytest.raises(AssertionError, match="slept"):
+        await outcomes_of(Server([GOOD] * 50), even_arrivals(2000.0, 0.025))
+
+
+async def test_connections_opened_before_are_those_that_requests_take():
+    server = Server([GOOD] * 5)
+    async with await asyncio.start_server(server.handle, "127.0.0.1", 0) as listening:
+        sender = ScheduledSender(listening.sockets[0].getsockname()[1], REQUESTS, np.zeros(2), most=3)
+        assert await asyncio.to_thread(sender.open_idle, 4, 0.0, REQUESTS[0]) == 3, "as many as may be open"
+        assert server.connections == len(server.requests) == 3
+        await asyncio.to_thread(sender.send)
+        assert (await asyncio.to_thread(sender.finish)).status.tolist() == [200] * 2
+    assert (server.connections, sender.opened) == (3, 0)
+
+
+async def test_a_connection_that_is_closed_before_it_was_answered_is_told_at_once():
+    server = Server([None])
+    async with await asyncio.start_server(server.handle, "127.0.0.1", 0) as listening:
+        sender = ScheduledSender(listening.sockets[0].getsockname()[1], REQUESTS, np.zeros(2))
+        with pytest.raises(ConnectionError):
+            await asyncio.to_thread(sender.open_idle, 1, 0.0, REQUESTS[0])
+
+
+@pytest.mark.parametrize(("opened_before", "due"), [(2, 1), (0, 2)])
+async def test_connections_are_closed_while_the_last_answer_is_awaited_on_another_one(opened_before, due):
+    """Else the service would close them, in the time that is measured next: one that no request took, one answered."""
+    closed = asyncio.Event()
+    requests = 0
+
+    async def handle(reader, writer):
+        nonlocal requests
+        while await reader.read(len(REQUESTS[0])):
+            requests += 1
+            if requests == opened_before + due:
+                await closed.wait()
+            writer.write(GOOD)
+        closed.set()
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as listening:
+        sender = ScheduledSender(listening.sockets[0].getsockname()[1], REQUESTS, np.zeros(due))
+        await asyncio.to_thread(sender.open_idle, opened_before, 0.0, REQUESTS[0])
+        await asyncio.to_thread(sender.send)
+        assert (await asyncio.to_thread(sender.finish, 10.0)).status.tolist() == [200] * due
+
+
+async def test_the_overloads_sender_sends_and_reports_when_it_is_told(monkeypatch, capsys, tmp_path):
+    told = []
+    picture = tmp_path / "picture"
+    picture.write_bytes(b"picture")
+    server = Server([GOOD, REFUSED])
+
+    def readline():
+        told.append((capsys.readouterr().out, len(server.requests)))
+        return "\n"
+
+    async with await asyncio.start_server(server.handle, "127.0.0.1", 0) as listening:
+        port = str(listening.sockets[0].getsockname()[1])
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(readline=readline))
+        monkeypatch.setattr("sys.argv", ["overload", port, "1000", "0.002", str(picture)])
+        await asyncio.to_thread(overload.main)
+    assert told == [("ready\n", 0), ("sent\n", 2)]
+    report = json.loads(capsys.readouterr().out)
+    assert report["statuses"] == {"200": 1, "429": 1}
+    assert (report["connections_before"], report["connections_opened"]) == (0, server.connections)
 
 
 def test_random_arrivals_are_a_poisson_process_of_the_rate_and_the_same_for_a_seed():

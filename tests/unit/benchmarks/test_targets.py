@@ -3,7 +3,7 @@ import json
 import pytest
 
 from benchmarks import target_list, targets
-from benchmarks.target_list import Target, Verdict
+from benchmarks.judging import MIN_ROUNDS, Target, Verdict, rounds_of
 
 
 @pytest.fixture
@@ -98,10 +98,30 @@ def test_the_fastest_other_way_is_any_in_floats_also_what_the_engine_itself_uses
     assert target_list._of_the_fastest("8")(record) == (3 / 2 + 1.8 / 1) / 2
 
 
+@pytest.mark.parametrize("rounds", [[{}] * 4, {"1": [{}] * 9, "64": [{}] * 4}])
+def test_a_target_met_in_too_few_rounds_is_not_met_and_one_missed_in_them_is_missed(evidence, monkeypatch, rounds):
+    evidence("rate.json", rate=0.95, rounds=[{}] * MIN_ROUNDS)
+    evidence("rate.json", "second", rate=0.95, rounds=rounds)
+    monkeypatch.setattr(targets, "TARGETS", {"All": [LEAST]})
+    assert targets.row(LEAST)[0] == Verdict.TOO_FEW
+    assert targets.main() == 2
+    page = targets.PAGE.read_text()
+    assert "| 0.95, met | 0.95, too few rounds | `rate.json` |" in page
+    assert "| `rate.json` | 2000-01-05, 5 rounds | 2000-01-06, 4 rounds |" in page
+    evidence("rate.json", "second", rate=0.85, rounds=rounds)
+    assert targets.row(LEAST)[0] == Verdict.MISSED
+
+
+def test_the_rounds_of_a_record_are_those_of_its_smallest_part():
+    assert rounds_of({"rounds_s": {"engine": {"1": [[1.0]] * 9, "8": [[1.0]] * 3}, "A": {"1": [[1.0]] * 4}}}) == 3
+    assert rounds_of({"shares_of_engine_rate": {"json": [0.9] * 9, "npy": [0.9] * 8}}) == 8
+    assert rounds_of({"rate": 1.0}) is None
+
+
 def judged(what, tmp_path):
     """Return what a target of the page makes of the files in a folder."""
     target = next(one for several in targets.TARGETS.values() for one in several if one.what == what)
-    return target.judge(target.reached(tmp_path / "first"))
+    return target.judge(tmp_path / "first")
 
 
 def test_one_request_lost_in_one_round_is_missed_and_so_is_a_deadline_not_kept(evidence, tmp_path):
@@ -112,10 +132,10 @@ def test_one_request_lost_in_one_round_is_missed_and_so_is_a_deadline_not_kept(e
     share = "share of the requests not refused that were answered within their deadline"
     deadline = f"at 150%: {share}, in the worst round"
     assert judged(deadline, tmp_path) == Verdict.MISSED
-    evidence("open_loop.json", rounds=kept[:2])
+    evidence("open_loop.json", rounds=kept[:1] * 5)
     assert judged("at 150%: failed or lost, in the worst round", tmp_path) == Verdict.MET
     assert judged(deadline, tmp_path) == Verdict.MET
-    evidence("open_loop.json", rounds=[{"150%": {"failed": 0, "accepted_within_deadline_share": 1.0}}])
+    evidence("open_loop.json", rounds=[{"150%": {"failed": 0, "accepted_within_deadline_share": 1.0}}] * 5)
     assert judged(deadline, tmp_path) == Verdict.NOT_MEASURED, "that share was 1 whatever was lost"
 
 
