@@ -13,6 +13,7 @@ import uvicorn
 
 from app.http.accept_loop import AcceptLoop
 from app.http.connection_setup import ConnectionSetup
+from app.http.fast_connections import FastConnection
 from app.http.ports import drop_new_connections
 from app.service import Service
 
@@ -103,6 +104,19 @@ class Server(uvicorn.Server):
         await asyncio.sleep(LINGER_S)
         await self._hear_newcomers()
         await super().shutdown(None)
+
+    async def _wait_tasks_to_complete(self) -> None:
+        """Wait as uvicorn does, which limits it; then refuse requests whose small bodies are awaited.
+
+        They have no tasks, which uvicorn cancels when the time is over; what is written here is sent while the lifespan
+        ends.
+        """
+        try:
+            await super()._wait_tasks_to_complete()
+        finally:
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, FastConnection):
+                    connection.give_up_body()
 
     async def _hear_newcomers(self) -> None:
         """Wait until every connection has begun a request, NEWCOMERS_S at most: some are only kept ready."""

@@ -17,7 +17,7 @@ from typing import Unpack, cast
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.errors import ClientGone, ServiceError
+from app.errors import ClientGone, NotReady, ServiceError
 from app.http.cached_headers import CachedHeader, RequestHead
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
@@ -87,6 +87,12 @@ class FastConnection(Connection):
         """Close once what the client has sent is answered."""
         self._give_up_held()
         super().shutdown()
+
+    def give_up_body(self) -> None:
+        """Refuse the request whose body is awaited, if there is one: a drain's time is over."""
+        self._give_up_held()
+        if self._awaits_body:
+            self._body_late(NotReady())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the request whose body was awaited."""
