@@ -65,8 +65,8 @@ class EngineProcessService(EngineService):
         return await asyncio.gather(*(process.ended(timeout_s, after_failure_s) for process in self.http_processes))
 
     def _on_lost(self, process: HttpProcessHandle) -> None:
+        self.shared.forget(process.index)  # in a drain, too: others go on serving
         if not self.closing:
-            self.shared.keys.forget(process.index)
             self.lifecycle.fail(f"{process.name} has ended by itself", "an HTTP process has ended")
 
     # -- what the others are sent
