@@ -95,10 +95,15 @@ class FastConnection(Connection):
             self._body_late(NotReady())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the request whose body was awaited."""
-        self._take_held()
+        """End the request whose body was awaited, by the parser or behind a cached header."""
+        held = self._take_held()
+        found = self._cached.match(held) if held and self._cached is not None else None
+        if found is not None:
+            self._active = UnparsedRequest(self.on_response_complete)
         super().connection_lost(exc)
-        if self._awaits_body:
+        if found is not None:
+            self._fast_path.refuse(self, found[0], ClientGone(), self._held_since)
+        elif self._awaits_body:
             self._end_of_wait()
             self._fast_path.refuse(self, self._head(), ClientGone(), self._began)
 
