@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from enum import StrEnum
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Lifecycle:
         self.was_ready = False
         self.on_failure: Callable[[], None] = lambda: None
         self.started = time.monotonic()
+        self._limits: dict[asyncio.Timeout, float] = {}  # and what a failure leaves of each, seconds
 
     @property
     def uptime_s(self) -> float:
@@ -65,6 +67,7 @@ class Lifecycle:
         """Take over the state of another process, which began at `started`, a time.monotonic(); FAILED stays."""
         if self.state is not State.FAILED:
             self.state, self.reason, self.started = state, reason, started
+            self._shorten_after_failure()
 
     def stop(self) -> None:
         """Note that everything accepted has been answered, unless the service has failed."""
@@ -86,4 +89,27 @@ class Lifecycle:
         if self.state is not State.FAILED:
             log.error("%s", " ".join(reason.split()))
             self.state, self.reason = State.FAILED, public_reason
+            self._shorten_after_failure()
             self.on_failure()
+
+    @asynccontextmanager
+    async def time_limit(self, limit_s: float | None, *, after_failure_s: float) -> AsyncIterator[None]:
+        """Limit what is awaited in the block to `limit_s`, and to `after_failure_s` from a failure on if that is less.
+
+        Raises TimeoutError out of the block.
+        """
+        async with asyncio.timeout(limit_s) as limit:
+            self._limits[limit] = after_failure_s
+            self._shorten_after_failure()  # it may have failed before
+            try:
+                yield
+            finally:
+                del self._limits[limit]
+
+    def _shorten_after_failure(self) -> None:
+        """Shorten what is limited now, if the service has failed."""
+        if self.state is State.FAILED:
+            for limit, left_s in self._limits.items():
+                until, before = asyncio.get_running_loop().time() + left_s, limit.when()
+                if not limit.expired() and (before is None or until < before):
+                    limit.reschedule(until)

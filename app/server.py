@@ -13,6 +13,7 @@ import uvicorn
 
 from app.http.accept_loop import AcceptLoop
 from app.http.connection_setup import ConnectionSetup
+from app.http.fast_connections import FastConnection
 from app.http.ports import drop_new_connections
 from app.service import Service
 
@@ -27,7 +28,7 @@ LOOK_AGAIN_S = 0.02
 LISTENERS = 16
 
 # After a failure what waits has its answer: this long for answers that are being sent, and for clients that are slow.
-AFTER_FAILURE_S = 2
+AFTER_FAILURE_S = 2.0
 
 
 class Server(uvicorn.Server):
@@ -38,7 +39,7 @@ class Server(uvicorn.Server):
         self.service = service
         self._connection_setup: ConnectionSetup  # once `config` has been loaded
         self._tls_listeners: dict[socket.socket, AcceptLoop] = {}
-        service.lifecycle.on_failure = self.exit_after_failure
+        service.lifecycle.on_failure = self.exit_soon
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -90,11 +91,6 @@ class Server(uvicorn.Server):
         """Close the port soon, finish what was accepted, and end."""
         self.should_exit = True
 
-    def exit_after_failure(self) -> None:
-        """End without an engine: wait AFTER_FAILURE_S for what was accepted, however long a drain may take."""
-        self.config.timeout_graceful_shutdown = AFTER_FAILURE_S
-        self.exit_soon()
-
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Close the port, give buffered requests a moment to begin, then let uvicorn finish the rest."""
         for connection in self._close_port():
@@ -103,6 +99,21 @@ class Server(uvicorn.Server):
         await asyncio.sleep(LINGER_S)
         await self._hear_newcomers()
         await super().shutdown(None)
+
+    async def _wait_tasks_to_complete(self) -> None:
+        """Wait as uvicorn does, which limits it, but not for long after a failure, even one that comes meanwhile.
+
+        Then refuse requests whose small bodies are awaited.
+        They have no tasks, which uvicorn cancels when the time is over; what is written here is sent while the lifespan
+        ends.
+        """
+        try:
+            async with self.service.lifecycle.time_limit(None, after_failure_s=AFTER_FAILURE_S):
+                await super()._wait_tasks_to_complete()
+        finally:
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, FastConnection):
+                    connection.give_up_body()
 
     async def _hear_newcomers(self) -> None:
         """Wait until every connection has begun a request, NEWCOMERS_S at most: some are only kept ready."""

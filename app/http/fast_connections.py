@@ -17,7 +17,7 @@ from typing import Unpack, cast
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.errors import ClientGone, ServiceError
+from app.errors import ClientGone, NotReady, ServiceError
 from app.http.cached_headers import CachedHeader, RequestHead
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
@@ -88,11 +88,22 @@ class FastConnection(Connection):
         self._give_up_held()
         super().shutdown()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End the request whose body was awaited."""
-        self._take_held()
-        super().connection_lost(exc)
+    def give_up_body(self) -> None:
+        """Refuse the request whose body is awaited, if there is one: a drain's time is over."""
+        self._give_up_held()
         if self._awaits_body:
+            self._body_late(NotReady())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the request whose body was awaited, by the parser or behind a cached header."""
+        held = self._take_held()
+        found = self._cached.match(held) if held and self._cached is not None else None
+        if found is not None:
+            self._active = UnparsedRequest(self.on_response_complete)
+        super().connection_lost(exc)
+        if found is not None:
+            self._fast_path.refuse(self, found[0], ClientGone(), self._held_since)
+        elif self._awaits_body:
             self._end_of_wait()
             self._fast_path.refuse(self, self._head(), ClientGone(), self._began)
 

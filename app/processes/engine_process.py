@@ -50,10 +50,11 @@ class EngineProcessService(EngineService):
         await super()._load()
         self._send_status()
 
-    async def close_http_processes(self, timeout_s: float) -> list[int | None]:
+    async def close_http_processes(self, timeout_s: float, *, after_failure_s: float) -> list[int | None]:
         """Let every HTTP process close the port, finish what it accepted, and end; return their exit codes.
 
-        One that takes longer is killed, and has none. After a failure what waits is answered with 503.
+        One that takes longer is killed, and has none. After a failure what waits is answered with 503. The times are
+        those of `time_limit`.
         """
         self.closing = True
         if self.lifecycle.state is State.FAILED and self._predictor is not None:
@@ -61,11 +62,11 @@ class EngineProcessService(EngineService):
         self._send_status()
         for process in self.http_processes:
             process.close()
-        return await asyncio.gather(*(process.ended(timeout_s) for process in self.http_processes))
+        return await asyncio.gather(*(process.ended(timeout_s, after_failure_s) for process in self.http_processes))
 
     def _on_lost(self, process: HttpProcessHandle) -> None:
+        self.shared.forget(process.index)  # in a drain, too: others go on serving
         if not self.closing:
-            self.shared.keys.forget(process.index)
             self.lifecycle.fail(f"{process.name} has ended by itself", "an HTTP process has ended")
 
     # -- what the others are sent

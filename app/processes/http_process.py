@@ -19,7 +19,6 @@ from collections.abc import Iterator
 import uvicorn
 
 from app.http.accept_loop import AcceptLoop
-from app.lifecycle import State
 from app.logs import set_up_logging
 from app.main import create_app
 from app.processes.acceptor import AT_ONCE, MARK
@@ -46,7 +45,7 @@ class HttpServer(Server):
         self._channel = channel
         self._arrived = 0
         self._loop = AcceptLoop(channel, self._take_one, at_once=AT_ONCE)
-        service.on_close = self._close
+        service.on_close = self.exit_soon
         service.on_beat = self._count
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -54,13 +53,6 @@ class HttpServer(Server):
         await super().startup(sockets)
         self._loop.start()
         self.service.say_serving()
-
-    def _close(self) -> None:
-        """End as the engine process says: after a drain, or after a failure."""
-        if self.service.lifecycle.state is State.FAILED:
-            self.exit_after_failure()
-        else:
-            self.exit_soon()
 
     def _take_one(self) -> bool:
         """Take a connection from the engine process, if there is room. Raises BlockingIOError when none is left."""

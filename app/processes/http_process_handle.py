@@ -110,10 +110,10 @@ class HttpProcessHandle:
             self.channel.close()
         self.link.send(Kind.CLOSE)
 
-    async def ended(self, timeout_s: float) -> int | None:
+    async def ended(self, timeout_s: float, after_failure_s: float) -> int | None:
         """Wait for its end after `close`, and return its exit code. One that takes longer is killed: None."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with self._service.lifecycle.time_limit(timeout_s, after_failure_s=after_failure_s):
                 await self.link.lost.wait()
             return await asyncio.to_thread(self._wait, LAST_S)
         except (TimeoutError, subprocess.TimeoutExpired):

@@ -64,6 +64,11 @@ class SharedState:
         """Count images that have come from an HTTP process: the engine's queue has them from now on."""
         self._words[self._first[index] + RECEIVED] += images
 
+    def forget(self, index: int) -> None:
+        """Take out what an HTTP process that is no more had let in and under way."""
+        self._words[self._first[index] + RECEIVED] = self._words[self._first[index] + ADMITTED]
+        self.keys.forget(index)
+
     # -- an HTTP process writes
 
     def count_admitted(self, index: int, images: int) -> None:

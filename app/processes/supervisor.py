@@ -87,12 +87,12 @@ class Supervisor:
                     await service.stop()
 
     async def _finish(self) -> None:
-        """Let the HTTP processes finish what they accepted, and wait for their end: not for long after a failure."""
-        lifecycle = self._service.lifecycle
-        drain_s = 0.0 if lifecycle.state is State.FAILED else self._service.settings.drain_timeout_s
-        codes = await self._service.close_http_processes(drain_s + MARGIN_S)
+        """Let the HTTP processes finish what they accepted, and wait for their end, not for long after a failure."""
+        service, lifecycle = self._service, self._service.lifecycle
+        timeout_s = service.settings.drain_timeout_s + MARGIN_S
+        codes = await service.close_http_processes(timeout_s, after_failure_s=MARGIN_S)
         expected = {0, lifecycle.exit_code}
-        for process, code in zip(self._service.http_processes, codes, strict=True):
+        for process, code in zip(service.http_processes, codes, strict=True):
             if process.ended_by_itself or code not in expected:
                 reason = f"{process.name} {_end_of(code)}"
                 if lifecycle.state is State.FAILED:  # of which the log has the reason, and says no other

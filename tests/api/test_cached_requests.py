@@ -118,6 +118,20 @@ async def test_a_client_that_leaves_while_its_request_with_a_cached_header_waits
             engine.release()
 
 
+async def test_a_client_that_leaves_before_the_body_behind_a_cached_header_is_counted(monkeypatch, parsed):
+    monkeypatch.setattr("app.http.fast_connections.BODY_SOON_S", 3600)
+    async with serving() as service:
+        client = await Client.connect(service)
+        assert (await client.ask(PICTURE))[0] == 200
+        client.writer.write(HEAD % len(PICTURE) + b"\r\n")
+        client.writer.close()
+        gone = 'resnet_requests_total{route="/predict",status="499"} 1.0'
+        while gone not in (await service.get("/metrics")).text:
+            pass
+        assert len(parsed) == 1
+        assert service.app.state.service.queued_images() == 0
+
+
 async def test_requests_with_a_cached_header_are_turned_away_until_there_is_room(parsed):
     async with no_room() as (service, let_go):
         client = await Client.connect(service)

@@ -10,6 +10,7 @@ import pytest
 from app.processes import engine_process
 from app.processes.engine_process import EngineProcessService
 from app.processes.frames import Kind
+from app.processes.key_counts import SharedInFlight
 from app.processes.link import Link
 from app.processes.process_metrics import merged_metrics, metrics_snapshot
 from app.settings import Settings
@@ -90,3 +91,20 @@ async def test_a_scrape_while_a_process_stands_still_has_its_last_numbers_and_th
     process.answer()
     process.tell()
     assert answers(await scrape) == 4
+
+
+async def test_what_a_process_had_under_way_burdens_no_other_one_once_it_has_ended(joined):
+    """In a drain, in which the others go on serving, as before."""
+    service, process = joined
+    shared, keys = service.shared, SharedInFlight(service.shared.keys, 0)
+    keys.know({"me"})
+    assert keys.begin("me", 1)
+    assert not keys.begin("me", 1)
+    shared.count_admitted(0, 3)
+    shared.count_admitted(1, 4)
+    await process.link.close()
+    await service.http_processes[0].link.lost.wait()
+    assert shared.load().queued_images == 4
+    others = SharedInFlight(shared.keys, 1)
+    others.know({"me"})
+    assert others.begin("me", 1)

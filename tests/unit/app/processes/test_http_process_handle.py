@@ -48,13 +48,13 @@ LETS_GO = "import os, sys, time\nos.closerange(3, 256)\nwhile True: time.sleep(3
 
 async def test_exit_codes_are_returned(processes):
     started = await processes("", "raise SystemExit(3)")
-    assert await asyncio.gather(*(one.ended(30) for one in started)) == [0, 3]
+    assert await asyncio.gather(*(one.ended(30, 30) for one in started)) == [0, 3]
 
 
 async def test_a_signals_number_is_returned(processes):
     (one,) = await processes(HANGS)
     one._process.send_signal(signal.SIGKILL)
-    assert await one.ended(30) == -signal.SIGKILL
+    assert await one.ended(30, 30) == -signal.SIGKILL
 
 
 async def test_a_stall_is_logged_once_and_none_that_is_over_with_the_next_beats(processes, monkeypatch, caplog):
@@ -74,7 +74,15 @@ async def test_one_that_does_not_end_is_killed_while_the_event_loop_goes_on(proc
     (one,) = await processes(code)
     waits_in, wait = set(), one._process.wait
     monkeypatch.setattr(one._process, "wait", lambda *given: waits_in.add(threading.get_ident()) or wait(*given))
-    assert await one.ended(0.0 if code == HANGS else 30.0) is None
+    assert await one.ended(0.0 if code == HANGS else 30.0, 30.0) is None
     assert one._process.returncode == -signal.SIGKILL
     assert waits_in
     assert threading.get_ident() not in waits_in
+
+
+async def test_one_that_does_not_end_has_less_time_once_the_service_has_failed(processes):
+    (one,) = await processes(HANGS)
+    ending = asyncio.ensure_future(one.ended(3600.0, 0.0))
+    await asyncio.sleep(0)
+    one._service.lifecycle.fail("broken", "broken")
+    assert await ending is None
