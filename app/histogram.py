@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
@@ -34,7 +34,13 @@ class Observations:
 
 
 class LoopHistogram(Collector):
-    """A histogram of which all is done in one thread, with buckets up to each of the increasing `bounds`."""
+    """A histogram of which all is done in one thread, with buckets up to each of the increasing `bounds`.
+
+    One without labels is observed itself, others by what `labels` returns.
+    """
+
+    _type = "histogram"
+    observe: Callable[[float], None]
 
     def __init__(
         self,
@@ -48,11 +54,11 @@ class LoopHistogram(Collector):
         self._name = name
         self._documentation = documentation
         self._bounds = bounds
-        self._labels = labels
+        self._labelnames = tuple(labels)
         self._texts: list[str] = [floatToGoString(bound) for bound in (*bounds, math.inf)]  # type: ignore[no-untyped-call]
         self._observations: dict[tuple[str, ...], Observations] = {}
         if not labels:
-            self.labels()  # from zero on
+            self.observe = self.labels().observe  # from zero on
         registry.register(self)
 
     def labels(self, *values: str) -> Observations:
@@ -63,7 +69,7 @@ class LoopHistogram(Collector):
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Yield what Prometheus asks for."""
-        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labelnames)
         for values, seen in self._observations.items():
             buckets = list(zip(self._texts, map(float, accumulate(seen.counts)), strict=True))
             family.add_metric(values, buckets, seen.total)

@@ -55,22 +55,20 @@ class Telemetry:
             "Decoding a request's images, in all threads together",
             SECONDS,
             registry=registry,
-        ).labels()
+        )
         self.queue_seconds = LoopHistogram(
             "resnet_queue_seconds",
             "Waiting for a decoding thread and for a batch, by request",
             SECONDS,
             registry=registry,
-        ).labels()
+        )
         self.inference_seconds = LoopHistogram(
             "resnet_inference_seconds",
             "Engine time of a batch, without what was beside the end of the one before",
             SECONDS,
             registry=registry,
-        ).labels()
-        self.batch_images = LoopHistogram(
-            "resnet_batch_images", "Images in a batch", BATCHES, registry=registry
-        ).labels()
+        )
+        self.batch_images = LoopHistogram("resnet_batch_images", "Images in a batch", BATCHES, registry=registry)
         self.queue_images = Gauge("resnet_queue_images", "Images that wait or are being decoded", registry=registry)
         self.engine_images_per_second = Gauge(
             "resnet_engine_images_per_second",
@@ -85,7 +83,7 @@ class Telemetry:
         self.predictions = Counter("resnet_predictions", "Images by predicted class", ["label"], registry=registry)
         self.confidence = LoopHistogram(
             "resnet_confidence", "Probability of the predicted class", SHARES, registry=registry
-        ).labels()
+        )
         self.model_info = Gauge(
             "resnet_model_info",
             "Always 1; the labels say what is served",

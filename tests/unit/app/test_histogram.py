@@ -28,7 +28,7 @@ def test_it_reads_as_the_librarys_does(labels):
             our_text = as_text(our.labels(*values[: len(labels)]), ours)
             their_text = as_text(their.labels(*values[: len(labels)]), theirs)
     else:
-        our_text, their_text = as_text(our.labels(), ours), as_text(their, theirs)
+        our_text, their_text = as_text(our, ours), as_text(their, theirs)
     assert our_text == their_text
 
 
