@@ -14,7 +14,7 @@ import uvicorn
 from app.http.accept_loop import AcceptLoop
 from app.http.connection_setup import ConnectionSetup
 from app.http.fast_connections import FastConnection
-from app.http.ports import drop_new_connections
+from app.http.ports import let_last_ones_in
 from app.service import Service
 
 # Once the port is closed, requests that a connection's buffer already holds get this long to be read and begun.
@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Close the port, give buffered requests a moment to begin, then let uvicorn finish the rest."""
-        for connection in self._close_port():
+        for connection in await self._close_port():
             self._connection_setup.begin(connection)
         await self._connection_setup.finish(LINGER_S)  # one may take far longer than a drain has
         await asyncio.sleep(LINGER_S)
@@ -122,20 +122,19 @@ class Server(uvicorn.Server):
                 return
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    def _close_port(self) -> list[socket.socket]:
+    async def _close_port(self) -> list[socket.socket]:
         """Close the port, and return the connections that the kernel had accepted and the event loop not yet.
 
-        Their clients have sent requests, perhaps; closing the port alone would reset them. So it is closed by the loop
-        first, while a second descriptor keeps it alive and lets nobody else in, then emptied, then closed for good.
+        Their clients have sent requests, perhaps; closing the port alone would reset them. So nobody else is let in,
+        then it is closed by the loop, while a second descriptor keeps it alive, then emptied, then closed for good.
         """
         waiting: list[socket.socket] = []
         listeners = [_duplicate(listener) for server in self.servers for listener in server.sockets]
-        for listener, loop in self._tls_listeners.items():
+        listeners += self._tls_listeners
+        await let_last_ones_in(listeners)
+        for loop in self._tls_listeners.values():
             loop.stop()
-            listeners.append(listener)
         self._tls_listeners.clear()
-        for listener in listeners:
-            drop_new_connections(listener)
         for server in self.servers:
             server.close()
         for listener in listeners:
