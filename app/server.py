@@ -13,8 +13,9 @@ import uvicorn
 
 from app.http.accept_loop import AcceptLoop
 from app.http.connection_setup import ConnectionSetup
+from app.http.connections import Connection
 from app.http.fast_connections import FastConnection
-from app.http.ports import drop_new_connections
+from app.http.ports import let_last_ones_in
 from app.service import Service
 
 # Once the port is closed, requests that a connection's buffer already holds get this long to be read and begun.
@@ -39,6 +40,7 @@ class Server(uvicorn.Server):
         self.service = service
         self._connection_setup: ConnectionSetup  # once `config` has been loaded
         self._tls_listeners: dict[socket.socket, AcceptLoop] = {}
+        self._connections_end = False  # whether all that were there have been told to
         service.lifecycle.on_failure = self.exit_soon
 
     @contextmanager
@@ -52,7 +54,7 @@ class Server(uvicorn.Server):
             self.service.certificate.listen_with(self.config.ssl)
         settings = self.service.settings
         limits_s = settings.header_timeout_s, settings.keep_alive_s
-        self._connection_setup = ConnectionSetup(self._connection, self.config.ssl, *limits_s)
+        self._connection_setup = ConnectionSetup(self._connection, self.config.ssl, *limits_s, on_open=self._opened)
         if self.config.ssl is None:
             await super().startup(sockets)
             if not self.should_exit:
@@ -93,12 +95,22 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Close the port, give buffered requests a moment to begin, then let uvicorn finish the rest."""
-        for connection in self._close_port():
+        for connection in await self._close_port():
             self._connection_setup.begin(connection)
         await self._connection_setup.finish(LINGER_S)  # one may take far longer than a drain has
         await asyncio.sleep(LINGER_S)
         await self._hear_newcomers()
+        self._connections_end = True  # uvicorn tells them before anything else
         await super().shutdown(None)
+
+    def _opened(self, connection: asyncio.Protocol) -> None:
+        """Let a connection whose handshake ended late, as all others were ending, end as well: after NEWCOMERS_S."""
+        if self._connections_end:
+            asyncio.get_running_loop().call_later(NEWCOMERS_S, self._end_newcomer, connection)
+
+    def _end_newcomer(self, connection: asyncio.Protocol) -> None:
+        if isinstance(connection, Connection) and connection in self.server_state.connections:
+            connection.shutdown()
 
     async def _wait_tasks_to_complete(self) -> None:
         """Wait as uvicorn does, which limits it, but not for long after a failure, even one that comes meanwhile.
@@ -122,20 +134,19 @@ class Server(uvicorn.Server):
                 return
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    def _close_port(self) -> list[socket.socket]:
+    async def _close_port(self) -> list[socket.socket]:
         """Close the port, and return the connections that the kernel had accepted and the event loop not yet.
 
-        Their clients have sent requests, perhaps; closing the port alone would reset them. So it is closed by the loop
-        first, while a second descriptor keeps it alive and lets nobody else in, then emptied, then closed for good.
+        Their clients have sent requests, perhaps; closing the port alone would reset them. So nobody else is let in,
+        then it is closed by the loop, while a second descriptor keeps it alive, then emptied, then closed for good.
         """
         waiting: list[socket.socket] = []
         listeners = [_duplicate(listener) for server in self.servers for listener in server.sockets]
-        for listener, loop in self._tls_listeners.items():
+        listeners += self._tls_listeners
+        await let_last_ones_in(listeners)
+        for loop in self._tls_listeners.values():
             loop.stop()
-            listeners.append(listener)
         self._tls_listeners.clear()
-        for listener in listeners:
-            drop_new_connections(listener)
         for server in self.servers:
             server.close()
         for listener in listeners:

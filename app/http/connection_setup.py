@@ -23,7 +23,8 @@ class ConnectionSetup:
     """Brings accepted connections to the protocols that `connect` makes, at most MAX_HANDSHAKES at a time.
 
     With a `context` each goes through a handshake, for which it has `limit_s`; its client then has `closing_s` to take
-    what is left when the connection is closed, and to close it, too.
+    what is left when the connection is closed, and to close it, too. `on_open` is called with each protocol that has
+    got its connection.
     """
 
     def __init__(
@@ -32,9 +33,12 @@ class ConnectionSetup:
         context: ssl.SSLContext | None,
         limit_s: float,
         closing_s: float,
+        *,
+        on_open: Callable[[asyncio.Protocol], None] = lambda _protocol: None,
     ) -> None:
         self._connect = connect
         self._context = context
+        self._on_open = on_open
         limits = {"ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": closing_s}
         self._limits = {} if context is None else limits
         self._begun: dict[asyncio.Task[None], float] = {}  # when, the oldest first
@@ -64,9 +68,11 @@ class ConnectionSetup:
     async def _bring(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         with suppress(OSError):  # the client has gone, or its handshake failed
+            protocol = self._connect()  # with TLS uvloop would return one of its own
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._connect, connection, ssl=self._context, **self._limits
+                lambda: protocol, connection, ssl=self._context, **self._limits
             )
+            self._on_open(protocol)
 
     async def finish(self, seconds: float) -> None:
         """Wait for those under way, for at most `seconds`."""

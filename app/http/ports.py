@@ -7,6 +7,7 @@ request on the way, since another thread may have the interpreter in between for
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import ipaddress
 import logging
@@ -14,7 +15,7 @@ import os
 import socket
 import struct
 import sys
-from contextlib import suppress
+from collections.abc import Iterable
 
 from app.settings import SettingsError
 
@@ -29,6 +30,10 @@ DROP_IF_SYN = 0x45, 0, 1, 0x02  # go on with the next step, else with the one af
 DROP = 0x06, 0, 0, 0
 PASS = 0x06, 0, 0, 0xFFFF_FFFF
 PROGRAM = b"".join(struct.pack("HBBI", *step) for step in (LOAD_FLAGS, DROP_IF_SYN, DROP, PASS))
+
+# A client whose handshake is half done when nobody is let in any more takes itself for connected. Its last packet has
+# this long to come; a port that closes before resets the connection, with a request on the way.
+HANDSHAKES_S = 0.2
 
 
 def open_port(host: str, port: int, backlog: int, scheme: str = "http") -> socket.socket:
@@ -64,14 +69,28 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def drop_new_connections(listener: socket.socket) -> None:
-    """Let no new connection in; those that are there can still be accepted. Only on Linux.
+def drop_new_connections(listener: socket.socket) -> bool:
+    """Let no new connection in; those that are there can still be accepted. Return whether it is so: only on Linux.
 
     A client that connects now tries again after a second, and finds the port closed: it never was accepted.
     """
-    if sys.platform == "linux":
-        program = ctypes.create_string_buffer(PROGRAM)
-        with suppress(OSError):  # a sandbox may forbid it
-            listener.setsockopt(
-                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(PROGRAM) // 8, ctypes.addressof(program))
-            )
+    if sys.platform != "linux":
+        return False
+    program = ctypes.create_string_buffer(PROGRAM)
+    try:
+        listener.setsockopt(
+            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(PROGRAM) // 8, ctypes.addressof(program))
+        )
+    except OSError:  # a sandbox may forbid it
+        return False
+    return True
+
+
+async def let_last_ones_in(listeners: Iterable[socket.socket]) -> None:
+    """Let no new connection in, and wait until those whose handshakes had begun are there.
+
+    They are to be accepted meanwhile. Where new ones cannot be kept out, nobody is waited for: there is no last one.
+    """
+    kept_out = [drop_new_connections(listener) for listener in listeners]
+    if any(kept_out):
+        await asyncio.sleep(HANDSHAKES_S)

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterator, Sequence
 
 from app.http.accept_loop import REST_S, AcceptLoop
-from app.http.ports import drop_new_connections
+from app.http.ports import let_last_ones_in
 from app.processes.shared_state import LATE_S, SharedState
 
 # In one turn of the event loop, which has other things to do.
@@ -76,8 +76,8 @@ class Acceptor:
 
         Where no process takes any, or no file is left, it waits, but not for long.
         """
+        await let_last_ones_in([self._listener])
         self._loop.stop()
-        drop_new_connections(self._listener)
         with self._listener:
             for _ in range(RESTS_AT_THE_END):
                 if self._hand_all():

@@ -82,7 +82,7 @@ class HttpServer(Server):
             most -= 1
             yield from (socket.socket(fileno=file) for file in files)
 
-    def _close_port(self) -> list[socket.socket]:
+    async def _close_port(self) -> list[socket.socket]:
         """Return the connections that were handed over before the port was closed, and not taken yet."""
         self._loop.stop()
         return list(self._arrivals(math.inf))

@@ -2,9 +2,11 @@
 
 import signal
 import socket
+import ssl
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.faulty_service import ask, bad, hang
 from tests.two_processes import wait_for_queue
 
@@ -51,3 +53,24 @@ def test_a_failure_in_a_drain_shortens_it(start_faulty, pool, tmp_path, http_pro
     assert service.process.wait(timeout=60) == 1
     assert service.log.count("the engine or its batcher died") == 1
     assert "does not end" not in service.log
+
+
+def test_who_says_nothing_after_a_handshake_that_ended_in_a_drain_is_not_waited_for(start_faulty):
+    tls = ROOT / "tests" / "tls"
+    files = {"tls_cert": tls / "localhost.crt", "tls_key": tls / "localhost.key"}
+    service = start_faulty(**files, drain_timeout_s=3600, body_timeout_s=3600, header_timeout_s=3600)
+    context = ssl.create_default_context(cafile=files["tls_cert"])
+    address = "127.0.0.1", service.port
+    with (
+        socket.create_connection(address, timeout=60) as one,
+        context.wrap_socket(one, server_hostname="localhost") as kept,
+        socket.create_connection(address, timeout=60) as late,
+    ):
+        kept.sendall(HALF)
+        service.process.send_signal(signal.SIGTERM)
+        service.wait_logged("Waiting for connections to close")  # which all of them have been told by now
+        with context.wrap_socket(late, server_hostname="localhost") as silent:
+            assert silent.recv(1) == b""
+        kept.close()
+        assert service.process.wait(timeout=60) == 0
+    assert "Traceback" not in service.log

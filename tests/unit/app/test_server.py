@@ -79,6 +79,34 @@ def test_clients_that_the_loop_has_not_accepted_yet_are_answered(new_loop):
     assert [answer.endswith(b"hello") for answer in answers] == [True] * 20
 
 
+async def close_over_a_handshake(monkeypatch):
+    """Close the port on a client whose handshake ends after new ones are kept out; return what it is answered."""
+    server, running, address = await started()
+    clients = []
+
+    def connect():
+        if not clients:
+            clients.append(socket.create_connection(address))
+            clients[0].sendall(REQUEST)
+
+    def drop(_listener):
+        asyncio.get_running_loop().call_soon(connect)
+        return True
+
+    monkeypatch.setattr("app.http.ports.drop_new_connections", drop)
+    await server.shutdown()
+    server.should_exit = server.force_exit = True
+    await running
+    with clients[0] as client:
+        return client.makefile("rb").read()
+
+
+@on_both_loops
+def test_a_client_that_was_half_in_as_nobody_was_let_in_any_more_is_answered(new_loop, monkeypatch):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(close_over_a_handshake(monkeypatch)).endswith(b"hello")
+
+
 async def read_answer(client):
     """Read as much as the answer of `hello` and its end take, without holding up the event loop."""
     loop = asyncio.get_running_loop()

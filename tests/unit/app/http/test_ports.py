@@ -1,5 +1,6 @@
 """A port that opens, or says in one line why it cannot; and one that is about to close: nobody else comes in."""
 
+import asyncio
 import select
 import socket
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 
 from app.http import ports
-from app.http.ports import drop_new_connections, is_loopback, open_port
+from app.http.ports import drop_new_connections, is_loopback, let_last_ones_in, open_port
 from app.settings import SettingsError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")
@@ -118,7 +119,7 @@ def is_in(client):
 def test_who_is_there_is_served_and_nobody_else_comes_in(port):
     with comer(port) as early:
         assert is_in(early)
-        drop_new_connections(port)
+        assert drop_new_connections(port)
         with comer(port) as late:
             assert not is_in(late)
             accepted = port.accept()[0]
@@ -136,6 +137,17 @@ def test_who_is_there_is_served_and_nobody_else_comes_in(port):
 @linux
 def test_where_it_is_forbidden_the_port_is_as_it_was(port, monkeypatch):
     monkeypatch.setattr(ports, "SO_ATTACH_FILTER", 9999)
-    drop_new_connections(port)
+    assert not drop_new_connections(port)
     with comer(port) as client:
         assert is_in(client)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kept_out", [True, False])
+async def test_where_nobody_can_be_kept_out_nobody_is_waited_for(kept_out, monkeypatch):
+    """There the port would only stay open for longer."""
+    monkeypatch.setattr(ports, "drop_new_connections", lambda _listener: kept_out)
+    closing = asyncio.ensure_future(let_last_ones_in([None, None]))
+    await asyncio.sleep(0)
+    assert closing.done() is not kept_out
+    await closing

@@ -132,6 +132,21 @@ async def test_closing_hands_on_what_the_kernel_has_accepted():
     house.leave()
 
 
+async def test_closing_hands_on_who_was_half_in_as_nobody_was_let_in_any_more(monkeypatch):
+    house = House()
+    house.acceptor.open()
+
+    def drop(_listener):
+        """What comes now stands for a handshake that had begun."""
+        asyncio.get_running_loop().call_soon(house.connect)
+        return True
+
+    monkeypatch.setattr("app.http.ports.drop_new_connections", drop)
+    await house.acceptor.close()
+    assert sum(house.counts()) == 1
+    house.leave()
+
+
 async def test_the_end_of_a_channel_comes_after_its_connections():
     house = House()
     house.connect(2)
