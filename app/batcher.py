@@ -292,7 +292,7 @@ class Batcher:
     def _enqueue(self, batch: Batch) -> None:
         """Let the engine compute a batch, after those that it has."""
         before = self._batches[-1] if self._batches else None
-        batch.result = self._threads.compute(batch, self._run, before, partial(self._hand_out_if_first, batch))
+        batch.result = self._threads.compute(batch, self._run, before, partial(self._hand_out_if_alone, batch))
         self._batches.append(batch)
         if len(self._batches) == 1:
             self._progress = time.monotonic()
@@ -324,12 +324,12 @@ class Batcher:
         if not batch.is_handed_out:
             self._hand_out(batch, computed)
 
-    def _hand_out_if_first(self, batch: Batch, computed: Computed) -> None:
-        """Hand out a batch's answers before the loop hears of them, for which a client would wait two turns.
+    def _hand_out_if_alone(self, batch: Batch, computed: Computed) -> None:
+        """Hand out a batch's answers before the loop hears of it, if nothing else waits: it would take two turns.
 
-        Not those of a batch that has overtaken another one: a request that has images in both gets them in order.
+        Else the loop gives the engine its next batch before anybody is answered.
         """
-        if batch is self._batches[0]:
+        if len(self._batches) == 1 and not self._jobs:
             self._hand_out(batch, computed)
 
     def _hand_out(self, batch: Batch, computed: Computed) -> None:

@@ -40,7 +40,7 @@ class Prediction(ClassProbability):
 
 
 class PredictionError(BaseModel):
-    """Stands in the place of an image that could not be read."""
+    """Stands in the place of an image that could not be read, or that the network has no finite answer for."""
 
     error: Problem
 

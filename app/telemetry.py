@@ -52,7 +52,7 @@ class Telemetry:
         )
         self.decode_seconds = LoopHistogram(
             "resnet_decode_seconds",
-            "Decoding a request's images, in all threads together",
+            "Decoding a request's images, in all threads together, with large ones' waiting for memory",
             SECONDS,
             registry=registry,
         )

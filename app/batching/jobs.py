@@ -64,11 +64,12 @@ class Job:
     """One request's images on their way through the queue.
 
     It ends once, on the event loop: with an outcome, or with DeadlinePassed at the deadline, ClientGone when abandoned,
-    or what failed. Who may not wait for a turn of the loop has itself called back; others await the `future`.
+    or what failed. Who waits is called back, or awaits the `future`, which is made for who asks for it.
     """
 
     __slots__ = (
         "_answers",
+        "_callbacks",
         "_finished",
         "_future",
         "_loop",
@@ -80,7 +81,6 @@ class Job:
         "error",
         "images",
         "inference_s",
-        "on_end",
         "outcome",
         "started",
         "taken",
@@ -99,8 +99,8 @@ class Job:
         self.done = False
         self.outcome: Outcome | None = None
         self.error: ServiceError | None = None
-        self.on_end: Callable[[Job], None] | None = None  # called as soon as it has ended
         self._loop = asyncio.get_running_loop()
+        self._callbacks: list[Callable[[Job], None]] = []
         self._future: asyncio.Future[Outcome] | None = None
         self._timer = self._loop.call_later(max(0.0, deadline - self.enqueued), self._expire)
         self._answers: list[Probabilities] = []
@@ -110,6 +110,13 @@ class Job:
     def untaken(self) -> int:
         """How many images no batch has taken yet."""
         return self.count - self.taken
+
+    def when_ended(self, callback: Callable[[Job], None]) -> None:
+        """Have the event loop call `callback` once it has ended, in the next turn if it has: as a future does."""
+        if self.done:
+            self._loop.call_soon(callback, self)
+        else:
+            self._callbacks.append(callback)
 
     @property
     def future(self) -> asyncio.Future[Outcome]:
@@ -176,6 +183,6 @@ class Job:
         self.images = NO_IMAGES
         self._answers = []
         self._settle()
-        if self.on_end is not None:
-            on_end, self.on_end = self.on_end, None
-            on_end(self)
+        for callback in self._callbacks:
+            self._loop.call_soon(callback, self)
+        self._callbacks = []  # they lead back here

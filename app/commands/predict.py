@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
             image = decode(read_picture(file), size, max_pixels)
             probabilities = engine.run(image[None])[0].astype(float).round(DECIMALS)
             ranked = ranking(probabilities, arguments.top_k)
-            line["probabilities"] = [
-                {"label": classes[index], "probability": probability} for index, probability in ranked
-            ]
+            if all(map(isfinite, probabilities.tolist())):
+                line["probabilities"] = [
+                    {"label": classes[index], "probability": probability} for index, probability in ranked
+                ]
+            else:
+                line["error"] = "the network has no finite answer"
         except PictureError as error:
             line["error"] = str(error)
         except MemoryError:

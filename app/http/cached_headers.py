@@ -29,8 +29,9 @@ MAY_DIFFER = frozenset((CONTENT_LENGTH, CONTENT_TYPE, *TELLING_APART))
 TEXT = re.compile(rb"[!-~](?:[ -~]*[!-~])?")  # as the parser gives it, without the space around it
 MAX_VALUE_BYTES = 512
 
-# Headers that come again to the last byte, as those of a client that names no request do, are looked up: so many of
-# each connection's, no longer ones.
+# Headers that come again to the last byte are looked up: so many, no longer ones, and only where nothing tells requests
+# apart but what is here. Most clients send few pictures' lengths, and name no request.
+SELDOM_DIFFER = frozenset((CONTENT_LENGTH, CONTENT_TYPE, b"user-agent"))
 MAX_SAME = 16
 MAX_SAME_BYTES = 512
 
@@ -120,7 +121,7 @@ class CachedHeader:
             values.setdefault(name, value)  # of equal names the first one counts
             at = end + len(behind)
         head, length = self.head.but_for(values), int(values[CONTENT_LENGTH])
-        if at <= MAX_SAME_BYTES and not head.given_id:
+        if at <= MAX_SAME_BYTES and values.keys() <= SELDOM_DIFFER:
             if len(self._same) == MAX_SAME:
                 self._same.clear()
             self._same[request[:at]] = head, length

@@ -146,7 +146,7 @@ class HttpProcessHandle:
             self.link.send_frame(pack_refusal(submission_id, error))
             return
         self._jobs[submission_id] = job
-        job.on_end = partial(self._done, submission_id)
+        job.when_ended(partial(self._done, submission_id))
 
     def _on_cancel(self, payload: Payload) -> None:
         job = self._jobs.pop(unpack_with_id(payload)[0], None)

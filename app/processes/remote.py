@@ -75,7 +75,7 @@ class RemoteBatcher:
         job = Job(images, ticket, deadline)
         self._number += 1
         self._jobs[self._number] = job
-        job.on_end = partial(self._ended, self._number)
+        job.when_ended(partial(self._ended, self._number))
         self._send(packed)
         return job
 

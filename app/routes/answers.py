@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import isnan
@@ -18,6 +19,8 @@ from app.http.parameters import Options
 from app.imaging import Decoded, DecodingTimes
 from app.predictor import Predictor
 from app.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
 
 # Classes by index, each with its probability.
 Ranking = list[tuple[int, float]]
@@ -99,14 +102,21 @@ def record_images(
     outcome: Outcome,
     likeliest: Ranking,
     times: DecodingTimes,
+    *,
+    request_id: str,
 ) -> str:
-    """Count in the metrics what an answer says of each image; return the value of its Server-Timing header."""
+    """Count in the metrics what an answer says of each image; return the value of its Server-Timing header.
+
+    What the engine has no answer for is logged with the request's id, which clients are told to ask by.
+    """
     queue_s = times.waited_s + outcome.queue_s
     telemetry.queue_seconds.observe(queue_s)
     telemetry.record_prediction([index for index, _ in likeliest], [probability for _, probability in likeliest])
     if len(likeliest) < len(decoded):
         errors = [result.code for result in decoded if isinstance(result, ServiceError)]
         unknown = len(decoded) - len(errors) - len(likeliest)
+        if unknown:
+            log.error("request %s: no finite answer for %d of its images", request_id, unknown)
         for code in errors + [ServiceError.code] * unknown:
             telemetry.images.labels(code).inc()
     return _server_timing(times.busy_s, queue_s, outcome.inference_s)

@@ -170,7 +170,7 @@ class FastRequest:
         batch = images[0][None] if len(images) == 1 else np.stack(images)
         job = self._predictor.batcher.submit(self._ticket, batch, self._options.deadline)
         self._connection.when_gone(job.abandon)
-        job.on_end = self._done
+        job.when_ended(self._done)
 
     def _done(self, job: Job) -> None:
         """Answer once the batcher has an outcome or an error."""
@@ -193,7 +193,9 @@ class FastRequest:
     def _send(self, outcome: Outcome, written: Written) -> None:
         body, likeliest = written
         self._connection.require_room(len(body))
-        timing = record_images(self._service.telemetry, self._decoded, outcome, likeliest, self._times)
+        timing = record_images(
+            self._service.telemetry, self._decoded, outcome, likeliest, self._times, request_id=self._request_id
+        )
         self._end(200, b"content-type: application/json\r\nserver-timing: %b\r\n" % timing.encode(), body)
 
     def _end(self, status: int, lines: bytes, body: bytes, *, body_is_here: bool = True) -> None:

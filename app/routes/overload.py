@@ -1,8 +1,9 @@
 """What an overload costs the event loop: requests are refused before anything else is made of them, and it rests.
 
-After a turn of the event loop that turned somebody away it rests, so that what comes meanwhile is taken in one turn: a
-loop that wakes up for each request of an overload takes a core from the engine for longer than refusals need. The
-engine has its next batch already; rests being a small share of a batch's time, the one after that is in time, too.
+After a turn of the event loop that turned somebody away, and the next one, it rests, so that what comes meanwhile is
+taken in one turn: a loop that wakes up for each request of an overload takes a core from the engine for longer than
+refusals need. The engine has its next batch already; rests being a small share of a batch's time, the one after that
+is in time, too.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ async def _classify(
         raise
     finally:
         ticket.release()
-    timing = record_images(telemetry, problems, outcome, likeliest, times)
+    timing = record_images(telemetry, problems, outcome, likeliest, times, request_id=request.state.request_id)
     return Response(body, media_type="application/json", headers={"server-timing": timing})
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import io
+import math
+import time
 import weakref
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from app.engine_errors import EngineBroken
 from app.http.bodies import split_images
+from app.imaging import Decoder
 from tests.api.asking import PICTURE, PNG, assert_problem, post
 from tests.api.conftest import serving
 from tests.conftest import encode, noise
@@ -73,6 +76,35 @@ async def test_a_request_whose_deadline_passes_holds_nothing(one_at_a_time, body
         engine.hold()
         late = await post(client, body, HEADERS | {"x-timeout-ms": "50"})
         assert_problem(late, 504, "deadline-passed")
+        assert held(client) == (0, 0, {})
+
+
+@pytest.mark.parametrize("body", BODIES, ids=BODIES.get)
+async def test_a_request_whose_deadline_passes_as_it_is_queued_is_answered_and_holds_nothing(
+    one_at_a_time, monkeypatch, body
+):
+    """The engine is busy, and takes what waits at once, but for what is late."""
+    engine = FakeEngine()
+    decode = Decoder.decode_here
+
+    def decode_slowly(decoder, entries):
+        until = time.monotonic() + 0.06
+        while time.monotonic() < until:
+            pass
+        return decode(decoder, entries)
+
+    async with serving(engine, api_keys_file=one_at_a_time) as client:
+        predictor = client.app.state.service.require_predictor()
+        monkeypatch.setattr(type(predictor.batcher._policy), "least_to_hand_over", 1)
+        engine.hold()
+        batcher = predictor.batcher
+        first = batcher.submit(batcher.admit(1, math.inf), np.zeros((1, 3, 32, 32), np.uint8), math.inf)
+        assert await asyncio.to_thread(engine.entered.wait, 10)
+        monkeypatch.setattr(Decoder, "decode_here", decode_slowly)
+        late = await post(client, body, HEADERS | {"x-timeout-ms": "50"})
+        assert_problem(late, 504, "deadline-passed")
+        engine.release()
+        await first.future
         assert held(client) == (0, 0, {})
 
 

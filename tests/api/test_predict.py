@@ -95,7 +95,7 @@ class Overflowing(FakeEngine):
 
 
 @pytest.mark.parametrize("filler", [0, 100_000])  # the fast path, and the framework's
-async def test_an_image_that_the_engine_has_no_answer_for_does_not_spoil_the_others(filler):
+async def test_an_image_that_the_engine_has_no_answer_for_does_not_spoil_the_others(caplog, filler):
     async with serving(Overflowing()) as client:
         files = [("file", picture + bytes(filler)) for picture in PICTURES]
         answer = await client.post("/predict", files=files)
@@ -104,6 +104,7 @@ async def test_an_image_that_the_engine_has_no_answer_for_does_not_spoil_the_oth
         assert_prediction(first, 0)
         assert_prediction(last, 2)
         assert (unknown["error"]["status"], unknown["error"]["type"][-14:]) == (500, "internal-error")
+        assert f"request {answer.headers['x-request-id']}: no finite answer for 1 of its images" in caplog.text
         metrics = (await client.get("/metrics")).text
         assert 'resnet_images_total{outcome="ok"} 2.0' in metrics
         assert 'resnet_images_total{outcome="internal-error"} 1.0' in metrics

@@ -100,4 +100,6 @@ async def test_it_does_not_rest_between_accepting_a_connection_and_hearing_of_it
 
         monkeypatch.setattr(OverloadRefusals, "_end_turn", end_turn_then_connect)
         assert (await client.ask(PICTURE))[0] == 429
+        for _ in range(5):
+            await asyncio.sleep(0)
         assert rests == []

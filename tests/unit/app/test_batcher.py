@@ -368,12 +368,30 @@ async def test_whom_a_batch_answers_has_the_answer_before_it_is_counted():
     assert done == [(1, True)]
 
 
-async def test_answers_are_handed_out_before_the_loop_hears_that_the_batch_is_done():
-    """A lone client would wait two turns of the event loop for it."""
+async def test_a_lone_answer_is_handed_out_before_the_loop_hears_that_the_batch_is_done():
+    """Its client would wait two turns of the event loop for it."""
     engine = FakeEngine()
     async with running(engine) as batcher:
         job = batcher.submit(batcher.admit(1, math.inf), pictures(1), math.inf)
-        seen = []
-        job.on_end = lambda _job: seen.append([batch.result.done() for batch in batcher._batches])
+        batches = []
+        job.when_ended(lambda _job: batches.append(len(batcher._batches)))
         await job.future
-    assert seen == [[False]]
+        await submit(batcher, pictures(1))
+    assert batches == [1]  # which the loop takes away when it hears of it
+
+
+async def test_the_engine_has_its_next_batch_before_anybody_is_answered():
+    """Writing the answers to a large one takes milliseconds, in which a quick engine would have nothing to do."""
+    engine = FakeEngine()
+    async with running(engine, max_batch=2) as batcher:
+        first = await occupied(engine, batcher)
+        batcher._policy.pace.batch_s = 0.0  # quick: nothing is handed over that does not fill a batch
+        ahead = []
+        job = batcher.submit(batcher.admit(1, math.inf), pictures(1), math.inf)
+        batcher._batches[0].slices[0][0].when_ended(
+            lambda _job: ahead.append([batch.count for batch in batcher._batches])
+        )
+        engine.release()
+        await first
+        await job.future
+    assert ahead == [[1]]

@@ -1,5 +1,6 @@
 """`resnet predict` as a person sees it: which files and numbers it takes, and what it says of the others."""
 
+import json
 import os
 
 import numpy as np
@@ -104,3 +105,10 @@ def test_of_classes_that_are_as_likely_the_first_one_is_named_first_as_in_the_se
     cat = ROOT / "examples" / "cat.png"
     assert predict(cat) == 0
     assert capsys.readouterr().out == f"{cat}: cat 50.0%, dog 50.0%\n"
+
+
+def test_a_picture_that_the_network_has_no_finite_answer_for_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(Cats, "run", lambda _self, images: np.full((len(images), 2), np.nan, np.float32))
+    cat = ROOT / "examples" / "cat.png"
+    assert predict(cat, "--json") == 1
+    assert json.loads(capsys.readouterr().out) == {"file": str(cat), "error": "the network has no finite answer"}
