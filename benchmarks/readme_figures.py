@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from benchmarks.pages import with_part
-from benchmarks.peers import report
 from benchmarks.peers.contenders import CONTENDERS, is_ours, settings_note
 from benchmarks.records import FOLDER, by_machine, cores_of, newest, of_version, path_of, read
 
@@ -189,17 +188,6 @@ def _requests(one: dict[str, Any], name: str) -> str:
     return " / ".join(f"{found[f'clients_{count}']['requests_per_s']:.0f}" for count in one["clients"])
 
 
-def peers_in_full() -> str:
-    """Return the figures of one machine's record with eager PyTorch in the peers, as docs/peers.md has them."""
-    one = read("peers_eager.json")
-    return f"""{report.table(one)}
-
-"Ours ÷ theirs" is the median of the rounds' own ratios, not the ratio of the medians beside it: the machine's pace
-changes from round to round.
-
-({machine_of(one)}; `benchmarks/peers_eager.json`){settings_note(one)}"""
-
-
 def beside_peers() -> str:
     """Return in words this service beside the quickest of its peers at 64 clients, with their engines and with this one."""
     own, same = read("peers_eager.json"), read("peers_checkpoint.json")
@@ -212,7 +200,7 @@ def beside_peers() -> str:
     reached = 1 / same["medians"][quickest]["clients_64"]["ours_to_theirs_requests_per_s"]
     return f"""To 64 clients it answers {rate(own, "ours"):.0f} requests/s, where the quickest of {len(others)} other servers, with the same checkpoint in PyTorch,
 answers {max(rate(own, name) for name in others):.0f}. With this service's engine in all of them, the quickest, {same["contenders"][quickest]["title"]}, reaches {reached:.2f} times this service's rate.
-([Figures](#figures) has all of them, by processor, and the memory that they take; these are of {machine_of(own)};
+([docs/peers.md](docs/peers.md) has all of them and the memory that they take, [Figures](#figures) other processors; these are of {machine_of(own)};
 `benchmarks/peers_eager.json`, `benchmarks/peers_checkpoint.json`, `make bench-peers`.)"""
 
 
@@ -259,7 +247,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "engine": engine,
     "peers null": partial(peers, "null"),
     "peers eager": partial(peers, "eager"),
-    "peers in full": peers_in_full,
     "peers checkpoint": partial(peers, "checkpoint"),
 }
 

