@@ -383,15 +383,15 @@ async def test_a_lone_answer_is_handed_out_before_the_loop_hears_that_the_batch_
 async def test_the_engine_has_its_next_batch_before_anybody_is_answered():
     """Writing the answers to a large one takes milliseconds, in which a quick engine would have nothing to do."""
     engine = FakeEngine()
-    async with running(engine, max_batch=2) as batcher:
+    async with running(engine, max_batch=4) as batcher:
         first = await occupied(engine, batcher)
         batcher._policy.pace.batch_s = 0.0  # quick: nothing is handed over that does not fill a batch
         ahead = []
-        job = batcher.submit(batcher.admit(1, math.inf), pictures(1), math.inf)
+        job = batcher.submit(batcher.admit(2, math.inf), pictures(2), math.inf)
         batcher._batches[0].slices[0][0].when_ended(
             lambda _job: ahead.append([batch.count for batch in batcher._batches])
         )
         engine.release()
         await first
         await job.future
-    assert ahead == [[1]]
+    assert ahead == [[2]]
