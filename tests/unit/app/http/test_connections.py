@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from app.http import connection_limits
-from app.http.asgi_extension import CONNECTION
+from app.http.answering import CONNECTION
 from app.http.connection_limits import OTHER_FILES, raise_file_limit
 from tests.connections import HALF, REQUEST, Port, ended, responding
 
