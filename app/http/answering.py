@@ -15,10 +15,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from app.errors import ServiceError
 from app.http.connection_limits import ConnectionLimits
-from app.http.dates import date_line
 from app.http.ending import DISCARD_S, Ending
 from app.http.parsing import ParsingConnection, UvicornOptions
-from app.http.problems import Headers, header_lines, problem_answers
+from app.http.problems import Headers, date_line, header_lines, problem_answers
 from app.http.request_ids import given_id_in, request_id_of
 
 # For how long what a refused client still sends is thrown away; DISCARD_S if it sent `Expect: 100-continue`, and may
