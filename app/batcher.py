@@ -25,6 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from app.batching import engine_failures
 from app.batching.admission import Load, check_room
 from app.batching.batches import Batch, Computed, Run, Slice, count_of
 from app.batching.engine_failures import EngineFailures
@@ -79,7 +80,8 @@ class Batcher:
         self._batches: deque[Batch] = deque()
         self._running_images = 0
         self._swap: Swap | None = None
-        self._progress = time.monotonic()
+        self.last_progress = time.monotonic()
+        """When a batch was last formed or ended, or the batcher was made, as a time.monotonic()."""
         self._policy = FillPolicy(max_batch, max_wait_s, guessed_images_per_s)
         self.failures = EngineFailures()
         self._changed = asyncio.Event()
@@ -120,7 +122,7 @@ class Batcher:
         ticket.give_back(ticket.places - len(images))
         job = Job(images, ticket, deadline)
         if not self._jobs and not self._batches:
-            self._progress = job.enqueued
+            self.last_progress = job.enqueued
         self._jobs.append(job)
         self._policy.returning.came(len(images), job.enqueued)
         if self._batches:
@@ -139,14 +141,9 @@ class Batcher:
         """Whether the loop runs."""
         return self._task is not None and not self._dead
 
-    @property
-    def last_progress(self) -> float:
-        """When a batch was last formed or ended, or the batcher was made, as a time.monotonic()."""
-        return self._progress
-
     def stalled_s(self) -> float:
         """Return for how many seconds there has been work and no progress: no batch was formed, and none ended."""
-        return time.monotonic() - self._progress if self._jobs or self._batches else 0.0
+        return time.monotonic() - self.last_progress if self._jobs or self._batches else 0.0
 
     def start(self) -> None:
         """Start the loop and the engine's threads. Raises RuntimeError where there is no thread to be had."""
@@ -231,7 +228,7 @@ class Batcher:
                 await self._finish_batch(self._batches[0])
                 self._batches.popleft()
                 self._mark_first_running()
-                self._progress = time.monotonic()
+                self.last_progress = time.monotonic()
 
     async def _wait_for_work(self) -> None:
         """Wait for images or for another engine, or, after a failure, until it is time for a probe."""
@@ -239,7 +236,7 @@ class Batcher:
             await self._work()
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(self.failures.probe_after_s):
+            async with asyncio.timeout(engine_failures.PROBE_AFTER_S):
                 await self._work()
 
     async def _work(self) -> None:
@@ -295,7 +292,7 @@ class Batcher:
         batch.result = self._threads.compute(batch, self._run, before, partial(self._hand_out_if_alone, batch))
         self._batches.append(batch)
         if len(self._batches) == 1:
-            self._progress = time.monotonic()
+            self.last_progress = time.monotonic()
             self._mark_first_running()
 
     def _mark_first_running(self) -> None:

@@ -9,8 +9,7 @@ import signal
 import sys
 from importlib import import_module
 
-from app.commands.command_error import CommandError
-from app.commands.interrupted import terminate, word_and_status
+from app.commands.endings import CommandError, terminate, word_and_status
 from app.early_signals import handle_early_signals
 from app.release import release_and_revision
 

@@ -113,13 +113,7 @@ class EngineService(Service):
             on_batch=self.telemetry.record_batch,
             on_fatal=self._engine_failed,
         )
-        decoder = Decoder(
-            engine.card["input_size"],
-            self.settings.max_pixels,
-            self.settings.decode_threads_per_process,
-            self.settings.max_queue_s,
-        )
-        predictor = EnginePredictor(engine, batcher, decoder)
+        predictor = EnginePredictor(engine, batcher, Decoder.of(engine.card, self.settings))
         self.telemetry.describe_model(engine.card)
         return predictor
 

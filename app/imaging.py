@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from app.errors import (
     UndecodableImage,
 )
 from app.pixel_budget import PixelBudget, RequestPixels
+from app.settings import Settings
 from model.pictures.codec import PictureTooLarge, open_picture, picture_pixels
 from model.pictures.files import PictureError, UnreadFormat
 from model.pictures.plain_png import read_plain_png
@@ -128,6 +129,11 @@ class Decoder:
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self._pool = DecodePool(threads, max_queue_s)
         self._budget = PixelBudget(max(max_pixels, PIXELS_AT_ONCE))
+
+    @classmethod
+    def of(cls, card: dict[str, Any], settings: Settings) -> Decoder:
+        """Return what decodes for the checkpoint that says `card` of itself."""
+        return cls(card["input_size"], settings.max_pixels, settings.decode_threads_per_process, settings.max_queue_s)
 
     def run(self, function: Callable[[], Result], deadline: float) -> Work[Callable[[], Result], Result]:
         """Run work on a body in a thread, ahead of all decoding. Raises NotReady when closed."""

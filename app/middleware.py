@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BodyTooSlow, ClientGone, DeadlinePassed, NotReady, QueueFull, ServiceError
 from app.exception_handlers import problem_response
-from app.http.asgi_extension import ClientConnection, connection_of
+from app.http.answering import AnsweringConnection, connection_of
 from app.http.ending import DISCARD_BYTES, DISCARD_S
 from app.http.problems import Headers
 from app.http.request_ids import given_id_in, request_id_of
@@ -28,7 +28,7 @@ class BodyWatch:
     A client that is still sending sees an answer only once its last byte is read, or finds a reset in its place.
     """
 
-    def __init__(self, head: Mapping[bytes, bytes], receive: Receive, connection: ClientConnection) -> None:
+    def __init__(self, head: Mapping[bytes, bytes], receive: Receive, connection: AnsweringConnection) -> None:
         self._receive = receive
         self._connection = connection
         self._given_up = False
@@ -64,7 +64,7 @@ class _Response:
 
     def __init__(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
         head = dict(reversed(scope["headers"]))  # of equal names the first one, as cached_headers.py has it
-        self.connection = connection_of(scope, send)
+        self.connection = connection_of(scope)
         state = scope.setdefault("state", {})  # has an id where the connection has refused the request already
         self.request_id: str = state.setdefault("request_id", request_id_of(given_id_in(head)))
         self.request_body = BodyWatch(head, receive, self.connection)

@@ -27,7 +27,7 @@ import safetensors
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from model.architecture import ARCHITECTURES
+from model.architecture import ARCHITECTURES, Architecture
 from model.metadata import CheckpointError, Metadata
 from model.stored import StoredTensor, parse
 
@@ -71,7 +71,7 @@ class Checkpoint:
 
     def network(self) -> ResNet:
         """Build the network in float32 with the checkpoint's weights, in evaluation mode."""
-        network = self.metadata.build()
+        network = Architecture.from_dict(self.metadata.architecture).build()
         network.load_state_dict({k: v.float() for k, v in self.tensors.items()}, strict=False)
         return network.eval()
 

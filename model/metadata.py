@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from model.architecture import Architecture, NetworkSpec
 from model.calibration import Calibration
 from model.transforms import MAX_INPUT_SIDE, MIN_SIDE, Triple
-
-if TYPE_CHECKING:
-    from model.resnet import ResNet
 
 FORMAT: Literal[1] = 1
 
@@ -117,7 +114,3 @@ class Metadata(BaseModel):
     def network_spec(self) -> NetworkSpec:
         """Return the layers that the tensors belong to. Raises ValueError for an unknown architecture or option."""
         return Architecture.from_dict(self.architecture).network_spec()
-
-    def build(self) -> ResNet:
-        """Build the network in torch. Raises ValueError for an unknown architecture or option."""
-        return Architecture.from_dict(self.architecture).build()

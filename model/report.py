@@ -270,18 +270,16 @@ def summarise(dataset: Dataset, probabilities: Tensor) -> dict[str, Any]:
 
 def write_report(
     folder: Path, metrics_path: Path | None, dataset: Dataset | None, probabilities: Tensor | None
-) -> list[Path]:
-    """Write the PNGs, and `report.json` with their numbers, into `folder`; return the files' paths.
+) -> None:
+    """Write the PNGs, and `report.json` with their numbers, into `folder`.
 
     What is not there is not reported on: no `metrics_path` (or an empty file), no learning curves; no `dataset` with
     its float `probabilities` (N, classes), only those; and of too many classes there is no confusion matrix.
     `report.json` is written even where drawing raises MissingExtra.
     """
-    written: list[Path] = []
 
     def write(name: str, data: bytes) -> None:
         write_atomically(folder / name, data)
-        written.append(folder / name)
 
     if dataset is not None and probabilities is not None:
         write("report.json", (json.dumps(summarise(dataset, probabilities), indent=1) + "\n").encode())
@@ -295,4 +293,3 @@ def write_report(
                 write("confusion_matrix.png", draw_confusion_matrix(dataset.labels, probabilities, dataset.classes))
             write("reliability_diagram.png", draw_reliability_diagram(dataset.labels, probabilities))
             write("most_wrong.png", draw_most_wrong(dataset, probabilities))
-    return written

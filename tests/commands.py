@@ -5,7 +5,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
 from app.cli import build_parser
-from app.commands.command_error import CommandError
+from app.commands.endings import CommandError
 from tests.conftest import logging_put_back
 from tests.torch_threads import one_torch_thread
 

@@ -8,7 +8,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.errors import QueueFull
-from app.http.asgi_extension import CONNECTION
+from app.http.answering import CONNECTION
 from app.http.byte_budget import ByteBudget
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection

@@ -29,7 +29,7 @@ METADATA = Metadata(
 
 def toy_tensors() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return checkpoint.tensors_to_store(METADATA.build())
+    return checkpoint.tensors_to_store(Architecture.from_dict(METADATA.architecture).build())
 
 
 def toy_images() -> Images:

@@ -111,7 +111,7 @@ class CudaLane:
     """Implements Lane (lanes.py) for pieces of up to `largest` images of `input_size`.
 
     `forward` maps uint8 (n, 3, S, S) to float32 (n, classes), both on `device`, always by the same kernels for the same
-    n, and without waiting for the device.
+    n, and without waiting for the device. All lanes of one way have the same `search`.
     """
 
     def __init__(
@@ -122,10 +122,10 @@ class CudaLane:
         input_size: int,
         classes: int,
         *,
-        search: CudnnSearch | None = None,
+        search: CudnnSearch,
     ) -> None:
         self._forward = forward
-        self._search = search or CudnnSearch()
+        self._search = search
         self._device = device
         shape = (largest, 3, input_size, input_size)
         self._images = torch.zeros(shape, dtype=torch.uint8, device=device)

@@ -65,12 +65,7 @@ class ProvenLanes:
         self._examples = examples
         self._sizes = sizes
         self._lanes: Lanes | None = None
-        self._proven: set[tuple[int, int]] = set()
-
-    @property
-    def proven(self) -> frozenset[tuple[int, int]]:
-        """Lanes, by their numbers, and sizes."""
-        return frozenset(self._proven)
+        self._proven: set[tuple[int, int]] = set()  # lanes, by their numbers, and sizes
 
     def opened(self) -> Lanes:
         """Return the lanes. Raises what opening them raises."""

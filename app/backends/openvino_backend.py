@@ -179,8 +179,8 @@ class OpenVinoBackend:
     """Compiled for this CPU; takes batches of any size, but sets up each new one, which takes time and memory.
 
     `precision` is float32, bfloat16 or int8, `floats` that of what is left in floats. The model's weights lie in
-    `constants`. Large batches are computed in pieces as `split` says; None does so if they answer as the whole does,
-    on pictures of `source`.
+    `constants`. Large batches are computed in pieces as `split` says, with a warning if they answer otherwise than the
+    whole does, on pictures of `source`; None does so only if they answer alike.
     """
 
     runtime = "openvino"
@@ -219,7 +219,7 @@ class OpenVinoBackend:
                 model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": STREAMS}
             )
             pieces = Pieces(divided, threads)
-            if split or _agree(pieces, self._whole, source):
+            if _agree(pieces, self._whole, source, wanted=split is True) or split:
                 self._compiled.append(divided)
                 self._pieces = pieces
         self.overlaps = self._pieces is not None
@@ -255,11 +255,22 @@ class OpenVinoBackend:
         del self._whole, self._pieces, self._compiled, self._constants
 
 
-def _agree(pieces: Candidate, whole: Candidate, source: Checkpoint) -> bool:
-    """Return whether both give the same answers. They did so far, to the last bit."""
+def _agree(pieces: Candidate, whole: Candidate, source: Checkpoint, *, wanted: bool) -> bool:
+    """Return whether both give the same answers. They did so far, to the last bit.
+
+    Warns if they do not, of pieces that are `wanted` all the same.
+    """
     images = compared_pictures(source.self_test_images)
     worst = probability_difference(source.metadata.calibration, pieces.logits(images), whole.logits(images))
     if worst <= BOUND:  # not where it is NaN
         return True
-    log.warning("batches are not computed in pieces: probabilities would differ by %.4f from the whole's", worst)
+    if wanted:
+        log.warning(
+            "batches are computed in pieces, as split_batches says, but probabilities differ by %.4f from the whole's, "
+            "more than the promised %s",
+            worst,
+            BOUND,
+        )
+    else:
+        log.warning("batches are not computed in pieces: probabilities would differ by %.4f from the whole's", worst)
     return False

@@ -24,19 +24,13 @@ PROBE_AFTER_S = 1.0
 class EngineFailures:
     """Counts the batches that failed since one that worked; probes are batches, too.
 
-    While there is any, `probe` is what to find out by whether the engine works, and `probe_after_s` when, if nothing is
-    queued until then; else they are None.
+    While there is any, `probe` is what to find out by whether the engine works; else it is None.
     """
 
     def __init__(self) -> None:
         self._in_a_row = 0
         self._out_of_memory: list[float] = []  # when batches had no memory, as time.monotonic()
         self.probe: Probe | None = None
-
-    @property
-    def probe_after_s(self) -> float | None:
-        """See the class."""
-        return PROBE_AFTER_S if self.probe is not None else None
 
     @property
     def failing(self) -> bool:

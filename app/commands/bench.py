@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from app.commands import bench_measurement, bench_report
 from app.commands.argument_types import whole
-from app.commands.command_error import CommandError
 from app.commands.data_flags import check_writable, named_path
+from app.commands.endings import CommandError
 from app.commands.settings_flags import add_settings, read_settings
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.commands.argument_types import share, whole
-from app.commands.command_error import CommandError
 from app.commands.data_flags import AmongPictures, add_data, check_outside, check_writable, named_path
+from app.commands.endings import CommandError
 from app.commands.labelled_data import load_labelled
 from app.commands.recorded_scores import check_recordable, record
 from app.commands.settings_flags import add_settings, read_settings

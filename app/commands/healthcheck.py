@@ -9,7 +9,7 @@ import ssl
 import urllib.error
 import urllib.request
 
-from app.commands.command_error import CommandError
+from app.commands.endings import CommandError
 from app.commands.settings_flags import add_settings, read_settings
 from app.pidfile import EVERYWHERE
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.commands.argument_types import whole
-from app.commands.command_error import CommandError
+from app.commands.endings import CommandError
 from app.commands.settings_flags import add_settings, read_settings
 from model.pictures.files import MAX_OWN_PIXELS, PictureError, read_picture
 

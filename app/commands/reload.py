@@ -9,7 +9,7 @@ import signal
 import time
 from typing import Any
 
-from app.commands.command_error import CommandError
+from app.commands.endings import CommandError
 from app.commands.healthcheck import ADDRESS, base_url, get
 from app.commands.settings_flags import add_settings, read_settings
 from app.pidfile import find_pid

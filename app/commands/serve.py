@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 
-from app.commands.command_error import CommandError
+from app.commands.endings import CommandError
 from app.commands.settings_flags import add_settings, read_settings
 from app.logs import set_up_logging
 from app.release import REVISION_VARIABLE, release_and_revision

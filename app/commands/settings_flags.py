@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from pydantic import ValidationError
 
-from app.commands.command_error import CommandError
+from app.commands.endings import CommandError
 from app.settings import Settings
 
 

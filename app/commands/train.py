@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from app.commands.argument_types import whole
 from app.commands.data_flags import add_data, check_out, named_path
+from app.commands.endings import ResultLines, word_and_status
 from app.commands.fitted_recipe import build_recipe, check_flags, check_folder, check_run, choose_preset
-from app.commands.interrupted import word_and_status
 from app.commands.labelled_data import load_split
 from app.commands.progress import ProgressBar, ProgressLines
 from app.commands.recipe_flags import add_recipe
-from app.commands.result_lines import ResultLines
 from app.commands.settings_flags import add_settings, read_settings
 from app.commands.train_report import report
 from app.logs import set_up_logging

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.commands.endings import ResultLines
 from app.commands.labelled_data import load_split
-from app.commands.result_lines import ResultLines
 
 if TYPE_CHECKING:
     import torch

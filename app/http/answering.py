@@ -9,16 +9,15 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Unpack
 
+from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app.errors import ServiceError
-from app.http.asgi_extension import CONNECTION
 from app.http.connection_limits import ConnectionLimits
-from app.http.dates import date_line
 from app.http.ending import DISCARD_S, Ending
 from app.http.parsing import ParsingConnection, UvicornOptions
-from app.http.problems import Headers, header_lines, problem_answers
+from app.http.problems import Headers, date_line, header_lines, problem_answers
 from app.http.request_ids import given_id_in, request_id_of
 
 # For how long what a refused client still sends is thrown away; DISCARD_S if it sent `Expect: 100-continue`, and may
@@ -31,9 +30,16 @@ RESPONSE_PIECE_BYTES = 64 << 10
 CLOSE = (b"connection", b"close")
 CLOSE_LINE = header_lines([CLOSE])
 
+# Where the connection stands among a scope's extensions. ASGI itself has messages only: that a client has left is one
+# that a task has to wait for, and an answer is two of them, which are two writes to the network.
+CONNECTION = "resnet.connection"
+
 
 class AnsweringConnection(ParsingConnection):
-    """uvicorn's connection, which sends answers whole and ends in time; to applications a `ClientConnection`.
+    """uvicorn's connection, which sends answers whole and ends in time.
+
+    Applications find it by `connection_of`, and may call what is public, for the request that they answer.
+    `refused_with` is the error that this request was answered with, whatever its application answers.
 
     Subclasses set `_closing` and `_close_after_response`, which decide what answer is the last one.
     """
@@ -45,7 +51,7 @@ class AnsweringConnection(ParsingConnection):
         self._closing = False  # whether the connection is to be closed after what is under way
         self._close_after_response = False  # whether it is to be closed after its next response
         self._active: RequestResponseCycle | None = None  # is being answered; uvicorn's `cycle` is being read
-        self.refused_with: ServiceError | None = None  # the active request was refused with, whatever is answered
+        self.refused_with: ServiceError | None = None
         self._gone = False
         self._when_gone: Callable[[], None] | None = None
 
@@ -103,6 +109,8 @@ class AnsweringConnection(ParsingConnection):
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send the active request's answer at once, where ASGI's two messages would be two writes to the network.
+
+        To HEAD `body` is empty, whatever length is among the headers.
 
         Raises QueueFull for a large one, of which nothing is sent, while clients leave too much unread.
         """
@@ -217,3 +225,9 @@ class AnsweringConnection(ParsingConnection):
         """Lift that limit: the client has read."""
         super().resume_writing()
         self._ending.resume()
+
+
+def connection_of(scope: Scope) -> AnsweringConnection:
+    """Return the connection that a request came on."""
+    connection: AnsweringConnection = scope["extensions"][CONNECTION]
+    return connection

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from app.http.byte_budget import ByteBudget
+
+if TYPE_CHECKING:
+    from app.http.connections import Connection
 
 # Open files that are not connections: the port, the event loop, libraries, /proc for the metrics, probes on their port.
 OTHER_FILES = 128
@@ -40,19 +42,7 @@ class ConnectionLimits:
     max_age_s: float = math.inf
 
 
-class IdleConnection(Protocol):
-    """What `close_longest_idle` asks of a connection."""
-
-    transport: asyncio.Transport
-
-    def idle_since(self) -> float | None:
-        """Return since when, by the loop's time, the client has had all that it asked for; None while it has not."""
-
-    def has_unread(self) -> bool:
-        """Whether the client has sent something that was not read yet."""
-
-
-def close_longest_idle(candidates: Iterable[IdleConnection], now: float) -> bool:
+def close_longest_idle(candidates: Iterable[Connection], now: float) -> bool:
     """Close the connection that has been idle for longest, of the first LOOKED_AT; return whether there was one.
 
     `now` is the event loop's time.

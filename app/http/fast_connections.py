@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Unpack, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Unpack, cast
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -21,15 +22,34 @@ from app.errors import ClientGone, NotReady, ServiceError
 from app.http.cached_headers import CachedHeader, RequestHead
 from app.http.connection_limits import ConnectionLimits
 from app.http.connections import Connection
-from app.http.fast_path import FastPath, UnparsedRequest
 from app.http.parsing import UvicornOptions
 from app.http.problems import Headers
+
+if TYPE_CHECKING:  # what speaks HTTP knows routes by name only
+    from app.routes.fast_predict import FastPredict
 
 # Many clients send a header and its body one after the other; what takes longer than this goes to the parser.
 BODY_SOON_S = 0.01
 
 # Longer headers are not cached. Most have a tenth of it.
 MAX_CACHED_BYTES = 4096
+
+
+class UnparsedRequest(RequestResponseCycle):
+    """What a connection keeps of a request that was here whole and was not parsed: how far its answer is.
+
+    uvicorn's connection keeps a scope and messages in the same place.
+    """
+
+    message_event = asyncio.Event()  # one for all: nobody awaits messages of what is here whole
+    body = b""  # type: ignore[assignment]  # the fast path has it; one for all, so nothing may be added to it
+    more_body = False
+    waiting_for_100_continue = False
+    disconnected = response_started = response_complete = False
+    keep_alive = True
+
+    def __init__(self, on_response: Callable[[], None]) -> None:
+        self.on_response = on_response
 
 
 class FastConnection(Connection):
@@ -43,7 +63,7 @@ class FastConnection(Connection):
     - Anything else: until the parser is between two requests again, all goes there.
     """
 
-    def __init__(self, *, fast_path: FastPath, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
+    def __init__(self, *, fast_path: FastPredict, limits: ConnectionLimits, **uvicorns: Unpack[UvicornOptions]) -> None:
         super().__init__(limits=limits, **uvicorns)
         self._fast_path = fast_path
         self._overload = fast_path.overload
@@ -213,7 +233,7 @@ class FastConnection(Connection):
             self.loop.call_soon(self._begin_parsed)
 
     def _is_small(self, cycle: RequestResponseCycle) -> bool:
-        """Whether a request's header announces what `FastPath` takes."""
+        """Whether a request's header announces what the fast path takes."""
         scope = cycle.scope
         if scope["method"] != "POST" or scope["path"] != self._fast_path.path:
             return False

@@ -1,15 +1,16 @@
-"""Errors as `application/problem+json` (RFC 9457): their bytes and headers, whichever way the answer takes."""
+"""Errors as `application/problem+json` (RFC 9457): bytes and headers, whichever way they take; every answer's date."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from functools import lru_cache
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.errors import ServiceError, problem_object
-from app.http.dates import date_line
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -26,6 +27,19 @@ PROBLEM_TYPE = "application/problem+json"
 def header_lines(headers: Headers) -> bytes:
     """Return the lines of a header."""
     return b"".join([b"%b: %b\r\n" % line for line in headers])
+
+
+def date_line() -> bytes:
+    """Return the line of the Date header (RFC 9110, 6.6.1), made once a second: thousands of answers bear the same one.
+
+    It is for answers that do not go through uvicorn's own sending.
+    """
+    return _date_line(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date_line(second: int) -> bytes:
+    return b"date: %s\r\n" % formatdate(second, usegmt=True).encode()
 
 
 def problem_headers(error: ServiceError) -> dict[str, str]:

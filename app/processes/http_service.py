@@ -113,14 +113,7 @@ class HttpService(Service):
 
     def _update_card(self, card: dict[str, Any]) -> None:
         if self._predictor is None:
-            settings = self.settings
-            decoder = Decoder(
-                card["input_size"],
-                settings.max_pixels,
-                settings.decode_threads_per_process,
-                settings.max_queue_s,
-            )
-            self._predictor = Predictor(card, self._batcher, decoder)
+            self._predictor = Predictor(card, self._batcher, Decoder.of(card, self.settings))
         self._predictor.card = card
         self._batcher.model = identity_of(card)
         self.telemetry.describe_model(card)

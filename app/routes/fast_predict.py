@@ -48,7 +48,11 @@ Result = TypeVar("Result")
 
 
 class FastPredict:
-    """The fast path (`FastPath`) to a service."""
+    """The fast path to a service: what answers requests to `path` whose bodies hold at most `max_body_bytes`.
+
+    It raises nothing. `overload` refuses requests in its place while there is no room. `cached_header` is the one
+    without a key that a connection cached last: what a new connection begins with.
+    """
 
     path = PATH
 
@@ -64,12 +68,12 @@ class FastPredict:
         return head.parameters.body_deadline(settings.timeout_ms, settings.body_timeout_s)
 
     def begin(self, connection: AnsweringConnection, head: RequestHead, body: bytes, began: float) -> None:
-        """Answer a request that began at `began`, a time.monotonic(), now or later."""
+        """Answer a request that began at `began`, a time.monotonic(), by `connection.send_answer`, now or later."""
         request = FastRequest(self.service, connection, head, began)
         request.attempt(request.begin, body)
 
     def refuse(self, connection: AnsweringConnection, head: RequestHead, error: ServiceError, began: float) -> None:
-        """Answer a request that began at `began`, a time.monotonic(), with an error."""
+        """Answer a request with an error: its client has gone, or `overload` refuses all of them."""
         FastRequest(self.service, connection, head, began).refuse(error)
 
     def give_up(self, connection: AnsweringConnection, head: RequestHead, error: ServiceError, began: float) -> None:

@@ -32,7 +32,7 @@ AWAKE_S = 0.005
 
 
 class OverloadRefusals:
-    """The fast path's refusals (`Overload`) while a service has no room for one more image.
+    """The fast path's refusals while a service has no room for one more image.
 
     Once a request was refused, all others of that turn of the event loop are, with the same error, and are counted at
     its end.

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
 from app.errors import NotReady, ServiceError
-from app.http.asgi_extension import CONNECTION, ClientConnection
+from app.http.answering import connection_of
 from app.http.bodies import (
     SLOW_FORMS,
     SMALL_BODY_BYTES,
@@ -128,7 +128,7 @@ async def _classify(
             ((body, likeliest),) = await _unless_gone(request, write_in_thread(*parts, options))
         else:
             body, likeliest = write_answer(*parts, options.top_k)
-        _connection_of(request).require_room(len(body))
+        connection_of(request.scope).require_room(len(body))
     except BaseException as error:
         telemetry.images.labels(_metric_label(error)).inc(count)
         raise
@@ -136,12 +136,6 @@ async def _classify(
         ticket.release()
     timing = record_images(telemetry, problems, outcome, likeliest, times, request_id=request.state.request_id)
     return Response(body, media_type="application/json", headers={"server-timing": timing})
-
-
-def _connection_of(request: Request) -> ClientConnection:
-    """Return the connection that a request came on; RequestContext sees to it that it is there."""
-    connection: ClientConnection = request.scope["extensions"][CONNECTION]
-    return connection
 
 
 def _metric_label(error: BaseException) -> str:
@@ -179,7 +173,7 @@ class Pending(Protocol[Awaited]):
 
 async def _unless_gone(request: Request, pending: Pending[Awaited]) -> Awaited:
     """Wait for what is being done, and abandon it when the client leaves."""
-    connection = _connection_of(request)
+    connection = connection_of(request.scope)
     connection.when_gone(pending.abandon)
     try:
         return await pending.future

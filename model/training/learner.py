@@ -111,7 +111,7 @@ class Learner:
         """Return an epoch's order, int64 (N,), and its augmentation, from (seed, epoch) alone."""
         count, size, seed = len(self.training), self.images.shape[-1], self.recipe.seed
         order = torch.randperm(count, generator=random_stream("order", seed, epoch))
-        draws = draw_augmentation(self.recipe.augmentation(), count, size, seed=seed, epoch=epoch)
+        draws = draw_augmentation(self.recipe, count, size, seed=seed, epoch=epoch)
         return order.to(self.device), draws.to(self.device)
 
     def step(self, epoch: int, number: int, order: Tensor, draws: AugmentationDraws) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         labels = self.labels[index]
-        images = augment_batch(self.images, index, draws, recipe.augmentation(), self.fill)
+        images = augment_batch(self.images, index, draws, recipe, self.fill)
         logits = self._forward(images, recipe.size_of(epoch))
         loss = self._loss(logits, labels)
         if recipe.cutmix:

@@ -6,7 +6,7 @@ Without torch, so that the command line can show the presets without waiting for
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from model.architecture import Architecture, Shortcut, Stem
@@ -64,11 +64,11 @@ def parse_phases(text: str) -> Phases:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to train what. `phases` are (image size in pixels, epochs); `warmup` is a share of all steps.
+class Recipe(Augmentation):
+    """How to train what, and how its images change. `warmup` is a share of all steps.
 
-    Images that grow from phase to phase: fast.ai's entry to DAWNBench 2018 (progressive resizing), and Tan and Le 2021,
-    "EfficientNetV2", arXiv:2104.00298.
+    `phases` are (image size in pixels, epochs). Images that grow from phase to phase: fast.ai's entry to DAWNBench 2018
+    (progressive resizing), and Tan and Le 2021, "EfficientNetV2", arXiv:2104.00298.
 
     `arch` to `shortcut` are the network's, see model.architecture.Architecture; `stem` "auto" is chosen by the image
     size. `keep_initial` is the share of the weights it started from in the final ones, see model.training.interpolate.
@@ -87,14 +87,7 @@ class Recipe:
     warmup: float = 0.2
     label_smoothing: float = 0.1
     ema_decay: float = 0.998
-    crop_padding: int = 4
-    flip: bool = True
-    alternating_flip: bool = False
     cutout: int = 8
-    cutmix: float = 0.0
-    jpeg: float = 0.0
-    greyscale: float = 0.0
-    rescale: float = 0.0
     keep_initial: float = 0.0
     hold_out: int = 5000
     seed: int = 0
@@ -154,10 +147,6 @@ class Recipe:
             largest = largest // IMAGENET_STEM_REDUCES
         fits = batch_size_for(largest, self.batch_size, least=SMALLEST_BATCH)
         return self.batch_size if fits >= self.batch_size else _power_of_two(fits)
-
-    def augmentation(self) -> Augmentation:
-        """Return the part of the recipe that changes training images."""
-        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary."""

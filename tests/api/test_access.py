@@ -12,6 +12,7 @@ from app.main import create_admin_app
 from tests.api.asking import PICTURE, PNG, assert_problem, post
 from tests.api.conftest import serving
 from tests.fakes import FakeEngine
+from tests.other_server import under_another_server
 
 pytestmark = pytest.mark.anyio
 
@@ -154,7 +155,7 @@ def paths_of(router):
 async def test_with_a_port_of_their_own_the_probes_leave_the_first_one():
     async with serving(admin_port=9) as client:
         service = client.app.state.service
-        admin = httpx.ASGITransport(create_admin_app(service))
+        admin = httpx.ASGITransport(under_another_server(create_admin_app(service)))
         async with httpx.AsyncClient(transport=admin, base_url="http://test") as probes:
             for path in PROBES:
                 assert_problem(await client.get(path), 404, "not-found")

@@ -13,6 +13,7 @@ from tests.api.asking import HEAD, PICTURE, PNG, Client, answers_of
 from tests.api.conftest import no_room, occupied, serving
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
+from tests.other_server import under_another_server
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +54,8 @@ async def both_ways(client, query, headers, picture=None):
     body = encode(picture or noise())
     fast = await client.post("/predict" + query, content=body, headers=headers)
     assert parsedate_to_datetime(fast.headers["date"]).tzinfo is UTC
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(client.app), base_url="http://test") as framework:
+    transport = httpx.ASGITransport(under_another_server(client.app))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as framework:
         return fast, await framework.post("/predict" + query, content=body, headers=headers)
 
 

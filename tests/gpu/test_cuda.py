@@ -9,7 +9,7 @@ import torch
 from app.backends.agreement import BOUND, distinct
 from app.backends.batch_sizes import LADDER_STEPS, MAX_BATCH, ladder
 from app.backends.cuda_backend import LANES, PIECE, CudaBackend, open_cuda_backend
-from app.backends.cuda_lane import CudaLane
+from app.backends.cuda_lane import CudaLane, CudnnSearch
 from app.backends.cuda_proof import TOLERANCES, ExecutionMode
 from app.engine import load_engine
 from app.engine_errors import EngineOutOfMemory
@@ -128,12 +128,12 @@ def test_one_is_recorded_while_another_one_serves(source, pictures):
 def test_an_engine_measures_its_sizes_and_has_recorded_them_all_by_then(source, pictures):
     engine = load_engine(Settings(device=DEVICE))
     assert 1 <= engine.batch_sizes[-1] <= MAX_BATCH["cuda"]
-    proven = engine.backend._modes[0].proven
+    proven = set(engine.backend._modes[0]._proven)
     for count in range(1, min(engine.batch_sizes[-1], MANY) + 1, 7):
         probabilities = engine.run(pictures[:count])
         assert probabilities.shape == (count, len(source.metadata.classes))
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-4)
-    assert engine.backend._modes[0].proven == proven
+    assert engine.backend._modes[0]._proven == proven
     engine.self_test()
     engine.close()
 
@@ -187,7 +187,8 @@ def allow_no_more_memory():
 
 def open_lanes_with(forward, source):
     size, classes = source.metadata.input_size, len(source.metadata.classes)
-    return [CudaLane(forward, torch.device(DEVICE), PIECE, size, classes) for _ in range(LANES)]
+    search = CudnnSearch()
+    return [CudaLane(forward, torch.device(DEVICE), PIECE, size, classes, search=search) for _ in range(LANES)]
 
 
 def test_too_little_memory_is_told_and_leaves_the_way_open(source, pictures):

@@ -3,7 +3,7 @@
 import sys
 
 from app.cli import build_parser
-from app.commands.command_error import CommandError
+from app.commands.endings import CommandError
 
 
 def run_command(*words: str) -> int:

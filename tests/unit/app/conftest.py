@@ -34,16 +34,17 @@ def toy_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("model.datasets.load_dataset", toy_test_set)
     monkeypatch.setattr("model.architecture.STAGE_WIDTHS", (16, 16, 32, 32))
     torch.manual_seed(0)
+    architecture = Architecture("resnet18", len(TOY_CLASSES))
     metadata = Metadata(
         name="toy",
-        architecture=Architecture("resnet18", len(TOY_CLASSES)).to_dict(),
+        architecture=architecture.to_dict(),
         classes=TOY_CLASSES,
         input_size=16,
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
         measured=({"split": "toy held-out", "images": 5, "top1": 0.5, "nll": 1.0, "ece": 0.1},),
     )
-    tensors = checkpoint.tensors_to_store(metadata.build())
+    tensors = checkpoint.tensors_to_store(architecture.build())
     path = tmp_path / "toy.safetensors"
     images, probabilities = toy_test_set().images[:2].numpy(), np.full((2, len(TOY_CLASSES)), 0.25, np.float32)
     checkpoint.save(path, metadata, tensors, images, probabilities)

@@ -276,7 +276,7 @@ async def test_batches_that_fail_now_and_then_are_not_failures_in_a_row():
 
 async def test_work_after_a_long_rest_is_not_a_stall():
     async with running(FakeEngine()) as batcher:
-        batcher._progress -= 3600
+        batcher.last_progress -= 3600
         waiting = submit(batcher, pictures(1))
         assert batcher.stalled_s() < 60
         await waiting
@@ -293,7 +293,7 @@ async def test_each_of_many_batches_in_a_row_is_progress():
         second = submit(batcher, pictures(1, seed=1))
         await asyncio.sleep(0)
         assert len(batcher._batches) == 2
-        batcher._progress -= 3600
+        batcher.last_progress -= 3600
         gate.release()
         await first
         assert batcher.stalled_s() < 60
@@ -306,7 +306,7 @@ async def test_a_batch_that_was_long_in_filling_up_is_progress_when_it_begins():
     async with running(engine, max_wait_s=3600) as batcher:
         engine.hold()
         first = submit(batcher, pictures(3), seconds=36000)
-        batcher._progress -= 3600
+        batcher.last_progress -= 3600
         last = submit(batcher, pictures(1), seconds=36000)
         assert await asyncio.to_thread(engine.entered.wait, 10)
         assert batcher.stalled_s() < 60

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from app.cli import build_parser, main
-from app.commands.command_error import CommandError
+from app.commands.endings import CommandError
 from app.commands.recorded_scores import replace_scores
 from benchmarks.model_card import robustness_section
 from model import checkpoint

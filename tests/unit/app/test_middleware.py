@@ -8,6 +8,7 @@ import pytest
 
 from app.lifecycle import State
 from app.middleware import RequestContext
+from tests.other_server import under_another_server
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +65,8 @@ class Conversation:
         service = SimpleNamespace(lifecycle=SimpleNamespace(state=State.READY), telemetry=self.telemetry)
         head = [(b"content-length", b"100"), *headers]
         scope = {"type": "http", "method": "POST", "headers": head}
-        self.task = asyncio.ensure_future(RequestContext(app, service)(scope, self.receive, self.send))
+        surrounded = under_another_server(RequestContext(app, service))
+        self.task = asyncio.ensure_future(surrounded(scope, self.receive, self.send))
 
     async def receive(self):
         self.asked.set()

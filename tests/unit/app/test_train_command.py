@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from app.cli import build_parser
-from app.commands.command_error import CommandError
+from app.commands.endings import CommandError
 from model import checkpoint
 from model.data import Dataset
 from model.training.distributed import World

@@ -26,7 +26,7 @@ def cuda(monkeypatch):
 
 
 def make_lane(compute=forward):
-    return CudaLane(compute, CPU, 4, 2, 5)
+    return CudaLane(compute, CPU, 4, 2, 5, search=CudnnSearch())
 
 
 def images(count, seed=0):
@@ -175,7 +175,7 @@ def test_what_the_search_took_and_where_it_came_to_its_end_is_told_of_each_size_
 @pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize(("size", "sleeps"), [(1, False), (ASKED_SIZE, False), (ASKED_SIZE + 1, True)])
 def test_who_waits_for_a_small_batch_stays_awake(size, sleeps):
-    lane = CudaLane(forward, CPU, 2 * ASKED_SIZE, 2, 5)
+    lane = CudaLane(forward, CPU, 2 * ASKED_SIZE, 2, 5, search=CudnnSearch())
     for other in (2 * ASKED_SIZE, 1):  # whatever came before
         lane.prepare(other)
         lane.start(images(other), other)

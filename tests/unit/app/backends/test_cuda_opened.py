@@ -50,10 +50,10 @@ def test_an_engine_over_it_passes_its_self_test_and_is_warm_once_prepared(real, 
     engine = CheckpointEngine(source, real, (1, 3, 4, 8))
     engine.self_test()
     engine.prepare(8)
-    proven = real._modes[0].proven
+    proven = set(real._modes[0]._proven)
     for count in range(1, 9):
         engine.run(source.self_test_images[:count])
-    assert real._modes[0].proven == proven
+    assert real._modes[0]._proven == proven
 
 
 @pytest.mark.parametrize(("device", "entered"), [("cuda:1", [torch.device("cuda:1")]), ("cuda", []), ("cpu", [])])

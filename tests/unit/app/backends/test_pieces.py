@@ -160,22 +160,25 @@ def test_large_batches_are_computed_in_pieces_where_nothing_else_is_asked_for(
     assert isinstance(backend._pieces, openvino_backend.Pieces)
 
 
+@pytest.mark.parametrize("split", [None, True])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("factor", [1.01, np.nan])
-def test_pieces_that_answer_otherwise_are_left_out_and_warned_of(
+def test_pieces_that_answer_otherwise_are_warned_of_and_left_out_unless_they_are_asked_for(
     source: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     precision: str,
     factor: float,
+    split: bool | None,
 ) -> None:
     """A hundredth of the logits is little, but moves the probabilities of what is not certain by 0.002 and more."""
     right = openvino_backend.Pieces.logits
     monkeypatch.setattr(openvino_backend.Pieces, "logits", lambda *given: right(*given) * np.float32(factor))
-    backend = opened(source, split=None, precision=precision)
-    assert len(backend._compiled) == 1
-    assert backend._pieces is None
-    assert "batches are not computed in pieces" in caplog.text
+    backend = opened(source, split=split, precision=precision)
+    assert backend.overlaps is (split is True)
+    assert len(backend._compiled) == (2 if split else 1)
+    (warning,) = [message for message in caplog.messages if "pieces" in message]
+    assert warning.startswith("batches are computed in pieces" if split else "batches are not computed in pieces")
 
 
 @pytest.mark.parametrize("split", [None, True, False])

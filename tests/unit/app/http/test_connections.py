@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from app.http import connection_limits
-from app.http.asgi_extension import CONNECTION
+from app.http.answering import CONNECTION
 from app.http.connection_limits import OTHER_FILES, raise_file_limit
 from tests.connections import HALF, REQUEST, Port, ended, responding
 
@@ -106,7 +106,7 @@ async def test_half_a_header_behind_a_whole_request_has_the_headers_time_as_well
 
 @pytest.mark.parametrize("headers", [[], [(b"connection", b"close")]], ids=["HTTP/1.0", "the service's wish"])
 async def test_a_whole_answer_is_one_write_and_closes_where_it_should(headers, monkeypatch):
-    monkeypatch.setattr("app.http.dates.time.time", lambda: 784111777.9)
+    monkeypatch.setattr("app.http.problems.time.time", lambda: 784111777.9)
 
     async def respond(scope, receive, _send):
         await receive()

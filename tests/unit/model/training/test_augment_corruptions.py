@@ -47,6 +47,8 @@ def test_the_batch_is_changed_after_the_crop_and_before_the_cutout() -> None:
     assert torch.equal(covered.permute(0, 2, 3, 1)[hole], GREY.expand(int(hole.sum()), 3))
 
 
-def test_a_recipe_passes_them_on() -> None:
-    changed = Recipe(jpeg=0.25, greyscale=0.1, rescale=0.2)
-    assert changed.augmentation() == Augmentation(4, flip=True, cutout=8, jpeg=0.25, greyscale=0.1, rescale=0.2)
+def test_a_recipe_is_an_augmentation() -> None:
+    recipe = Recipe(jpeg=0.25, greyscale=0.1, rescale=0.2)
+    same = Augmentation(4, flip=True, cutout=8, jpeg=0.25, greyscale=0.1, rescale=0.2)
+    drawn, expected = (draw_augmentation(each, 40, 16, seed=0, epoch=0) for each in (recipe, same))
+    assert torch.equal(augment(images(40), drawn, recipe), augment(images(40), expected, same))
