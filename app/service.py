@@ -101,13 +101,13 @@ class Service(ABC):
             raise NotReady
         return self._predictor
 
-    def refuse_if_full(self) -> None:
-        """Raise QueueFull while not even one image, with the longest deadline, may join the queue.
+    def refuse_if_full(self, count: int = 1) -> None:
+        """Raise QueueFull while not even one image, or `count`, with the longest deadline, may join the queue.
 
         Raises EngineFailed if the engine is dead.
         """
         if self._predictor is not None and self.lifecycle.serving:
-            self._predictor.batcher.require_room(1, time.monotonic() + self.settings.timeout_ms / 1000)
+            self._predictor.batcher.require_room(count, time.monotonic() + self.settings.timeout_ms / 1000)
 
     def stalled(self) -> str | None:
         """Return what has had work and made no progress for longer than `stall_timeout_s`, or None."""

@@ -39,6 +39,7 @@ from app.routes.answers import (
     write_in_thread,
 )
 from app.routes.common import take_key
+from app.routes.crowd import Crowd
 from app.routes.overload import OverloadRefusals
 from app.routes.predict import PATH
 from app.service import Service
@@ -58,7 +59,8 @@ class FastPredict:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.overload = OverloadRefusals(service)
+        self._crowd = Crowd()
+        self.overload = OverloadRefusals(service, self._crowd)
         self.max_body_bytes = min(SMALL_BODY_BYTES, service.settings.max_body_bytes)
         self.cached_header: CachedHeader | None = None
 
@@ -70,7 +72,7 @@ class FastPredict:
     def begin(self, connection: AnsweringConnection, head: RequestHead, body: bytes, began: float) -> None:
         """Answer a request that began at `began`, a time.monotonic(), by `connection.send_answer`, now or later."""
         request = FastRequest(self.service, connection, head, began)
-        request.attempt(request.begin, body)
+        self._crowd.begin(request.attempt, request.begin, body)
 
     def refuse(self, connection: AnsweringConnection, head: RequestHead, error: ServiceError, began: float) -> None:
         """Answer a request with an error: its client has gone, or `overload` refuses all of them."""

@@ -18,6 +18,7 @@ from app.http.cached_headers import RequestHead
 from app.http.problems import problem_answers
 from app.http.request_ids import request_id_of
 from app.lifecycle import State
+from app.routes.crowd import Crowd
 from app.routes.predict import PATH
 from app.service import Service
 
@@ -38,8 +39,9 @@ class OverloadRefusals:
     its end.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, crowd: Crowd) -> None:
         self._service = service
+        self._crowd = crowd
         self._refusal: ServiceError | None = None  # of this turn of the event loop
         self._refusal_answer: Callable[[str], bytes]
         self._turned_away = 0  # in this turn
@@ -52,7 +54,7 @@ class OverloadRefusals:
         """
         if self._refusal is None and self._service.lifecycle.state is State.READY:
             try:
-                self._service.refuse_if_full()
+                self._service.refuse_if_full(1 + len(self._crowd))
             except ServiceError as error:
                 return error
         return self._refusal
@@ -86,5 +88,5 @@ class OverloadRefusals:
             asyncio.get_running_loop().call_soon(self._rest, min(MAX_REST_S, REST_SHARE * error.batch_s))
 
     def _rest(self, seconds: float) -> None:
-        if time.monotonic() >= self._awake_until:
+        if time.monotonic() >= self._awake_until and not self._crowd:
             time.sleep(seconds)
