@@ -25,6 +25,7 @@ PATIENCE_S = 60.0  # for the last answers
 # sent together. To wake for each would take twice the processor time, in an overload three times. Latencies come out
 # longer by this twice at most: once before the request is sent, once before its answer is seen.
 PACE_S = 0.001
+CLOSED_AT_ONCE = 3  # of thousands, in a second or so
 LATE_S = 0.01  # what counts as sent late
 AT_ONCE = 32  # requests sent before answers are looked at again: a late one must not make all others late
 
@@ -175,12 +176,18 @@ class ScheduledSender:
         return self.outcomes()
 
     def wait(self, patience_s: float = PATIENCE_S) -> None:
-        """Wait for answers that have not come; close each connection as soon as it has none to wait for."""
+        """Wait for answers that have not come; close each connection once it has none to wait for.
+
+        Idle ones a few at a time: to hear of thousands at once would hold the server up, which nobody has asked for.
+        """
         until = self._now() + patience_s
         self._all_sent = True
         idle, self._idle = self._idle, []
-        for connection in idle:
-            self._close(connection)
+        for begin in range(0, len(idle), CLOSED_AT_ONCE):
+            for connection in idle[begin : begin + CLOSED_AT_ONCE]:
+                self._close(connection)
+            time.sleep(PACE_S)
+            self._receive()
         while self._settled < len(self._due) and (left_s := until - self._now()) > 0:
             select.select([self._epoll], [], [], left_s)
             self._receive()
