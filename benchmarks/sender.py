@@ -182,12 +182,12 @@ class ScheduledSender:
         """
         until = self._now() + patience_s
         self._all_sent = True
-        idle, self._idle = self._idle, []
-        for begin in range(0, len(idle), CLOSED_AT_ONCE):
-            for connection in idle[begin : begin + CLOSED_AT_ONCE]:
+        while self._idle:
+            for connection in self._idle[-CLOSED_AT_ONCE:]:
                 self._close(connection)
-            time.sleep(PACE_S)
-            self._receive()
+            if self._idle:
+                time.sleep(PACE_S)
+                self._receive()  # which takes out those that the server has closed
         while self._settled < len(self._due) and (left_s := until - self._now()) > 0:
             select.select([self._epoll], [], [], left_s)
             self._receive()

@@ -94,6 +94,11 @@ class AnsweringConnection(ParsingConnection):
         elif not self._gone:
             self.flow.resume_reading()  # a large body's last piece has paused it, and only a reader sees the end
 
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+        return self._gone
+
     def body_is_here(self) -> bool:
         """Whether the active request has come to its end, so that nothing of it has to be waited for."""
         return self._active is not None and not self._active.more_body

@@ -18,7 +18,7 @@ import numpy as np
 
 from app.batching.jobs import Job, Outcome, Ticket
 from app.decode_pool import Work
-from app.errors import NotReady, ServiceError
+from app.errors import ClientGone, NotReady, ServiceError
 from app.http.answering import AnsweringConnection
 from app.http.bodies import SMALL_BODY_BYTES, refuse_codings, split_images
 from app.http.cached_headers import CachedHeader, RequestHead
@@ -133,6 +133,8 @@ class FastRequest:
 
     def begin(self, body: bytes) -> None:
         """Check the request, take its body apart and decode it. Raises ServiceError."""
+        if self._connection.gone:  # while it waited for its turn in a crowd
+            raise ClientGone
         self.check_head()
         predictor, max_images = self._predictor, self._service.settings.max_images
         entries = split_images(self._head.content_type, body, max_images, predictor.input_size)

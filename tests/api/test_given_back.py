@@ -13,6 +13,7 @@ import pytest
 from app.engine_errors import EngineBroken
 from app.http.bodies import split_images
 from app.imaging import Decoder
+from app.routes.crowd import Crowd
 from tests.api.asking import PICTURE, PNG, assert_problem, post
 from tests.api.conftest import serving
 from tests.conftest import encode, noise
@@ -171,3 +172,20 @@ async def test_arrays_that_come_ready_are_not_held_either_while_they_wait_for_th
         assert [array() for array in arrays] == [None] * 32
         engine.release()
         assert (await asked).status_code == 200
+
+
+async def test_a_client_that_leaves_while_a_crowd_is_begun_costs_no_decoding(one_at_a_time, monkeypatch):
+    waiting = []
+    monkeypatch.setattr(Crowd, "begin", lambda _crowd, start, *arguments: waiting.append((start, arguments)))
+    monkeypatch.setattr(Decoder, "decode_here", lambda *_: pytest.fail("it was decoded"))
+    async with serving(api_keys_file=one_at_a_time) as client:
+        asking = asyncio.ensure_future(post(client, headers=HEADERS))
+        while not waiting:
+            await asyncio.sleep(0)
+        asking.cancel()
+        ((start, arguments),) = waiting
+        while not start.__self__._connection.gone:
+            await asyncio.sleep(0)
+        start(*arguments)
+        assert held(client) == (0, 0, {})
+        assert 'resnet_requests_total{route="/predict",status="499"} 1.0' in (await client.get("/metrics")).text

@@ -168,6 +168,26 @@ async def test_a_connection_that_is_closed_before_it_was_answered_is_told_at_onc
             await asyncio.to_thread(sender.open_idle, 1, 0.0, REQUESTS[0])
 
 
+async def test_a_server_may_close_what_is_about_to_be_closed(monkeypatch):
+    writers, ended = [], threading.Event()
+
+    async def handle(reader, writer):
+        writers.append(writer)
+        while await reader.read(len(REQUESTS[0])):
+            writer.write(GOOD)
+        for other in writers:
+            other.close()
+        ended.set()
+
+    clock = SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda _seconds: ended.wait(10) and time.sleep(0.05))
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as listening:
+        sender = ScheduledSender(listening.sockets[0].getsockname()[1], REQUESTS, np.zeros(1))
+        await asyncio.to_thread(sender.open_idle, 10, 0.0, REQUESTS[0])
+        await asyncio.to_thread(sender.send)
+        monkeypatch.setattr("benchmarks.sender.time", clock)
+        assert (await asyncio.to_thread(sender.finish, 10.0)).status.tolist() == [200]
+
+
 @pytest.mark.parametrize(("opened_before", "due"), [(2, 1), (0, 2)])
 async def test_connections_are_closed_while_the_last_answer_is_awaited_on_another_one(opened_before, due):
     """Else the service would close them, in the time that is measured next: one that no request took, one answered."""
