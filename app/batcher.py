@@ -314,6 +314,8 @@ class Batcher:
         except EngineBroken:
             raise
         except Exception as error:
+            if batch.is_handed_out:  # it was not the engine that failed, but what hands its answers out
+                raise
             batch.fail_by(error)
             self.failures.add(error, batch)
             forget_stack(error)  # it is logged

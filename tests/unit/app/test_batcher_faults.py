@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from app.batcher import Batcher
+from app.batching.batches import Computed
 from app.batching.engine_failures import MAX_CONSECUTIVE_FAILURES
 from app.batching.fill_policy import TOP_UP_MIN_BATCH_S
 from app.engine_errors import EngineBroken, EngineOutOfMemory
@@ -367,3 +368,20 @@ async def test_an_engine_that_breaks_again_after_the_end_is_told_of_once():
                 await request
     gc.collect()
     assert (len(reasons), told) == (1, [])
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_what_fails_in_handing_out_ends_the_batcher_and_is_not_taken_for_the_engines_fault(monkeypatch, others):
+    monkeypatch.setattr(Computed, "deliver", lambda *_: fail(LookupError()))
+    engine, reasons = FakeEngine(), []
+    async with running(engine, on_fatal=reasons.append) as batcher:
+        batcher._policy.pace.batch_s = 0.0  # the others wait in the queue
+        first = await occupied(engine, batcher)
+        waiting = [first, *(submit(batcher, pictures(1)) for _ in range(others))]
+        await asyncio.sleep(0)
+        engine.release()
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(error) for error in ended] == [EngineFailed] * (1 + others)
+        assert not batcher.alive
+        assert not batcher.failures.failing
+    assert reasons == ["the engine or its batcher died: LookupError"]
