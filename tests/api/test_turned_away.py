@@ -47,13 +47,20 @@ async def test_if_there_is_room_by_the_end_of_a_body_it_is_taken():
         writer.close()
 
 
+@pytest.fixture
+def rests(monkeypatch):
+    """How long the event loop would have rested, each time, beside an engine whose batches take a second."""
+    rests = []
+    monkeypatch.setattr(Load, "batch_s", 1.0)
+    monkeypatch.setattr("app.routes.overload.time.sleep", rests.append)
+    return rests
+
+
 @pytest.mark.parametrize(("batch_s", "rest_s"), [(0.016, 0.002), (1.0, 0.005), (0.0, 0.0)])
-async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch, batch_s, rest_s):
+async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch, rests, batch_s, rest_s):
     async with no_room() as (service, _):
-        rests = []
         monkeypatch.setattr(Load, "batch_s", batch_s)
         monkeypatch.setattr("app.routes.overload.AWAKE_S", 0.0)
-        monkeypatch.setattr("app.routes.overload.time.sleep", rests.append)
         clients = [await Client.connect(service) for _ in range(5)]
         assert [(await client.ask(PICTURE))[0] for client in clients] == [429] * 5
         assert rests == [rest_s] * 5  # also where the parser had to read the header
@@ -66,11 +73,8 @@ async def test_the_loop_rests_after_a_turn_that_turned_somebody_away(monkeypatch
         assert 'resnet_rejected_total{reason="queue-full"} 10.0' in metrics
 
 
-async def test_it_does_not_rest_while_anything_else_may_need_it(monkeypatch):
+async def test_it_does_not_rest_while_anything_else_may_need_it(monkeypatch, rests):
     async with no_room() as (service, _):
-        rests = []
-        monkeypatch.setattr("app.routes.overload.time.sleep", rests.append)
-        monkeypatch.setattr(Load, "batch_s", 1.0)
         monkeypatch.setattr("app.routes.overload.AWAKE_S", 1000.0)
         client = await Client.connect(service)
         assert (await client.ask(PICTURE))[0] == 429
@@ -83,12 +87,9 @@ async def test_it_does_not_rest_while_anything_else_may_need_it(monkeypatch):
         assert rests == [0.005]
 
 
-async def test_it_does_not_rest_between_accepting_a_connection_and_hearing_of_it(monkeypatch):
+async def test_it_does_not_rest_between_accepting_a_connection_and_hearing_of_it(monkeypatch, rests):
     """uvloop tells of a connection a turn after it was accepted: what was refused before that comes first."""
     async with no_room() as (service, _):
-        rests = []
-        monkeypatch.setattr("app.routes.overload.time.sleep", rests.append)
-        monkeypatch.setattr(Load, "batch_s", 1.0)
         monkeypatch.setattr("app.routes.overload.AWAKE_S", 0.0)
         client = await Client.connect(service)
         monkeypatch.setattr("app.routes.overload.AWAKE_S", 1000.0)
