@@ -29,7 +29,7 @@ from model.hardware import timing
 
 log = logging.getLogger(__name__)
 
-# What batches are timed by. Beside other programs, a CPU's own time is a better measure than wall time.
+# What batches are timed by; on a GPU processor time says nothing.
 CLOCKS = {"cpu": timing.CLOCKS, "cuda": (time.perf_counter,)}
 
 # Eight-bit integers move probabilities by more than another order of float additions does.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from app.errors import ClientGone, ServiceError
-from app.http.problems import SECURITY_HEADERS, Headers, header_lines
+from app.http.problems import CLOSE, SECURITY_HEADERS, Headers, header_lines
 from app.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 def log_failure(error: BaseException, problem: ServiceError, request_id: str, route: str | None = None) -> None:
     """Log what failed for no reason of the client's: `error`, if what it is answered with, `problem`, is a 500.
 
-    With its trace if nothing here raises it on purpose; else its trace was logged with the batch.
+    With its trace if nothing here raises it on purpose; else what failed was logged with the batch.
     """
     if problem.status != ServiceError.status:
         return
@@ -35,7 +35,7 @@ def add_last_headers(headers: Headers, request_id: str, *, close: bool) -> None:
     """Add the headers that every answer has, and with `close` the one that announces the connection's end."""
     headers += [(b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
     if close:
-        headers.append((b"connection", b"close"))
+        headers.append(CLOSE)
 
 
 SECURITY_LINES = header_lines(SECURITY_HEADERS)

@@ -70,7 +70,7 @@ def max_difference_between_batch_sizes(
     smallest, *larger = sorted(sizes)
     for size in (smallest, *reversed(larger)):
         try:
-            found = _in_batches(run, pictures, size)
+            found = in_batches(run, pictures, size)
         except EngineOutOfMemory:
             continue
         least = found if least is None else np.minimum(least, found)
@@ -81,9 +81,9 @@ def max_difference_between_batch_sizes(
     return off
 
 
-def _in_batches(
+def in_batches(
     run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], pictures: NDArray[np.uint8], size: int
 ) -> NDArray[np.float32]:
-    """Return the probabilities of the pictures in full batches of `size`: the last of them comes around again."""
+    """Return what `run` says of the pictures, (n, classes), in full batches of `size`; the last comes around again."""
     parts = [pictures[begin : begin + size] for begin in range(0, len(pictures), size)]
     return np.concatenate([run(np.resize(part, (size, *part.shape[1:])))[: len(part)] for part in parts])

@@ -72,9 +72,8 @@ def choose_batch_sizes(
     twice, because a machine's pace changes. A size's first run is not timed, and charged to the budget as if it took as
     long as the second: on CUDA it takes far longer, but records a graph that is needed anyway.
 
-    The first of `clocks` is wall time, which the budget runs by; others, such as processor time, are for machines that
-    other programs share: wall time says little there, and processor time not how long threads had nothing to do. A size
-    gains if it does so by any clock: too large costs less than too small. Raises EngineOutOfMemory if not even one
+    The first of `clocks` is wall time, which the budget runs by; model/hardware/timing.py says what others are for. A
+    size gains if it does so by any clock: too large costs less than too small. Raises EngineOutOfMemory if not even one
     image fits.
     """
     spent_s = 0.0

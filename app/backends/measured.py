@@ -35,7 +35,7 @@ def relative_error(logits: NDArray[np.float32], expected: NDArray[np.float32]) -
 def speedup(baseline: Candidate, candidate: Candidate, images: NDArray[np.uint8]) -> float:
     """Return the rate of `candidate` divided by that of `baseline`, for uint8 (N, 3, S, S).
 
-    By whichever clock shows the most: app/backends/batch_sizes.py says why.
+    By whichever of the CLOCKS shows the most (model/hardware/timing.py).
     """
     best = best_times({way: partial(way.logits, images) for way in (baseline, candidate)}, TIMES, CLOCKS, BUDGET_S)
     return max(slow / quick for slow, quick in zip(best[baseline], best[candidate], strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.agreement import BOUND, compared_pictures, probability_difference
+from app.backends.agreement import BOUND, compared_pictures, in_batches, probability_difference
 from app.backends.backend import Backend
 from app.backends.measured import batch_of, speedup
 from app.backends.mnn_network import MnnModel, MnnNetwork
@@ -20,6 +20,7 @@ from app.backends.openvino_backend import open_openvino
 from app.engine_errors import EngineOutOfMemory, RuntimeUnfit, memory_errors_classified
 from app.settings import Settings
 from model.checkpoint import Checkpoint
+from model.hardware.timing import MAX_RELATIVE_TIME
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ MNN_FROM = 2
 # The choice between the two is made with a batch of MEASURED_VALUES, which OpenVINO computes whole; MNN has to save a
 # tenth of the time, about what OpenVINO gains beside an event loop by computing in two pieces at a time.
 MEASURED_VALUES = 8 * 3 * 32 * 32
-MIN_SPEEDUP = 1 / 0.9
+MIN_SPEEDUP = 1 / MAX_RELATIVE_TIME
 
 
 def open_mnn(source: Checkpoint, settings: Settings) -> MnnBackend:
@@ -114,7 +115,7 @@ class MnnBackend:
 def _compare(single: Backend, batches: MnnNetwork, source: Checkpoint) -> None:
     """Raise ArithmeticError if the two disagree: Winograd's way rounds differently."""
     images = compared_pictures(source.self_test_images)
-    expected = np.concatenate([single.logits(images[i : i + 1]) for i in range(len(images))])
+    expected = in_batches(single.logits, images, 1)
     worst = probability_difference(source.metadata.calibration, batches.logits(images), expected)
     if not worst <= BOUND:  # also catches NaN
         raise ArithmeticError(f"its probabilities differ from OpenVINO's by {worst:.4f}")

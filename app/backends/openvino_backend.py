@@ -36,6 +36,12 @@ IMAGES_A_THREAD = 8
 # How many pieces are computed at a time.
 STREAMS = 2
 
+# What is done with pieces that answer otherwise than the whole batch, by whether `split_batches` asks for them.
+DISAGREEING = {
+    False: "batches are not computed in pieces",
+    True: f"batches are computed in pieces, as split_batches says, though no more than {BOUND} is promised",
+}
+
 # With fewer images for each thread there are two pieces only: what a layer has to do is little then.
 LEAST_A_THREAD = 3
 
@@ -219,7 +225,11 @@ class OpenVinoBackend:
                 model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": STREAMS}
             )
             pieces = Pieces(divided, threads)
-            if _agree(pieces, self._whole, source, wanted=split is True) or split:
+            worst = _difference(pieces, self._whole, source)
+            agree = worst <= BOUND  # not where it is NaN
+            if not agree:
+                log.warning("%s: probabilities differ by %.4f from the whole's", DISAGREEING[split is True], worst)
+            if agree or split:
                 self._compiled.append(divided)
                 self._pieces = pieces
         self.overlaps = self._pieces is not None
@@ -255,22 +265,7 @@ class OpenVinoBackend:
         del self._whole, self._pieces, self._compiled, self._constants
 
 
-def _agree(pieces: Candidate, whole: Candidate, source: Checkpoint, *, wanted: bool) -> bool:
-    """Return whether both give the same answers. They did so far, to the last bit.
-
-    Warns if they do not, of pieces that are `wanted` all the same.
-    """
+def _difference(pieces: Candidate, whole: Candidate, source: Checkpoint) -> float:
+    """Return by how much a probability differs at most, NaN where one is that. So far it was nothing."""
     images = compared_pictures(source.self_test_images)
-    worst = probability_difference(source.metadata.calibration, pieces.logits(images), whole.logits(images))
-    if worst <= BOUND:  # not where it is NaN
-        return True
-    if wanted:
-        log.warning(
-            "batches are computed in pieces, as split_batches says, but probabilities differ by %.4f from the whole's, "
-            "more than the promised %s",
-            worst,
-            BOUND,
-        )
-    else:
-        log.warning("batches are not computed in pieces: probabilities would differ by %.4f from the whole's", worst)
-    return False
+    return probability_difference(source.metadata.calibration, pieces.logits(images), whole.logits(images))

@@ -57,7 +57,7 @@ def check_room(load: Load, count: int, deadline: float, *, max_queue_images: int
     in_time = load.seconds_until_done(count) <= QUEUE_SHARE * left_s
     too_long = ahead_s > max_queue_s and load.queued_images >= 2 * load.max_batch
     no_room = load.queued_images + count > max_queue_images
-    if no_room or too_long or (load.queued_images and not in_time):
+    if no_room or too_long or not in_time:
         raise QueueFull(retry_after_s=_retry_after_s(ahead_s), batch_s=load.batch_s)
 
 

@@ -17,7 +17,7 @@ from app.errors import ServiceError
 from app.http.connection_limits import ConnectionLimits
 from app.http.ending import DISCARD_S, Ending
 from app.http.parsing import ParsingConnection, UvicornOptions
-from app.http.problems import Headers, date_line, header_lines, problem_answers
+from app.http.problems import CLOSE, Headers, date_line, header_lines, problem_answers
 from app.http.request_ids import given_id_in, request_id_of
 
 # For how long what a refused client still sends is thrown away; DISCARD_S if it sent `Expect: 100-continue`, and may
@@ -27,7 +27,6 @@ LINGER_S = 1.0
 # A larger answer is sent in pieces of this size, as its client reads them.
 RESPONSE_PIECE_BYTES = 64 << 10
 
-CLOSE = (b"connection", b"close")
 CLOSE_LINE = header_lines([CLOSE])
 
 # Where the connection stands among a scope's extensions. ASGI itself has messages only: that a client has left is one
@@ -123,18 +122,18 @@ class AnsweringConnection(ParsingConnection):
         assert cycle is not None
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
-        kept = [line for line in headers if line != CLOSE]
-        lines, close = header_lines(kept), len(kept) < len(headers)
+        kept, close = _without_close(headers)
+        lines = header_lines(kept)
         if len(body) <= RESPONSE_PIECE_BYTES:
             self.send_answer(status, lines, body, close=close)
         elif not cycle.disconnected:
-            await self._send_in_pieces(cycle, self._answer_head(cycle, status, lines, close=close), body)
+            await self._send_in_pieces(cycle, status, lines, body, close=close)
 
     def headers_of_pieces(self, headers: Headers) -> Headers:
         """Return the headers of an answer that ASGI's messages will send, which say whether it is the last one."""
         assert self._active is not None
-        kept = [line for line in headers if line != CLOSE]
-        if self._is_last(self._active, close=len(kept) < len(headers)):
+        kept, close = _without_close(headers)
+        if self._settle_end(self._active, close=close):
             kept.append(CLOSE)
         return kept
 
@@ -152,11 +151,13 @@ class AnsweringConnection(ParsingConnection):
         self.transport.write(self._answer_head(cycle, status, lines, close=close) + body)
         self._end_answer(cycle)
 
-    async def _send_in_pieces(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> None:
+    async def _send_in_pieces(
+        self, cycle: RequestResponseCycle, status: int, lines: bytes, body: bytes, *, close: bool
+    ) -> None:
         """Send a large answer as its client reads it; it counts as unread until the last piece is on its way."""
         with self._ending.holding(len(body)):
             cycle.response_started = True
-            self.transport.write(head)
+            self.transport.write(self._answer_head(cycle, status, lines, close=close))
             for begin in range(0, len(body), RESPONSE_PIECE_BYTES):
                 if self.flow.write_paused:
                     await self.flow.drain()
@@ -166,12 +167,12 @@ class AnsweringConnection(ParsingConnection):
         self._end_answer(cycle)
 
     def _answer_head(self, cycle: RequestResponseCycle, status: int, lines: bytes, *, close: bool) -> bytes:
-        """Return an answer's header."""
-        last = CLOSE_LINE if self._is_last(cycle, close=close) else b""
+        """Return an answer's header, once it is settled whether the connection ends after it."""
+        last = CLOSE_LINE if self._settle_end(cycle, close=close) else b""
         return b"%b%b%b%b\r\n" % (STATUS_LINE[status], date_line(), lines, last)
 
-    def _is_last(self, cycle: RequestResponseCycle, *, close: bool) -> bool:
-        """Return whether the connection ends after this answer: it does if that asks for it, or it is the last one.
+    def _settle_end(self, cycle: RequestResponseCycle, *, close: bool) -> bool:
+        """Settle, and return, whether the connection ends after this answer: if that asks for it, or is the last one.
 
         Not while accepted requests wait behind it.
         """
@@ -230,6 +231,12 @@ class AnsweringConnection(ParsingConnection):
         """Lift that limit: the client has read."""
         super().resume_writing()
         self._ending.resume()
+
+
+def _without_close(headers: Headers) -> tuple[Headers, bool]:
+    """Return the headers but for CLOSE, and whether that was among them."""
+    kept = [line for line in headers if line != CLOSE]
+    return kept, len(kept) < len(headers)
 
 
 def connection_of(scope: Scope) -> AnsweringConnection:

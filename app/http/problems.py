@@ -21,6 +21,9 @@ SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
 ]
 
+# On a connection's last answer.
+CLOSE = (b"connection", b"close")
+
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -70,7 +73,7 @@ def problem_answers(error: ServiceError, *, close: bool = False) -> Callable[[st
     """
     headers = [*problem_fields(error), *SECURITY_HEADERS]
     if close:
-        headers.append((b"connection", b"close"))
+        headers.append(CLOSE)
     head = STATUS_LINE[error.status] + date_line() + header_lines(headers)
     beginning = _beginning(error.code, error.title, error.status, error.detail)
 

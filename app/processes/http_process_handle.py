@@ -160,7 +160,8 @@ class HttpProcessHandle:
         if job.outcome is not None:
             self.link.send_frame(self._answers.pack(submission_id, job.outcome))
         else:
-            self.link.send_frame(pack_refusal(submission_id, job.error or ServiceError()))
+            assert job.error is not None
+            self.link.send_frame(pack_refusal(submission_id, job.error))
 
     def _lose(self) -> None:
         self.ended_by_itself = not self._closed

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from model.hardware.processor import CPU_INFO, processor_flags
+from model.hardware.processor import processor_flags, processor_name
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of the processor's, those that a figure depends on.
@@ -26,11 +26,9 @@ def describe(device: str = "cuda") -> dict[str, Any]:
     """
     import torch
 
-    info = CPU_INFO.read_text() if CPU_INFO.exists() else ""
-    model = info.partition("model name")[2].partition("\n")[0].strip("\t :")
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "processor": model or platform.processor(),
+        "processor": processor_name() or platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "instructions": sorted(processor_flags() & INSTRUCTIONS),
         "gpu": torch.cuda.get_device_name(device) if device != "cpu" and torch.cuda.is_available() else None,
