@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import io
-import math
 import time
 import weakref
 
@@ -16,6 +15,7 @@ from app.imaging import Decoder
 from app.routes.crowd import Crowd
 from tests.api.asking import PICTURE, PNG, assert_problem, post
 from tests.api.conftest import serving
+from tests.batchers import occupied
 from tests.conftest import encode, noise
 from tests.fakes import FakeEngine
 
@@ -89,23 +89,18 @@ async def test_a_request_whose_deadline_passes_as_it_is_queued_is_answered_and_h
     decode = Decoder.decode_here
 
     def decode_slowly(decoder, entries):
-        until = time.monotonic() + 0.06
-        while time.monotonic() < until:
-            pass
+        time.sleep(0.06)  # holding up the loop is what it is about
         return decode(decoder, entries)
 
     async with serving(engine, api_keys_file=one_at_a_time) as client:
-        predictor = client.app.state.service.require_predictor()
-        monkeypatch.setattr(type(predictor.batcher._policy), "least_to_hand_over", 1)
-        engine.hold()
-        batcher = predictor.batcher
-        first = batcher.submit(batcher.admit(1, math.inf), np.zeros((1, 3, 32, 32), np.uint8), math.inf)
-        assert await asyncio.to_thread(engine.entered.wait, 10)
+        batcher = client.app.state.service.require_predictor().batcher
+        monkeypatch.setattr(type(batcher._policy), "least_to_hand_over", 1)
+        first = await occupied(engine, batcher)
         monkeypatch.setattr(Decoder, "decode_here", decode_slowly)
         late = await post(client, body, HEADERS | {"x-timeout-ms": "50"})
         assert_problem(late, 504, "deadline-passed")
         engine.release()
-        await first.future
+        await first
         assert held(client) == (0, 0, {})
 
 

@@ -1,6 +1,7 @@
 """What comes all at once is begun in order, some of it a turn of the event loop, and nothing is left behind."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,13 +15,7 @@ pytestmark = pytest.mark.anyio
 def clock(monkeypatch):
     """A time that passes only where a test says so."""
 
-    class Clock:
-        now = 0.0
-
-        def monotonic(self):
-            return self.now
-
-    clock = Clock()
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(crowd, "time", clock)
     return clock
 
@@ -37,7 +32,8 @@ async def test_a_turn_begins_what_it_has_time_for_and_at_least_one_and_goes_on_i
     turns = [list(begun)]
     while waiting:
         await asyncio.sleep(0)
-        waiting.begin(start, len(begun) + len(waiting), 0.4 * TURN_S) if len(turns) == 1 else None
+        if len(turns) == 1:
+            waiting.begin(start, len(begun) + len(waiting), 0.4 * TURN_S)
         turns.append(begun[sum(map(len, turns)) :])
     assert turns == [[0, 1, 2], [3, 4, 5], [6], [7, 8]]
 

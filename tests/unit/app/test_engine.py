@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from app import engine as engine_module
 from app.backends.agreement import BOUND, compared_pictures
 from app.backends.batch_sizes import ladder
 from app.backends.choice import open_backend
@@ -19,7 +18,6 @@ from app.engine_errors import EngineBroken, EngineOutOfMemory
 from app.settings import Settings
 from model.evaluate import compute_logits
 from model.runtimes.batch_norm_folding import fold_batch_norm
-from tests.conftest import warnings_of
 
 KINDS = [("torch", "float32"), ("torch", "bfloat16"), ("openvino", "float32"), ("openvino", "bfloat16")]
 
@@ -104,62 +102,6 @@ def test_a_broken_kernel_fails_the_self_test(source):
     broken.backend.network.register_forward_hook(lambda _module, _inputs, logits: logits * float("nan"))
     with pytest.raises(SelfTestFailed):
         broken.self_test()
-
-
-@pytest.mark.parametrize("batch_sizes", [(1, 16), None], ids=["given, as for a reload", "chosen"])
-@pytest.mark.parametrize("wrong", [lambda count: count == 1, lambda count: count > 5], ids=["alone", "in a batch"])
-def test_what_computes_large_batches_is_tested_as_what_computes_single_images_is(monkeypatch, wrong, batch_sizes):
-    opened = engine_module.open_backend
-
-    def half_broken(source, settings):
-        backend = opened(source, settings)
-        right = backend.logits
-        backend.logits = lambda images: right(images) * (np.nan if wrong(len(images)) else 1)
-        return backend
-
-    monkeypatch.setattr(engine_module, "open_backend", half_broken)
-    monkeypatch.setattr(engine_module, "choose_batch_sizes", lambda *_args, **_options: (1, 16))
-    with pytest.raises(SelfTestFailed):
-        load_engine(Settings(device="cpu", runtime="openvino", batch_sizes=batch_sizes))
-
-
-@pytest.mark.parametrize(
-    ("factor", "off_from", "told"), [(1.01, 16, True), (1.01, 17, False), (1.0001, 16, False)], ids=str
-)
-def test_answers_that_move_with_the_size_of_the_batch_are_warned_of(monkeypatch, caplog, factor, off_from, told):
-    opened = engine_module.open_backend
-
-    def moving(source, settings):
-        backend = opened(source, settings)
-        right = backend.logits
-        backend.logits = lambda images: right(images) * (factor if len(images) >= off_from else 1)
-        return backend
-
-    monkeypatch.setattr(engine_module, "open_backend", moving)
-    load_engine(Settings(device="cpu", precision="float32", runtime="openvino", batch_sizes=(1, 2, 16))).close()
-    warnings = warnings_of(caplog)
-    assert len(warnings) == told
-    assert all(text.startswith("in float32 probabilities move by 0.00") for text in warnings)
-    assert all(text.endswith(f" with the size of the batch, more than the promised {BOUND}") for text in warnings)
-
-
-@pytest.mark.parametrize(
-    ("device", "sizes", "compared_sizes"), [("cpu", (2, 4, 8), [(1, 8)]), ("cpu", (1,), []), ("cuda:0", (2, 4, 8), [])]
-)
-def test_on_cuda_it_is_known_by_then_and_one_size_needs_no_comparison(monkeypatch, device, sizes, compared_sizes):
-    opened, compared = engine_module.open_backend, []
-
-    def elsewhere(source, settings):
-        backend = opened(source, settings)
-        backend.device = device
-        return backend
-
-    monkeypatch.setattr(engine_module, "open_backend", elsewhere)
-    monkeypatch.setattr(
-        engine_module, "max_difference_between_batch_sizes", lambda _run, _pictures, sizes: compared.append(sizes) or 0
-    )
-    load_engine(Settings(device="cpu", runtime="openvino", batch_sizes=sizes)).close()
-    assert compared == compared_sizes
 
 
 @pytest.mark.parametrize(
@@ -303,47 +245,12 @@ def test_a_temperature_that_was_fitted_on_no_images_is_no_calibration(source, fi
     assert engine.card["calibrated"] is calibrated
 
 
-@pytest.mark.parametrize(
-    ("threads", "places", "most"), [(1, 5, 5), (1, 1000, 32), (2, 1000, 32), (3, 1000, 48), (8, 1000, 64)]
-)
-def test_no_batch_is_larger_than_the_queue_or_than_pays_with_so_many_threads(monkeypatch, threads, places, most):
-    asked = []
-
-    def prepare(engine, largest):
-        asked.append(largest)
-        engine.batch_sizes = (1,)
-
-    monkeypatch.setattr(CheckpointEngine, "prepare", prepare)
-    load_engine(Settings(device="cpu", max_images=1, max_queue_images=places, threads=threads)).close()
-    assert asked == [most]
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_gpu_gives_the_answers_of_the_cpu(source, pictures):
     gpu = CheckpointEngine(source, open_backend(source, Settings(device="cuda", precision="float32")), (1, 16))
     gpu.self_test()
     np.testing.assert_allclose(gpu.run(pictures), make(source).run(pictures), atol=5e-3)
-
-
-@pytest.mark.parametrize("step", ["self_test", "prepare"])
-def test_an_engine_that_cannot_serve_gives_back_what_it_holds(monkeypatch, step):
-    closed, held = [], []
-
-    def fail(*_):
-        activations = torch.zeros(1)
-        held.append(weakref.ref(activations))
-        raise SelfTestFailed("as if")
-
-    def close(engine):
-        assert held[0]() is None  # by then, or torch would keep their memory
-        closed.append(engine)
-
-    monkeypatch.setattr(CheckpointEngine, step, fail)
-    monkeypatch.setattr(CheckpointEngine, "close", close)
-    with pytest.raises(SelfTestFailed):
-        load_engine(Settings(device="cpu", batch_sizes=(1,)))
-    assert len(closed) == 1
 
 
 def test_what_did_not_fit_is_let_go_of_before_a_smaller_batch_is_tried(source, pictures):

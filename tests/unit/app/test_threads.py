@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.threads import NICENESS, ThreadDied, Worker, lower_priority
+from tests.noting_event import NotingEvent
 
 LEAST = 19  # of Linux
 
@@ -80,18 +81,21 @@ async def test_a_result_is_told_before_whoever_awaits_it_goes_on(worker):
 
 
 async def test_a_result_that_nobody_awaits_any_more_is_not_told(worker):
-    go, told = threading.Event(), []
-    worker.run(go.wait, 10, at_once=told.append).cancel()
+    go, told = NotingEvent(), []
+    future = worker.run(go.wait, 10, at_once=told.append)
+    assert go.waited_for.wait(10)
+    future.cancel()
     go.set()
     await worker.run(lambda: None)
     assert told == []
 
 
 async def test_what_is_cancelled_before_its_turn_never_begins(worker):
-    go, begun = threading.Event(), []
+    go, begun = NotingEvent(), []
     first = worker.run(go.wait, 10)
     second = worker.run(begun.append, 1)
     second.cancel()
+    assert go.waited_for.wait(10)
     first.cancel()  # it is under way: its result comes and finds nobody
     go.set()
     await worker.run(lambda: None)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from app.backends.agreement import (
     COMPARED,
@@ -14,7 +13,6 @@ from app.backends.agreement import (
 )
 from app.engine_errors import EngineOutOfMemory
 from model.calibration import Calibration
-from model.evaluate import compute_logits
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 3, 2, 2), dtype=np.uint8)
 
@@ -82,15 +80,6 @@ def test_after_the_examples_come_averages_of_two():
     np.testing.assert_array_equal(pictures[:5], PICTURES)
     exact = (PICTURES.astype(int) + PICTURES[[4, 0, 1, 2, 3]]) / 2
     assert np.abs(pictures[5:10] - exact).max() == 0.5  # without an overflow of eight bits
-
-
-def test_most_compared_pictures_are_not_classified_with_certainty(source):
-    """An error of the logits would not show where they are."""
-    network = source.network().eval()
-    metadata = source.metadata
-    images = torch.from_numpy(compared_pictures(source.self_test_images))
-    probabilities = metadata.calibration.probabilities(compute_logits(network, images, metadata.mean, metadata.std))
-    assert (probabilities.amax(dim=1) < 0.9).double().mean() > 0.5
 
 
 def test_what_counts_is_by_how_much_a_calibrated_probability_moves():
